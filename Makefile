@@ -1,0 +1,48 @@
+# The verbs of the README. A fresh machine needs git, make and Python 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help install data demo test test-fast lint types format benchmark clean
+
+help:  ## show these targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(VENV)/installed  ## create .venv and install optbench with its development tools
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[dev]' --constraint constraints.txt
+	touch $@
+
+data: install  ## fetch Fashion-MNIST into data/
+	$(BIN)/python -m optbench.data.fetch fashion_mnist
+
+demo: data  ## train three optimizers at two batch sizes and compare them: about three minutes on two cores
+	$(BIN)/python -m optbench -m optimizer=momentum,adam,lamb batch=128,1024 scaling=auto model=lenet5 \
+		dataset.train_limit=10000 budget.epochs=3 results_dir=results/demo
+	$(BIN)/python -m optbench status --results-dir results/demo
+
+test: data  ## the whole test suite
+	$(BIN)/python -m pytest -q -n 2
+
+test-fast: data  ## without the tests marked slow
+	$(BIN)/python -m pytest -q -n 2 -m 'not slow'
+
+lint: install  ## ruff: lint and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install  ## mypy
+	$(BIN)/mypy
+
+format: install  ## put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark: install  ## speed, measured side by side with bare PyTorch
+	$(BIN)/python benchmarks/step_cost.py
+
+clean:  ## remove what was built, but no results
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""optbench: a bench for deep-learning optimizers."""

@@ -1,0 +1,135 @@
+"""The command line: `python -m optbench [overrides]` trains one run; a first word without "=" is another command."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from optbench.errors import UserError
+
+HELP = """\
+optbench: a bench for deep-learning optimizers.
+
+  python -m optbench [GROUP=CHOICE ...] [KEY=VALUE ...]      train one configuration, or continue it
+  python -m optbench -m optimizer=sgd,adam batch=128,1024    every combination, one after another
+  python -m optbench list [GROUP]                            what there is: optimizers, models, datasets, schedules, ...
+  python -m optbench status [--results-dir DIR]              the runs so far, as a table
+  python -m optbench sync [RUN ...]                          mirror runs again to wandb, or to the tracker they name
+  python -m optbench doctor                                  what this machine has, and what is missing
+  python -m optbench --cfg job [...]                         print the composed configuration and stop
+
+Examples
+  python -m optbench optimizer=adam model=lenet5 budget.epochs=3
+  python -m optbench optimizer=lamb model=wrn model.depth=16 model.width=4 batch=4096 micro_batch=512 scaling=auto
+  python -m optbench optimizer=momentum model=resnet18 dataset=cifar10 schedule=cosine schedule.warmup=5epochs
+  python -m optbench model=resnet18 trainer=ddp trainer.devices=2
+
+A choice is a file in conf/GROUP; its options are GROUP.OPTION=VALUE (optimizer.learning_rate=0.01). The groups are
+  {groups}
+and the other keys, with their defaults:
+  {keys}
+
+A run lives in results/runs/RUN_ID. The same command again continues it where it was killed, and does nothing once it is
+done (force=true runs it again). batch is the GLOBAL batch, whatever the number of devices.
+
+Exit status: 0 done (or diverged, which is a result), 1 failed, 2 a mistake in the command, 128 + N stopped by signal N.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(words)
+    except UserError as error:
+        print(f"optbench: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("optbench: stopped", file=sys.stderr)
+        return 130
+
+
+def _dispatch(words: list[str]) -> int:
+    from optbench import commands
+
+    if words and words[0] in ("help", "--help", "-h"):
+        print(HELP.format(groups=commands.group_names(), keys=commands.key_defaults()))
+        return 0
+    if words and words[0].isidentifier():
+        if words[0] not in commands.COMMANDS:
+            from optbench.suggestions import nearest
+
+            raise UserError(
+                f"{words[0]}: no such command; {nearest(words[0], commands.COMMANDS)} "
+                "(a setting is written KEY=VALUE; see python -m optbench --help)"
+            )
+        return commands.COMMANDS[words[0]](words[1:])
+    return _train(words)
+
+
+def _train(words: list[str]) -> int:
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from optbench import config as configuration
+
+    statuses: list[int] = []
+
+    def task(composed: Any) -> None:
+        statuses.append(train_one(configuration.plain(composed)))
+
+    # So that Hydra lets exceptions through, to be shown as one message.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    # A second command in one process (tests, notebooks) finds what the first left behind.
+    GlobalHydra.instance().clear()
+    decorated = hydra.main(config_path=str(configuration.conf_dir()), config_name="config", version_base="1.3")(task)
+    kept = sys.argv
+    try:
+        sys.argv = [kept[0], *words]
+        decorated()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(configuration.explain(error, words)) from error
+    finally:
+        sys.argv = kept
+    return max(statuses, default=0)
+
+
+def train_one(composed: dict[str, Any]) -> int:
+    """Train one composed configuration, unless it is done; prints its result and returns the exit status."""
+    from optbench import config as configuration
+    from optbench import terminal
+    from optbench.store import RunDirectory
+
+    config = configuration.resolve(composed)
+    directory = RunDirectory.at(config["results_dir"], configuration.run_id(config))
+    console = terminal.console()
+    if config["dry_run"]:
+        state = directory.status().state if directory.path.is_dir() else "new"
+        console.print(f"{directory.run_id}: {state}; dry_run=true starts nothing", soft_wrap=True)
+        return 0
+    if directory.is_finished and not config["force"]:
+        terminal.print_result(console, directory.summary() or {}, directory.path, " already; force=true runs it again")
+        return 0
+    # Only from here on is torch needed, which takes seconds to import.
+    from optbench import run
+
+    outcome = run.execute(config, console)
+    if run.rank_from_environment() != 0:
+        return 0 if outcome.state in ("done", "diverged") else 1
+    if outcome.tracker_problem:
+        print(f"optbench: {outcome.tracker_problem}", file=sys.stderr)
+    if outcome.summary is not None:
+        terminal.print_result(console, outcome.summary, directory.path)
+        return 0
+    print(f"optbench: {directory.run_id} {outcome.state}: {outcome.why}; files: {directory.path}", file=sys.stderr)
+    if outcome.state == "failed":
+        print(f"optbench: the traceback is in {directory.log}", file=sys.stderr)
+        return 1
+    print("optbench: the same command continues it", file=sys.stderr)
+    return 128 + outcome.signal if outcome.signal else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

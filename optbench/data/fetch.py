@@ -1,0 +1,114 @@
+"""Put the files of a dataset where it will be looked for: ``python -m optbench.data.fetch NAME [--data-dir DIR]``."""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+
+from optbench.data.cifar import CIFAR10, CIFAR100
+from optbench.data.idx import FASHION_MNIST, MNIST
+from optbench.data.locate import NO_DOWNLOAD, Source, download, files_in, find, md5_of, verify
+from optbench.data.ptb import PTB
+from optbench.errors import UserError
+
+SOURCES = {source.dataset: source for source in (FASHION_MNIST, MNIST, CIFAR10.archive, CIFAR100.archive, PTB)}
+DEBIAN_PACKAGES = {"fashion_mnist": "dataset-fashion-mnist"}
+_DEBIAN_TIMEOUT = 120
+
+
+def fetch(name: str, data_dir: str | Path) -> str:
+    """Bring the files of the dataset ``name`` into its folder below ``data_dir``, and say in a sentence what was done.
+
+    Tries, in order: they are there; they are in another place where data are looked for (copied); Debian's package,
+    where there is apt-get; the official address. Every file is checked by its hash. Raises UserError if none of these
+    works, or if ``name`` has no files to fetch.
+    """
+    if name in NO_DOWNLOAD:
+        return f"{name} needs no download."
+    if name not in SOURCES:
+        raise UserError(f"fetch {name}: cannot be fetched; accepted: {', '.join(SOURCES)}")
+    source = SOURCES[name]
+    folder = (Path(data_dir) / source.folders[0]).expanduser()
+    if paths := files_in(folder, source.files):
+        _verify_all(source, paths)
+        return f"{name} was already in {folder}."
+    if paths := find(source, data_dir):
+        _verify_all(source, paths)
+        _copy(paths, folder)
+        return f"{name} was copied from {next(iter(paths.values())).parent} to {folder}."
+    failures = []
+    package = DEBIAN_PACKAGES.get(name)
+    if package is not None:
+        failure = _from_debian(package, source, folder)
+        if failure is None:
+            return f"{name} was unpacked from Debian's package {package} to {folder}."
+        failures.append(failure)
+    try:
+        download(source, folder)
+    except (OSError, EOFError, zlib.error) as error:
+        failures.append(f"the download from {source.url} failed: {error}")
+        raise UserError(f"fetch {name}: {'; '.join(failures)}") from error
+    return f"{name} was downloaded from {source.url} to {folder}."
+
+
+def _verify_all(source: Source, paths: dict[str, Path]) -> None:
+    for file in source.files:
+        path = paths[file.name]
+        verify(file, path, md5_of(path, gzipped=path.name == f"{file.name}.gz"))
+
+
+def _copy(paths: dict[str, Path], folder: Path) -> None:
+    """Copy files into ``folder``, each under a temporary name first, so that none is ever there in part."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in paths.values():
+        temporary = folder / f".{path.name}.{os.getpid()}"
+        try:
+            shutil.copyfile(path, temporary)
+            temporary.replace(folder / path.name)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _from_debian(package: str, source: Source, folder: Path) -> str | None:
+    """Unpack a Debian package without installing it (no root needed); None, or why that was not possible."""
+    if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
+        return "there is no apt-get"
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            _run(["apt-get", "download", package], scratch)
+            (archive,) = Path(scratch).glob(f"{package}_*.deb")
+            _run(["dpkg", "-x", str(archive), "unpacked"], scratch)
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            return f"apt-get download {package} failed: {error}"
+        for place in Path(scratch, "unpacked/usr/share/datasets").glob("*"):
+            if paths := files_in(place, source.files):
+                _verify_all(source, paths)
+                _copy(paths, folder)
+                return None
+    return f"Debian's package {package} lacks {source.files[0].name}"
+
+
+def _run(command: list[str], folder: str) -> None:
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=_DEBIAN_TIMEOUT)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m optbench.data.fetch", description="Fetch the files of a dataset.")
+    parser.add_argument("name", help=f"one of {', '.join(SOURCES)}")
+    parser.add_argument("--data-dir", default=os.environ.get("OPTBENCH_DATA", "data"), help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    try:
+        print(fetch(options.name, options.data_dir))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""What every dataset's load function returns: three splits of tensors, and what is known about them."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from optbench.data.spec import DataSpec
+
+
+class ImageStream(Protocol):
+    """Images too many for memory, read from files when a batch needs them (see ``imagenet.StreamingImages``)."""
+
+    def __len__(self) -> int: ...
+
+    def subset(self, indices: Tensor) -> "ImageStream":
+        """The images at ``indices`` (int64), in that order."""
+        ...
+
+    def train_batch(self, indices: list[int], draw_key: int, first_position: int) -> Tensor:
+        """Augmented images, uint8 (n, C, H, W); the draws are a pure function of the key and the position."""
+        ...
+
+    def evaluation_batch(self, indices: list[int]) -> Tensor:
+        """Images as evaluation wants them, uint8 (n, C, H, W)."""
+        ...
+
+    def prefetch(self, indices: list[int], draw_key: int, first_position: int) -> None:
+        """Start reading what ``train_batch`` will be asked for next."""
+        ...
+
+
+@dataclass
+class Split:
+    """Examples and their targets, tensors on the CPU.
+
+    inputs: images uint8 (N, C, H, W); sequences float32 (N, T, F); tokens int64 (N, T); or an ``ImageStream`` of N
+    images. targets: int64 (N,); int64 (N, T), where -100 means no target; float32 (N, outputs); or None.
+    """
+
+    inputs: Any
+    targets: Any
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def take(self, indices: Tensor) -> "Split":
+        """The examples at ``indices`` (int64), in that order."""
+        inputs = self.inputs[indices] if isinstance(self.inputs, Tensor) else self.inputs.subset(indices)
+        return Split(inputs, None if self.targets is None else self.targets[indices])
+
+
+@dataclass
+class RawData:
+    """A dataset in its three splits.
+
+    mean, std: of each channel of images in [0, 1]: the published constants where there are any, otherwise computed on
+    the training split; None for anything but images.
+    """
+
+    train: Split
+    validation: Split
+    test: Split
+    spec: DataSpec
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    class_names: list[str] | None = None

@@ -1,0 +1,198 @@
+"""Batches from memory: which examples form a step, and how they are augmented, as pure functions of (seed, step).
+
+A dataset lives as uint8 or int64 tensors on the training device; a batch is an index into it, and the augmentations run
+on the whole batch at once. There are no workers and no iterator, hence no state to lose.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from optbench import randomness
+from optbench.data.raw import RawData, Split
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What happens to a batch of training images, by the dataset's options.
+
+    crop: random crops after padding by this many pixels (0: none), ``crop_padding`` "zeros" or "reflect". flip: mirror
+    left and right with probability 1/2. cutout: zero a square of this side (DeVries & Taylor 2017; 0: none).
+    """
+
+    crop: int = 0
+    crop_padding: str = "zeros"
+    flip: bool = False
+    cutout: int = 0
+
+    @classmethod
+    def of(cls, dataset: Mapping[str, Any]) -> "Augmentation":
+        """The augmentation that a dataset's options ask for; none if ``augment`` is "none" or the data are not images."""
+        if dataset.get("augment", "none") == "none":
+            return cls()
+        return cls(**{name: dataset[name] for name in ("crop", "crop_padding", "flip", "cutout") if name in dataset})
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is done at all."""
+        return self.crop > 0 or self.flip or self.cutout > 0
+
+    def __call__(self, images: Tensor, seed: int, step: int, first: int) -> Tensor:
+        """Augment float images (n, C, H, W), the first of which stands at position ``first`` of the global batch."""
+        position = torch.arange(first, first + len(images), device=images.device)
+        if self.crop or self.flip:
+            images = self._crop_and_flip(images, seed, step, position)
+        if self.cutout:
+            images = self._cut_out(images, seed, step, position)
+        return images
+
+    def _crop_and_flip(self, images: Tensor, seed: int, step: int, position: Tensor) -> Tensor:
+        count, channels, height, width = images.shape
+        device, pad = images.device, self.crop
+        if pad:
+            mode = "reflect" if self.crop_padding == "reflect" else "constant"
+            images = F.pad(images, (pad, pad, pad, pad), mode=mode)
+        rows = torch.arange(height, device=device).expand(count, height)
+        columns = torch.arange(width, device=device).expand(count, width)
+        if self.flip:
+            mirrored = randomness.bits(randomness.key(seed, "flip", step), position) >= 1 << 31
+            columns = torch.where(mirrored[:, None], width - 1 - columns, columns)
+        if pad:
+            draw_key = randomness.key(seed, "crop", step)
+            rows = rows + randomness.integers(draw_key, 2 * position, 2 * pad + 1)[:, None]
+            columns = columns + randomness.integers(draw_key, 2 * position + 1, 2 * pad + 1)[:, None]
+        # One gather with the offsets of every output pixel, whatever the batch: no loop over examples.
+        pixels = rows[:, :, None] * images.shape[3] + columns[:, None, :]
+        flat = images.reshape(count, channels, -1)
+        taken = flat.gather(2, pixels.reshape(count, 1, -1).expand(-1, channels, -1))
+        return taken.view(count, channels, height, width)
+
+    def _cut_out(self, images: Tensor, seed: int, step: int, position: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        draw_key = randomness.key(seed, "cutout", step)
+        # The centre is uniform over the image, so that part of the square may lie outside, as in the paper.
+        top = randomness.integers(draw_key, 2 * position, height)[:, None] - self.cutout // 2
+        left = randomness.integers(draw_key, 2 * position + 1, width)[:, None] - self.cutout // 2
+        row, column = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
+        in_rows, in_columns = (row >= top) & (row < top + self.cutout), (column >= left) & (column < left + self.cutout)
+        return images.masked_fill((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0.0)
+
+
+class BatchSource:
+    """Training batches and evaluation batches of one dataset, on ``device``.
+
+    reconstruct: the target of an image is the image itself, with values in [0, 1] and no normalization.
+    """
+
+    def __init__(
+        self,
+        raw: RawData,
+        seed: int,
+        device: torch.device | str = "cpu",
+        augmentation: Augmentation | None = None,
+        normalize: bool = True,
+        reconstruct: bool = False,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.spec, self.seed = raw.spec, seed
+        self.augmentation = augmentation or Augmentation()
+        self.reconstruct, self.dtype = reconstruct, dtype
+        self.splits = {"train": raw.train, "validation": raw.validation, "test": raw.test}
+        self.examples = len(raw.train.inputs)
+        self._scale, self._shift = self._affine(raw, normalize and not reconstruct)
+        self._orders: dict[int, Tensor] = {}
+        self.to(device)
+
+    def to(self, device: torch.device | str) -> "BatchSource":
+        """Move all examples to ``device``, where batches are then made."""
+        self.device = torch.device(device)
+        self.splits = {
+            name: Split(self._placed(split.inputs), self._placed(split.targets)) for name, split in self.splits.items()
+        }
+        if self._scale is not None and self._shift is not None:
+            self._scale, self._shift = self._placed(self._scale), self._placed(self._shift)
+        self._orders.clear()
+        return self
+
+    def _placed(self, data: Any) -> Any:
+        if not isinstance(data, Tensor):
+            return data
+        return data.to(self.device, self.dtype) if data.is_floating_point() else data.to(self.device)
+
+    def _affine(self, raw: RawData, normalize: bool) -> tuple[Tensor | None, Tensor | None]:
+        """x -> x * scale + shift takes raw images (0 .. 255) to normalized ones, or to [0, 1]."""
+        if raw.spec.kind != "image":
+            return None, None
+        channels = raw.spec.shape[0]
+        # In float64, so that only the results are rounded to the dtype of training.
+        mean = torch.tensor(raw.mean if normalize and raw.mean else [0.0] * channels, dtype=torch.float64)
+        std = torch.tensor(raw.std if normalize and raw.std else [1.0] * channels, dtype=torch.float64)
+        shape = (1, channels, 1, 1)
+        scale, shift = 1 / (255 * std), -mean / std
+        return scale.view(shape), shift.view(shape)
+
+    def batch(
+        self, step: int, first_sample: int, size: int, rank: int = 0, world_size: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """This rank's share of the batch of ``step``: the samples ``first_sample .. first_sample + size - 1``.
+
+        Returns (inputs, targets) of the ``rank``-th of ``world_size`` equal, consecutive shares.
+        """
+        share = size // world_size
+        offset = rank * share
+        index = self._indices(first_sample + offset, share)
+        split = self.splits["train"]
+        if hasattr(split.inputs, "train_batch"):
+            draw_key = randomness.key(self.seed, "augmentation", step)
+            images = split.inputs.train_batch(index.tolist(), draw_key, offset)
+            upcoming = self._indices(first_sample + size + offset, share).tolist()
+            split.inputs.prefetch(upcoming, randomness.key(self.seed, "augmentation", step + 1), offset)
+            return self._prepare(images.to(self.device)), split.targets.index_select(0, index)
+        inputs = self._prepare(split.inputs.index_select(0, index))
+        if self.augmentation.active:
+            inputs = self.augmentation(inputs, self.seed, step, offset)
+        if self.reconstruct:
+            return inputs, inputs.flatten(1)
+        return inputs, split.targets.index_select(0, index)
+
+    def _indices(self, first: int, count: int) -> Tensor:
+        epoch, start = divmod(first, self.examples)
+        parts = []
+        while count > 0:
+            part = self._order(epoch)[start : start + count]
+            parts.append(part)
+            count -= len(part)
+            epoch, start = epoch + 1, 0
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _order(self, epoch: int) -> Tensor:
+        if epoch not in self._orders:
+            self._orders = {kept: order for kept, order in self._orders.items() if kept >= epoch - 1}
+            self._orders[epoch] = randomness.permutation(self.seed, "order", epoch, self.examples).to(self.device)
+        return self._orders[epoch]
+
+    def _prepare(self, inputs: Tensor) -> Tensor:
+        if self._scale is None or self._shift is None:
+            return inputs
+        return torch.addcmul(self._shift, inputs.to(self.dtype), self._scale)
+
+    def evaluation(
+        self, split: str, size: int, limit: int | None = None, rank: int = 0, world_size: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of up to ``size`` examples of ``split`` in order, not augmented: every ``world_size``-th from ``rank``.
+
+        ``limit``: only the first so many examples.
+        """
+        data = self.splits[split]
+        count = len(data.inputs) if limit is None else min(limit, len(data.inputs))
+        for start in range(rank * size, count, size * world_size):
+            stop = min(start + size, count)
+            if hasattr(data.inputs, "evaluation_batch"):
+                inputs = self._prepare(data.inputs.evaluation_batch(list(range(start, stop))).to(self.device))
+            else:
+                inputs = self._prepare(data.inputs[start:stop])
+            yield inputs, inputs.flatten(1) if self.reconstruct else data.targets[start:stop]

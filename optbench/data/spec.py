@@ -1,0 +1,28 @@
+"""What a model and a loss need to know about a dataset."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["image", "sequence", "tokens"]
+Target = Literal["class", "class_per_step", "real", "none"]
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """The shapes of a dataset's examples and targets.
+
+    kind: "image": float (channels, height, width); "sequence": float (steps, features); "tokens": int64 (steps,).
+    shape: the shape of one example, as above.
+    outputs: how many numbers a model must put out per prediction: classes, vocabulary size, or real targets.
+    target: "class": one int64 class an example; "class_per_step": int64 (steps,), where -100 means no target;
+        "real": float (outputs,); "none": no target (only a reconstruction can be learned).
+    vocabulary: the number of distinct tokens, for kind "tokens".
+    tolerance: for target "real", a prediction within this distance counts as right.
+    """
+
+    kind: Kind
+    shape: tuple[int, ...]
+    outputs: int
+    target: Target = "class"
+    vocabulary: int | None = None
+    tolerance: float | None = None

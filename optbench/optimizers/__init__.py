@@ -1,0 +1,117 @@
+"""Optimizers: ours, torch's, and any of the pytorch-optimizer package, built alike from a configuration."""
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from optbench.errors import UserError
+from optbench.optimizers.decoupled import with_decoupled_weight_decay
+from optbench.optimizers.groups import decay_groups, trainable
+from optbench.optimizers.lamb import LAMB
+from optbench.optimizers.lars import LARS
+from optbench.optimizers.lion import Lion
+from optbench.optimizers.muon import Muon
+from optbench.optimizers.nadam import NAdam
+
+__all__ = ["LAMB", "LARS", "Lion", "Muon", "NAdam", "build", "with_decoupled_weight_decay"]
+
+# The constructor's argument, and the options of ours that make it up: a pair where there are two.
+_ARGUMENTS: list[tuple[str, tuple[str, ...]]] = [
+    ("lr", ("learning_rate",)),
+    ("betas", ("beta1", "beta2")),
+    ("eps", ("epsilon",)),
+    ("eps", ("epsilon1", "epsilon2")),
+    ("etas", ("eta_minus", "eta_plus")),
+    ("step_sizes", ("step_size_min", "step_size_max")),
+]
+# Of torch's classes without a fused kernel, those whose foreach form is also faster on the CPU (on CUDA torch takes it
+# by itself): measured on LeNet-5 and on 180 tensors of up to 36,864 elements.
+_FOREACH_ON_CPU = ("Adadelta", "Adamax", "RAdam", "RMSprop")
+
+
+def build(config: Mapping[str, Any], model: nn.Module, learning_rate: float | None) -> torch.optim.Optimizer:
+    """The optimizer that ``config`` (the composed ``optimizer`` group) describes, for the parameters of ``model``.
+
+    The options are the keys of ``config["info"]["schema"]``; ``learning_rate`` (already scaled to the batch) takes
+    the place of the configured one, and is None only where the method chooses by itself. Matrices and kernels are
+    decayed by ``weight_decay``; biases and norm scales (fewer than two dimensions) only if ``decay_norm_and_bias``.
+    With ``weight_decay_mode: decoupled`` the decay is kept out of the gradient. A class with a ``from_model`` method,
+    or a plain function, gets the model instead of its parameters and makes its own groups. Every group of the result
+    has ``initial_lr``, for schedules.
+
+    Raises:
+        UserError: where ``_target_`` cannot be imported, the model has nothing to train, or a value is not accepted.
+    """
+    name = config["name"]
+    options = {key: config[key] for key in config["info"]["schema"]}
+    options["learning_rate"] = learning_rate
+    target: Any = _import(config["_target_"], name)
+    if not trainable(model):
+        raise UserError(f"optimizer={name}: the model has no parameters that require a gradient")
+    try:
+        if not isinstance(target, type):
+            optimizer = target(model, **_arguments(options))
+        elif hasattr(target, "from_model"):
+            optimizer = target.from_model(model, **_arguments(options))
+        else:
+            optimizer = _from_parameters(target, trainable(model), options)
+    except ValueError as error:
+        raise UserError(f"optimizer={name}: {error}") from error
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])
+    return optimizer
+
+
+def _import(path: str, name: str) -> Any:
+    module, _, attribute = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"optimizer={name}: _target_={path} cannot be imported ({error}); give an optimizer's dotted path"
+        ) from error
+
+
+def _arguments(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options under the names of the constructor's arguments, those without a rule under their own."""
+    rest = dict(options)
+    arguments: dict[str, Any] = {}
+    for argument, parts in _ARGUMENTS:
+        if all(part in rest for part in parts):
+            values = tuple(rest.pop(part) for part in parts)
+            arguments[argument] = values if len(values) > 1 else values[0]
+    return {**arguments, **rest}
+
+
+def _from_parameters(
+    target: type[torch.optim.Optimizer], parameters: list[nn.Parameter], options: Mapping[str, Any]
+) -> torch.optim.Optimizer:
+    rest = dict(options)
+    fast = _fast_kernels(target, parameters)
+    if "weight_decay" not in rest:
+        return target(parameters, **_arguments(rest), **fast)
+    decay = rest.pop("weight_decay")
+    decay_norm_and_bias = rest.pop("decay_norm_and_bias", False)
+    if rest.pop("weight_decay_mode", "coupled") == "decoupled":
+        target, key = with_decoupled_weight_decay(target), "decoupled_decay"
+        rest["weight_decay"] = 0.0
+    else:
+        key = "weight_decay"
+    return target(decay_groups(parameters, decay, decay_norm_and_bias, key), **_arguments(rest), **fast)
+
+
+def _fast_kernels(target: type[torch.optim.Optimizer], parameters: list[nn.Parameter]) -> dict[str, Any]:
+    """``fused`` or ``foreach`` where ``target`` has it for these parameters and it is faster than the default."""
+    if "fused" in inspect.signature(target).parameters:
+        kernel = f"aten::_fused_{target.__name__.lower()}_"
+        devices = {parameter.device.type.upper() for parameter in parameters}
+        # Not for half precision: torch 2.13's fused SGD leaves most of a bfloat16 tensor on the CPU as it was.
+        if all(parameter.dtype in (torch.float32, torch.float64) for parameter in parameters) and all(
+            torch._C._dispatch_has_kernel_for_dispatch_key(kernel, device) for device in devices
+        ):
+            return {"fused": True}
+    return {"foreach": True} if target.__name__ in _FOREACH_ON_CPU else {}

@@ -1,0 +1,45 @@
+"""Decoupled weight decay around any optimizer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+# One class for each base, so that two optimizers of the same kind are of the same type.
+_CLASSES: dict[type[torch.optim.Optimizer], type[torch.optim.Optimizer]] = {}
+
+
+def with_decoupled_weight_decay(base: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """A subclass of ``base`` that shrinks the weights by itself, apart from the gradient's path.
+
+    With learning rate α and weight decay λ, a step takes the gradient at θ, then θ ← (1 - αλ)θ, then ``base``'s step
+    with that gradient (Loshchilov & Hutter 2019, "Decoupled weight decay regularization", arXiv 1711.05101, algorithm
+    2, with their schedule multiplier inside α, as in torch's AdamW). λ is each parameter group's ``decoupled_decay``
+    (0 where it is absent); the base's own ``weight_decay`` still means what it means there. For optimizers that
+    evaluate the closure once; parameters without a gradient are left alone.
+    """
+    if base in _CLASSES:
+        return _CLASSES[base]
+    # torch wraps a class's step in its hooks when the first instance is made; the hooks must run once, around ours.
+    base_step: Any = base.step
+    if getattr(base_step, "hooked", False):
+        base_step = base_step.__wrapped__
+
+    class Decoupled(base):  # type: ignore[valid-type, misc]
+        @torch.no_grad()
+        def step(self, closure: Callable[[], Any] | None = None) -> Any:
+            loss = None
+            if closure is not None:
+                with torch.enable_grad():
+                    loss = closure()
+            for group in self.param_groups:
+                decay = group.get("decoupled_decay", 0.0)
+                parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+                if decay > 0 and parameters:
+                    torch._foreach_mul_(parameters, 1 - group["lr"] * decay)
+            base_step(self)
+            return loss
+
+    Decoupled.__name__ = Decoupled.__qualname__ = f"{base.__name__}WithDecoupledWeightDecay"
+    Decoupled.__doc__ = f"{base.__name__} with decoupled weight decay; see with_decoupled_weight_decay."
+    return _CLASSES.setdefault(base, Decoupled)

@@ -1,0 +1,256 @@
+"""What happens between steps: rows of the history, evaluations, checkpoints, divergence and targets.
+
+All of it is due at steps that the configuration fixes, so a resumed run does the same at the same steps.
+"""
+
+import math
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from optbench.evaluation import Evaluator
+from optbench.store import RunDirectory
+from optbench.task import Task
+
+Row = dict[str, Any]
+CHECKPOINT_SECONDS = 60.0
+
+
+def save_checkpoint(state: dict[str, Any], path: Path) -> None:
+    """Write ``state`` under a temporary name, flush it to the disk and rename it: a crash leaves the old one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """The state in ``path``, None if there is none; loading cannot run code."""
+    if not path.is_file():
+        return None
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+class Recorder(pl.Callback):
+    """Writes a run's history and checkpoints, and decides when it ends.
+
+    due: the steps between training rows, evaluations and checkpoints (None: at evaluations, at most once a minute).
+    outcome: None while training, then "done", "diverged" or "preempted", with ``why``.
+    """
+
+    def __init__(
+        self,
+        directory: RunDirectory | None,
+        evaluator: Evaluator,
+        log_every: int,
+        eval_every: int,
+        checkpoint_every: int | None,
+        divergence_factor: float | None,
+        budget: dict[str, Any],
+        listener: Callable[[Row], None] = lambda row: None,
+    ) -> None:
+        self.directory, self.evaluator, self.listener = directory, evaluator, listener
+        self.log_every, self.eval_every, self.checkpoint_every = log_every, eval_every, checkpoint_every
+        self.divergence_factor, self.budget = divergence_factor, budget
+        self.outcome: str | None = None
+        self.why = ""
+        self.last_row = 0  # the step of the last training row
+        self.evaluation: Row = {}
+        self.first_loss: float | None = None
+        self.results: Row = {}  # what the summary adds to the last evaluation: bests, targets, divergence
+        self._last_checkpoint = time.monotonic()
+
+    # ---- when things are due ---------------------------------------------------------------------------------------------
+
+    def next_event(self, step: int) -> int:
+        """The first step after ``step`` at which something is due."""
+        periods = [self.log_every, self.eval_every, self.checkpoint_every or self.eval_every]
+        return min(step - step % period + period for period in periods)
+
+    # ---- Lightning's hooks -------------------------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        """Resume from the last checkpoint, watch for signals, and start the clock."""
+        assert isinstance(task, Task)
+        # Lightning has installed handlers of its own by now; the run's replace them for as long as it trains.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda received, frame: self._stop_soon(task, received))
+        state = load_checkpoint(self.directory.checkpoint) if self.directory is not None else None
+        if state is not None:
+            self.load_state(state["recorder"])
+            task.load_training_state(state["task"])
+        if self.directory is not None and trainer.is_global_zero:
+            self.directory.truncate_history(task.step)
+        task.next_event = self.next_event
+        self._last_checkpoint = time.monotonic()
+        task.clock.start()
+        if self.outcome == "done":  # it was killed between its last checkpoint and its summary
+            self._end(trainer, task, "done")
+
+    @staticmethod
+    def _stop_soon(task: Task, number: int) -> None:
+        if task.stop_signal is not None:
+            raise KeyboardInterrupt  # asked twice: at once
+        task.stop_signal = number
+
+    def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, *arguments: Any) -> None:
+        """Do what is due after the step just taken."""
+        assert isinstance(task, Task)
+        if task.finished:
+            return
+        step, last = task.step, task.step >= task.recipe.horizon.steps
+        evaluate = last or step % self.eval_every == 0
+        record = evaluate or step % self.log_every == 0
+        checkpoint = self.checkpoint_every is not None and step % self.checkpoint_every == 0
+        if not (record or checkpoint or task.stop_signal):
+            return
+        if task.device.type == "cuda":
+            torch.cuda.synchronize(task.device)  # steps are only queued; their time counts as training
+        task.clock.stop()
+        if record and step > self.last_row:
+            self._training_row(task)
+        if self.outcome is None and evaluate and self.evaluation.get("step") != step:
+            self._evaluate(task)
+        if self.outcome is None and last:
+            self.outcome = "done"
+        if self.outcome is not None:
+            self._end(trainer, task, self.outcome)
+            return
+        lately = time.monotonic() - self._last_checkpoint < CHECKPOINT_SECONDS
+        if checkpoint or task.stop_signal or (evaluate and self.checkpoint_every is None and not lately):
+            self.checkpoint(trainer, task)
+        if task.stop_signal is not None:
+            self.why = f"stopped by {signal.Signals(task.stop_signal).name} at step {step}"
+            self._end(trainer, task, "preempted")
+            return
+        task.clock.start()
+
+    # ---- rows -----------------------------------------------------------------------------------------------------------------
+
+    def _where(self, task: Task, event: str) -> Row:
+        horizon = task.recipe.horizon
+        return {
+            "event": event,
+            "step": task.step,
+            "epoch": horizon.epoch(task.step),
+            "samples": horizon.plan.first_sample(task.step),
+            "seconds": task.clock.read(),
+        }
+
+    def _training_row(self, task: Task) -> None:
+        losses = torch.stack(task.losses).float().cpu()
+        task.losses.clear()
+        if self.first_loss is None:
+            self.first_loss = float(losses[0])
+        row = self._where(task, "train")
+        row["loss"] = float(losses.double().mean())
+        row["learning_rate"] = float(task.optimizer.param_groups[0]["lr"])
+        momentum = _momentum(task.optimizer.param_groups[0])
+        if momentum is not None:
+            row["momentum"] = momentum
+        if task.gradient_norms:
+            row["gradient_norm"] = float(torch.stack(task.gradient_norms).double().mean())
+            task.gradient_norms.clear()
+        self.last_row = task.step
+        self._write(row)
+        self._look_for_divergence(task.step - len(losses), losses)
+
+    def _look_for_divergence(self, first_step: int, losses: torch.Tensor) -> None:
+        assert self.first_loss is not None
+        bound = math.inf if self.divergence_factor is None else self.divergence_factor * abs(self.first_loss)
+        bad = (~torch.isfinite(losses) | (losses > bound)).nonzero()
+        if len(bad):
+            where = int(bad[0])
+            loss = float(losses[where])
+            self.outcome = "diverged"
+            self.results["diverged_step"] = first_step + where
+            self.why = f"the loss was {loss:.4g} at step {first_step + where}"
+            if math.isfinite(loss):
+                self.why += f", more than {self.divergence_factor:g} times the first, {self.first_loss:.4g}"
+
+    def _evaluate(self, task: Task) -> None:
+        where = self._where(task, "evaluation")
+        metrics = self.evaluator(task)
+        self.evaluation = where | metrics
+        self._write(self.evaluation)
+        self._keep_best(metrics, task.step)
+        self._check_target(metrics, where)
+        loss = metrics["validation_loss"]
+        task.recipe.schedule.observe(math.inf if loss is None or math.isnan(loss) else loss)
+
+    def _keep_best(self, metrics: dict[str, float | None], step: int) -> None:
+        for name, better in (("validation_loss", -1), ("validation_accuracy", 1)):
+            value, best = metrics[name], self.results.get(f"best_{name}")
+            if value is not None and math.isfinite(value) and (best is None or better * value > better * best):
+                self.results[f"best_{name}"] = value
+                self.results[f"best_{name}_step"] = step
+
+    def _check_target(self, metrics: dict[str, float | None], where: Row) -> None:
+        target, name = self.budget["target"], self.budget["target_metric"]
+        value = metrics[name] if target is not None else None
+        if target is None or value is None or self.results.get("steps_to_target") is not None:
+            return
+        if value <= target if name.endswith("loss") else value >= target:
+            self.results |= {
+                "steps_to_target": where["step"],
+                "samples_to_target": where["samples"],
+                "seconds_to_target": where["seconds"],
+            }
+            if self.budget["stop_at_target"]:
+                self.outcome = "done"
+
+    def _write(self, row: Row) -> None:
+        if self.directory is not None and self._writes:
+            self.directory.append(row)
+        self.listener(row)
+
+    # ---- checkpoints and the end -----------------------------------------------------------------------------------------------
+
+    _writes = True
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Only rank 0 writes."""
+        self._writes = trainer.is_global_zero
+
+    def checkpoint(self, trainer: pl.Trainer, task: Task) -> None:
+        """Save everything that the steps to come depend on."""
+        if self.directory is not None and self._writes:
+            save_checkpoint({"task": task.training_state(), "recorder": self.state()}, self.directory.checkpoint)
+        self._last_checkpoint = time.monotonic()
+
+    def state(self) -> Row:
+        """What the recorder itself must remember."""
+        return {
+            "last_row": self.last_row,
+            "evaluation": self.evaluation,
+            "first_loss": self.first_loss,
+            "results": self.results,
+            "outcome": self.outcome,
+        }
+
+    def load_state(self, state: Row) -> None:
+        """Continue from ``state``."""
+        self.last_row, self.first_loss, self.outcome = state["last_row"], state["first_loss"], state["outcome"]
+        self.evaluation, self.results = dict(state["evaluation"]), dict(state["results"])
+
+    def _end(self, trainer: pl.Trainer, task: Task, outcome: str) -> None:
+        task.clock.stop()
+        self.outcome = outcome
+        if outcome == "done":
+            self.checkpoint(trainer, task)
+        task.finished = True
+
+
+def _momentum(group: dict[str, Any]) -> float | None:
+    if "momentum" in group:
+        return float(group["momentum"])
+    return float(group["betas"][0]) if "betas" in group else None

@@ -1,0 +1,337 @@
+"""One resolved configuration becomes one run directory."""
+
+import importlib
+import logging
+import os
+import signal
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins import environments
+from rich.console import Console
+from torch import nn
+
+from optbench import config as configuration
+from optbench import environment, losses, momentum_schedules, optimizers, randomness, schedules, terminal, trackers
+from optbench.averaging import build as build_average
+from optbench.config import Config
+from optbench.data.raw import RawData
+from optbench.data.source import Augmentation, BatchSource
+from optbench.errors import UserError
+from optbench.evaluation import Evaluator
+from optbench.objective import Execution, LossScale
+from optbench.recording import Recorder
+from optbench.store import RunDirectory, RunLock
+from optbench.task import Recipe, Task, Turns
+from optbench.terminal import RunDisplay
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: "done", "diverged", "preempted" or "failed", with why; its summary, where it has one."""
+
+    state: str
+    why: str
+    summary: dict[str, Any] | None
+    directory: RunDirectory
+    tracker_problem: str | None = None
+    signal: int | None = None
+
+
+# ---- building: what a configuration says, as objects --------------------------------------------------------------------
+
+
+def call_target(choice: Mapping[str, Any], *arguments: Any, **more: Any) -> Any:
+    """Call what ``choice`` names as its _target_ with its options as keywords."""
+    module, _, name = choice["_target_"].rpartition(".")
+    try:
+        target = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{choice['name']}._target_={choice['_target_']}: cannot be imported ({error})") from error
+    return target(*arguments, **more)
+
+
+def load_data(config: Config) -> RawData:
+    """Load the dataset; raises UserError where its files are missing or the batch is larger than its training set."""
+    dataset = config["dataset"]
+    kept = set(dataset["info"].get("augmentation", [])) | {"augment"}
+    given = {name: value for name, value in configuration.options(dataset).items() if name not in kept}
+    raw: RawData = call_target(dataset, config["data_dir"], **given)
+    examples = len(raw.train.inputs)
+    batch = configuration.batch_plan(config, examples).largest
+    if batch > examples:
+        raise UserError(
+            f"batch={batch}: larger than the training set, which has {examples} examples; accepted: 1 to {examples}"
+        )
+    return raw
+
+
+def build_model(config: Config, raw: RawData) -> nn.Module:
+    """The model with its initial weights, on the CPU: the same on every machine and rank."""
+    seed = config["seed"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(randomness.key(seed, "weights"))
+        model: nn.Module = call_target(config["model"], raw.spec, **configuration.options(config["model"]))
+        generator = randomness.generator(seed, "init")
+        call_target(config["init"], model, generator, **configuration.options(config["init"]))
+    return model
+
+
+def build_task(config: Config, raw: RawData) -> Task:
+    """The task that trains ``config`` on ``raw`` from step 0; raises UserError for options that make no such thing."""
+    dataset = config["dataset"]
+    source = BatchSource(
+        raw,
+        config["seed"],
+        augmentation=Augmentation.of(dataset),
+        normalize=dataset.get("normalize", True),
+        reconstruct=bool(config["model"]["info"].get("reconstructs")),
+        dtype=torch.float64 if config["precision"] == "fp64" else torch.float32,
+    )
+    horizon = configuration.horizon(config, len(raw.train.inputs))
+    rate, _ = configuration.learning_rate(config)
+    choices = {}
+    for group in ("schedule", "momentum_schedule", "averaging"):
+        choice = config[group]
+        choices[group] = horizon.resolve(choice, choice["info"]["schema"], stretch=group == "schedule")
+    dtype = _DTYPES.get(config["precision"])
+    recipe = Recipe(
+        loss=losses.build(config["loss"]),
+        make_optimizer=lambda model: optimizers.build(config["optimizer"], model, rate),
+        horizon=horizon,
+        schedule=schedules.build(choices["schedule"], horizon.steps, config["batch"]),
+        momentum_schedule=momentum_schedules.build(choices["momentum_schedule"], horizon.steps),
+        make_average=lambda model: build_average(choices["averaging"], model),
+        norm_batch=config["norm_batch"],
+        seed=config["seed"],
+        execution=Execution(
+            micro_batch=config["micro_batch"],
+            dtype=dtype,
+            loss_scale=LossScale() if config["precision"] == "fp16" else None,
+            clip_norm=config["clip_norm"],
+        ),
+        compile=config["compile"],
+    )
+    return Task(build_model(config, raw).to(source.dtype), source, recipe)
+
+
+def build_recorder(
+    config: Config, task: Task, directory: RunDirectory | None, display: RunDisplay | None = None
+) -> Recorder:
+    """The recorder of ``task``, with every period in steps."""
+    horizon = task.recipe.horizon
+    every = config["checkpoint_every"]
+    return Recorder(
+        directory,
+        Evaluator(config["evaluate_train"], config["micro_batch"] or 1000),
+        log_every=config["log_every"],
+        eval_every=max(horizon.in_steps(config["eval_every"]), 1),
+        checkpoint_every=None if every is None else max(horizon.in_steps(every), 1),
+        divergence_factor=config["divergence_factor"],
+        budget=config["budget"],
+        **({"listener": display.row} if display is not None else {}),
+    )
+
+
+def set_precision(precision: str, deterministic: bool) -> None:
+    """Set torch's process-wide switches: tf32 or not, and on GPUs only kernels that repeat bit for bit."""
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = deterministic
+    if torch.cuda.is_available():
+        if deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(deterministic, warn_only=True)
+
+
+class _Progress(pl.Callback):
+    def __init__(self, display: RunDisplay) -> None:
+        self.display = display
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *arguments: Any) -> None:
+        assert isinstance(pl_module, Task)
+        self.display.step(pl_module.step)
+
+
+def build_trainer(config: Config, callbacks: list[pl.Callback]) -> pl.Trainer:
+    """Lightning's trainer for the configured devices, with nothing of its own on; raises UserError if they are not there."""
+    options = config["trainer"]
+    accelerator, devices, nodes = options["accelerator"], options["devices"], options["num_nodes"]
+    if accelerator == "auto":
+        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    if accelerator == "gpu" and torch.cuda.device_count() < devices:
+        raise UserError(
+            f"trainer.devices={devices} with trainer.accelerator={options['accelerator']}: this machine has "
+            f"{torch.cuda.device_count()} GPUs; accepted: up to that many, or trainer.accelerator=cpu"
+        )
+    distributed = devices * nodes > 1
+    # The run has a display of its own.
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning_utilities"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
+    return pl.Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=nodes,
+        strategy=_ddp(options["compression"]) if distributed else "auto",
+        plugins=[_cluster(devices * nodes)] if distributed else [],
+        callbacks=callbacks,
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def _ddp(compression: str) -> pl.strategies.DDPStrategy:
+    from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+
+    hooks = {"fp16": default_hooks.fp16_compress_hook, "bf16": default_hooks.bf16_compress_hook}
+    # Running statistics move once per step by the mean over ranks, so there are no buffers to broadcast.
+    return pl.strategies.DDPStrategy(
+        broadcast_buffers=False, gradient_as_bucket_view=True, ddp_comm_hook=hooks.get(compression)
+    )
+
+
+def _cluster(ranks: int) -> environments.ClusterEnvironment:
+    if environments.TorchElasticEnvironment.detect():
+        return environments.TorchElasticEnvironment()
+    if os.environ.get("SLURM_NTASKS") == str(ranks) and "SLURM_PROCID" in os.environ:
+        # Only one party may requeue a preempted job, and that is not the trainer.
+        return environments.SLURMEnvironment(auto_requeue=False)
+    return environments.LightningEnvironment()
+
+
+def rank_from_environment() -> int:
+    """This process's rank before any process group exists: as torchrun, srun or Lightning's launcher set it."""
+    if "RANK" in os.environ:
+        return int(os.environ["RANK"])
+    if "LOCAL_RANK" in os.environ:
+        return int(os.environ.get("NODE_RANK", "0")) or int(os.environ["LOCAL_RANK"])
+    if os.environ.get("SLURM_NTASKS", "1") != "1":
+        return int(os.environ.get("SLURM_PROCID", "0"))
+    return 0
+
+
+# ---- running ----------------------------------------------------------------------------------------------------------------
+
+
+def execute(config: Config, console: Console | None = None) -> Outcome:
+    """Train ``config`` from its last checkpoint, or from the start, to its end.
+
+    Raises UserError before anything is written if the configuration cannot run here. A crash is recorded as the status
+    "failed" with the traceback in the run's log, and returned, not raised.
+    """
+    directory = RunDirectory.at(config["results_dir"], configuration.run_id(config))
+    set_precision(config["precision"], config["trainer"]["deterministic"])
+    trackers.check(config["tracker"])
+    raw = load_data(config)
+    task = build_task(config, raw)
+    console = console or terminal.console()
+    display = RunDisplay(console, task.recipe.horizon.steps, config["progress"] and rank_from_environment() == 0)
+    recorder = build_recorder(config, task, directory, display)
+    trainer = build_trainer(config, [recorder, _Progress(display)])
+    if rank_from_environment() != 0:
+        with _signals_restored():
+            trainer.fit(task, train_dataloaders=Turns(task))
+        return Outcome(recorder.outcome or "failed", recorder.why, None, directory)
+    configuration_yaml = configuration.to_yaml(config)
+    directory.create(configuration_yaml)
+    with RunLock(directory.lock):
+        if config["force"]:
+            directory.clear()
+        return _train(config, directory, task, recorder, trainer, display)
+
+
+def _train(
+    config: Config, directory: RunDirectory, task: Task, recorder: Recorder, trainer: pl.Trainer, display: RunDisplay
+) -> Outcome:
+    directory.set_status("running")
+    directory.write_environment(environment.describe(_device_names(trainer), trainer.world_size))
+    mirror = trackers.start(directory.path, config["tracker"])
+    try:
+        with _signals_restored(), display:
+            trainer.fit(task, train_dataloaders=Turns(task))
+    except BaseException as error:
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        with directory.log.open("a", encoding="utf-8") as log:
+            log.write(traceback.format_exc())
+        directory.set_status("failed", why)
+        if mirror is not None:
+            mirror.finish(0)
+        if not isinstance(error, Exception):
+            raise
+        return Outcome("failed", why, None, directory)
+    state, summary = recorder.outcome or "failed", None
+    if state in ("done", "diverged"):
+        summary = summarize(config, task, recorder)
+        directory.finish(summary, state)  # type: ignore[arg-type]
+    else:
+        directory.set_status(state, recorder.why)  # type: ignore[arg-type]
+    problem = mirror.finish() if mirror is not None else None
+    return Outcome(state, recorder.why, summary, directory, problem, task.stop_signal)
+
+
+def _device_names(trainer: pl.Trainer) -> list[str]:
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else environment.processor()
+    return [name] * trainer.num_devices
+
+
+@contextmanager
+def _signals_restored() -> Iterator[None]:
+    """Put back the signal handlers that a run replaces."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+def summarize(config: Config, task: Task, recorder: Recorder) -> dict[str, Any]:
+    """The content of summary.json: what was run, how it ended, and the last evaluation."""
+    rate, rule = configuration.learning_rate(config)
+    if rate is None:
+        rate = float(task.optimizer.param_groups[0]["initial_lr"])
+    horizon = task.recipe.horizon
+    metrics = {
+        name: value
+        for name, value in recorder.evaluation.items()
+        if name not in ("event", "step", "epoch", "samples", "seconds")
+    }
+    if recorder.outcome == "diverged":
+        # The last evaluation was of weights that the run has left behind since.
+        metrics = dict.fromkeys(metrics)
+    steps = recorder.results.get("diverged_step", task.step)
+    targets = dict.fromkeys(("steps_to_target", "samples_to_target", "seconds_to_target"))
+    return {
+        "run_id": configuration.run_id(config),
+        "status": recorder.outcome,
+        "why": recorder.why,
+        **{group: config[group]["name"] for group in ("optimizer", "model", "dataset")},
+        **{key: config[key] for key in ("batch", "seed", "trial")},
+        "learning_rate": rate,
+        "base_learning_rate": config["optimizer"].get("learning_rate"),
+        "scaling_rule": rule,
+        "parameters": sum(parameter.numel() for parameter in task.model.parameters()),
+        "steps": steps,
+        "epochs": horizon.epoch(steps),
+        "samples": horizon.plan.first_sample(steps),
+        "seconds_training": task.clock.read(),
+        **metrics,
+        **(targets if config["budget"]["target"] is not None else {}),
+        **recorder.results,
+    }

@@ -1,0 +1,112 @@
+"""What every schedule of the learning rate can do, and the warm-up that may come before it."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+class Schedule:
+    """The factor on the base learning rate at every step t = 0, 1, ... of a run of ``horizon`` steps.
+
+    A subclass is a dataclass with ``horizon`` first and its options after it, all durations in steps, and computes the
+    factor in ``_factor``. After the horizon a schedule keeps its last value: a run that goes on a little longer must
+    not see the learning rate rise again.
+    """
+
+    horizon: int
+
+    def __call__(self, step: int) -> float:
+        """The factor at ``step``, counted from 0."""
+        return self._factor(min(max(step, 0), self.horizon))
+
+    def _factor(self, step: int) -> float:
+        """The factor at ``step``, which is in 0 .. horizon."""
+        raise NotImplementedError
+
+    def after_warmup(self, steps: int) -> "Schedule":
+        """This schedule, told that its step 0 is step ``steps`` of the run.
+
+        Where options are positions in the run, such as milestones, they stay where they are in the run.
+        """
+        return self
+
+    def warmup_target(self) -> float:
+        """The factor that a warm-up leads up to, in its last step."""
+        return self(0)
+
+    def momentum(self, step: int) -> float | None:
+        """The momentum (or beta1) at ``step``; None where the schedule leaves it to the optimizer."""
+        return None
+
+    def batch_factor(self, step: int) -> float:
+        """The factor on the run's batch at ``step``; 1 unless the schedule grows the batch."""
+        return 1.0
+
+    def observe(self, metric: float) -> None:
+        """Take note of ``metric`` (the validation loss), which the bench passes after every evaluation."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was learned from ``observe``, in plain numbers; empty for a closed form."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a state from ``state_dict``."""
+
+
+# At the end of an exponential warm-up 1 - exp(-t / tau) with tau = steps / 5, 1 - exp(-5) = 0.993 is reached.
+_TIME_CONSTANTS = 5.0
+
+
+@dataclass(frozen=True)
+class Warmup(Schedule):
+    """``steps`` steps of warm-up, and then another schedule: ramp(t) f(0) for t < w = steps, f(t - w) from there on.
+
+    linear: ramp(t) = (t + 1) / w, per step (Goyal et al. 2017, arXiv 1706.02677, section 2.2).
+    exponential: ramp(t) = (1 - exp(-(t + 1) / tau)) / (1 - exp(-w / tau)) with tau = w / 5, after Ma & Yarats 2021
+    (arXiv 1910.04209); theirs has no denominator and never ends, ours reaches exactly 1 so that the schedule follows
+    without a jump.
+
+    f(0) is 1 for every schedule that starts at the base learning rate; `InverseSqrt`, which starts just below it, has
+    the ramp end at 1 too.
+    """
+
+    after: Schedule
+    steps: int
+    kind: Literal["linear", "exponential"] = "linear"
+
+    @property
+    def horizon(self) -> int:  # type: ignore[override]
+        """The steps of the warm-up and of the schedule after it."""
+        return self.steps + self.after.horizon
+
+    def __call__(self, step: int) -> float:
+        """The factor at ``step``, counted from 0."""
+        step = max(step, 0)
+        if step >= self.steps:
+            return self.after(step - self.steps)
+        return self._ramp((step + 1) / self.steps) * self.after.warmup_target()
+
+    def _ramp(self, part: float) -> float:
+        if self.kind == "linear":
+            return part
+        return math.expm1(-_TIME_CONSTANTS * part) / math.expm1(-_TIME_CONSTANTS)
+
+    def momentum(self, step: int) -> float | None:
+        """That of the schedule after the warm-up, which holds its first value until then."""
+        return self.after.momentum(max(step - self.steps, 0))
+
+    def batch_factor(self, step: int) -> float:
+        """That of the schedule after the warm-up; its milestones may be earlier."""
+        return self.after.batch_factor(step - self.steps)
+
+    def observe(self, metric: float) -> None:
+        """Passed on to the schedule after the warm-up."""
+        self.after.observe(metric)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the schedule after the warm-up."""
+        return self.after.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Hand a state from ``state_dict`` to the schedule after the warm-up."""
+        self.after.load_state_dict(state)

@@ -1,0 +1,161 @@
+"""The small language in which a YAML file states the type of each of its options, and the durations it may hold.
+
+``int >= 1``, ``float in [0, 1)``, ``bool``, ``str``, ``duration``, ``mapping``, ``list of float``, ``one of linear, cosine``;
+each may end in ``or null``. A duration is a number of steps (an int) or a string such as ``5epochs``, ``100steps``,
+``1000samples`` or ``10%`` (of the whole budget); a bound on it, as in ``duration > 0``, is one on its amount.
+"""
+
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optbench.errors import UserError
+from optbench.suggestions import nearest
+
+_COMPARISONS: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+_TYPE = re.compile(r"(list of )?(int|float|bool|str|duration|mapping)(.*)")
+_BOUND = re.compile(r"(>=|<=|>|<)\s*(\S+)")
+_INTERVAL = re.compile(r"in\s*([\[(])\s*(\S+)\s*,\s*(\S+)\s*([\])])")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*(steps?|epochs?|samples?|%)?")
+
+
+@dataclass(frozen=True)
+class Duration:
+    """A length of training: ``amount`` of ``unit`` ("steps", "epochs", "samples" or "%" of the budget)."""
+
+    amount: float
+    unit: str
+
+    @classmethod
+    def parse(cls, value: object) -> "Duration":
+        """Read an int (steps) or a string such as "5epochs"; raises ValueError for anything else."""
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return cls(value, "steps")
+        match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+        if match is None:
+            raise ValueError(value)
+        amount, unit = float(match[1]), match[2] or "steps"
+        unit = unit if unit == "%" else unit.rstrip("s") + "s"
+        if not math.isfinite(amount) or (unit == "steps" and not amount.is_integer()):
+            raise ValueError(value)
+        return cls(amount, unit)
+
+    def __str__(self) -> str:
+        """The one spelling of this duration that enters the run id, e.g. "5epochs"."""
+        # All digits, so that two durations never share a run id.
+        whole = int(self.amount)
+        return f"{whole if whole == self.amount else self.amount}{self.unit}"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_duration(value: object) -> bool:
+    try:
+        Duration.parse(value)
+    except ValueError:
+        return False
+    return True
+
+
+_CHECKS: dict[str, Callable[[object], bool]] = {
+    "int": lambda value: isinstance(value, int) and not isinstance(value, bool),
+    "float": _is_number,
+    "bool": lambda value: isinstance(value, bool),
+    "str": lambda value: isinstance(value, str),
+    "duration": _is_duration,
+    "mapping": lambda value: isinstance(value, Mapping),
+}
+
+
+@dataclass(frozen=True)
+class OptionType:
+    """One parsed type: ``accepts`` says whether a value is of it."""
+
+    text: str
+    base: str
+    is_list: bool
+    nullable: bool
+    choices: tuple[str, ...]
+    bounds: tuple[tuple[str, float], ...]
+
+    @classmethod
+    def parse(cls, text: str) -> "OptionType":
+        """Read a type such as "int >= 1 or null"; raises ValueError if it is not one."""
+        body = text.strip()
+        nullable = body.endswith(" or null")
+        body = body.removesuffix(" or null").strip()
+        if body.startswith("one of "):
+            choices = tuple(choice.strip() for choice in body.removeprefix("one of ").split(","))
+            return cls(text, "str", False, nullable, choices, ())
+        match = _TYPE.fullmatch(body)
+        if match is None:
+            raise ValueError(f"not a type: {text!r}")
+        bounds = cls._parse_bounds(match[3].strip(), text)
+        if bounds and match[2] not in ("int", "float", "duration"):
+            raise ValueError(f"not a type: {text!r}")
+        return cls(text, match[2], bool(match[1]), nullable, (), bounds)
+
+    @staticmethod
+    def _parse_bounds(body: str, text: str) -> tuple[tuple[str, float], ...]:
+        if not body:
+            return ()
+        if match := _BOUND.fullmatch(body):
+            return ((match[1], float(match[2])),)
+        if match := _INTERVAL.fullmatch(body):
+            low = ">=" if match[1] == "[" else ">"
+            high = "<=" if match[4] == "]" else "<"
+            return ((low, float(match[2])), (high, float(match[3])))
+        raise ValueError(f"not a type: {text!r}")
+
+    def accepts(self, value: object) -> bool:
+        """Whether ``value`` is of this type and within its bounds."""
+        if value is None:
+            return self.nullable
+        if self.is_list:
+            return isinstance(value, list | tuple) and all(self._accepts_one(item) for item in value)
+        return self._accepts_one(value)
+
+    def _accepts_one(self, value: object) -> bool:
+        if not _CHECKS[self.base](value) or (self.choices and value not in self.choices):
+            return False
+        number = Duration.parse(value).amount if self.base == "duration" else value
+        return all(_COMPARISONS[sign](number, bound) for sign, bound in self.bounds)  # type: ignore[arg-type]
+
+    def canonical(self, value: Any) -> Any:
+        """The one form of an accepted value that enters the run id: 1 and 1.0 are one float, 5epoch is 5epochs."""
+        if value is None:
+            return None
+        if self.is_list:
+            return [self._canonical_one(item) for item in value]
+        return self._canonical_one(value)
+
+    def _canonical_one(self, value: Any) -> Any:
+        if self.base == "float":
+            return float(value)
+        return str(Duration.parse(value)) if self.base == "duration" else value
+
+
+def check(options: Mapping[str, Any], schema: Mapping[str, str], where: str = "") -> None:
+    """Raise UserError for the first of ``options`` that ``schema`` does not know or accept.
+
+    ``where`` is the dotted path of the options, such as "optimizer", for the message.
+    """
+    prefix = f"{where}." if where else ""
+    for name, value in options.items():
+        if name not in schema:
+            raise UserError(f"{prefix}{name}: unknown key; {nearest(name, schema)}")
+        if not OptionType.parse(schema[name]).accepts(value):
+            raise UserError(f"{prefix}{name}={'null' if value is None else value}: must be {schema[name]}")
+    for name in schema:
+        if name not in options:
+            raise UserError(f"{prefix}{name}: missing; must be {schema[name]}")

@@ -1,0 +1,31 @@
+"""Run directories: what every run writes, who may write it, and how many runs are read back as data frames.
+
+    results/runs/<run id>/  config.yaml      the frozen configuration (config.json: the same, for quick reading)
+                            status.json      pending | running | done | diverged | failed | preempted, why, since when
+                            history.jsonl    one line is one event at one step, appended and flushed row by row
+                            history.parquet  the same rows, written once when the run ends
+                            summary.json     written once, atomically, when the run ends
+                            environment.json versions, git commit, hardware
+                            lock             who writes to the directory now
+                            checkpoints/     last.ckpt
+                            log.txt
+
+Nothing here imports torch; pandas and pyarrow are imported by the functions that need them.
+"""
+
+from optbench.store.files import StoreError
+from optbench.store.lock import RunLock, RunLocked
+from optbench.store.reading import find, load, load_history, run_directories
+from optbench.store.run_directory import RunDirectory, Status
+
+__all__ = [
+    "RunDirectory",
+    "RunLock",
+    "RunLocked",
+    "Status",
+    "StoreError",
+    "find",
+    "load",
+    "load_history",
+    "run_directories",
+]

@@ -1,0 +1,259 @@
+"""One run's directory: its configuration, status, history, summary and where its other files are."""
+
+import hashlib
+import os
+import shutil
+import socket
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from optbench.errors import UserError
+from optbench.store import history
+from optbench.store.files import (
+    StoreError,
+    flatten,
+    plain,
+    read_object,
+    reporting,
+    to_json,
+    write_atomically,
+    write_if_absent,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+State = Literal["pending", "running", "done", "diverged", "failed", "preempted"]
+STATES: tuple[State, ...] = get_args(State)
+FINISHED: tuple[State, ...] = ("done", "diverged")
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a run is doing.
+
+    state: pending, running, done, diverged, failed or preempted.
+    why: one line for a person to read, or nothing.
+    since: when the run came into this state, in UTC to the second ("2025-01-31T12:00:00Z"); empty when unknown.
+    host, pid: the process that trains it, while it is running.
+    """
+
+    state: State
+    why: str = ""
+    since: str = ""
+    host: str | None = None
+    pid: int | None = None
+
+
+class RunDirectory:
+    """The directory of one run: writes and reads its files.
+
+    Nothing is cached, so that several objects, processes and hosts may look at one run. Writing anything after
+    `create` is for the holder of the run's lock. Every method that writes raises `StoreError`, with the file and the
+    reason in one message, when the file system refuses (disk full, read-only, no permission).
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"RunDirectory({str(self.path)!r})"
+
+    @classmethod
+    def at(cls, results_dir: str | Path, run_id: str) -> "RunDirectory":
+        """The directory of the run ``run_id`` under ``results_dir``, whether it exists or not."""
+        return cls(Path(results_dir) / "runs" / run_id)
+
+    @property
+    def run_id(self) -> str:
+        """The run id, which is the directory's name."""
+        return self.path.name
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the last checkpoint is or will be."""
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def log(self) -> Path:
+        """Where the run's output goes."""
+        return self.path / "log.txt"
+
+    @property
+    def lock(self) -> Path:
+        """The path to give to `optbench.store.RunLock`."""
+        return self.path / "lock"
+
+    def create(self, config_yaml: str, may_differ: Collection[str] = ()) -> bool:
+        """Make the directory with its frozen configuration, as pending; tell whether this call made it.
+
+        A directory that exists with the same configuration is left as it is. Raises `UserError`, naming the keys that
+        differ, when it exists with another one. ``may_differ`` names top-level keys that are not compared: those that
+        do not enter the run id; the stored ones stay.
+        """
+        config = _parse_yaml(config_yaml)
+        with reporting("create", self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        content = config_yaml.encode()
+        path = self.path / "config.yaml"
+        created = not path.exists() and write_if_absent(path, content)
+        if not created:
+            with reporting("read", path):
+                stored = path.read_bytes()
+            if stored != content:
+                self._check_same(config, may_differ)
+            # A copy of what is stored, not of what was given: they may differ in layout.
+            content, config = stored, self.config()
+        if created or not (self.path / "config.json").exists():
+            self._write_quick_config(content, config)
+        if not (self.path / "status.json").exists():
+            write_if_absent(self.path / "status.json", to_json(asdict(Status("pending", since=_now())), indent=2))
+        return created
+
+    def _check_same(self, given: dict[str, Any], may_differ: Collection[str]) -> None:
+        old, new = (
+            flatten({key: value for key, value in config.items() if key not in may_differ})
+            for config in (self.config(), given)
+        )
+        # Compared as text: NaN differs from itself, and True equals 1.
+        changed = [key for key in old | new if repr(old.get(key, "absent")) != repr(new.get(key, "absent"))]
+        if changed:
+            shown = "; ".join(
+                f"{key}: {old.get(key, 'absent')!r} there, {new.get(key, 'absent')!r} here" for key in changed[:8]
+            )
+            more = f" and {len(changed) - 8} more keys" if len(changed) > 8 else ""
+            raise UserError(
+                f"run {self.run_id} exists in {self.path} with another configuration ({shown}{more}); "
+                "remove that directory, or choose another results_dir"
+            )
+
+    def _write_quick_config(self, config_yaml: bytes, config: dict[str, Any]) -> None:
+        # YAML takes PyYAML's C parser milliseconds a run, JSON 30 microseconds. The copy counts only while its digest
+        # is that of config.yaml, and is not written where JSON would change a value (infinity, dates, keys that are
+        # not text).
+        if _survives_json(config):
+            copy = {"config_yaml": _digest(config_yaml), "config": config}
+            write_atomically(self.path / "config.json", to_json(copy), sync=False)
+
+    def config(self) -> dict[str, Any]:
+        """The run's configuration. Raises `StoreError` when config.yaml is absent or damaged."""
+        path = self.path / "config.yaml"
+        with reporting("read", path):
+            content = path.read_bytes()
+        try:
+            copy = read_object(self.path / "config.json")
+            if copy.get("config_yaml") == _digest(content) and isinstance(copy.get("config"), dict):
+                return copy["config"]
+        except (StoreError, FileNotFoundError):
+            pass
+        try:
+            return _parse_yaml(content.decode())
+        except ValueError as error:
+            raise StoreError(f"{path} is damaged: {error}") from error
+
+    def status(self) -> Status:
+        """The run's status; an absent or damaged status.json reads as pending, with the reason in ``why``."""
+        path = self.path / "status.json"
+        try:
+            status = Status(**read_object(path))
+        except FileNotFoundError:
+            return Status("pending", why="status.json is absent")
+        except TypeError as error:
+            return Status("pending", why=f"{path} is damaged: {error}")
+        except StoreError as error:
+            return Status("pending", why=str(error))
+        if status.state not in STATES:
+            return Status("pending", why=f"{path} is damaged: unknown state {status.state!r}")
+        return status
+
+    def set_status(self, state: State, why: str = "") -> None:
+        """Replace the status, atomically; a running run is marked with this host and process."""
+        if state not in STATES:
+            raise ValueError(f"state must be one of {', '.join(STATES)}, got {state!r}")
+        here = (socket.gethostname(), os.getpid()) if state == "running" else (None, None)
+        status = Status(state, why, _now(), *here)
+        write_atomically(self.path / "status.json", to_json(asdict(status), indent=2))
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Append one row, an event at ``row["step"]``, to the history; it is in the file when this returns."""
+        history.append_row(self.path / "history.jsonl", row)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows of the history so far; a last line that was cut by a crash is ignored."""
+        return history.read_rows(self.path / "history.jsonl")
+
+    def truncate_history(self, after_step: int) -> None:
+        """Atomically drop the rows of the steps after ``after_step`` and a cut last line: a resumed run redoes them."""
+        with reporting("remove", self.path / "history.parquet"):
+            (self.path / "history.parquet").unlink(missing_ok=True)
+        history.truncate(self.path / "history.jsonl", after_step)
+
+    def history_table(self, columns: list[str] | None = None) -> "pa.Table":
+        """The history as an Arrow table (`history.to_table` says which types); ``columns`` keeps those that exist."""
+        return history.read_table(self.path / "history.jsonl", self.path / "history.parquet", columns)
+
+    def finish(self, summary: dict[str, Any], state: State = "done") -> None:
+        """Close the run: write history.parquet, then summary.json, then the status ("done" or "diverged")."""
+        if state not in FINISHED:
+            raise ValueError(f"a run ends as one of {', '.join(FINISHED)}, got {state!r}")
+        content = to_json(summary, indent=2)
+        history.write_parquet(self.path / "history.jsonl", self.path / "history.parquet")
+        write_atomically(self.path / "summary.json", content)
+        self.set_status(state)
+
+    def summary(self) -> dict[str, Any] | None:
+        """The summary, or None when there is none that can be read."""
+        try:
+            return read_object(self.path / "summary.json")
+        except (StoreError, FileNotFoundError):
+            return None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has ended, done or diverged, and its summary can be read."""
+        return self.status().state in FINISHED and self.summary() is not None
+
+    def clear(self) -> None:
+        """Forget all results, for a run that is to start over: only the configuration, the log and the lock stay."""
+        # The status first: a crash on the way must not leave a finished run without its results.
+        self.set_status("pending", "cleared")
+        with reporting("clear", self.path):
+            for name in ("summary.json", "history.parquet", "history.jsonl", "environment.json"):
+                (self.path / name).unlink(missing_ok=True)
+            if self.checkpoint.parent.exists():
+                shutil.rmtree(self.checkpoint.parent)
+
+    def write_environment(self, environment: dict[str, Any]) -> None:
+        """Write environment.json: versions, git commit, hardware. It must hold no environment variables."""
+        write_atomically(self.path / "environment.json", to_json(environment, indent=2))
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _survives_json(config: dict[str, Any]) -> bool:
+    try:
+        return repr(plain(config)) == repr(config)
+    except TypeError:
+        return False
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _parse_yaml(text: str) -> dict[str, Any]:
+    """The mapping written in ``text``. Raises ValueError when it is not YAML or no mapping."""
+    import yaml
+
+    try:
+        config = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError as error:
+        raise ValueError(f"not YAML: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"the configuration must be a mapping, got {type(config).__name__}")
+    return config

@@ -1,0 +1,123 @@
+"""What a person sees: a progress bar and a short table, or plain lines where there is no terminal."""
+
+import math
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+def console() -> Console:
+    """Standard output, with square brackets meant as they are; lines stay whole, for grep, where it is no terminal."""
+    return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 200)
+
+
+def number(value: object, digits: int = 4) -> str:
+    """A metric for a person to read; a dash where there is none."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.{digits}g}" if math.isfinite(value) else str(value)
+    return str(value)
+
+
+def percent(value: object) -> str:
+    """An accuracy as a percentage with two decimals."""
+    return f"{100 * value:.2f} %" if isinstance(value, float) else "–"
+
+
+class RunDisplay:
+    """Shows one run's progress: call `step` often, and `row` with every row of its history."""
+
+    def __init__(self, console: Console, total: int, enabled: bool = True) -> None:
+        self.console, self.total = console, total
+        self.live = enabled and console.is_terminal
+        self.lines = enabled and not console.is_terminal
+        self.loss = self.accuracy = ""
+        self._shown = 0.0
+        self._began: tuple[int, float] | None = None
+        self._progress = Progress(
+            TextColumn("{task.fields[status]}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed}/{task.total} steps  {task.fields[rate]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            auto_refresh=False,
+            transient=True,
+        )
+        self._bar = self._progress.add_task("", total=total, status="starting", rate="")
+
+    def __enter__(self) -> "RunDisplay":
+        if self.live:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.live:
+            self._progress.stop()
+
+    def step(self, done: int) -> None:
+        """``done`` steps are over; redraws at most four times a second."""
+        now = time.monotonic()
+        if self._began is None:
+            self._began = (done, now)
+        if not self.live or now - self._shown < 0.25:
+            return
+        self._shown = now
+        first, since = self._began
+        rate = f"{(done - first) / (now - since):.1f}/s" if now > since and done > first else ""
+        status = "  ".join(part for part in (self.loss, self.accuracy) if part) or "training"
+        self._progress.update(self._bar, completed=done, status=status, rate=rate, refresh=True)
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Take note of a row of the history; without a terminal, an evaluation is one line."""
+        if row["event"] == "train":
+            self.loss = f"loss {number(row['loss'])}"
+            return
+        if row.get("validation_accuracy") is not None:
+            self.accuracy = f"validation {percent(row['validation_accuracy'])}"
+        if self.lines:
+            shown = [f"step {row['step']}/{self.total}", f"epoch {row['epoch']:.2f}", self.loss]
+            for split in ("train", "validation", "test"):
+                shown.append(f"{split} {number(row[f'{split}_loss'])}")
+                if row[f"{split}_accuracy"] is not None:
+                    shown[-1] += f" ({percent(row[f'{split}_accuracy'])})"
+            self.console.print("  ".join(shown), soft_wrap=True)
+
+
+def print_result(console: Console, summary: Mapping[str, Any], where: object, note: str = "") -> None:
+    """The short table at the end of a run: the result, the gap, the effective learning rate and where the files are."""
+    table = Table(title=f"{summary['run_id']}: {summary['status']}{note}", title_justify="left", title_style="bold")
+    table.add_column("")
+    for split in ("train", "validation", "test", "gap"):
+        table.add_column(split, justify="right")
+    table.add_row("loss", *(number(summary.get(f"{split}_loss")) for split in ("train", "validation", "test")),
+                  number(summary.get("gap_loss")))  # fmt: skip
+    if summary.get("test_accuracy") is not None:
+        table.add_row("accuracy", *(percent(summary.get(f"{split}_accuracy")) for split in ("train", "validation", "test")),
+                      percent(summary.get("gap_accuracy")))  # fmt: skip
+    if summary.get("averaged_test_loss") is not None:
+        for name, show in (("loss", number), ("accuracy", percent)):
+            cells = [show(summary.get(f"averaged_{split}_{name}")) for split in ("train", "validation", "test")]
+            table.add_row(f"averaged {name}", *cells, show(summary.get(f"averaged_gap_{name}")))
+    console.print(table)
+    lines = [
+        f"learning rate {number(summary.get('learning_rate'))}"
+        + (f" ({summary['scaling_rule']} scaling)" if summary.get("scaling_rule") not in (None, "none") else ""),
+        f"{summary['steps']} steps of {summary['batch']} examples, {summary['epochs']:.2f} epochs, "
+        f"{summary['seconds_training']:.1f} s of training, {summary['parameters']:,} parameters",
+    ]
+    if summary.get("why"):
+        lines.insert(0, f"{summary['status']}: {summary['why']}")
+    if summary.get("steps_to_target") is not None:
+        lines.append(f"target reached at step {summary['steps_to_target']}, after {summary['seconds_to_target']:.1f} s")
+    lines.append(f"files: {where}")
+    for line in lines:
+        console.print(line, soft_wrap=True)

@@ -1,0 +1,83 @@
+"""What every tracker shares: its three methods, and the check before a run starts."""
+
+import importlib
+import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from optbench.errors import UserError
+from optbench.store import RunDirectory
+
+_NOT_OPTIONS = ("_target_", "name", "info")
+
+
+class Tracker(ABC):
+    """A copy of one run somewhere else.
+
+    The mirroring process builds it with the run and the tracker's options, calls ``log`` once for every row of the
+    history, from the first and in order, and then ``finish``. The constructor removes what an earlier mirror of the
+    same run left behind.
+    """
+
+    #: The package that the tracker needs, if any, and how to install it.
+    package: ClassVar[str | None] = None
+    install: ClassVar[str] = ""
+
+    @abstractmethod
+    def __init__(self, run: RunDirectory, **options: Any) -> None: ...
+
+    @classmethod  # noqa: B027 - most trackers have nothing to check
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """Raise UserError if ``options`` cannot work here; contacts no network."""
+
+    @abstractmethod
+    def log(self, index: int, row: Mapping[str, Any]) -> None:
+        """Mirror row ``index`` (from 0) of the history."""
+
+    @abstractmethod
+    def finish(self, summary: Mapping[str, Any], state: str) -> str:
+        """Complete the mirror and say in a few words where it is.
+
+        ``summary`` is empty if the run ended without one; ``state`` is the run's state in the store, or "crashed" if
+        the run vanished without a word.
+        """
+
+
+def options_of(tracker: Mapping[str, Any]) -> dict[str, Any]:
+    """The options in a choice of the group ``tracker``: all keys but ``_target_``, ``name`` and ``info``."""
+    return {key: value for key, value in tracker.items() if key not in _NOT_OPTIONS}
+
+
+def tracker_class(tracker: Mapping[str, Any]) -> type[Tracker] | None:
+    """The class that ``tracker`` names in ``_target_``, or None if it names none; raises UserError if it is not one."""
+    target = tracker.get("_target_")
+    if target is None:
+        return None
+    module, _, name = str(target).rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"tracker._target_={target}: cannot be imported ({error})") from error
+    if not (isinstance(found, type) and issubclass(found, Tracker)):
+        raise UserError(f"tracker._target_={target}: is not a subclass of optbench.trackers.Tracker")
+    return found
+
+
+def check(tracker: Mapping[str, Any]) -> None:
+    """Raise UserError if ``tracker`` cannot work here: its package is missing or an option needs what is not there."""
+    found = tracker_class(tracker)
+    if found is None:
+        return
+    if found.package is not None and not _is_installed(found.package):
+        name = tracker.get("name", found.package)
+        raise UserError(
+            f"tracker={name}: the {found.package} package is not installed: {found.install}; or use tracker=none"
+        )
+    found.check_options(options_of(tracker))
+
+
+def _is_installed(package: str) -> bool:
+    spec = importlib.util.find_spec(package)
+    # A folder of that name on the path (wandb writes its runs to ./wandb) is found as a package without an origin.
+    return spec is not None and spec.origin is not None

@@ -1,0 +1,47 @@
+"""Reads the history of a run while the run is still writing it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+class HistoryFollower:
+    """The rows that were added to a history.jsonl since the last look.
+
+    A last line without its newline is still being written and is left for later. A complete line that is not a JSON
+    object is damaged, and is reported and skipped.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._inode: int | None = None
+
+    def read(self) -> list[dict[str, Any]]:
+        """The new complete rows, none if there is no file yet.
+
+        Raises RuntimeError if the file was replaced or cut since the last look: what was read no longer holds.
+        """
+        try:
+            file = self._path.open("rb")
+        except FileNotFoundError:
+            return []
+        with file:
+            inode = self._path.stat().st_ino
+            if self._inode not in (None, inode) or file.seek(0, 2) < self._offset:
+                raise RuntimeError(f"{self._path.name} was rewritten while it was being mirrored")
+            self._inode = inode
+            file.seek(self._offset)
+            complete, newline, _ = file.read().rpartition(b"\n")
+        self._offset += len(complete) + len(newline)
+        return [row for line in complete.split(b"\n") if line.strip() and (row := self._row(line)) is not None]
+
+    def _row(self, line: bytes) -> dict[str, Any] | None:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            return row
+        print(f"{self._path.name}: skipped a damaged line: {line[:80]!r}", flush=True)
+        return None

@@ -1,0 +1,183 @@
+"""Weights & Biases: one wandb run per run, under the run's own id, with its files in the run directory."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optbench.errors import UserError
+from optbench.store import RunDirectory
+from optbench.trackers.base import Tracker
+from optbench.trackers.wandb_login import is_logged_in, server_answers, user_settings
+
+_AXES = ("step", "epoch", "samples", "seconds")
+_ID_LENGTH = 128
+_FALL_BACK_SECONDS = 30.0
+
+
+class WandbMirror(Tracker):
+    """Mirrors a run to wandb, row i of the history as wandb step i, all metrics drawn against "step".
+
+    project, entity, group: where the run belongs; null entity: the user's default one.
+    tags: shown beside the run and to filter by.
+    mode: "online"; "offline" (files in RUN_DIRECTORY/wandb, for `wandb leet` and `wandb sync`); "disabled"; or "auto":
+        online where there is a login and the server answers, offline otherwise.
+    finish_timeout: how many seconds the run waits for the mirror at its end; read by those who wait.
+
+    A run that goes on after an interruption is mirrored again from its first row. Offline, the earlier segment is
+    removed, because segments of one id overwrite each other when they are synced; online, the rows that the server has
+    are skipped (a run that was repeated with different code has to be deleted there first).
+    """
+
+    package = "wandb"
+    install = "pip install wandb"
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        project: str = "optbench",
+        entity: str | None = None,
+        group: str | None = None,
+        tags: Sequence[str] = (),
+        mode: str = "auto",
+        finish_timeout: float = 60.0,
+    ) -> None:
+        self._path = run.path
+        self._id = wandb_id(run.run_id)
+        self._mode = resolve_mode(mode)
+        self._run = self._open(
+            may_fall_back=mode == "auto",
+            project=project,
+            entity=entity,
+            group=group,
+            tags=list(tags),
+            id=self._id,
+            name=run.run_id[:_ID_LENGTH],
+            dir=str(run.path),
+            config={**_without_info(run.config()), "environment": _environment(run)},
+        )
+        # Rows are a function of the configuration, so those that the server has are those that would be sent again.
+        self._first_row = self._run.starting_step if self._mode == "online" else 0
+        for axis in _AXES:
+            self._run.define_metric(axis, hidden=True)
+        self._run.define_metric("event", hidden=True, summary="none")
+        self._names = {*_AXES, "event"}
+
+    def _open(self, may_fall_back: bool, **arguments: Any) -> Any:
+        import wandb
+
+        if self._mode != "disabled":
+            self._remove_segments()
+        if self._mode == "online":
+            timeout = {"init_timeout": _FALL_BACK_SECONDS} if may_fall_back else {}
+            try:
+                return wandb.init(mode="online", resume="allow", settings=_settings(**timeout), **arguments)
+            except wandb.Error as error:
+                if not may_fall_back:
+                    raise
+                print(f"wandb: offline, because online failed: {error}", flush=True)
+            # Else the failed run would keep its id in use.
+            wandb.teardown()
+            self._remove_segments()
+            self._mode = "offline"
+        return wandb.init(settings=_settings(), **{**arguments, "mode": self._mode})
+
+    def _remove_segments(self) -> None:
+        for file in (self._path / "wandb").glob("*run-*/run-*.wandb"):
+            if file.name == f"run-{self._id}.wandb":
+                shutil.rmtree(file.parent, ignore_errors=True)
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """Raise UserError for mode=online without a login."""
+        if options.get("mode") == "online" and not is_logged_in():
+            raise UserError(
+                "tracker.mode=online: no login to wandb was found (WANDB_API_KEY, ~/.netrc or wandb's settings): "
+                "run `wandb login`, or use tracker.mode=offline or tracker.mode=auto"
+            )
+
+    def log(self, index: int, row: Mapping[str, Any]) -> None:
+        """Log the row as one wandb step, without its nulls: NaN and infinity in the store, which no chart can hold."""
+        if index < self._first_row:
+            return
+        for name in row:
+            if name not in self._names:
+                self._names.add(name)
+                self._run.define_metric(name, step_metric="step")
+        values = {name: value for name, value in row.items() if value is not None}
+        self._run.log(values, step=index, commit=True)
+
+    def finish(self, summary: Mapping[str, Any], state: str) -> str:
+        """Set the summary's scalars and end the wandb run: as failed, unless the run is done or diverged."""
+        scalars = {name: value for name, value in summary.items() if not isinstance(value, list | dict)}
+        self._run.summary.update({"status": state, **scalars})
+        where = f"wandb, {self._mode}"
+        if self._mode != "disabled":
+            where += f": {self._run.url if self._mode == 'online' else self._run.settings.sync_dir}"
+        # Divergence is an outcome of the experiment, not a failure of the run.
+        self._run.finish(exit_code=0 if state in ("done", "diverged") else 1)
+        return where
+
+
+def wandb_id(run_id: str) -> str:
+    """``run_id`` as wandb accepts it: letters, digits, dot, dash and underscore, at most 128 of them.
+
+    An id that has to be changed ends in a hash of the original, so that different runs keep different ids.
+    """
+    allowed = re.sub(r"[^A-Za-z0-9._-]", "-", run_id)
+    if allowed == run_id and len(run_id) <= _ID_LENGTH:
+        return run_id
+    digest = hashlib.blake2b(run_id.encode(), digest_size=6).hexdigest()
+    return f"{allowed[: _ID_LENGTH - len(digest) - 1]}-{digest}"
+
+
+def resolve_mode(mode: str) -> str:
+    """The wandb mode behind "auto": the user's own choice of offline or disabled, else online where that can work."""
+    if mode != "auto":
+        return mode
+    preferred = os.environ.get("WANDB_MODE") or user_settings().get("mode")
+    if preferred in ("offline", "disabled"):
+        return preferred
+    return "online" if is_logged_in() and server_answers() else "offline"
+
+
+def _settings(**more: Any) -> Any:
+    """Nothing but what is logged: no console, code, git, packages, machine data or system statistics."""
+    import wandb
+
+    wanted = {
+        "console": "off",
+        "quiet": True,
+        "disable_code": True,
+        "disable_git": True,
+        "disable_job_creation": True,
+        "save_code": False,
+        "x_disable_meta": True,
+        "x_disable_stats": True,
+        "x_disable_machine_info": True,
+        "x_save_requirements": False,
+        "x_transaction_log_flush_interval": 5.0,  # so that `wandb leet` sees a running run
+        **more,
+    }
+    known = {name for base in wandb.Settings.__mro__ for name in getattr(base, "__annotations__", {})}
+    # The names that start with x_ come and go with wandb's versions.
+    return wandb.Settings(**{name: value for name, value in wanted.items() if name in known})
+
+
+def _without_info(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration without the ``info`` of each choice, which describes options and is none."""
+    return {
+        name: {key: value for key, value in choice.items() if key != "info"} if isinstance(choice, Mapping) else choice
+        for name, choice in config.items()
+    }
+
+
+def _environment(run: RunDirectory) -> dict[str, Any]:
+    """Versions and hardware; nothing if the run has not written them."""
+    try:
+        return json.loads((run.path / "environment.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,159 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from optbench import tuning
+from optbench.errors import UserError
+from optbench.optimizers import LAMB, LARS, Lion, Muon, build
+from optbench.schema import check
+
+NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "optimizer").glob("*.yaml"))
+FIXED = {"_target_", "name", "info"}
+# Those that decide about biases and norm scales by themselves, or have no weight decay.
+WITHOUT_DECAY = {"lbfgs", "rprop"}
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * 4, 5), nn.ReLU(), nn.Linear(5, 2)
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestEveryChoice:
+    def test_states_the_type_of_each_option_and_its_defaults_pass(self, name, choice):
+        config = choice(name)
+        info = config["info"]
+        check(
+            {key: value for key, value in config.items() if key in info["schema"] or key not in FIXED}, info["schema"]
+        )
+        assert info["family"] in ("sgd", "adaptive", "second_order")
+        assert info["evaluations"] in ("one", "several")
+        assert info["about"]
+        assert info["source"]
+
+    def test_every_point_of_its_space_passes_and_builds(self, name, choice, model):
+        config = choice(name)
+        space = config["info"].get("search_space", {})
+        for trial in range(1, 9) if space else ():
+            options = tuning.trial_options(space, trial)
+            check({key: {**config, **options}[key] for key in config["info"]["schema"]}, config["info"]["schema"])
+            build({**config, **options}, model, options["learning_rate"])
+
+    def test_its_default_learning_rate_lies_within_its_space(self, name, choice):
+        config = choice(name)
+        bounds = config["info"].get("search_space", {}).get("learning_rate")
+        if bounds:
+            assert bounds["low"] <= config["learning_rate"] <= bounds["high"]
+
+    def test_groups_cover_each_parameter_once_and_know_their_initial_rate(self, name, choice, model):
+        frozen = model[3].weight.requires_grad_(False)
+        config = choice(name)
+        rate = None if config["learning_rate"] is None else 0.037
+        optimizer = build(config, model, rate)
+        held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        assert sorted(map(id, held)) == sorted(id(p) for p in model.parameters() if p is not frozen)
+        assert all(group["initial_lr"] == group["lr"] and group["params"] for group in optimizer.param_groups)
+        assert rate is None or {group["lr"] for group in optimizer.param_groups} == {rate}
+
+    def test_lowers_a_loss_by_closure(self, name, choice, model):
+        config = choice(name)
+        optimizer = build(config, model, config["learning_rate"])
+        inputs = torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+        labels = torch.arange(8) % 2
+
+        def closure():
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(inputs), labels)
+            loss.backward()
+            return loss
+
+        losses = [optimizer.step(closure).item() for _ in range(30)]
+        assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES} - WITHOUT_DECAY - {"zoo", "lars", "lamb"}))
+@pytest.mark.parametrize("decay_norm_and_bias", [False, True])
+def test_only_matrices_and_kernels_are_decayed(name, decay_norm_and_bias, choice, model):
+    config = choice(name, weight_decay=0.25, decay_norm_and_bias=decay_norm_and_bias)
+    modes = ["coupled", "decoupled"] if "weight_decay_mode" in config else [None]
+    for mode in modes:
+        optimizer = build({**config, "weight_decay_mode": mode} if mode else config, model, 0.1)
+        key = "decoupled_decay" if mode == "decoupled" else "weight_decay"
+        for group in optimizer.param_groups:
+            vectors = {parameter.ndim <= 1 for parameter in group["params"]}
+            assert len(vectors) == 1
+            assert group[key] == (0.25 if vectors == {False} or decay_norm_and_bias else 0.0)
+            assert mode != "decoupled" or group["weight_decay"] == 0
+
+
+def test_a_model_of_vectors_only_has_one_group(choice):
+    model = nn.LayerNorm(4)
+    assert len(build(choice("adam"), model, 0.1).param_groups) == 1
+    assert len(build(choice("muon"), model, 0.1).param_groups) == 1
+
+
+@pytest.mark.parametrize(("name", "kind"), [("lars", LARS), ("lamb", LAMB), ("lion", Lion), ("muon", Muon)])
+def test_builds_our_own_classes_with_the_options_as_given(name, kind, choice, model):
+    options = {"momentum": 0.7} if name in ("lars", "muon") else {"beta1": 0.7, "beta2": 0.8}
+    optimizer = build(choice(name, **options), model, 0.1)
+    assert type(optimizer) is kind
+    group = optimizer.param_groups[0]
+    assert group["momentum"] == 0.7 if "momentum" in options else group["betas"] == (0.7, 0.8)
+
+
+def test_pairs_of_options_become_pairs_of_arguments(choice, model):
+    group = build(choice("rprop", eta_plus=1.3, step_size_max=7.0), model, 0.1).param_groups[0]
+    assert (group["etas"], group["step_sizes"]) == ((0.5, 1.3), (1e-6, 7.0))
+    assert build(choice("adafactor", epsilon2=0.01), model, 0.1).param_groups[0]["eps"] == (None, 0.01)
+
+
+FUSED = ["sgd", "momentum", "adam", "adamw", "adagrad"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", FUSED)
+def test_fused_kernels_are_used_where_torch_has_them(name, dtype, choice, model):
+    optimizer = build(choice(name), model.to(dtype), 0.1)
+    assert all(group["fused"] for group in optimizer.param_groups)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("name", FUSED)
+def test_every_element_moves_in_every_precision(name, dtype, choice):
+    """In torch 2.13, fused SGD moves only the last elements of a bfloat16 tensor on the CPU."""
+    model = nn.Linear(40, 1, bias=False, dtype=dtype)
+    before = nn.init.ones_(model.weight).detach().clone()
+    optimizer = build(choice(name), model, 0.1)
+    model.weight.grad = torch.ones_like(model.weight)
+    optimizer.step()
+    assert (model.weight < before).all()
+
+
+def test_complex_parameters_go_without_fused_kernels(choice):
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.ones(2, 2, dtype=torch.complex64))
+    assert not build(choice("adam"), model, 0.1).param_groups[0]["fused"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"_target_": "torch.optim.SGDD"}, "SGDD"),
+        ({"_target_": "no_such_module.SGD"}, "no_such_module"),
+        ({"_target_": "SGD"}, "_target_=SGD"),
+        ({"momentum": -1.0}, "momentum"),
+    ],
+)
+def test_mistakes_are_one_message(overrides, said, choice, model):
+    with pytest.raises(UserError, match=said):
+        build({**choice("momentum"), **overrides}, model, 0.1)
+
+
+def test_a_model_with_nothing_to_train_is_refused(choice, model):
+    with pytest.raises(UserError, match="no parameters"):
+        build(choice("adam"), model.requires_grad_(False), 0.1)

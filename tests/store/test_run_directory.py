@@ -1,0 +1,298 @@
+import errno
+import json
+import os
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from optbench.errors import UserError
+from optbench.store import RunDirectory, Status, StoreError
+from optbench.store.files import flatten, plain, to_json, write_atomically, write_if_absent
+
+CONFIG = """\
+batch: 128
+optimizer:
+  name: sgd
+  learning_rate: 0.1
+  betas: [0.9, 0.999]
+note: null
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = RunDirectory.at(tmp_path, "sgd-1234")
+    run.create(CONFIG)
+    return run
+
+
+def test_paths(tmp_path):
+    run = RunDirectory.at(tmp_path, "sgd-1234")
+    assert run.path == tmp_path / "runs" / "sgd-1234"
+    assert run.run_id == "sgd-1234"
+    assert run.checkpoint == run.path / "checkpoints" / "last.ckpt"
+    assert (run.log, run.lock) == (run.path / "log.txt", run.path / "lock")
+    assert not run.path.exists()
+
+
+def test_create_writes_the_configuration_and_a_pending_status(run):
+    assert (run.path / "config.yaml").read_text() == CONFIG
+    assert run.config() == yaml.safe_load(CONFIG)
+    assert run.status().state == "pending"
+    assert sorted(file.name for file in run.path.iterdir()) == ["config.json", "config.yaml", "status.json"]
+
+
+def test_create_again_changes_nothing(run):
+    run.set_status("done", "because")
+    before = {file.name: file.read_bytes() for file in run.path.iterdir()}
+    assert run.create(CONFIG) is False
+    assert run.create("# another layout\n" + CONFIG.replace("[0.9, 0.999]", "\n  - 0.9\n  - 0.999")) is False
+    assert {file.name: file.read_bytes() for file in run.path.iterdir()} == before
+
+
+def test_create_with_another_configuration_names_the_keys(run):
+    other = CONFIG.replace("0.1", "0.2").replace("batch: 128", "batch: 256").replace("note: null", "extra: true")
+    with pytest.raises(UserError) as caught:
+        run.create(other)
+    message = str(caught.value)
+    assert "sgd-1234" in message
+    assert "optimizer.learning_rate: 0.1 there, 0.2 here" in message
+    assert "batch: 128 there, 256 here" in message
+    assert "note: None there, 'absent' here" in message
+    assert "extra: 'absent' there, True here" in message
+    assert "optimizer.name" not in message
+    assert (run.path / "config.yaml").read_text() == CONFIG
+
+
+def test_create_ignores_the_keys_that_may_differ(run):
+    other = CONFIG.replace("batch: 128", "batch: 256")
+    assert run.create(other, may_differ={"batch"}) is False
+    assert run.config()["batch"] == 128
+    with pytest.raises(UserError, match=re.escape("optimizer.name: 'sgd' there, 'adam' here")):
+        run.create(other.replace("sgd", "adam"), may_differ={"batch"})
+
+
+def test_create_completes_a_directory_that_a_crash_left(tmp_path):
+    run = RunDirectory.at(tmp_path, "half")
+    run.path.mkdir(parents=True)
+    assert run.create(CONFIG) is True
+    (run.path / "status.json").unlink()
+    (run.path / "config.json").unlink()
+    assert run.create(CONFIG) is False
+    assert run.status().since
+    assert run.config() == yaml.safe_load(CONFIG)
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "", "just text"])
+def test_a_configuration_must_be_a_mapping(tmp_path, text):
+    with pytest.raises(ValueError, match=r"mapping|not YAML"):
+        RunDirectory.at(tmp_path, "x").create(text)
+
+
+@pytest.mark.parametrize(
+    "text", [CONFIG, "bound: .inf\n", "none: .nan\nbatch: 1\n", "day: 2024-05-06\n", "1: one\n", "name: Müller\n"]
+)
+def test_the_quick_configuration_says_the_same_as_the_yaml(tmp_path, text):
+    run = RunDirectory.at(tmp_path, "x")
+    run.create(text)
+    assert repr(run.config()) == repr(yaml.safe_load(text))
+
+
+def test_the_quick_configuration_does_not_outlive_a_change(run):
+    (run.path / "config.yaml").write_text(CONFIG.replace("128", "129"))
+    assert run.config()["batch"] == 129
+    (run.path / "config.json").write_text("damaged")
+    assert run.config()["batch"] == 129
+
+
+@pytest.mark.parametrize("content", [None, "a: [", b"\xff\xfe\x00"])
+def test_an_unreadable_configuration_is_reported(run, content):
+    path = run.path / "config.yaml"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(StoreError, match=re.escape(str(path))):
+        run.config()
+
+
+def test_status(run):
+    run.set_status("running")
+    status = run.status()
+    assert (status.state, status.why) == ("running", "")
+    assert (status.host, status.pid) == (os.uname().nodename, os.getpid())
+    since = datetime.strptime(status.since, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    assert abs(datetime.now(UTC) - since) < timedelta(seconds=30)
+    run.set_status("failed", "out of memory")
+    assert (run.status().state, run.status().why, run.status().pid) == ("failed", "out of memory", None)
+    with pytest.raises(ValueError, match="one of pending, running"):
+        run.set_status("finished")
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[1]", '{"state": "flying"}', '{"why": "no state"}', '{"state": "done", "more": 1}', "\0" * 40]
+)
+def test_a_damaged_status_reads_as_pending(run, content):
+    (run.path / "status.json").write_text(content)
+    assert run.status().state == "pending"
+    assert "status.json is damaged" in run.status().why
+
+
+def test_an_absent_status_reads_as_pending(tmp_path):
+    assert RunDirectory.at(tmp_path, "nowhere").status() == Status("pending", why="status.json is absent")
+
+
+def test_finish(run):
+    run.append({"step": 1, "loss": 0.5})
+    assert not run.is_finished
+    assert run.summary() is None
+    run.finish({"run_id": run.run_id, "steps": 1, "bad": float("nan")}, "diverged")
+    assert run.is_finished
+    assert run.status().state == "diverged"
+    assert run.summary() == {"run_id": "sgd-1234", "steps": 1, "bad": None}
+    assert (run.path / "summary.json").read_text().startswith('{\n  "run_id"')
+    assert (run.path / "history.parquet").exists()
+
+
+def test_a_run_is_finished_only_with_status_and_summary(run):
+    run.finish({"steps": 1})
+    run.set_status("running")
+    assert not run.is_finished
+    run.set_status("done")
+    assert run.is_finished
+    (run.path / "summary.json").write_text("{")
+    assert not run.is_finished
+    assert run.summary() is None
+
+
+def test_a_run_does_not_finish_as_failed(run):
+    with pytest.raises(ValueError, match="done, diverged"):
+        run.finish({}, "failed")
+    assert run.summary() is None
+
+
+def test_a_summary_that_cannot_be_written_leaves_the_run_unfinished(run):
+    with pytest.raises(TypeError, match="object"):
+        run.finish({"what": object()})
+    assert run.status().state == "pending"
+
+
+def test_clear_keeps_the_configuration_only(run):
+    run.append({"step": 1})
+    run.write_environment({"torch": "2"})
+    run.checkpoint.parent.mkdir()
+    run.checkpoint.write_bytes(b"weights")
+    run.finish({"steps": 1})
+    run.clear()
+    assert sorted(file.name for file in run.path.iterdir()) == ["config.json", "config.yaml", "status.json"]
+    assert run.status().state == "pending"
+    assert run.rows() == []
+
+
+def test_environment(run):
+    run.write_environment({"python": "3.11", "cores": np.int64(2), "path": Path("a/b")})
+    content = json.loads((run.path / "environment.json").read_text())
+    assert content == {"python": "3.11", "cores": 2, "path": "a/b"}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (float("inf"), "null"),
+        (np.float32("nan"), "null"),
+        (np.float32(0.5), "0.5"),
+        (np.float64(0.1), "0.1"),
+        (np.int64(3), "3"),
+        (np.bool_(True), "true"),
+        (np.array([1.0, np.nan]), "[1.0, null]"),
+        ((1, [2, None]), "[1, [2, null]]"),
+        (Path("a/b"), '"a/b"'),
+        ({"b": 1, "a": {2: -float("inf")}}, '{"b": 1, "a": {"2": null}}'),
+        ("Möbius ∂ \u2028", '"Möbius ∂ \u2028"'),
+    ],
+)
+def test_json_is_strict_and_keeps_the_order(value, text):
+    assert to_json(value) == text.encode()
+
+
+def test_json_keeps_file_names_that_are_not_utf8():
+    name = os.fsdecode(b"caf\xe9")
+    assert json.loads(to_json({"path": Path(name)})) == {"path": name}
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes", 1j])
+def test_what_json_has_no_word_for_is_refused(value):
+    with pytest.raises(TypeError, match=type(value).__name__):
+        plain({"key": [value]})
+
+
+def test_flatten():
+    assert flatten({"a": {"b": {"c": 1}, "d": [1, {"e": 2}]}, "f": {}, "g": None}, "config.") == {
+        "config.a.b.c": 1,
+        "config.a.d": [1, {"e": 2}],
+        "config.g": None,
+    }
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_failed_write_leaves_the_old_file_and_is_reported(run, monkeypatch, number, call):
+    run.set_status("running", "old")
+
+    def fail(*arguments, **options):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(*((os, "fsync") if call == "fsync" else (Path, "replace")), fail)
+    with pytest.raises(StoreError, match=f"cannot write {run.path / 'status.json'}: {os.strerror(number)}"):
+        run.set_status("done", "new")
+    assert (run.status().state, run.status().why) == ("running", "old")
+    assert sorted(file.name for file in run.path.iterdir()) == ["config.json", "config.yaml", "status.json"]
+
+
+def test_an_interruption_between_writing_and_renaming_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+
+    def interrupt(self, target):
+        assert self.read_bytes() == b"new"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_write_if_absent_writes_once(tmp_path):
+    path = tmp_path / "file"
+    assert write_if_absent(path, b"first") is True
+    assert write_if_absent(path, b"second") is False
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path):
+    (tmp_path / "runs").write_text("a file where the folder should be")
+    with pytest.raises(StoreError, match=r"cannot create .*runs/x: "):
+        RunDirectory.at(tmp_path, "x").create(CONFIG)
+
+
+def test_importing_the_store_imports_no_heavy_library(run):
+    run.append({"step": 1})
+    script = f"""
+import sys
+from optbench.store import RunDirectory, RunLock, load, load_history, find
+heavy = {{"torch", "pytorch_lightning", "lightning", "pandas", "pyarrow", "numpy", "yaml", "omegaconf", "hydra"}}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+assert len(load({str(run.path.parents[1])!r})) == len(load_history({str(run.path.parents[1])!r})) == 1
+heavy = {{"torch", "pytorch_lightning", "lightning"}}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment)

@@ -1,0 +1,316 @@
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import optbench.store.lock as lock_module
+from optbench.errors import UserError
+from optbench.store import RunLock, RunLocked, StoreError
+
+WORKERS = Path(__file__).with_name("lock_workers.py")
+ROOT = Path(__file__).parents[2]
+
+
+def start(*arguments, **options) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, WORKERS, *map(str, arguments)], env=environment, text=True, **options)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "lock"
+
+
+def held_by(path, age=0.0, **changes):
+    """Write a lock as another process would have left it ``age`` seconds ago."""
+    holder = {"host": "node7", "machine": "boot", "pid": 4242, "started": "1", "token": "theirs"} | changes
+    path.write_text(json.dumps(holder))
+    touched = time.time() - age
+    os.utime(path, (touched, touched))
+
+
+def dead_process():
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def on_this_machine(**changes):
+    return {"host": os.uname().nodename, "machine": lock_module._this_machine(), **changes}
+
+
+def test_only_one_object_holds_it(path):
+    with RunLock(path):
+        with pytest.raises(RunLocked, match=f"process {os.getpid()} on {os.uname().nodename}"), RunLock(path):
+            pass
+        assert path.exists()
+    assert list(path.parent.iterdir()) == []
+
+
+def test_the_message_names_holder_and_heartbeat(path):
+    held_by(path, age=30)
+    with pytest.raises(RunLocked, match=r"process 4242 on node7, last heartbeat 30 s ago") as caught:
+        RunLock(path).acquire()
+    assert isinstance(caught.value, UserError)
+    assert (caught.value.host, caught.value.pid) == ("node7", 4242)
+    assert caught.value.age == pytest.approx(30, abs=1)
+    assert pickle.loads(pickle.dumps(caught.value)).pid == 4242
+    assert json.loads(path.read_text())["token"] == "theirs"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("holder", "free"),
+    [
+        ({"age": 61}, True),
+        ({"age": 59}, False),
+        (on_this_machine(pid=os.getpid()), True),  # the process id was used again: another start time
+        (on_this_machine(pid=os.getpid(), started=None), False),
+        (on_this_machine(pid=os.getpid(), started=lock_module._process(os.getpid())[1]), False),
+        (on_this_machine(pid=dead_process()), True),
+        ({"pid": dead_process(), "host": os.uname().nodename}, False),  # a container elsewhere with our host name
+        ({"pid": dead_process(), "machine": lock_module._this_machine()}, False),
+        ({"pid": -1, "age": 59}, False),  # not a lock we wrote: only its age counts
+        ({"pid": -1, "age": 61}, True),
+        ({"pid": "4242", "surprise": 1, "age": 61}, True),
+    ],
+)
+def test_which_locks_are_abandoned(path, holder, free):
+    held_by(path, **holder)
+    if free:
+        with RunLock(path):
+            assert json.loads(path.read_text())["pid"] == os.getpid()
+        assert list(path.parent.iterdir()) == []
+    else:
+        with pytest.raises(RunLocked):
+            RunLock(path).acquire()
+
+
+def test_an_empty_lock_file_after_a_power_failure_is_taken_over_when_old(path):
+    path.touch()
+    with pytest.raises(RunLocked, match="damaged"):
+        RunLock(path).acquire()
+    os.utime(path, (0, 0))
+    with RunLock(path):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize(("server_age", "free"), [(59, False), (61, True)])
+def test_age_is_measured_by_the_clock_of_the_file_server(path, monkeypatch, server_age, free):
+    held_by(path, age=-3600)  # the server's clock is an hour ahead of ours
+    written = path.stat().st_mtime
+    monkeypatch.setattr(lock_module, "_server_time", lambda file: written + server_age)
+    if free:
+        with RunLock(path):
+            pass
+    else:
+        with pytest.raises(RunLocked, match="59 s ago"):
+            RunLock(path).acquire()
+
+
+def test_heartbeat_touches_the_file(path):
+    with RunLock(path, heartbeat=0.02, stale_after=1) as lock:
+        os.utime(path, (0, 0))
+        deadline = time.monotonic() + 5
+        while path.stat().st_mtime == 0 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert path.stat().st_mtime == pytest.approx(time.time(), abs=5)
+        assert not lock.lost.is_set()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_lost_lock_is_noticed_and_left_alone(path, replaced):
+    lock = RunLock(path, heartbeat=0.02, stale_after=1)
+    with lock:
+        path.unlink()
+        if replaced:
+            held_by(path, age=0.5)
+            before = path.stat().st_mtime
+        assert lock.lost.wait(5)
+    if replaced:
+        assert json.loads(path.read_text())["token"] == "theirs"
+        assert path.stat().st_mtime == before
+    else:
+        assert not path.exists()
+
+
+def test_release_leaves_the_lock_of_another(path):
+    lock = RunLock(path)
+    lock.acquire()
+    path.unlink()
+    held_by(path)
+    lock.release()
+    assert lock.lost.is_set()
+    assert json.loads(path.read_text())["token"] == "theirs"
+
+
+def test_a_forked_child_does_not_release(path):
+    with RunLock(path) as lock:
+        child = os.fork()
+        if child == 0:
+            lock.release()
+            try:
+                RunLock(path).acquire()
+            except RunLocked:
+                os._exit(7)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+        assert not lock.lost.is_set()
+    assert not path.exists()
+
+
+def test_a_lock_can_be_taken_again(path):
+    lock = RunLock(path)
+    for _ in range(3):
+        with lock:
+            assert path.exists()
+        assert not path.exists()
+
+
+def test_killed_holder_is_replaced_at_once_even_as_a_zombie(path):
+    process = start("hold", path, 10, 60, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(RunLocked, match=f"process {process.pid} "):
+            RunLock(path).acquire()
+    finally:
+        process.kill()
+    deadline = time.monotonic() + 5
+    while lock_module._process(process.pid)[0] != "Z" and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with RunLock(path):  # its parent, this process, has not waited for it yet
+        pass
+    process.communicate()
+
+
+def test_a_holder_that_stops_is_replaced_and_learns_of_it(path, monkeypatch):
+    process = start("hold", path, 0.05, 0.8, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout.readline() == "held\n"
+        monkeypatch.setattr(lock_module, "_this_machine", lambda: "another machine")
+        time.sleep(0.9)
+        with pytest.raises(RunLocked):  # it beats, though it has held the lock for longer than stale_after
+            RunLock(path, 0.05, 0.8).acquire()
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(0.9)
+        with RunLock(path, 0.05, 0.8) as lock:
+            process.send_signal(signal.SIGCONT)
+            assert process.stdout.readline() == "lost\n"
+            assert process.wait(5) == 0
+            assert not lock.lost.wait(0.1)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_eight_processes_hold_it_one_at_a_time(path):
+    log, turns = path.with_name("log"), 6
+    processes = [start("compete", path, log, turns) for _ in range(8)]
+    assert [process.wait(60) for process in processes] == [0] * 8
+    lines = log.read_text().splitlines()
+    assert len(lines) == 2 * 8 * turns
+    for entered, left in zip(lines[::2], lines[1::2], strict=True):
+        assert entered.split()[0] == "enter"
+        assert left == entered.replace("enter", "leave")
+    assert list(path.parent.iterdir()) == [log]
+
+
+def check_take_over(folder, number, rounds):
+    for turn in range(rounds):
+        held_by(folder / f"lock{turn}", age=100)
+    processes = [start("take_over", folder, number, rounds) for _ in range(number)]
+    assert [process.wait(120) for process in processes] == [0] * number
+    winners = sorted(map(int, (folder / "winners").read_text().split()))
+    assert winners == list(range(rounds))
+    # Nothing is left of the fight: no claims, no temporary files.
+    assert {file.name for file in folder.iterdir()} == {
+        "meeting",
+        "winners",
+        *(f"lock{turn}" for turn in range(rounds)),
+    }
+
+
+def test_one_of_two_takes_an_abandoned_lock(tmp_path):
+    check_take_over(tmp_path, number=2, rounds=60)
+
+
+@pytest.mark.slow
+def test_one_of_six_takes_an_abandoned_lock(tmp_path):
+    check_take_over(tmp_path, number=6, rounds=200)
+
+
+def test_the_slower_of_two_does_not_remove_the_lock_of_the_faster(path, monkeypatch):
+    held_by(path, age=100)
+    faster, slower = RunLock(path), RunLock(path)
+    remove = RunLock._remove
+
+    def overtaken(self, *arguments, **options):
+        if self is slower and faster._holder is None:
+            faster.acquire()  # between the slower one's look at the abandoned lock and its claim on it
+        return remove(self, *arguments, **options)
+
+    monkeypatch.setattr(RunLock, "_remove", overtaken)
+    with pytest.raises(RunLocked):
+        slower.acquire()
+    assert json.loads(path.read_text())["token"] == faster._holder.token
+    faster.release()
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_claimant_that_slept_puts_back_what_it_took(path):
+    held_by(path)
+    inode = path.stat().st_ino
+    RunLock(path)._take_away("an older token")
+    assert path.stat().st_ino == inode
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_claimant_that_died_holds_nobody_up(path):
+    held_by(path, age=100)
+    held_by(path.with_name(".lock.theirs.claim0"), **on_this_machine(pid=dead_process(), token="dead"))
+    held_by(path.with_name(".lock.theirs.claim1"), age=100, token="silent")
+    with RunLock(path):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_claimant_at_work_is_respected(path):
+    held_by(path, age=100)
+    held_by(path.with_name(".lock.theirs.claim0"), token="other", host="node8", pid=99)
+    with pytest.raises(RunLocked, match="process 99 on node8"):
+        RunLock(path).acquire()
+    assert json.loads(path.read_text())["token"] == "theirs"
+
+
+def test_a_holder_that_wakes_up_during_the_takeover_keeps_its_lock(path, monkeypatch):
+    held_by(path, age=100)
+    claim = RunLock._claim
+
+    def woken(self, *arguments):
+        claims = claim(self, *arguments)
+        os.utime(path)
+        return claims
+
+    monkeypatch.setattr(RunLock, "_claim", woken)
+    with pytest.raises(RunLocked):
+        RunLock(path).acquire()
+    assert json.loads(path.read_text())["token"] == "theirs"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_missing_folder_is_reported_with_its_path(tmp_path):
+    with pytest.raises(StoreError, match=r"cannot lock .*absent/lock: No such file"):
+        RunLock(tmp_path / "absent" / "lock").acquire()
+
+
+@pytest.mark.parametrize(("heartbeat", "stale_after"), [(0, 60), (60, 60), (10, 5)])
+def test_intervals_that_make_no_sense(path, heartbeat, stale_after):
+    with pytest.raises(ValueError, match="heartbeat < stale_after"):
+        RunLock(path, heartbeat, stale_after)
