@@ -14,7 +14,7 @@ import yaml
 
 from optbench.store import RunDirectory, load, load_history
 
-ROWS_SHOWN = ("runs", "rows", "write (s)", "load (s)", "load_history (s)", "two columns (s)", "ms a run")
+HEADINGS = ("runs", "rows", "write (s)", "load (s)", "load_history (s)", "two columns (s)", "ms a run")
 
 
 def config(index: int) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200, help="rows in the history of a run")
     parser.add_argument("--unfinished", type=float, default=0.1, help="the fraction of runs without a parquet file")
     arguments = parser.parse_args()
-    print("  ".join(f"{name:>16}" for name in ROWS_SHOWN))
+    print("  ".join(f"{name:>16}" for name in HEADINGS))
     for runs in arguments.runs:
         with tempfile.TemporaryDirectory() as folder:
             written = timed(write_results, Path(folder), runs, arguments.rows, arguments.unfinished)

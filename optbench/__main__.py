@@ -1,9 +1,12 @@
 """The command line: `python -m optbench [overrides]` trains one run; a first word without "=" is another command."""
 
+import argparse
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 from optbench.errors import UserError
 
@@ -38,12 +41,17 @@ Exit status: 0 done (or diverged, which is a result), 1 failed, 2 a mistake in t
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    from optbench.store import StoreError
+
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _dispatch(words)
     except UserError as error:
         print(f"optbench: {error}", file=sys.stderr)
         return 2
+    except StoreError as error:
+        print(f"optbench: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("optbench: stopped", file=sys.stderr)
         return 130
@@ -52,33 +60,59 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _dispatch(words: list[str]) -> int:
     from optbench import commands
 
-    if words and words[0] in ("help", "--help", "-h"):
+    command = words[0] if words and words[0].isidentifier() else None
+    if command == "help" or (command is None and {"--help", "-h"} & set(words)):
         print(HELP.format(groups=commands.group_names(), keys=commands.key_defaults()))
         return 0
-    if words and words[0].isidentifier():
-        if words[0] not in commands.COMMANDS:
-            from optbench.suggestions import nearest
+    if command is None:
+        return _train(words)
+    if command not in commands.COMMANDS:
+        from optbench.suggestions import nearest
 
-            raise UserError(
-                f"{words[0]}: no such command; {nearest(words[0], commands.COMMANDS)} "
-                "(a setting is written KEY=VALUE; see python -m optbench --help)"
-            )
-        return commands.COMMANDS[words[0]](words[1:])
-    return _train(words)
+        raise UserError(
+            f"{command}: no such command; {nearest(command, commands.COMMANDS)} "
+            "(a setting is written KEY=VALUE; see python -m optbench --help)"
+        )
+    return commands.COMMANDS[command](words[1:])
 
 
 def _train(words: list[str]) -> int:
+    from optbench import config as configuration
+
+    # All of them are checked before the first one starts.
+    jobs = [(overrides, configuration.resolve(composed)) for overrides, composed in _composed(words)]
+    kept, status = sys.argv, 0
+    try:
+        for overrides, config in jobs:
+            # What a launcher of further ranks starts again is this run, not all of them.
+            sys.argv = [kept[0], *overrides]
+            status = max(status, train_one(config))
+            if status > 128:  # stopped by a signal, which is meant for the runs to come too
+                break
+    finally:
+        sys.argv = kept
+    return status
+
+
+def _composed(words: list[str]) -> list[tuple[list[str], dict[str, Any]]]:
+    """What Hydra composes, each with its overrides: one configuration, several with --multirun, or none with --cfg."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     from optbench import config as configuration
 
-    statuses: list[int] = []
+    parsed = _parse(words)
+    overrides: list[str] = parsed.overrides
+    configuration.check_overrides(overrides)
+    if parsed.cfg is not None:
+        configuration.compose(overrides)  # Hydra would show one that cannot run, too
+    composed: list[tuple[list[str], dict[str, Any]]] = []
 
-    def task(composed: Any) -> None:
-        statuses.append(train_one(configuration.plain(composed)))
+    def task(node: Any) -> None:
+        composed.append((list(HydraConfig.get().overrides.task), configuration.plain(node)))
 
     # So that Hydra lets exceptions through, to be shown as one message.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -87,22 +121,36 @@ def _train(words: list[str]) -> int:
     decorated = hydra.main(config_path=str(configuration.conf_dir()), config_name="config", version_base="1.3")(task)
     kept = sys.argv
     try:
-        sys.argv = [kept[0], *words]
-        decorated()
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(configuration.explain(error, words)) from error
+        # Hydra's sweeper insists on a folder to write a multirun.yaml to, which nobody needs.
+        with tempfile.TemporaryDirectory(prefix="optbench-") as folder:
+            place = [f"hydra.sweep.dir='{folder}'"] if parsed.multirun else []
+            # Overrides last: Hydra does not look for any after a flag that follows one.
+            sys.argv = [kept[0], *(word for word in words if word not in overrides), *overrides, *place]
+            decorated()
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise UserError(configuration.explain(error, overrides)) from error
     finally:
         sys.argv = kept
-    return max(statuses, default=0)
+    return composed
 
 
-def train_one(composed: dict[str, Any]) -> int:
-    """Train one composed configuration, unless it is done; prints its result and returns the exit status."""
+def _parse(words: list[str]) -> argparse.Namespace:
+    from hydra._internal.utils import get_args_parser
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; a setting is written KEY=VALUE; see python -m optbench --help")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser.parse_intermixed_args(words)
+
+
+def train_one(config: dict[str, Any]) -> int:
+    """Train one resolved configuration, unless it is done; prints its result and returns the exit status."""
     from optbench import config as configuration
     from optbench import terminal
     from optbench.store import RunDirectory
 
-    config = configuration.resolve(composed)
     directory = RunDirectory.at(config["results_dir"], configuration.run_id(config))
     console = terminal.console()
     if config["dry_run"]:
@@ -112,6 +160,7 @@ def train_one(composed: dict[str, Any]) -> int:
     if directory.is_finished and not config["force"]:
         terminal.print_result(console, directory.summary() or {}, directory.path, " already; force=true runs it again")
         return 0
+    _check_writable(config["results_dir"])
     # Only from here on is torch needed, which takes seconds to import.
     from optbench import run
 
@@ -129,6 +178,15 @@ def train_one(composed: dict[str, Any]) -> int:
         return 1
     print("optbench: the same command continues it", file=sys.stderr)
     return 128 + outcome.signal if outcome.signal else 1
+
+
+def _check_writable(results_dir: str) -> None:
+    folder = Path(results_dir).absolute()
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    if not existing.is_dir():
+        raise UserError(f"results_dir={results_dir}: {existing} is not a folder; accepted: a folder, or one to be made")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"results_dir={results_dir}: no permission to write in {existing}; accepted: a writable folder")
 
 
 if __name__ == "__main__":

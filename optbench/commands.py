@@ -23,16 +23,14 @@ def group_names() -> str:
 
 def key_defaults() -> str:
     """The front page's plain keys with their defaults, for the help page."""
-    import yaml
-
-    page = yaml.safe_load((configuration.conf_dir() / "config.yaml").read_text(encoding="utf-8"))
+    page = configuration.front_page()
     keys = [*configuration.SCIENCE_KEYS, *configuration.MACHINE_KEYS]
     return "\n  ".join(f"{key}={'null' if page[key] is None else page[key]}" for key in keys)
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
-        raise UserError(f"{self.prog.removeprefix('optbench ')}: {message}; {self.format_usage().strip()}")
+        raise UserError(f"{self.prog.removeprefix('optbench ')}: {message}; {' '.join(self.format_usage().split())}")
 
 
 def list_choices(words: Sequence[str]) -> int:

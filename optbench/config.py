@@ -46,7 +46,7 @@ SCIENCE_KEYS = {
     "norm_batch": "int >= 1 or null",
     "clip_norm": "float > 0 or null",
     "precision": "one of fp64, fp32, tf32, bf16, fp16",
-    "eval_every": "duration",
+    "eval_every": "duration > 0",
     "evaluate_train": "int >= 1 or null",
     "divergence_factor": "float > 1 or null",
 }
@@ -54,7 +54,7 @@ MACHINE_KEYS = {
     "micro_batch": "int >= 1 or null",
     "compile": "bool",
     "log_every": "int >= 1",
-    "checkpoint_every": "duration or null",
+    "checkpoint_every": "duration > 0 or null",
     "results_dir": "str",
     "data_dir": "str",
     "force": "bool",
@@ -81,7 +81,17 @@ def choices(group: str) -> dict[str, Path]:
 
 def read_choice(group: str, name: str) -> Config:
     """One choice as its file states it, not composed with anything."""
-    return yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text(encoding="utf-8"))
+    return _read_yaml(conf_dir() / group / f"{name}.yaml")
+
+
+def front_page() -> Config:
+    """conf/config.yaml as it stands, not composed."""
+    return _read_yaml(conf_dir() / "config.yaml")
+
+
+def _read_yaml(path: Path) -> Config:
+    # The parser in C, where PyYAML has it, takes milliseconds less a file.
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:
@@ -95,12 +105,22 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    check_overrides(overrides)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
-            return resolve(plain(hydra_compose("config", overrides=list(overrides))))
-    except (HydraException, OmegaConfBaseException) as error:
+            composed = plain(hydra_compose("config", overrides=list(overrides)))
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(explain(error, overrides)) from error
+    return resolve(composed)
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Raise UserError for what Hydra takes without a word, or refuses without naming it: a group of no or of two choices."""
+    for word in overrides:
+        group, _, value = word.partition("=")
+        if group in GROUPS and (value.strip() in ("", "null") or value.lstrip().startswith("[")):
+            raise UserError(f"{word}: must be one choice; accepted: {', '.join(choices(group))}")
 
 
 def plain(composed: Any) -> Config:
@@ -123,12 +143,20 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         key = match[1]
         group, _, option = key.partition(".")
         if option and group in GROUPS:
-            chosen = next((word.split("=", 1)[1] for word in overrides if word.startswith(f"{group}=")), None)
-            known = read_choice(group, chosen) if chosen in choices(group) else {}
-            options = [name for name in known if name not in _FIXED]
-            return f"{key}: unknown key; {nearest(option, options)} (`python -m optbench list {group}`)"
+            known = options(read_choice(group, _chosen(group, overrides)))
+            return f"{key}: unknown key; {nearest(option, known)} (`python -m optbench list {group} --options`)"
         return f"{key}: unknown key; {nearest(group, [*GROUPS, *SCIENCE_KEYS, *MACHINE_KEYS])}"
-    return " ".join(line.strip() for line in text.splitlines() if line.strip()).split(" See https://")[0]
+    in_a_line = " ".join(line.strip() for line in text.splitlines() if line.strip()).split(" See https://")[0]
+    if override := getattr(error, "override", None):  # one that Hydra's grammar does not know
+        return f"{override}: cannot be read ({in_a_line}); accepted: KEY=VALUE, and in quotes what has brackets or spaces"
+    return in_a_line
+
+
+def _chosen(group: str, overrides: Sequence[str]) -> str:
+    """The choice of ``group`` that holds with ``overrides``: the last that names it, or else the front page's."""
+    names = [entry[group] for entry in front_page()["defaults"] if isinstance(entry, dict) and group in entry]
+    names += [word.partition("=")[2] for word in overrides if word.partition("=")[0] == group]
+    return next(name for name in reversed(names) if name in choices(group))
 
 
 # ---- checking and resolving -----------------------------------------------------------------------------------------
@@ -156,13 +184,28 @@ def options(choice: Mapping[str, Any]) -> Config:
 
 
 def _check_choice(group: str, choice: object) -> None:
-    accepted = f"accepted: {', '.join(choices(group))}"
+    known = choices(group)
+    accepted = f"accepted: {', '.join(known)}"
+    if choice is None:
+        raise UserError(f"{group}: missing; must be one choice; {accepted}")
     if not isinstance(choice, Mapping) or "name" not in choice or "info" not in choice:
         raise UserError(f"{group}={choice}: not a choice of this group; {accepted}")
     typed = choice["info"].get("schema", {})
-    if "name" not in typed and choice["name"] not in choices(group) and conf_dir().is_dir():
-        raise UserError(f"{group}.name={choice['name']}: is fixed; choose with {group}=...; {accepted}")
+    if "name" not in typed:
+        if choice["name"] not in known:
+            raise UserError(f"{group}.name={choice['name']}: is fixed; choose with {group}=...; {accepted}")
+        # Neither is in the run id, and both would change the numbers.
+        if _rules(choice) != _rules(read_choice(group, choice["name"])):
+            raise UserError(
+                f"{group}.name, {group}.info: are fixed, and differ from those of {group}={choice['name']}; "
+                f"choose with {group}=...; {accepted}"
+            )
     schema.check(options(choice), typed, group)
+
+
+def _rules(choice: Mapping[str, Any]) -> Config:
+    """What a choice's info decides; the rest of it explains."""
+    return {name: value for name, value in choice["info"].items() if name not in ("about", "source")}
 
 
 def _apply_trial(config: Config) -> None:
@@ -216,9 +259,10 @@ def _check_fit(config: Config) -> None:
     examples = training_examples(config)
     plan = batch_plan(config)
     if examples is not None and plan.largest > examples:
+        grown = " (to which schedule=batch_growth takes it)" if plan.largest > config["batch"] else ""
         raise UserError(
-            f"batch={plan.largest}: larger than the training set of dataset={dataset['name']}, which has {examples} examples; "
-            f"accepted: 1 to {examples}"
+            f"batch={plan.largest}{grown}: larger than the training set of dataset={dataset['name']}, which has {examples} "
+            f"examples; accepted: 1 to {examples}"
         )
     _check_division(config, plan)
     if config["precision"] == "fp16" and (

@@ -1,7 +1,7 @@
 """How long a run is: durations in steps, and the batch of every step (no torch).
 
-Samples are the clock. Step t takes the samples ``first_sample(t) .. first_sample(t) + batch(t) - 1`` of an endless stream
-of epochs, each a permutation of the training set; a batch may span two epochs, so that every batch is full.
+Samples are the clock. Step t takes the samples ``first_sample(t) .. first_sample(t) + batch(t) - 1`` of an endless
+stream of epochs, each a permutation of the training set; a batch may span two epochs, so that every batch is full.
 """
 
 import math
@@ -32,7 +32,8 @@ class BatchPlan:
     def __init__(self, batch: int, milestones: Sequence[int] = (), batches: Sequence[int] = ()) -> None:
         if list(milestones) != sorted(milestones):
             raise UserError(
-                f"schedule.milestones={list(milestones)} (in samples): must be in ascending order, accepted: {sorted(milestones)}"
+                f"schedule.milestones={list(milestones)} (in samples): must be in ascending order; "
+                f"accepted: {sorted(milestones)}"
             )
         self.stages = [Stage(0, 0, batch)]
         for milestone, larger in zip(milestones, batches, strict=True):
@@ -94,7 +95,7 @@ class Horizon:
     def in_steps(self, value: int | str, stretch: bool = False) -> int:
         """A duration in steps; ``stretch`` applies the regime adaptation to epochs.
 
-        Epochs and samples round up to the step that completes them, like the budget; a percentage rounds to the nearest.
+        Epochs and samples round up to the step that completes them, as the budget does; a percentage to the nearest.
         """
         duration = Duration.parse(value)
         if duration.unit == "steps":

@@ -28,7 +28,10 @@ def _mix(word: Tensor) -> Tensor:
 
 
 def bits(draw_key: int | Tensor, position: Tensor) -> Tensor:
-    """Hash every ``position`` (int64, any shape) under ``draw_key`` to int64 values uniform on 0 .. 2**32 - 1."""
+    """Hash every ``position`` (int64, any shape) under ``draw_key`` to int64 values uniform on 0 .. 2**32 - 1.
+
+    Positions count modulo 2**32.
+    """
     return _mix(_mix(position & _WORD) ^ draw_key)
 
 

@@ -239,6 +239,7 @@ def execute(config: Config, console: Console | None = None) -> Outcome:
     trackers.check(config["tracker"])
     raw = load_data(config)
     task = build_task(config, raw)
+    task.recipe.make_optimizer(task.model)  # some options only the optimizer can refuse, and it must do so by now
     console = console or terminal.console()
     display = RunDisplay(console, task.recipe.horizon.steps, config["progress"] and rank_from_environment() == 0)
     recorder = build_recorder(config, task, directory, display)
@@ -247,8 +248,7 @@ def execute(config: Config, console: Console | None = None) -> Outcome:
         with _signals_restored():
             trainer.fit(task, train_dataloaders=Turns(task))
         return Outcome(recorder.outcome or "failed", recorder.why, None, directory)
-    configuration_yaml = configuration.to_yaml(config)
-    directory.create(configuration_yaml)
+    directory.create(configuration.to_yaml(config), replace=True)  # the same science, by its run id
     with RunLock(directory.lock):
         if config["force"]:
             directory.clear()

@@ -1,8 +1,9 @@
 """The small language in which a YAML file states the type of each of its options, and the durations it may hold.
 
-``int >= 1``, ``float in [0, 1)``, ``bool``, ``str``, ``duration``, ``mapping``, ``list of float``, ``one of linear, cosine``;
-each may end in ``or null``. A duration is a number of steps (an int) or a string such as ``5epochs``, ``100steps``,
-``1000samples`` or ``10%`` (of the whole budget); a bound on it, as in ``duration > 0``, is one on its amount.
+``int >= 1``, ``float in [0, 1)``, ``bool``, ``str``, ``duration``, ``mapping``, ``list of float``,
+``one of linear, cosine``; each may end in ``or null``. A duration is a number of steps (an int) or a string such as
+``5epochs``, ``100steps``, ``1000samples`` or ``10%`` (of the whole budget); a bound on it, as in ``duration > 0``, is
+one on its amount.
 """
 
 import math

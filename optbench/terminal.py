@@ -94,7 +94,9 @@ class RunDisplay:
 
 def print_result(console: Console, summary: Mapping[str, Any], where: object, note: str = "") -> None:
     """The short table at the end of a run: the result, the gap, the effective learning rate and where the files are."""
-    table = Table(title=f"{summary['run_id']}: {summary['status']}{note}", title_justify="left", title_style="bold")
+    # Not the table's title, which would be folded at the table's width.
+    console.print(f"{summary['run_id']}: {summary['status']}{note}", style="bold", soft_wrap=True)
+    table = Table()
     table.add_column("")
     for split in ("train", "validation", "test", "gap"):
         table.add_column(split, justify="right")

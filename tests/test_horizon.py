@@ -61,7 +61,7 @@ def test_long_constant_plans_are_exact(batch, samples):
 
 
 def test_a_growing_plan_by_hand():
-    # Steps 0 to 2 take 300 samples; 300 >= 250, so step 3 has 200; after step 4 there are 700 >= 700, so step 5 has 1000.
+    # Steps 0 to 2 take 300 >= 250 samples, so step 3 has 200; after step 4 there are 700 >= 700, so step 5 has 1000.
     plan = BatchPlan(100, [250, 700], [200, 1000])
     assert [plan.batch(step) for step in range(7)] == [100, 100, 100, 200, 200, 1000, 1000]
     assert [plan.first_sample(step) for step in range(7)] == [0, 100, 200, 300, 500, 700, 1700]
@@ -111,7 +111,7 @@ def test_every_milestone_needs_a_batch():
         ({"samples": 1}, 1),
         ({"epochs": 2}, 16),  # 2000 / 128 = 15.6
         ({"epochs": 0.5}, 4),
-        ({"epochs": 1e-9}, 1),  # never an empty run
+        ({"epochs": 1e-12}, 1),  # never an empty run
         ({"steps": 7, "samples": 10_000, "epochs": 10}, 7),
         ({"samples": 1024, "epochs": 10}, 8),
     ],

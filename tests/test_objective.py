@@ -1,4 +1,4 @@
-"""The objective against a plain computation on the whole batch, as closure of torch's optimizers, and in low precision."""
+"""The objective against a plain computation on the whole batch, as closure of optimizers, and in low precision."""
 
 import copy
 import itertools
@@ -339,9 +339,10 @@ def test_an_overflow_halves_the_factor_and_the_batch_is_evaluated_again(factor, 
     assert torch.equal(plain(), value)  # not scaled
     for parameter, other in zip(model.parameters(), plain_model.parameters(), strict=True):
         assert torch.equal(parameter.grad, other.grad)  # powers of two are exact
+    # Of all evaluations of the batch, one is counted in the running statistics.
+    assert len(model[0].recorded) == 1
     objective.finish()
     plain.finish()
-    # The evaluations that overflowed are not counted in the running statistics.
     assert torch.equal(model[0].running_mean, plain_model[0].running_mean)
     assert torch.equal(model[0].running_var, plain_model[0].running_var)
 
@@ -364,9 +365,8 @@ def test_gradients_are_clipped_after_they_are_unscaled():
     plain_model, _, _, plain = scaled_problem(None)
     objective()
     plain()
-    torch.testing.assert_close(
-        objective.gradient_norm, nn.utils.get_total_norm([p.grad for p in plain_model.parameters()])
-    )
+    norm = torch.cat([parameter.grad.flatten() for parameter in plain_model.parameters()]).norm()
+    torch.testing.assert_close(objective.gradient_norm, norm)
 
 
 def test_the_factor_grows_after_a_stretch_without_overflow():
@@ -379,6 +379,50 @@ def test_the_factor_grows_after_a_stretch_without_overflow():
     # 2^14 is the largest that fits: each time it grows beyond, the next evaluation halves it.
     exponents = [13, 13, 14, 14, 14, 15, 14, 14, 15, 14]
     assert factors == [2.0**exponent for exponent in exponents]
+
+
+def with_gradients(*gradients):
+    """One parameter for each gradient; None for a parameter that has none."""
+    parameters = [nn.Parameter(torch.zeros(2)) for _ in gradients]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = None if gradient is None else torch.tensor(gradient)
+    return parameters
+
+
+INFINITY, NAN = float("inf"), float("nan")
+
+
+@pytest.mark.parametrize(
+    "gradients",
+    [
+        [[INFINITY, 1.0], [1.0, 1.0]],
+        [[1.0, 1.0], [1.0, -INFINITY]],
+        [[INFINITY, -INFINITY], [1.0, 1.0]],
+        [[-INFINITY, 1.0], [INFINITY, 1.0]],
+        [[1.0, 1.0], None, [NAN, 1.0]],
+    ],
+    ids=str,
+)
+def test_any_gradient_that_is_not_finite_is_an_overflow(gradients):
+    scale = LossScale(8.0)
+    assert scale.grew_too_large(with_gradients(*gradients))
+    assert scale.factor == 4.0
+
+
+def test_finite_gradients_are_divided_by_the_factor():
+    scale = LossScale(8.0)
+    parameters = with_gradients([16.0, -24.0], None, [0.0, 1.0])
+    assert not scale.grew_too_large(parameters)
+    assert scale.factor == 8.0
+    assert [None if p.grad is None else p.grad.tolist() for p in parameters] == [[2.0, -3.0], None, [0.0, 0.125]]
+
+
+def test_an_overflow_starts_the_stretch_anew():
+    scale, factors = LossScale(8.0, growth_interval=3), []
+    for gradient in (1.0, 1.0, INFINITY, 1.0, 1.0, 1.0, 1.0):
+        scale.grew_too_large(with_gradients([gradient, 1.0]))
+        factors.append(scale.factor)
+    assert factors == [8.0, 8.0, 4.0, 4.0, 4.0, 8.0, 8.0]
 
 
 def test_growth_does_not_touch_the_gradient_of_the_evaluation_that_earned_it():

@@ -1,4 +1,4 @@
-"""The counter-based draws against the distributions that they are drawn from. Keys are fixed, so nothing here is flaky."""
+"""The counter-based draws against their distributions. Keys are fixed, so that nothing here fails by chance."""
 
 import hashlib
 import math
@@ -14,7 +14,7 @@ COUNT = 100_000
 KEYS = [
     randomness.key(seed, purpose, step) for seed, purpose, step in [(0, "crop", 0), (1, "dropout", 17), (2, "a", 9)]
 ]
-# A p-value below this refutes the hypothesis; under it, one of a hundred such tests fails once in a thousand suites.
+# A p-value below this refutes a hypothesis, also one of the hundred that are tested here.
 SIGNIFICANCE = 1e-5
 
 
@@ -38,7 +38,7 @@ def hash_by_hand(key, position):
 
 @pytest.mark.parametrize("key", [0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, *KEYS])
 def test_64_bit_arithmetic_never_overflows(key):
-    positions = [0, 1, 2, 12345, 2**16, 2**31 - 1, 2**31, 2**32 - 1]
+    positions = [0, 1, 2, 12345, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**40 + 17]
     expected = [hash_by_hand(key, position) for position in positions]
     assert randomness.bits(key, torch.tensor(positions)).tolist() == expected
 

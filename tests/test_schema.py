@@ -89,7 +89,7 @@ TYPES = {
 CASES = [
     (text, value, accepted)
     for text, both in TYPES.items()
-    for values, accepted in zip(both, (True, False))
+    for values, accepted in zip(both, (True, False), strict=True)
     for value in values
 ]
 

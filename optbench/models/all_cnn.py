@@ -11,12 +11,15 @@ class AllCNNC(nn.Module):
     """Nine convolutions with ReLU and biases and no pooling but the global average at the end.
 
     conv3-96 three times, conv3-192 three times (the third of each with stride 2), conv3-192 unpadded, conv1-192,
-    conv1-outputs, mean over positions (6 x 6 for CIFAR). The last convolution has its ReLU too, as in the paper's
-    table 1. ``input_dropout`` applies to the image, ``dropout`` after each convolution of stride 2. Images below 9 x 9
-    are enlarged. Raises UserError on a dropout outside [0, 1).
+    conv1-outputs, mean over positions (6 x 6 for CIFAR). ``input_dropout`` applies to the image, ``dropout`` after each
+    convolution of stride 2. ``final_relu`` puts a ReLU on the last convolution as well: so has the paper's table 1, but
+    logits that cannot be negative easily end up zero for all examples, where no gradient brings them back. Images below
+    9 x 9 are enlarged. Raises UserError on a dropout outside [0, 1).
     """
 
-    def __init__(self, data: DataSpec, input_dropout: float = 0.2, dropout: float = 0.5) -> None:
+    def __init__(
+        self, data: DataSpec, input_dropout: float = 0.2, dropout: float = 0.5, final_relu: bool = False
+    ) -> None:
         super().__init__()
         require_dropout("input_dropout", input_dropout)
         require_dropout("dropout", dropout)
@@ -42,7 +45,7 @@ class AllCNNC(nn.Module):
             nn.Conv2d(192, 192, 1),
             nn.ReLU(),
             nn.Conv2d(192, data.outputs, 1),
-            nn.ReLU(),
+            *([nn.ReLU()] if final_relu else []),
         )
 
     def forward(self, inputs: Tensor) -> Tensor:

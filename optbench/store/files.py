@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePath
@@ -26,7 +25,7 @@ def reporting(action: str, path: Path) -> Iterator[None]:
 @contextmanager
 def _temporary_file(path: Path, content: bytes, sync: bool) -> Iterator[Path]:
     """A new file holding ``content`` in the folder of ``path``, gone (or renamed) when the block ends."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
     try:
         with temporary.open("xb") as file:
             file.write(content)

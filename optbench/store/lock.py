@@ -15,8 +15,6 @@ that, a holder notices at its next heartbeat when its lock is gone (`RunLock.los
 import errno
 import json
 import os
-import secrets
-import socket
 import threading
 from dataclasses import asdict, dataclass
 from itertools import count
@@ -56,16 +54,16 @@ class _Holder:
     def this_process(cls) -> "_Holder":
         process = _process(os.getpid())
         return cls(
-            host=socket.gethostname(),
+            host=os.uname().nodename,
             machine=_this_machine(),
             pid=os.getpid(),
             started=process[1] if process else None,
-            token=secrets.token_hex(16),
+            token=os.urandom(16).hex(),
         )
 
     def is_gone(self) -> bool:
         """Whether the holder is known to be dead; False when it cannot be known from here."""
-        if (self.host, self.machine) != (socket.gethostname(), _this_machine()):
+        if (self.host, self.machine) != (os.uname().nodename, _this_machine()):
             return False
         try:
             os.kill(self.pid, 0)
@@ -180,7 +178,8 @@ class RunLock:
             finally:
                 own_file.unlink(missing_ok=True)
         self._holder = holder
-        self.lost, self._released = threading.Event(), threading.Event()
+        self.lost.clear()
+        self._released.clear()
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat of {self.path}", daemon=True)
         self._thread.start()
 

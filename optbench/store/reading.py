@@ -1,10 +1,9 @@
 """Many runs as one data frame."""
 
-import difflib
+import json
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +53,8 @@ def _match(name: str, run_ids: Sequence[str], results_dir: str | Path) -> str:
     if matches:
         shown = ", ".join(matches[:5]) + (", ..." if len(matches) > 5 else "")
         raise UserError(f"run {name!r} is not unique in {where}: {len(matches)} ids begin or end with it ({shown})")
+    import difflib
+
     near = difflib.get_close_matches(name, run_ids, n=5, cutoff=0.3)
     raise UserError(
         f"no run {name!r} in {where}"
@@ -115,8 +116,6 @@ def _read_run(run: RunDirectory) -> tuple[dict[str, str], dict[str, Any], dict[s
 def _as_cell(value: Any) -> Any:
     if not isinstance(value, list):
         return value
-    import json
-
     # default=str: YAML knows dates, JSON does not.
     return json.dumps(value, ensure_ascii=False, default=str)
 
@@ -130,6 +129,8 @@ def load_history(
     the named columns, in that order, empty where no run has them. A column whose values have no common type over the
     runs has dtype object. A history that cannot be read is left out with a warning.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     import pandas as pd
     import pyarrow as pa
 

@@ -2,9 +2,6 @@
 
 import hashlib
 import os
-import shutil
-import socket
-from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -87,12 +84,12 @@ class RunDirectory:
         """The path to give to `optbench.store.RunLock`."""
         return self.path / "lock"
 
-    def create(self, config_yaml: str, may_differ: Collection[str] = ()) -> bool:
+    def create(self, config_yaml: str, replace: bool = False) -> bool:
         """Make the directory with its frozen configuration, as pending; tell whether this call made it.
 
-        A directory that exists with the same configuration is left as it is. Raises `UserError`, naming the keys that
-        differ, when it exists with another one. ``may_differ`` names top-level keys that are not compared: those that
-        do not enter the run id; the stored ones stay.
+        A directory that exists with the same configuration is left as it is. When it exists with another one, raises
+        `UserError`, naming the keys that differ; or, with ``replace``, takes the new one: for a caller who knows that
+        they differ in nothing that could change the run, such as the machine that it continues on.
         """
         config = _parse_yaml(config_yaml)
         with reporting("create", self.path):
@@ -103,21 +100,20 @@ class RunDirectory:
         if not created:
             with reporting("read", path):
                 stored = path.read_bytes()
-            if stored != content:
-                self._check_same(config, may_differ)
-            # A copy of what is stored, not of what was given: they may differ in layout.
-            content, config = stored, self.config()
-        if created or not (self.path / "config.json").exists():
+            if stored != content and replace:
+                write_atomically(path, content)
+            elif stored != content:
+                self._check_same(config)
+                # A copy of what is stored, not of what was given: they may differ in layout.
+                content, config = stored, self.config()
+        if created or replace or not (self.path / "config.json").exists():
             self._write_quick_config(content, config)
         if not (self.path / "status.json").exists():
             write_if_absent(self.path / "status.json", to_json(asdict(Status("pending", since=_now())), indent=2))
         return created
 
-    def _check_same(self, given: dict[str, Any], may_differ: Collection[str]) -> None:
-        old, new = (
-            flatten({key: value for key, value in config.items() if key not in may_differ})
-            for config in (self.config(), given)
-        )
+    def _check_same(self, given: dict[str, Any]) -> None:
+        old, new = flatten(self.config()), flatten(given)
         # Compared as text: NaN differs from itself, and True equals 1.
         changed = [key for key in old | new if repr(old.get(key, "absent")) != repr(new.get(key, "absent"))]
         if changed:
@@ -173,7 +169,7 @@ class RunDirectory:
         """Replace the status, atomically; a running run is marked with this host and process."""
         if state not in STATES:
             raise ValueError(f"state must be one of {', '.join(STATES)}, got {state!r}")
-        here = (socket.gethostname(), os.getpid()) if state == "running" else (None, None)
+        here = (os.uname().nodename, os.getpid()) if state == "running" else (None, None)
         status = Status(state, why, _now(), *here)
         write_atomically(self.path / "status.json", to_json(asdict(status), indent=2))
 
@@ -218,6 +214,8 @@ class RunDirectory:
 
     def clear(self) -> None:
         """Forget all results, for a run that is to start over: only the configuration, the log and the lock stay."""
+        import shutil
+
         # The status first: a crash on the way must not leave a finished run without its results.
         self.set_status("pending", "cleared")
         with reporting("clear", self.path):

@@ -454,6 +454,18 @@ def test_autoencoder_is_symmetric_with_a_linear_code_and_linear_outputs():
     np.testing.assert_allclose(model(torch.tensor(batch)).detach().numpy(), x, rtol=1e-12)
 
 
+@pytest.mark.parametrize("final_relu", [False, True])
+def test_all_cnn_c_averages_the_last_convolution_over_positions(final_relu):
+    model = build("allcnnc", (1, 12, 12), final_relu=final_relu).eval()
+    last = weights(model, nn.Conv2d)[-1]
+    maps = []
+    last.register_forward_hook(lambda module, inputs, outputs: maps.append(outputs))
+    logits = model(torch.randn(3, 1, 12, 12))
+    assert (maps[0] < 0).any()
+    expected = maps[0].clamp(min=0) if final_relu else maps[0]
+    torch.testing.assert_close(logits, expected.sum((2, 3)) / expected[0, 0].numel())
+
+
 @pytest.mark.parametrize(
     ("name", "overrides", "probabilities"),
     [

@@ -355,8 +355,8 @@ def test_one_group_over_two_ranks_is_torchs_batch_norm_on_one(tmp_path):
         close(rank["ghost"][0], 0.1 * mean)
         close(rank["ghost"][1], 0.9 + 0.1 * variance)
 
-    # f = 3 s^3 with s = x.x: the gradient is 18 s^2 x, H v = 18 s^2 v + 72 s (x.v) x, and of v H v = 18 s^2 v.v + 72 s (x.v)^2
-    # the gradient is 72 s (v.v) x + 144 (x.v)^2 x + 144 s (x.v) v.
+    # f = 3 s^3 with s = x.x: the gradient is 18 s^2 x and H v = 18 s^2 v + 72 s (x.v) x. The gradient of
+    # v.(H v) = 18 s^2 v.v + 72 s (x.v)^2 is 72 s (v.v) x + 144 (x.v)^2 x + 144 s (x.v) v.
     x, v = inputs_of("dense"), inputs_of("dense", 1)
     s, xv, vv = x.square().sum(), (x * v).sum(), v.square().sum()
     closed_forms = (

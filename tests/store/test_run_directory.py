@@ -70,12 +70,13 @@ def test_create_with_another_configuration_names_the_keys(run):
     assert (run.path / "config.yaml").read_text() == CONFIG
 
 
-def test_create_ignores_the_keys_that_may_differ(run):
+def test_create_takes_another_configuration_in_place_of_the_old_one_when_told_to(run):
+    run.set_status("preempted")
     other = CONFIG.replace("batch: 128", "batch: 256")
-    assert run.create(other, may_differ={"batch"}) is False
-    assert run.config()["batch"] == 128
-    with pytest.raises(UserError, match=re.escape("optimizer.name: 'sgd' there, 'adam' here")):
-        run.create(other.replace("sgd", "adam"), may_differ={"batch"})
+    assert run.create(other, replace=True) is False
+    assert (run.path / "config.yaml").read_text() == other
+    assert run.config()["batch"] == 256
+    assert run.status().state == "preempted"
 
 
 def test_create_completes_a_directory_that_a_crash_left(tmp_path):

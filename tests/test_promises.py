@@ -1,0 +1,183 @@
+"""The three promises of the bench, for every optimizer in conf/optimizer: whoever adds a file gets these tests for nothing.
+
+1. The result does not depend on the micro-batch size (to rounding).
+2. Several ranks give what one rank gives on the same global batch (to rounding).
+3. A run that is killed anywhere and resumed ends bit for bit where an undisturbed one ends.
+
+The network has batch norm (in groups smaller than the batch) and dropout, the two layers that break the first two
+promises where nobody sees to it, and every step is clipped and averaged. The first two are held in float64: in float32
+the smallest difference grows to a visible one within a few steps, between any two orders of summation.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from optbench import config, run
+from optbench.recording import Recorder
+from optbench.task import Task
+
+OPTIMIZERS = sorted(config.choices("optimizer"))
+STEPS = 4
+COMMON = [
+    "model=wrn", "model.depth=10", "model.width=1", "model.dropout=0.3", "dataset=digits", "dataset.train_limit=200",
+    "dataset.validation=16", "dataset.crop=1", "batch=64", "norm_batch=16", "clip_norm=1.0", "averaging=ema",
+    "schedule=cosine", f"budget.steps={STEPS}", "evaluate_train=64", "tracker=none", "progress=false", "log_every=1",
+]  # fmt: skip
+
+
+def composed(optimizer: str, *overrides: str) -> config.Config:
+    return config.compose([f"optimizer={optimizer}", *COMMON, *overrides])
+
+
+def trained(chosen: config.Config) -> Task:
+    """The task after its whole budget, trained by Lightning as in any run, without a run directory."""
+    task = run.build_task(chosen, run.load_data(chosen))
+    recorder = run.build_recorder(chosen, task, None)
+    run.build_trainer(chosen, [recorder]).fit(task, train_dataloaders=run.Turns(task))
+    assert recorder.outcome == "done", recorder.why
+    return task
+
+
+def numbers(task: Task) -> dict[str, torch.Tensor]:
+    """Parameters, running statistics and their average."""
+    assert task.average is not None
+    state = {name: tensor.detach().clone() for name, tensor in task.model.state_dict().items()}
+    return state | {f"average of {name}": tensor for name, tensor in task.average.state_dict()["average"].items()}
+
+
+def assert_equal_to_rounding(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-7, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    """What one rank with whole batches reaches in float64, by optimizer."""
+    kept: dict[str, dict[str, torch.Tensor]] = {}
+
+    def reach(optimizer: str) -> dict[str, torch.Tensor]:
+        if optimizer not in kept:
+            kept[optimizer] = numbers(trained(composed(optimizer, "precision=fp64")))
+        return kept[optimizer]
+
+    return reach
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_result_does_not_depend_on_the_micro_batch(optimizer, undisturbed):
+    start = {name: tensor.clone() for name, tensor in run.build_model(*_model_of(optimizer)).double().state_dict().items()}
+    whole = undisturbed(optimizer)
+    # A test of two equal things is only one if they moved.
+    assert any((whole[name] - tensor).abs().max() > 1e-6 for name, tensor in start.items())
+    for micro_batch in (16, 48):
+        parts = numbers(trained(composed(optimizer, "precision=fp64", f"micro_batch={micro_batch}")))
+        assert_equal_to_rounding(parts, whole)
+
+
+def _model_of(optimizer: str):
+    chosen = composed(optimizer)
+    return chosen, run.load_data(chosen)
+
+
+# ---- ranks ----------------------------------------------------------------------------------------------------------
+
+RANK = """
+import sys, torch
+torch.set_num_threads(1)
+from tests.test_promises import OPTIMIZERS, composed, numbers, trained
+folder, overrides = sys.argv[1], sys.argv[2:]
+for optimizer in OPTIMIZERS:
+    task = trained(composed(optimizer, "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", *overrides))
+    if task.global_rank == 0:
+        torch.save(numbers(task), f"{folder}/{optimizer}.pt")
+"""
+
+
+def launch_two_ranks(folder: Path, overrides: list[str]) -> None:
+    """Start two processes as a launcher such as torchrun would, and wait for both."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    root = Path(__file__).parents[1]
+    processes = []
+    for rank in range(2):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "GROUP_RANK": 0}
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test", "PYTHONPATH": root}
+        environment = os.environ | {key: str(value) for key, value in (place | address).items()}
+        command = [sys.executable, "-c", RANK, str(folder), *overrides]
+        processes.append(subprocess.Popen(command, env=environment, cwd=root, stderr=subprocess.PIPE, text=True))
+    problems = [process.communicate(timeout=500)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(problems)[-4000:]
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    """What two ranks reach: each with two groups of batch norm, in two micro-batches."""
+    folder = tmp_path_factory.mktemp("ranks")
+    launch_two_ranks(folder, ["precision=fp64", "micro_batch=16"])
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_two_ranks_give_what_one_gives(optimizer, undisturbed, two_ranks):
+    assert_equal_to_rounding(torch.load(two_ranks / f"{optimizer}.pt", weights_only=True), undisturbed(optimizer))
+
+
+# ---- resume ---------------------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Not an error that anybody handles: the process is gone."""
+
+
+def without_times(content):
+    return {name: value for name, value in content.items() if "seconds" not in name}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_killed_run_ends_where_an_undisturbed_one_does(optimizer, tmp_path, monkeypatch):
+    overrides = ["checkpoint_every=2", "eval_every=3", "budget.steps=7", "schedule=plateau", "averaging=swa"]
+    whole = run.execute(composed(optimizer, *overrides, f"results_dir={tmp_path}/whole"))
+    assert whole.state == "done", whole.why
+    chosen = composed(optimizer, *overrides, f"results_dir={tmp_path}/killed")
+    take_step = Task.take_step
+    for last in (3, 6):  # a step after the checkpoint of step 2; at once after an evaluation and a checkpoint
+
+        def step_or_die(task, last=last):
+            if task.step == last:
+                raise Killed
+            take_step(task)
+
+        monkeypatch.setattr(Task, "take_step", step_or_die)
+        with pytest.raises(Killed):
+            run.execute(chosen)
+        monkeypatch.setattr(Task, "take_step", take_step)
+    resumed_at = []
+    load = Task.load_training_state
+    monkeypatch.setattr(
+        Task, "load_training_state", lambda task, state: (resumed_at.append(state["step"]), load(task, state))
+    )
+    resumed = run.execute(chosen)
+    assert resumed_at == [6]
+    assert without_times(resumed.summary) == without_times(whole.summary)
+    rows = [[without_times(row) for row in outcome.directory.rows()] for outcome in (resumed, whole)]
+    assert rows[0] == rows[1]
+    ends = [torch.load(outcome.directory.checkpoint, weights_only=True)["task"] for outcome in (resumed, whole)]
+    for name, tensor in ends[1]["model"].items():
+        assert torch.equal(ends[0]["model"][name], tensor), name
+
+
+def test_a_recorder_remembers_what_it_has_seen():
+    """Every attribute that a row changes is in the recorder's state, so that a resumed run ends with the same summary."""
+    recorder = Recorder(None, None, 1, 1, None, 10.0, {"target": None})  # type: ignore[arg-type]
+    remembered = set(recorder.state()) | {"why"}
+    changing = {"last_row", "evaluation", "first_loss", "results", "outcome", "why"}
+    assert changing == remembered & set(vars(recorder))
