@@ -101,9 +101,9 @@ def bare_segment(settings: list[str], raw: RawData, steps: int, device: str) -> 
             order, position = torch.randperm(len(images)).to(device), 0
         index = order[position : position + batch]
         position += batch
-        inputs = images[index].float().mul_(scale).add_(shift)
+        inputs = images.index_select(0, index).float().mul_(scale).add_(shift)
         optimizer.zero_grad()
-        loss = F.cross_entropy(model(inputs), labels[index])
+        loss = F.cross_entropy(model(inputs), labels.index_select(0, index))
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())

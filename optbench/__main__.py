@@ -80,25 +80,19 @@ def _train(words: list[str]) -> int:
     from optbench import config as configuration
 
     # All of them are checked before the first one starts.
-    jobs = [(overrides, configuration.resolve(composed)) for overrides, composed in _composed(words)]
-    kept, status = sys.argv, 0
-    try:
-        for overrides, config in jobs:
-            # What a launcher of further ranks starts again is this run, not all of them.
-            sys.argv = [kept[0], *overrides]
-            status = max(status, train_one(config))
-            if status > 128:  # stopped by a signal, which is meant for the runs to come too
-                break
-    finally:
-        sys.argv = kept
+    configs = [configuration.resolve(composed) for composed in _composed(words)]
+    status = 0
+    for config in configs:
+        status = max(status, train_one(config))
+        if status > 128:  # stopped by a signal, which is meant for the runs to come too
+            break
     return status
 
 
-def _composed(words: list[str]) -> list[tuple[list[str], dict[str, Any]]]:
-    """What Hydra composes, each with its overrides: one configuration, several with --multirun, or none with --cfg."""
+def _composed(words: list[str]) -> list[dict[str, Any]]:
+    """What Hydra composes: one configuration, several with --multirun, or none with --cfg."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -109,10 +103,10 @@ def _composed(words: list[str]) -> list[tuple[list[str], dict[str, Any]]]:
     configuration.check_overrides(overrides)
     if parsed.cfg is not None:
         configuration.compose(overrides)  # Hydra would show one that cannot run, too
-    composed: list[tuple[list[str], dict[str, Any]]] = []
+    composed: list[dict[str, Any]] = []
 
     def task(node: Any) -> None:
-        composed.append((list(HydraConfig.get().overrides.task), configuration.plain(node)))
+        composed.append(configuration.plain(node))
 
     # So that Hydra lets exceptions through, to be shown as one message.
     os.environ["HYDRA_FULL_ERROR"] = "1"

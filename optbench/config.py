@@ -148,7 +148,9 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         return f"{key}: unknown key; {nearest(group, [*GROUPS, *SCIENCE_KEYS, *MACHINE_KEYS])}"
     in_a_line = " ".join(line.strip() for line in text.splitlines() if line.strip()).split(" See https://")[0]
     if override := getattr(error, "override", None):  # one that Hydra's grammar does not know
-        return f"{override}: cannot be read ({in_a_line}); accepted: KEY=VALUE, and in quotes what has brackets or spaces"
+        return (
+            f"{override}: cannot be read ({in_a_line}); accepted: KEY=VALUE, and in quotes what has brackets or spaces"
+        )
     return in_a_line
 
 

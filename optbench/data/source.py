@@ -42,28 +42,28 @@ class Augmentation:
         They are padded as they are, before any normalization: zeros are black, as usual.
         """
         count, channels, height, width = images.shape
-        position = torch.arange(first, first + count, device=images.device)
-        if self.crop:
+        device, pad = images.device, self.crop
+        # Three draws an example, in one call: on small batches it is the number of calls that costs.
+        position = 3 * torch.arange(first, first + count, device=device) + torch.arange(3, device=device)[:, None]
+        draws = randomness.bits(randomness.key(seed, "crop and flip", step), position)
+        if pad:
             images = self._padded(images)
-            draw_key = randomness.key(seed, "crop", step)
-            top = randomness.integers(draw_key, 2 * position, 2 * self.crop + 1)
-            left = randomness.integers(draw_key, 2 * position + 1, 2 * self.crop + 1)
+            top, left = (draws[:2] * (2 * pad + 1)) >> 32
             padded_height, padded_width = images.shape[2:]
             # Every run of `width` pixels in memory is one row of this view, so that a crop is a choice of rows.
             windows = images.view(-1).as_strided((images.numel() - width + 1, width), (1, 1))
-            plane = torch.arange(count * channels, device=images.device).view(count, channels, 1) * padded_height
-            row = plane + top[:, None, None] + torch.arange(height, device=images.device)
+            plane = torch.arange(count * channels, device=device).view(count, channels, 1) * padded_height
+            row = plane + top[:, None, None] + torch.arange(height, device=device)
             starts = row * padded_width + left[:, None, None]
             images = windows.index_select(0, starts.view(-1)).view(count, channels, height, width)
         if self.flip:
-            mirrored = randomness.bits(randomness.key(seed, "flip", step), position) >= 1 << 31
-            chosen = torch.arange(count, device=images.device) + count * mirrored
+            chosen = torch.arange(count, device=device) + count * (draws[2] >> 31)
             images = torch.cat([images, images.flip(-1)]).index_select(0, chosen)
         return images
 
     def _padded(self, images: Tensor) -> Tensor:
         if self.crop_padding == "zeros":
-            return F.pad(images, (self.crop,) * 4)
+            return F.pad(images, (self.crop,) * 4).contiguous()
         for axis in (2, 3):
             # 3 2 1 | 0 1 2 ... n-1 | n-2 n-3 n-4: torch's own reflection does not know bytes.
             place = torch.arange(-self.crop, images.shape[axis] + self.crop, device=images.device).abs()

@@ -209,7 +209,42 @@ def test_what_is_not_an_image_passes_unchanged(kind, inputs, targets):
     assert_same(next(source.evaluation("train", 10)), (inputs, targets))
 
 
+def test_examples_are_in_the_type_of_training():
+    raw = raw_of()
+    inputs, targets = BatchSource(raw, seed=0, dtype=torch.float64).batch(0, 0, 50)
+    assert (inputs.dtype, targets.dtype) == (torch.float64, torch.int64)
+    expected = (raw.train.inputs[targets].double() / 255 - tensor(MEAN)) / tensor(STD)
+    torch.testing.assert_close(inputs, expected, rtol=1e-13, atol=1e-14)
+    split = Split(torch.rand(10, 3, 2), torch.rand(10, 2))
+    source = BatchSource(RawData(split, split, split, DataSpec("sequence", (3, 2), 2, "real")), 0, dtype=torch.float64)
+    assert {values.dtype for values in source.batch(0, 0, 10)} == {torch.float64}
+
+
+def test_making_batches_leaves_the_images_as_they_are():
+    raw = raw_of()
+    kept = [split.inputs.clone() for split in (raw.train, raw.validation, raw.test)]
+    source = BatchSource(raw, seed=0, augmentation=EVERYTHING)
+    for step in range(3):
+        source.batch(step, 50 * step, 50)
+    for split in ("train", "validation", "test"):
+        list(source.evaluation(split, 10))
+    for images, split in zip(kept, (raw.train, raw.validation, raw.test), strict=True):
+        assert torch.equal(split.inputs, images)
+
+
+def test_a_source_that_moves_makes_the_same_batches():
+    source = BatchSource(raw_of(), seed=0, augmentation=EVERYTHING)
+    expected = source.batch(1, 30, 30)
+    assert source.to("cpu") is source
+    assert_same(source.batch(1, 30, 30), expected)
+    assert source.to("meta").batch(1, 30, 30)[0].device.type == "meta"
+
+
 # ---- augmentation ---------------------------------------------------------------------------------------------------
+
+
+def bytes_of(*shape):
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 def draw_of(seed, purpose, step, position, high):
@@ -231,10 +266,10 @@ def cropped_and_flipped(image, pad, padding, flip, seed, step, position):
                 padded[:, row + pad, column + pad] = image[:, source_row, source_column]
             elif inside:
                 padded[:, row + pad, column + pad] = image[:, row, column]
-    top = draw_of(seed, "crop", step, 2 * position, 2 * pad + 1)
-    left = draw_of(seed, "crop", step, 2 * position + 1, 2 * pad + 1)
+    top = draw_of(seed, "crop and flip", step, 3 * position, 2 * pad + 1)
+    left = draw_of(seed, "crop and flip", step, 3 * position + 1, 2 * pad + 1)
     window = padded[:, top : top + height, left : left + width]
-    if flip and draw_of(seed, "flip", step, position, 2) == 1:
+    if flip and draw_of(seed, "crop and flip", step, 3 * position + 2, 2) == 1:
         window = window[:, :, ::-1]
     return window
 
@@ -243,13 +278,24 @@ def cropped_and_flipped(image, pad, padding, flip, seed, step, position):
 @pytest.mark.parametrize(("pad", "padding"), [(0, "zeros"), (1, "zeros"), (4, "zeros"), (2, "reflect"), (4, "reflect")])
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 6, 9)], ids=str)
 def test_crop_and_flip_against_a_loop(pad, padding, flip, shape):
-    images = torch.randn(20, *shape, generator=torch.Generator().manual_seed(0))
+    images = bytes_of(20, *shape)
     kept = images.clone()
-    found = Augmentation(crop=pad, crop_padding=padding, flip=flip)(images, 7, 11, 40)
+    found = Augmentation(crop=pad, crop_padding=padding, flip=flip).crop_and_flip(images, 7, 11, 40)
+    assert found.dtype == torch.uint8
     for number, image in enumerate(images.numpy()):
         expected = cropped_and_flipped(image, pad, padding, flip, 7, 11, 40 + number)
         np.testing.assert_array_equal(found[number].numpy(), expected)
     assert torch.equal(images, kept)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_crops_do_not_depend_on_how_the_images_lie_in_memory(channels):
+    """Images that were read with their channels last are a transposed view."""
+    images = bytes_of(20, channels, 8, 8)
+    other = images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    for augmentation in (EVERYTHING, Augmentation(crop=2, crop_padding="reflect", flip=True)):
+        expected = augmentation.crop_and_flip(images, 7, 11, 0)
+        assert torch.equal(augmentation.crop_and_flip(other, 7, 11, 0), expected)
 
 
 @pytest.mark.parametrize("side", [1, 3, 4, 20])
@@ -257,7 +303,7 @@ def test_crop_and_flip_against_a_loop(pad, padding, flip, shape):
 def test_cutout_against_a_loop(side, shape):
     images = torch.rand(50, *shape, generator=torch.Generator().manual_seed(0)) + 1
     kept = images.clone()
-    found = Augmentation(cutout=side)(images, 7, 11, 40)
+    found = Augmentation(cutout=side).cut_out(images, 7, 11, 40)
     for number, image in enumerate(images.numpy()):
         middle_row = draw_of(7, "cutout", 11, 2 * (40 + number), shape[1])
         middle_column = draw_of(7, "cutout", 11, 2 * (40 + number) + 1, shape[2])
@@ -270,34 +316,33 @@ def test_cutout_against_a_loop(side, shape):
     assert torch.equal(images, kept)
 
 
-def test_all_three_together_are_one_after_the_other():
-    images = torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    moved = torch.stack(
-        [
-            torch.tensor(cropped_and_flipped(image, 2, "zeros", True, 7, 11, n).copy())
-            for n, image in enumerate(images.numpy())
-        ]
-    )
+def test_a_batch_is_cropped_mirrored_normalized_and_cut_in_this_order():
+    raw = raw_of()
+    source = BatchSource(raw, seed=7, augmentation=EVERYTHING)
+    found, _ = source.batch(11, 0, 20)
+    images = raw.train.inputs[randomness.permutation(7, "order", 0, len(raw.train.inputs))[:20]].float().numpy()
+    moved = [cropped_and_flipped(image, 2, "zeros", True, 7, 11, n).copy() for n, image in enumerate(images)]
+    normalized = ((torch.tensor(np.stack(moved)).double() / 255 - tensor(MEAN)) / tensor(STD)).float()
     # What cutout does is checked above.
-    assert torch.equal(EVERYTHING(images, 7, 11, 0), Augmentation(cutout=3)(moved, 7, 11, 0))
+    torch.testing.assert_close(found, Augmentation(cutout=3).cut_out(normalized, 7, 11, 0), rtol=1e-5, atol=1e-5)
 
 
-def test_zeros_are_padded_after_normalization():
-    """Padding is the mean colour, as where He et al. (2016) pad images from which the mean was subtracted."""
+def test_zeros_are_black():
+    """Images are padded before they are normalized, as in the usual chain of crop, conversion and normalization."""
     raw = raw_of()
     raw.train.inputs.fill_(255)
     inputs, _ = BatchSource(raw, seed=0, augmentation=Augmentation(crop=4)).batch(0, 0, 50)
-    whites = (1 - tensor(MEAN)) / tensor(STD)
-    padding = inputs == 0
+    white, black = (1 - tensor(MEAN)) / tensor(STD), -tensor(MEAN) / tensor(STD)
+    padding = inputs < 0
     assert padding.any()
-    torch.testing.assert_close(inputs.double(), whites.where(~padding, 0.0), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(inputs.double(), torch.where(padding, black, white), rtol=1e-5, atol=1e-5)
 
 
 def test_flips_and_offsets_are_uniform():
     """Read off the images: every pixel of an image knows where it was."""
     count, pad, side = 4000, 2, 8
     ramp = (torch.arange(side * side, dtype=torch.float32) + 1).view(1, 1, side, side).expand(count, 1, side, side)
-    found = Augmentation(crop=pad, crop_padding="zeros", flip=True)(ramp, 0, 0, 0)[:, 0]
+    found = Augmentation(crop=pad, crop_padding="zeros", flip=True).crop_and_flip(ramp, 0, 0, 0)[:, 0]
     middle = found[:, pad + 1 : -pad, pad + 1 : -pad]  # never padding
     flipped = middle[:, 0, 0] > middle[:, 0, 1]
     assert stats.binomtest(int(flipped.sum()), count, 0.5).pvalue > 1e-5
@@ -315,7 +360,7 @@ def test_flips_and_offsets_are_uniform():
 
 def test_the_place_of_a_cut_is_uniform():
     images = torch.ones(6000, 1, 5, 6)
-    cut = Augmentation(cutout=1)(images, 0, 0, 0) == 0
+    cut = Augmentation(cutout=1).cut_out(images, 0, 0, 0) == 0
     assert torch.equal(cut.sum((1, 2, 3)), torch.ones(6000, dtype=torch.int64))
     assert stats.chisquare(cut.sum((0, 1)).flatten().numpy()).pvalue > 1e-5
 
@@ -342,7 +387,6 @@ def test_the_place_of_a_cut_is_uniform():
 )
 def test_the_augmentation_of_a_datasets_options(dataset, augmentation):
     assert Augmentation.of(dataset) == augmentation
-    assert augmentation.active is bool(augmentation.crop or augmentation.flip or augmentation.cutout)
 
 
 # ---- streams of images ----------------------------------------------------------------------------------------------
