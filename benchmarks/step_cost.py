@@ -116,7 +116,8 @@ def compare(settings: list[str], raw: RawData, steps: int, rounds: int, device: 
     """Median milliseconds per step of the bare loop and of optbench, and the median of the rounds' ratios."""
     for segment in (bare_segment, optbench_segment):
         segment(settings, raw, max(steps // 10, 2), device)
-    bare, ours = [], []
+    bare: list[float] = []
+    ours: list[float] = []
     for turn in range(rounds):
         # Whoever comes second finds warm caches: take turns at that as well.
         for segment, times in ((bare_segment, bare), (optbench_segment, ours))[:: 1 if turn % 2 == 0 else -1]:

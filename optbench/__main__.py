@@ -101,7 +101,7 @@ def _composed(words: list[str]) -> list[dict[str, Any]]:
     parsed = _parse(words)
     overrides: list[str] = parsed.overrides
     configuration.check_overrides(overrides)
-    if parsed.cfg is not None:
+    if parsed.cfg is not None and not parsed.multirun:
         configuration.compose(overrides)  # Hydra would show one that cannot run, too
     composed: list[dict[str, Any]] = []
 

@@ -146,6 +146,8 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
             known = options(read_choice(group, _chosen(group, overrides)))
             return f"{key}: unknown key; {nearest(option, known)} (`python -m optbench list {group} --options`)"
         return f"{key}: unknown key; {nearest(group, [*GROUPS, *SCIENCE_KEYS, *MACHINE_KEYS])}"
+    if match := re.match(r"Ambiguous value for argument '(.+)'", text):
+        return f"{match[1]}: several values; accepted: one, or with --multirun a run for each"
     in_a_line = " ".join(line.strip() for line in text.splitlines() if line.strip()).split(" See https://")[0]
     if override := getattr(error, "override", None):  # one that Hydra's grammar does not know
         return (
@@ -300,6 +302,11 @@ def _check_division(config: Config, plan: BatchPlan) -> None:
             continue
         share = batch // ranks
         group = batch if norm is None else min(norm, batch)
+        if batch % group == 1:
+            raise UserError(
+                f"norm_batch={norm}: leaves one example of batch={batch} by itself, which has no variance to normalize with; "
+                f"accepted: divisors of {batch}, or others that leave two or more"
+            )
         if ranks > 1 and share % group and group % share:
             raise UserError(
                 f"norm_batch={norm}: each of {ranks} ranks has {share} examples, which must be whole groups or divide one; "

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from optbench.task import Task
 
 SPLITS = ("train", "validation", "test")
+METRICS = tuple(f"{part}_{metric}" for part in (*SPLITS, "gap") for metric in ("loss", "accuracy"))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from optbench.task import Task
 
 Row = dict[str, Any]
 CHECKPOINT_SECONDS = 60.0
+# The columns that every row of the history has, whatever the event.
+WHERE = ("event", "step", "epoch", "samples", "seconds")
 
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
@@ -138,13 +140,9 @@ class Recorder(pl.Callback):
 
     def _where(self, task: Task, event: str) -> Row:
         horizon = task.recipe.horizon
-        return {
-            "event": event,
-            "step": task.step,
-            "epoch": horizon.epoch(task.step),
-            "samples": horizon.plan.first_sample(task.step),
-            "seconds": task.clock.read(),
-        }
+        step = task.step
+        values = (event, step, horizon.epoch(step), horizon.plan.first_sample(step), task.clock.read())
+        return dict(zip(WHERE, values, strict=True))
 
     def _training_row(self, task: Task) -> None:
         losses = torch.stack(task.losses).float().cpu()

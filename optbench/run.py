@@ -24,9 +24,9 @@ from optbench.config import Config
 from optbench.data.raw import RawData
 from optbench.data.source import Augmentation, BatchSource
 from optbench.errors import UserError
-from optbench.evaluation import Evaluator
+from optbench.evaluation import METRICS, Evaluator
 from optbench.objective import Execution, LossScale
-from optbench.recording import Recorder
+from optbench.recording import WHERE, Recorder
 from optbench.store import RunDirectory, RunLock
 from optbench.task import Recipe, Task, Turns
 from optbench.terminal import RunDisplay
@@ -198,20 +198,27 @@ def build_trainer(config: Config, callbacks: list[pl.Callback]) -> pl.Trainer:
 def _ddp(compression: str) -> pl.strategies.DDPStrategy:
     from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
-    hooks = {"fp16": default_hooks.fp16_compress_hook, "bf16": default_hooks.bf16_compress_hook}
+    # Hooks without a state of their own: what PowerSGD carries from step to step on every rank would not survive a resume.
+    hooks = {"none": None, "fp16": default_hooks.fp16_compress_hook, "bf16": default_hooks.bf16_compress_hook}
     # Running statistics move once per step by the mean over ranks, so there are no buffers to broadcast.
     return pl.strategies.DDPStrategy(
-        broadcast_buffers=False, gradient_as_bucket_view=True, ddp_comm_hook=hooks.get(compression)
+        broadcast_buffers=False, gradient_as_bucket_view=True, ddp_comm_hook=hooks[compression]
     )
 
 
 def _cluster(ranks: int) -> environments.ClusterEnvironment:
     if environments.TorchElasticEnvironment.detect():
         return environments.TorchElasticEnvironment()
-    if os.environ.get("SLURM_NTASKS") == str(ranks) and "SLURM_PROCID" in os.environ:
-        # Only one party may requeue a preempted job, and that is not the trainer.
-        return environments.SLURMEnvironment(auto_requeue=False)
-    return environments.LightningEnvironment()
+    tasks = int(os.environ.get("SLURM_NTASKS", "1")) if "SLURM_PROCID" in os.environ else 1
+    if tasks == 1:
+        return environments.LightningEnvironment()
+    if tasks != ranks or "SLURM_NTASKS_PER_NODE" not in os.environ:
+        raise UserError(
+            f"trainer.devices x trainer.num_nodes={ranks}: Slurm has started {tasks} tasks; start one for each device, with "
+            "--ntasks-per-node=(trainer.devices) and --nodes=(trainer.num_nodes)"
+        )
+    # Only one party may requeue a preempted job, and that is not the trainer.
+    return environments.SLURMEnvironment(auto_requeue=False)
 
 
 def rank_from_environment() -> int:
@@ -248,8 +255,9 @@ def execute(config: Config, console: Console | None = None) -> Outcome:
         with _signals_restored():
             trainer.fit(task, train_dataloaders=Turns(task))
         return Outcome(recorder.outcome or "failed", recorder.why, None, directory)
-    directory.create(configuration.to_yaml(config), replace=True)  # the same science, by its run id
+    directory.make()
     with RunLock(directory.lock):
+        directory.create(configuration.to_yaml(config), replace=True)  # the same science, by its run id
         if config["force"]:
             directory.clear()
         return _train(config, directory, task, recorder, trainer, display)
@@ -307,14 +315,10 @@ def summarize(config: Config, task: Task, recorder: Recorder) -> dict[str, Any]:
     if rate is None:
         rate = float(task.optimizer.param_groups[0]["initial_lr"])
     horizon = task.recipe.horizon
-    metrics = {
-        name: value
-        for name, value in recorder.evaluation.items()
-        if name not in ("event", "step", "epoch", "samples", "seconds")
-    }
-    if recorder.outcome == "diverged":
-        # The last evaluation was of weights that the run has left behind since.
-        metrics = dict.fromkeys(metrics)
+    metrics = dict.fromkeys(METRICS)
+    # After divergence the last evaluation is of weights that the run has left behind since.
+    if recorder.outcome != "diverged":
+        metrics |= {name: value for name, value in recorder.evaluation.items() if name not in WHERE}
     steps = recorder.results.get("diverged_step", task.step)
     targets = dict.fromkeys(("steps_to_target", "samples_to_target", "seconds_to_target"))
     return {

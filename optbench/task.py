@@ -112,6 +112,8 @@ class Task(pl.LightningModule):
 
     def training_step(self, token: int, index: int) -> None:
         """Take steps until something else is due."""
+        if self.finished:
+            return  # Lightning fetches one token ahead
         until = min(self.next_event(self.step), self.recipe.horizon.steps)
         if self.execution.world_size > 1:
             if self._any_rank_must_stop():

@@ -84,6 +84,11 @@ class RunDirectory:
         """The path to give to `optbench.store.RunLock`."""
         return self.path / "lock"
 
+    def make(self) -> None:
+        """Make the empty directory, if it is not there: what a lock needs to lie in."""
+        with reporting("create", self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+
     def create(self, config_yaml: str, replace: bool = False) -> bool:
         """Make the directory with its frozen configuration, as pending; tell whether this call made it.
 
@@ -92,8 +97,7 @@ class RunDirectory:
         they differ in nothing that could change the run, such as the machine that it continues on.
         """
         config = _parse_yaml(config_yaml)
-        with reporting("create", self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
+        self.make()
         content = config_yaml.encode()
         path = self.path / "config.yaml"
         created = not path.exists() and write_if_absent(path, content)

@@ -1,0 +1,93 @@
+"""The wheel: what a user without a checkout gets."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.slow
+
+
+def run(words, cwd, **environment):
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "OPTBENCH_CONF", "OPTBENCH_DATA")}
+    # -P: not even the current folder is on the path.
+    result = subprocess.run(
+        [sys.executable, "-P", *map(str, words)],
+        cwd=cwd,
+        env={**kept, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    for package in ("build", "hatchling"):
+        pytest.importorskip(package)
+    folder = tmp_path_factory.mktemp("wheel")
+    run(["-m", "build", "--wheel", "--no-isolation", "--outdir", folder, CHECKOUT], folder)
+    [path] = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """A folder with the wheel's content and nothing else, as PYTHONPATH, and an empty folder to work in."""
+    target = tmp_path_factory.mktemp("installed")
+    options = ["--no-deps", "--no-index", "--no-compile", "--quiet", "--disable-pip-version-check"]
+    run(["-m", "pip", "install", *options, "--target", target, wheel], target)
+    return {"PYTHONPATH": str(target), "OMP_NUM_THREADS": "1"}, tmp_path_factory.mktemp("elsewhere")
+
+
+def tracked(folder):
+    """The files below ``folder`` that are neither compiled nor hidden, by their names in the checkout."""
+    return {
+        str(path.relative_to(CHECKOUT))
+        for path in (CHECKOUT / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith(".")
+    }
+
+
+def test_it_holds_the_package_the_choices_and_the_shipped_data(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert {f"optbench/{name}" for name in tracked("conf")} <= names
+    assert tracked("optbench") <= names
+    assert [name for name in names if "digits" in name and not name.endswith((".py", ".yaml"))]
+    assert [name for name in names if "data/" in name and name.endswith((".gz", ".xz", ".zip", ".txt", ".npz", ".bz2"))]
+    assert not [name for name in names if name.split("/")[0] not in ("optbench", "optbench-0.1.0.dist-info")]
+
+
+def test_the_package_in_use_is_the_installed_one(installed):
+    environment, elsewhere = installed
+    program = "import optbench.config as config; print(config.__file__, config.conf_dir(), sep='\\n')"
+    file, conf = run(["-c", program], elsewhere, **environment).split()
+    assert Path(file).is_relative_to(environment["PYTHONPATH"])
+    assert Path(conf) == Path(environment["PYTHONPATH"]).resolve() / "optbench" / "conf"
+
+
+def test_it_lists_its_choices(installed):
+    environment, elsewhere = installed
+    out = run(["-m", "optbench", "list", "optimizers"], elsewhere, **environment)
+    for path in (CHECKOUT / "conf" / "optimizer").glob("*.yaml"):
+        assert f"\n{path.stem} " in out
+
+
+@pytest.mark.parametrize(
+    "words", [["dataset=digits", "model=mlp"], ["dataset=text", "model=char_lstm", "dataset.train_limit=200"]]
+)
+def test_it_trains_on_the_data_that_it_ships(words, installed):
+    environment, elsewhere = installed
+    words = [*words, "budget.steps=2", "tracker=none", "evaluate_train=200"]
+    out = run(["-m", "optbench", *words], elsewhere, **environment)
+    assert ": done\n" in out
+    assert [path.name for path in elsewhere.iterdir()] == ["results"]
