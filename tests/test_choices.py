@@ -154,7 +154,9 @@ SMALL_MODELS = {
 @functools.cache
 def front_page():
     """The default configuration with a small run on it; callers do not change it."""
-    return compose(["dataset=digits", "budget.steps=3", "batch=8", "tracker=none"]) | {"loss": read_choice("loss", "auto")}
+    return compose(["dataset=digits", "budget.steps=3", "batch=8", "tracker=none"]) | {
+        "loss": read_choice("loss", "auto")
+    }
 
 
 @functools.cache
@@ -168,7 +170,9 @@ def data(name):
 
 def fitting_model(dataset):
     names = {"image": "mlp", "sequence": "rnn", "tokens": "gpt"}
-    return read_choice("model", "autoencoder" if dataset["info"]["target"] == "none" else names[dataset["info"]["kind"]])
+    return read_choice(
+        "model", "autoencoder" if dataset["info"]["target"] == "none" else names[dataset["info"]["kind"]]
+    )
 
 
 def train_one_step(**chosen):
@@ -224,7 +228,9 @@ def test_every_dataset_without_download_is_among_them():
     assert free == SMALL_DATA.keys()
 
 
-@pytest.mark.parametrize("group", ["optimizer", "schedule", "scaling", "averaging", "init", "loss", "momentum_schedule"])
+@pytest.mark.parametrize(
+    "group", ["optimizer", "schedule", "scaling", "averaging", "init", "loss", "momentum_schedule"]
+)
 def test_every_choice_of_the_other_groups_takes_a_step(group):
     for name in choices(group):
         chosen = {

@@ -425,7 +425,15 @@ def test_status_shows_the_runs(tiny_run, command):
     assert "1 runs in" in out
     [line] = [line for line in out.splitlines() if "digits" in line]
     summary = read(only_run(tiny_run[0] / "results") / "summary.json")
-    for cell in ("sgd", "mlp", "128", "done", "0.1", f"{summary['test_loss']:.4g}", f"{100 * summary['test_accuracy']:.2f} %"):
+    for cell in (
+        "sgd",
+        "mlp",
+        "128",
+        "done",
+        "0.1",
+        f"{summary['test_loss']:.4g}",
+        f"{100 * summary['test_accuracy']:.2f} %",
+    ):
         assert f" {cell} " in line
     status, out, _ = command("status", "--results-dir", "nowhere")
     assert (status, out) == (0, "no runs in nowhere\n")
@@ -547,7 +555,7 @@ def test_a_crash_is_a_failed_run_with_its_traceback_in_its_log(command, monkeypa
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
 def test_a_process_stopped_by_a_signal_continues_where_it_was(number, code):
-    words = [*TINY, "model.hidden=[512,512]", "batch=256", "budget.steps=600", "eval_every=200", "log_every=20"]
+    words = [*TINY, "model.hidden=[256,256]", "batch=256", "budget.steps=300", "eval_every=100", "log_every=10"]
     in_a_process(*words, "results_dir=undisturbed")
     process = subprocess.Popen(
         [sys.executable, "-m", "optbench", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

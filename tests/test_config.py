@@ -271,7 +271,12 @@ def test_a_group_is_refused_that_is_no_choice_of_its_own(composed):
 
 @pytest.mark.parametrize(
     "overrides",
-    [["optimizer.name=adam"], ["optimizer.name=nothing"], ["optimizer.info.family=adaptive"], ["model.info.accepts=[]"]],
+    [
+        ["optimizer.name=adam"],
+        ["optimizer.name=nothing"],
+        ["optimizer.info.family=adaptive"],
+        ["model.info.accepts=[]"],
+    ],
 )
 def test_what_is_not_in_the_run_id_cannot_be_changed_behind_its_back(overrides):
     with pytest.raises(UserError, match="fixed"):

@@ -14,7 +14,11 @@ pytestmark = pytest.mark.slow
 
 
 def run(words, cwd, **environment):
-    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "OPTBENCH_CONF", "OPTBENCH_DATA")}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PYTHONPATH", "OPTBENCH_CONF", "OPTBENCH_DATA")
+    }
     # -P: not even the current folder is on the path.
     result = subprocess.run(
         [sys.executable, "-P", *map(str, words)],
