@@ -81,6 +81,12 @@ def _train(words: list[str]) -> int:
 
     # All of them are checked before the first one starts.
     configs = [configuration.resolve(composed) for composed in _composed(words)]
+    if len(configs) > 1 and "RANK" not in os.environ and any(configuration.ranks(config) > 1 for config in configs):
+        # Each rank is this very command once more: it would train the first run while its rank 0 is at another.
+        raise UserError(
+            f"trainer.devices={configs[0]['trainer']['devices']} with --multirun: one run of several ranks at a time; "
+            "accepted: trainer.devices=1, one command a run, or torchrun"
+        )
     status = 0
     for config in configs:
         status = max(status, train_one(config))

@@ -288,28 +288,28 @@ def _check_fit(config: Config) -> None:
 
 
 def _check_division(config: Config, plan: BatchPlan) -> None:
-    ranks = config["trainer"]["devices"] * config["trainer"]["num_nodes"]
+    world_size = ranks(config)
     micro, norm = config["micro_batch"], config["norm_batch"]
     grouped = bool(config["model"]["info"].get("batch_norm"))
     for stage in plan.stages:
         batch = stage.batch
-        if batch % ranks:
+        if batch % world_size:
             raise UserError(
                 f"batch={batch}: trainer.devices={config['trainer']['devices']} x trainer.num_nodes="
-                f"{config['trainer']['num_nodes']} ranks must share it equally; accepted: multiples of {ranks}"
+                f"{config['trainer']['num_nodes']} ranks must share it equally; accepted: multiples of {world_size}"
             )
         if not grouped:
             continue
-        share = batch // ranks
+        share = batch // world_size
         group = batch if norm is None else min(norm, batch)
         if batch % group == 1:
             raise UserError(
                 f"norm_batch={norm}: leaves one example of batch={batch} by itself, which has no variance to normalize with; "
                 f"accepted: divisors of {batch}, or others that leave two or more"
             )
-        if ranks > 1 and share % group and group % share:
+        if world_size > 1 and share % group and group % share:
             raise UserError(
-                f"norm_batch={norm}: each of {ranks} ranks has {share} examples, which must be whole groups or divide one; "
+                f"norm_batch={norm}: each of {world_size} ranks has {share} examples, which must be whole groups or divide one; "
                 f"accepted: divisors or multiples of {share}"
             )
         if micro is not None and micro < share and (group > share or micro % group):
@@ -336,6 +336,11 @@ def _check_momentum(config: Config) -> None:
 
 
 # ---- what follows from a configuration --------------------------------------------------------------------------------
+
+
+def ranks(config: Mapping[str, Any]) -> int:
+    """How many processes train one run together."""
+    return config["trainer"]["devices"] * config["trainer"]["num_nodes"]
 
 
 def training_examples(config: Mapping[str, Any]) -> int | None:
@@ -420,7 +425,7 @@ def science(config: Mapping[str, Any]) -> Config:
     }
     if numbers["trainer"].get("compression", "none") != "none":
         # What compression loses depends on how many ranks there are.
-        numbers["trainer"]["ranks"] = config["trainer"]["devices"] * config["trainer"]["num_nodes"]
+        numbers["trainer"]["ranks"] = ranks(config)
     return numbers
 
 

@@ -63,6 +63,7 @@ class Recorder(pl.Callback):
         self.directory, self.evaluator, self.listener = directory, evaluator, listener
         self.log_every, self.eval_every, self.checkpoint_every = log_every, eval_every, checkpoint_every
         self.divergence_factor, self.budget = divergence_factor, budget
+        self.ready: Callable[[], None] = lambda: None  # called once the history holds just what is not done again
         self.outcome: str | None = None
         self.why = ""
         self.last_row = 0  # the step of the last training row
@@ -92,6 +93,7 @@ class Recorder(pl.Callback):
             task.load_training_state(state["task"])
         if self.directory is not None and trainer.is_global_zero:
             self.directory.truncate_history(task.step)
+            self.ready()
         task.next_event = self.next_event
         self._last_checkpoint = time.monotonic()
         task.clock.start()

@@ -173,7 +173,7 @@ def build_trainer(config: Config, callbacks: list[pl.Callback]) -> pl.Trainer:
             f"trainer.devices={devices} with trainer.accelerator={options['accelerator']}: this machine has "
             f"{torch.cuda.device_count()} GPUs; accepted: up to that many, or trainer.accelerator=cpu"
         )
-    distributed = devices * nodes > 1
+    world_size = configuration.ranks(config)
     # The run has a display of its own.
     for name in ("pytorch_lightning", "lightning_fabric", "lightning_utilities"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -182,8 +182,8 @@ def build_trainer(config: Config, callbacks: list[pl.Callback]) -> pl.Trainer:
         accelerator=accelerator,
         devices=devices,
         num_nodes=nodes,
-        strategy=_ddp(options["compression"]) if distributed else "auto",
-        plugins=[_cluster(devices * nodes)] if distributed else [],
+        strategy=_ddp(options["compression"]) if world_size > 1 else "auto",
+        plugins=[_cluster(world_size)] if world_size > 1 else [],
         callbacks=callbacks,
         max_epochs=1,
         logger=False,
@@ -268,7 +268,14 @@ def _train(
 ) -> Outcome:
     directory.set_status("running")
     directory.write_environment(environment.describe(_device_names(trainer), trainer.world_size))
-    mirror = trackers.start(directory.path, config["tracker"])
+    mirror: trackers.Mirror | None = None
+
+    def start_mirror() -> None:
+        nonlocal mirror
+        mirror = trackers.start(directory.path, config["tracker"])
+
+    # Not before the rows that a resumed run is going to write again are gone.
+    recorder.ready = start_mirror
     try:
         with _signals_restored(), display:
             trainer.fit(task, train_dataloaders=Turns(task))

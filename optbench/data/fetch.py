@@ -79,7 +79,17 @@ def _from_debian(package: str, source: Source, folder: Path) -> str | None:
         return "there is no apt-get"
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            _run(["apt-get", "download", package], scratch)
+            try:
+                _run(["apt-get", "download", package], scratch)
+            except subprocess.SubprocessError:
+                # A fresh machine has no package lists yet. These are our own, so that neither root nor the system's are needed.
+                private = [f"-oDir::State::Lists={scratch}/lists", f"-oDir::Cache={scratch}/cache"]
+                for folder_of_apt in ("lists/partial", "cache/archives/partial"):
+                    Path(scratch, folder_of_apt).mkdir(parents=True)
+                if os.geteuid() == 0:
+                    private.append("-oAPT::Sandbox::User=root")
+                _run(["apt-get", *private, "update"], scratch)
+                _run(["apt-get", *private, "download", package], scratch)
             (archive,) = Path(scratch).glob(f"{package}_*.deb")
             _run(["dpkg", "-x", str(archive), "unpacked"], scratch)
         except (OSError, ValueError, subprocess.SubprocessError) as error:
