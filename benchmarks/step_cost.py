@@ -28,7 +28,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from optbench import config, environment, run
@@ -48,7 +48,9 @@ def synthetic(examples: int, shape: tuple[int, int, int]) -> RawData:
         images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=generator)
         return Split(images, torch.randint(0, 10, (count,), generator=generator))
 
-    return RawData(split(examples), split(64), split(64), DataSpec("image", shape, 10), (0.5,) * shape[0], (0.25,) * shape[0])
+    return RawData(
+        split(examples), split(64), split(64), DataSpec("image", shape, 10), (0.5,) * shape[0], (0.25,) * shape[0]
+    )
 
 
 class StopWatch(pl.Callback):
@@ -68,7 +70,9 @@ class StopWatch(pl.Callback):
 def optbench_segment(settings: list[str], raw: RawData, steps: int, device: str) -> float:
     """Seconds of ``steps`` steps as a run takes them."""
     accelerator = "gpu" if device == "cuda" else "cpu"
-    chosen = config.compose([*settings, f"budget.steps={steps}", f"trainer.accelerator={accelerator}", "evaluate_train=64"])
+    chosen = config.compose(
+        [*settings, f"budget.steps={steps}", f"trainer.accelerator={accelerator}", "evaluate_train=64"]
+    )
     with tempfile.TemporaryDirectory() as folder:
         directory = RunDirectory.at(folder, "run")
         directory.create(config.to_yaml(chosen))
@@ -88,7 +92,9 @@ def bare_segment(settings: list[str], raw: RawData, steps: int, device: str) -> 
     chosen = config.compose(settings)
     model = run.build_model(chosen, raw).to(device).train()
     batch, options = chosen["batch"], chosen["optimizer"]
-    optimizer = torch.optim.SGD(model.parameters(), lr=options["learning_rate"], momentum=options["momentum"], fused=True)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=options["learning_rate"], momentum=options["momentum"], fused=True
+    )
     images, labels = raw.train.inputs.to(device), raw.train.targets.to(device)
     scale = 1 / (255 * torch.tensor(raw.std)).view(1, -1, 1, 1).to(device)
     shift = -(torch.tensor(raw.mean) / torch.tensor(raw.std)).view(1, -1, 1, 1).to(device)
@@ -181,7 +187,11 @@ def peak_memory(micro_batch: int | None) -> float:
     )
     with tempfile.TemporaryDirectory() as folder:
         words = ["model=wrn", "model.depth=16", "model.width=1", "optimizer=momentum"]
-        words += ["batch=4096", f"micro_batch={'null' if micro_batch is None else micro_batch}", "dataset.train_limit=4096"]
+        words += [
+            "batch=4096",
+            f"micro_batch={'null' if micro_batch is None else micro_batch}",
+            "dataset.train_limit=4096",
+        ]
         words += ["budget.steps=1", "evaluate_train=256", "tracker=none", "progress=false", f"results_dir={folder}"]
         words += [f"data_dir={Path('data').resolve()}", "trainer.accelerator=cpu"]
         done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)

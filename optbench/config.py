@@ -221,7 +221,15 @@ def _apply_trial(config: Config) -> None:
     space = optimizer["info"].get("search_space") or {}
     if not space:
         raise UserError(f"trial={config['trial']}: optimizer={optimizer['name']} declares no search space; use trial=0")
-    optimizer.update(tuning.trial_options(space, config["trial"]))
+    drawn = tuning.trial_options(space, config["trial"])
+    defaults = read_choice("optimizer", optimizer["name"]) if optimizer["name"] in choices("optimizer") else optimizer
+    for name, value in drawn.items():
+        if optimizer[name] not in (defaults[name], value):
+            raise UserError(
+                f"optimizer.{name}={optimizer[name]}: trial={config['trial']} draws it from the search space; "
+                "leave one of the two out"
+            )
+    optimizer.update(drawn)
     schema.check(options(optimizer), optimizer["info"]["schema"], "optimizer")
 
 

@@ -102,6 +102,11 @@ def build_task(config: Config, raw: RawData) -> Task:
     for group in ("schedule", "momentum_schedule", "averaging"):
         choice = config[group]
         choices[group] = horizon.resolve(choice, choice["info"]["schema"], stretch=group == "schedule")
+    start = choices["averaging"].get("start", 0)
+    if start >= horizon.steps:
+        raise UserError(
+            f"averaging.start={config['averaging']['start']}: must be before the end, at {horizon.steps} steps"
+        )
     dtype = _DTYPES.get(config["precision"])
     recipe = Recipe(
         loss=losses.build(config["loss"]),
@@ -247,6 +252,8 @@ def execute(config: Config, console: Console | None = None) -> Outcome:
     raw = load_data(config)
     task = build_task(config, raw)
     task.recipe.make_optimizer(task.model)  # some options only the optimizer can refuse, and it must do so by now
+    # The bench's own draws are pure functions of the seed; an optimizer from elsewhere may use torch's generators.
+    torch.manual_seed(randomness.key(config["seed"], "torch"))
     console = console or terminal.console()
     display = RunDisplay(console, task.recipe.horizon.steps, config["progress"] and rank_from_environment() == 0)
     recorder = build_recorder(config, task, directory, display)

@@ -25,6 +25,7 @@ _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 _TYPE = re.compile(r"(list of )?(int|float|bool|str|duration|mapping)(.*)")
 _BOUND = re.compile(r"(>=|<=|>|<)\s*(\S+)")
 _INTERVAL = re.compile(r"in\s*([\[(])\s*(\S+)\s*,\s*(\S+)\s*([\])])")
+_DURATION_SPELLINGS = "such as 200 or 200steps, 5epochs, 10000samples, 10% of the budget"
 _DURATION = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*(steps?|epochs?|samples?|%)?")
 
 
@@ -156,7 +157,9 @@ def check(options: Mapping[str, Any], schema: Mapping[str, str], where: str = ""
         if name not in schema:
             raise UserError(f"{prefix}{name}: unknown key; {nearest(name, schema)}")
         if not OptionType.parse(schema[name]).accepts(value):
-            raise UserError(f"{prefix}{name}={'null' if value is None else value}: must be {schema[name]}")
+            shown = "null" if value is None else value
+            spelled = f" ({_DURATION_SPELLINGS})" if "duration" in schema[name] else ""
+            raise UserError(f"{prefix}{name}={shown}: must be {schema[name]}{spelled}")
     for name in schema:
         if name not in options:
             raise UserError(f"{prefix}{name}: missing; must be {schema[name]}")

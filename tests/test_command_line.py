@@ -147,6 +147,7 @@ MISTAKES = [
     ("--cfg job --multirun batch=1,2", "--cfg", "--multirun"),
     ("-m batch=32,64,0", "batch=0", "int >= 1"),
     ("-m optimizer=sgd,adm", "optimizer=adm", "did you mean adam"),
+    ("-m trainer.devices=2 seed=0,1", "trainer.devices=2", "--multirun", "accepted: trainer.devices=1"),
     ("dry_run=true batch=0", "batch=0", "int >= 1"),
 ]
 

@@ -388,3 +388,11 @@ def test_the_folder_of_choices_can_be_elsewhere(tmp_path, monkeypatch):
     assert configuration.conf_dir() == tmp_path.resolve()
     assert list(choices("model")) == ["mine"]
     assert read_choice("model", "mine") == {"name": "mine"}
+
+
+def test_an_option_that_the_trial_draws_cannot_be_set_as_well():
+    with pytest.raises(UserError, match=r"optimizer.learning_rate=0.5: trial=3 draws it"):
+        compose(["optimizer=adam", "trial=3", "optimizer.learning_rate=0.5"])
+    # Resolving what is resolved changes nothing.
+    resolved = compose(["optimizer=adam", "trial=3"])
+    assert resolve(resolved) == resolved

@@ -54,7 +54,9 @@ def numbers(task: Task) -> dict[str, torch.Tensor]:
 def assert_equal_to_rounding(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-7, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            found[name], tensor, rtol=1e-7, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +74,9 @@ def undisturbed():
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_the_result_does_not_depend_on_the_micro_batch(optimizer, undisturbed):
-    start = {name: tensor.clone() for name, tensor in run.build_model(*_model_of(optimizer)).double().state_dict().items()}
+    start = {
+        name: tensor.clone() for name, tensor in run.build_model(*_model_of(optimizer)).double().state_dict().items()
+    }
     whole = undisturbed(optimizer)
     # A test of two equal things is only one if they moved.
     assert any((whole[name] - tensor).abs().max() > 1e-6 for name, tensor in start.items())

@@ -62,7 +62,14 @@ def without_times(content):
 
 @pytest.mark.slow
 def test_kill_9_in_the_middle_and_the_same_command_again(tmp_path):
-    words = ["optimizer=adam", "model=lenet5", "budget.steps=400", "eval_every=50", "checkpoint_every=20", "averaging=ema"]
+    words = [
+        "optimizer=adam",
+        "model=lenet5",
+        "budget.steps=400",
+        "eval_every=50",
+        "checkpoint_every=20",
+        "averaging=ema",
+    ]
     finished(command(tmp_path / "whole", *words))
     for kills in range(2):
         process = command(tmp_path / "killed", *words)
@@ -239,7 +246,9 @@ def test_regime_adaptation_keeps_the_number_of_updates(tmp_path):
     small = execute(tmp_path, *words, "batch=32")
     large = execute(tmp_path, *words, "batch=128", "budget.regime_adaptation=true")
     assert small.summary["steps"] == large.summary["steps"] == 16
-    rates = [[row["learning_rate"] for row in out.directory.rows() if row["event"] == "train"] for out in (small, large)]
+    rates = [
+        [row["learning_rate"] for row in out.directory.rows() if row["event"] == "train"] for out in (small, large)
+    ]
     assert rates[0] == rates[1]
     assert len(set(rates[0])) == 2
 
@@ -263,7 +272,14 @@ def test_the_effective_learning_rate_is_what_the_optimizer_gets(tmp_path, rule, 
     "words",
     [
         ["dataset=curves", "model=autoencoder", "model.hidden=[32]", "model.code=4", "dataset.examples=300"],
-        ["dataset=curves", "model=autoencoder", "model.hidden=[32]", "model.code=4", "dataset.examples=300", "loss=mse"],
+        [
+            "dataset=curves",
+            "model=autoencoder",
+            "model.hidden=[32]",
+            "model.code=4",
+            "dataset.examples=300",
+            "loss=mse",
+        ],
         ["dataset=adding", "model=lstm", "model.hidden=8", "dataset.examples=300", "dataset.length=12"],
         ["dataset=memorization", "model=rnn", "model.hidden=8", "dataset.examples=300", "dataset.length=12"],
         ["dataset=temporal_order_2", "model=gru", "model.hidden=8", "dataset.examples=300", "dataset.length=20"],
@@ -302,7 +318,13 @@ def test_images_streamed_from_folders(tmp_path):
             for wnid in ("n01440764", "n01443537")
         }
         write_image_folder(tmp_path / "data" / "imagenet", split, images)
-    words = ["dataset=imagenet", "dataset.validation=4", "dataset.size=32", "dataset.workers=2", f"data_dir={tmp_path}/data"]
+    words = [
+        "dataset=imagenet",
+        "dataset.validation=4",
+        "dataset.size=32",
+        "dataset.workers=2",
+        f"data_dir={tmp_path}/data",
+    ]
     chosen = ["model=resnet18", "model.stem=imagenet", "batch=8", "norm_batch=4", "budget.steps=3", "log_every=1",
               "optimizer.learning_rate=0.001"]  # fmt: skip
     outcome = run.execute(config.compose([*TINY[2:], *words, *chosen, f"results_dir={tmp_path}"]))
@@ -317,9 +339,25 @@ def test_images_streamed_from_folders(tmp_path):
 
 @pytest.mark.parametrize(
     "words",
-    [["init=identity"], ["trainer.accelerator=gpu", "trainer.devices=64"], ["schedule.warmup=200"]],
+    [
+        ["init=identity"],
+        ["averaging=swa", "averaging.start=100"],
+        ["trainer.accelerator=gpu", "trainer.devices=64"],
+        ["schedule.warmup=200"],
+    ],
 )
 def test_what_only_torch_can_tell_is_still_told_before_anything_is_written(tmp_path, words):
     with pytest.raises(UserError, match=words[-1].split("=")[0]):
         run.execute(config.compose([*TINY, *words, f"results_dir={tmp_path}/results", "budget.steps=100"]))
     assert not (tmp_path / "results").exists()
+
+
+def test_runs_do_not_depend_on_what_ran_before_them_in_the_process(tmp_path):
+    """torch's own generator, which an optimizer from elsewhere may draw from, starts at the run's seed."""
+    torch.manual_seed(1)
+    execute(tmp_path / "one", "budget.steps=1")
+    first = torch.rand(3)
+    torch.manual_seed(2)
+    torch.rand(7)
+    execute(tmp_path / "two", "budget.steps=1")
+    assert torch.equal(torch.rand(3), first)

@@ -1,5 +1,6 @@
 """Find the files of a dataset, or download them from their official place; never use anything else instead."""
 
+import contextlib
 import gzip
 import hashlib
 import os
@@ -96,6 +97,9 @@ def locate(source: Source, data_dir: str | Path, check_hash: bool = True) -> dic
     try:
         return download(source, target, check_hash)
     except (OSError, EOFError, zlib.error) as error:
+        for folder in (target, target.parent):
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # what the download made and left empty
         names = ", ".join(file.name + (".gz" if file.gzipped else "") for file in source.files)
         raise missing(
             f"dataset={source.dataset}",

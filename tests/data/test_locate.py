@@ -129,7 +129,7 @@ def test_hash_is_of_the_decompressed_content(tmp_path):
         assert locate.read(SOURCE.files[0], path) == CONTENTS["a"]
 
 
-@pytest.mark.parametrize("content", [b"not gzip", gzip.compress(b"first file")[:-6]])
+@pytest.mark.parametrize("content", [b"not gzip", gzip.compress(b"first file")[:-6]], ids=["other", "cut"])
 def test_damaged_gzip(tmp_path, content):
     path = tmp_path / "a.gz"
     path.write_bytes(content)
