@@ -62,7 +62,7 @@ def load(
     data_dir: str,
     examples: int = 20000,
     validation: int = 2000,
-    degree: int = 3,
+    degree: int = 2,
     train_limit: int | None = None,
     generation_seed: int = 0,
 ) -> RawData:
