@@ -64,11 +64,11 @@ class RunDisplay:
             self._progress.stop()
 
     def step(self, done: int) -> None:
-        """``done`` steps are over; redraws at most four times a second."""
+        """``done`` steps are over; redraws at most twice a second."""
         now = time.monotonic()
         if self._began is None:
             self._began = (done, now)
-        if not self.live or now - self._shown < 0.25:
+        if not self.live or now - self._shown < 0.5:
             return
         self._shown = now
         first, since = self._began

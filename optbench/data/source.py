@@ -52,9 +52,9 @@ class Augmentation:
             padded_height, padded_width = images.shape[2:]
             # Every run of `width` pixels in memory is one row of this view, so that a crop is a choice of rows.
             windows = images.view(-1).as_strided((images.numel() - width + 1, width), (1, 1))
-            plane = torch.arange(count * channels, device=device).view(count, channels, 1) * padded_height
-            row = plane + top[:, None, None] + torch.arange(height, device=device)
-            starts = row * padded_width + left[:, None, None]
+            plane = torch.arange(count * channels, device=device).view(count, channels) * padded_height
+            corner = (plane + top[:, None]) * padded_width + left[:, None]
+            starts = corner[:, :, None] + torch.arange(height, device=device) * padded_width
             images = windows.index_select(0, starts.view(-1)).view(count, channels, height, width)
         if self.flip:
             chosen = torch.arange(count, device=device) + count * (draws[2] >> 31)

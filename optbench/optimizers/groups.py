@@ -15,13 +15,16 @@ def decay_groups(
 ) -> list[dict[str, Any]]:
     """Parameter groups with ``weight_decay`` under ``key``: matrices and kernels, then biases and norm scales.
 
-    The second group (tensors of fewer than two dimensions) gets 0 unless ``decay_norm_and_bias``. No group is empty.
+    The second group (tensors of fewer than two dimensions) gets 0 unless ``decay_norm_and_bias``. No group is empty, and
+    where both decay alike there is one: an optimizer's kernels run once for each group.
     """
+    if decay_norm_and_bias or weight_decay == 0:
+        return [{"params": parameters, key: weight_decay}]
     matrices = [parameter for parameter in parameters if parameter.ndim > 1]
     vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
     groups: list[dict[str, Any]] = [
         {"params": matrices, key: weight_decay},
-        {"params": vectors, key: weight_decay if decay_norm_and_bias else 0.0},
+        {"params": vectors, key: 0.0},
     ]
     return [group for group in groups if group["params"]]
 
