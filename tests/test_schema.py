@@ -216,7 +216,8 @@ RIGHT = {"learning_rate": 0.1, "momentum": 0.9, "nesterov": False, "warmup": Non
         ({"learning_rate": None}, "optimizer.learning_rate=null: must be float > 0"),
         (
             {"warmup": "5 weeks"},
-            "optimizer.warmup=5 weeks: must be duration or null (such as 200 or 200steps, 5epochs, 10000samples, 10% of the budget)",
+            "optimizer.warmup=5 weeks: must be duration or null "
+            "(such as 200 or 200steps, 5epochs, 10000samples, 10% of the budget)",
         ),
         ({"nesterov": "yes"}, "optimizer.nesterov=yes: must be bool"),
         ({"momentun": 0.9}, "optimizer.momentun: unknown key; did you mean momentum?"),

@@ -36,40 +36,41 @@ class Augmentation:
             return cls()
         return cls(**{name: dataset[name] for name in ("crop", "crop_padding", "flip", "cutout") if name in dataset})
 
-    def crop_and_flip(self, images: Tensor, seed: int, step: int, first: int) -> Tensor:
-        """Crop and mirror raw images (n, C, H, W), the first of which is at position ``first`` of the global batch.
+    def stock(self, images: Tensor) -> Tensor:
+        """All training images (N, C, H, W) as ``take`` wants them: padded once, not batch by batch.
 
         They are padded as they are, before any normalization: zeros are black, as usual.
         """
-        count, channels, height, width = images.shape
-        device, pad = images.device, self.crop
-        # Three draws an example, in one call: on small batches it is the number of calls that costs.
-        position = 3 * torch.arange(first, first + count, device=device) + torch.arange(3, device=device)[:, None]
-        draws = randomness.bits(randomness.key(seed, "crop and flip", step), position)
-        if pad:
-            images = self._padded(images)
-            top, left = (draws[:2] * (2 * pad + 1)) >> 32
-            padded_height, padded_width = images.shape[2:]
-            # Every run of `width` pixels in memory is one row of this view, so that a crop is a choice of rows.
-            windows = images.view(-1).as_strided((images.numel() - width + 1, width), (1, 1))
-            plane = torch.arange(count * channels, device=device).view(count, channels) * padded_height
-            corner = (plane + top[:, None]) * padded_width + left[:, None]
-            starts = corner[:, :, None] + torch.arange(height, device=device) * padded_width
-            images = windows.index_select(0, starts.view(-1)).view(count, channels, height, width)
-        if self.flip:
-            chosen = torch.arange(count, device=device) + count * (draws[2] >> 31)
-            images = torch.cat([images, images.flip(-1)]).index_select(0, chosen)
-        return images
-
-    def _padded(self, images: Tensor) -> Tensor:
-        if self.crop_padding == "zeros":
-            return F.pad(images, (self.crop,) * 4).contiguous()
-        for axis in (2, 3):
+        if self.crop and self.crop_padding == "zeros":
+            images = F.pad(images, (self.crop,) * 4)
+        for axis in (2, 3) if self.crop and self.crop_padding == "reflect" else ():
             # 3 2 1 | 0 1 2 ... n-1 | n-2 n-3 n-4: torch's own reflection does not know bytes.
             place = torch.arange(-self.crop, images.shape[axis] + self.crop, device=images.device).abs()
             last = images.shape[axis] - 1
             images = images.index_select(axis, last - (last - place).abs())
         return images.contiguous()
+
+    def take(self, stock: Tensor, index: Tensor, seed: int, step: int, first: int) -> Tensor:
+        """The images ``index`` (n,) of ``stock``, cropped and mirrored; the first is at ``first`` of the global batch."""
+        if not (self.crop or self.flip):
+            return stock.index_select(0, index)
+        count, device, pad = len(index), index.device, self.crop
+        # Three draws an example, in one call: on small batches it is the number of calls that costs.
+        position = 3 * torch.arange(first, first + count, device=device) + torch.arange(3, device=device)[:, None]
+        draws = randomness.bits(randomness.key(seed, "crop and flip", step), position)
+        channels, padded_height, padded_width = stock.shape[1:]
+        height, width = padded_height - 2 * pad, padded_width - 2 * pad
+        top, left = (draws[:2] * (2 * pad + 1)) >> 32
+        # Every run of `width` pixels in memory is one row of this view, so that a crop is a choice of rows.
+        windows = stock.view(-1).as_strided((stock.numel() - width + 1, width), (1, 1))
+        plane = (index[:, None] * channels + torch.arange(channels, device=device)) * padded_height
+        corner = (plane + top[:, None]) * padded_width + left[:, None]
+        starts = corner[:, :, None] + torch.arange(height, device=device) * padded_width
+        images = windows.index_select(0, starts.view(-1)).view(count, channels, height, width)
+        if self.flip:
+            chosen = torch.arange(count, device=device) + count * (draws[2] >> 31)
+            images = torch.cat([images, images.flip(-1)]).index_select(0, chosen)
+        return images
 
     def cut_out(self, images: Tensor, seed: int, step: int, first: int) -> Tensor:
         """Zero a square of each normalized image (n, C, H, W), the first being at ``first`` of the global batch."""
@@ -118,6 +119,9 @@ class BatchSource:
         if self._scale is not None and self._shift is not None:
             self._scale, self._shift = self._placed(self._scale), self._placed(self._shift)
         self._orders.clear()
+        images = self.splits["train"].inputs
+        if self.spec.kind == "image" and isinstance(images, Tensor):
+            self._stock = self.augmentation.stock(images)
         return self
 
     def _placed(self, data: Any) -> Any:
@@ -154,10 +158,10 @@ class BatchSource:
             upcoming = self._indices(first_sample + size + offset, share).tolist()
             split.inputs.prefetch(upcoming, randomness.key(self.seed, "augmentation", step + 1), offset)
             return self._prepare(images.to(self.device)), split.targets.index_select(0, index)
-        inputs, augmentation = split.inputs.index_select(0, index), self.augmentation
-        if augmentation.crop or augmentation.flip:
-            inputs = augmentation.crop_and_flip(inputs, self.seed, step, offset)
-        inputs = self._prepare(inputs)
+        if self.spec.kind != "image":
+            return split.inputs.index_select(0, index), split.targets.index_select(0, index)
+        augmentation = self.augmentation
+        inputs = self._prepare(augmentation.take(self._stock, index, self.seed, step, offset))
         if augmentation.cutout:
             inputs = augmentation.cut_out(inputs, self.seed, step, offset)
         if self.reconstruct:

@@ -252,6 +252,11 @@ def draw_of(seed, purpose, step, position, high):
     return int(randomness.integers(randomness.key(seed, purpose, step), torch.tensor(position), high))
 
 
+def taken(augmentation, images, seed, step, first):
+    """All of ``images``, cropped and mirrored as one batch."""
+    return augmentation.take(augmentation.stock(images), torch.arange(len(images)), seed, step, first)
+
+
 def cropped_and_flipped(image, pad, padding, flip, seed, step, position):
     """One image (C, H, W), pixel by pixel: the window at a random place of the padded image, then its mirror image."""
     channels, height, width = image.shape
@@ -280,7 +285,7 @@ def cropped_and_flipped(image, pad, padding, flip, seed, step, position):
 def test_crop_and_flip_against_a_loop(pad, padding, flip, shape):
     images = bytes_of(20, *shape)
     kept = images.clone()
-    found = Augmentation(crop=pad, crop_padding=padding, flip=flip).crop_and_flip(images, 7, 11, 40)
+    found = taken(Augmentation(crop=pad, crop_padding=padding, flip=flip), images, 7, 11, 40)
     assert found.dtype == torch.uint8
     for number, image in enumerate(images.numpy()):
         expected = cropped_and_flipped(image, pad, padding, flip, 7, 11, 40 + number)
@@ -294,8 +299,8 @@ def test_crops_do_not_depend_on_how_the_images_lie_in_memory(channels):
     images = bytes_of(20, channels, 8, 8)
     other = images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
     for augmentation in (EVERYTHING, Augmentation(crop=2, crop_padding="reflect", flip=True)):
-        expected = augmentation.crop_and_flip(images, 7, 11, 0)
-        assert torch.equal(augmentation.crop_and_flip(other, 7, 11, 0), expected)
+        expected = taken(augmentation, images, 7, 11, 0)
+        assert torch.equal(taken(augmentation, other, 7, 11, 0), expected)
 
 
 @pytest.mark.parametrize("side", [1, 3, 4, 20])
@@ -342,7 +347,7 @@ def test_flips_and_offsets_are_uniform():
     """Read off the images: every pixel of an image knows where it was."""
     count, pad, side = 4000, 2, 8
     ramp = (torch.arange(side * side, dtype=torch.float32) + 1).view(1, 1, side, side).expand(count, 1, side, side)
-    found = Augmentation(crop=pad, crop_padding="zeros", flip=True).crop_and_flip(ramp, 0, 0, 0)[:, 0]
+    found = taken(Augmentation(crop=pad, crop_padding="zeros", flip=True), ramp, 0, 0, 0)[:, 0]
     middle = found[:, pad + 1 : -pad, pad + 1 : -pad]  # never padding
     flipped = middle[:, 0, 0] > middle[:, 0, 1]
     assert stats.binomtest(int(flipped.sum()), count, 0.5).pvalue > 1e-5
