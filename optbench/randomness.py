@@ -27,12 +27,22 @@ def _mix(word: Tensor) -> Tensor:
     return (word >> 16) ^ word
 
 
+def scattered(position: Tensor) -> Tensor:
+    """The part of ``bits`` that does not depend on the key: worth keeping where positions come back at every step."""
+    return _mix(position & _WORD)
+
+
+def keyed(draw_key: int | Tensor, scattered_position: Tensor) -> Tensor:
+    """The other part: ``bits(draw_key, position)`` is ``keyed(draw_key, scattered(position))``."""
+    return _mix(scattered_position ^ draw_key)
+
+
 def bits(draw_key: int | Tensor, position: Tensor) -> Tensor:
     """Hash every ``position`` (int64, any shape) under ``draw_key`` to int64 values uniform on 0 .. 2**32 - 1.
 
     Positions count modulo 2**32.
     """
-    return _mix(_mix(position & _WORD) ^ draw_key)
+    return keyed(draw_key, scattered(position))
 
 
 def uniform(draw_key: int | Tensor, position: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ on the whole batch at once. There are no workers and no iterator, hence no state
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -54,21 +55,19 @@ class Augmentation:
         """The images ``index`` (n,) of ``stock``, cropped and mirrored; the first is at ``first`` of the global batch."""
         if not (self.crop or self.flip):
             return stock.index_select(0, index)
-        count, device, pad = len(index), index.device, self.crop
-        # Three draws an example, in one call: on small batches it is the number of calls that costs.
-        position = 3 * torch.arange(first, first + count, device=device) + torch.arange(3, device=device)[:, None]
-        draws = randomness.bits(randomness.key(seed, "crop and flip", step), position)
         channels, padded_height, padded_width = stock.shape[1:]
-        height, width = padded_height - 2 * pad, padded_width - 2 * pad
-        top, left = (draws[:2] * (2 * pad + 1)) >> 32
+        height, width = padded_height - 2 * self.crop, padded_width - 2 * self.crop
+        count, places = len(index), _places(len(index), first, channels, height, index.device)
+        draws = randomness.keyed(randomness.key(seed, "crop and flip", step), places.draws)
+        top, left = (draws[:2] * (2 * self.crop + 1)) >> 32
         # Every run of `width` pixels in memory is one row of this view, so that a crop is a choice of rows.
         windows = stock.view(-1).as_strided((stock.numel() - width + 1, width), (1, 1))
-        plane = (index[:, None] * channels + torch.arange(channels, device=device)) * padded_height
+        plane = (index[:, None] * channels + places.channels) * padded_height
         corner = (plane + top[:, None]) * padded_width + left[:, None]
-        starts = corner[:, :, None] + torch.arange(height, device=device) * padded_width
+        starts = corner[:, :, None] + places.rows * padded_width
         images = windows.index_select(0, starts.view(-1)).view(count, channels, height, width)
         if self.flip:
-            chosen = torch.arange(count, device=device) + count * (draws[2] >> 31)
+            chosen = places.examples + count * (draws[2] >> 31)
             images = torch.cat([images, images.flip(-1)]).index_select(0, chosen)
         return images
 
@@ -83,6 +82,27 @@ class Augmentation:
         row, column = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
         in_rows, in_columns = (row >= top) & (row < top + self.cutout), (column >= left) & (column < left + self.cutout)
         return images.masked_fill((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0.0)
+
+
+class _Places(NamedTuple):
+    """What is the same in every step: on small batches it is the number of operations that costs."""
+
+    draws: Tensor  # three draws an example, still without their key
+    examples: Tensor
+    channels: Tensor
+    rows: Tensor
+
+
+@lru_cache(maxsize=4)
+def _places(count: int, first: int, channels: int, height: int, device: torch.device) -> _Places:
+    examples = torch.arange(count, device=device)
+    position = 3 * (examples + first) + torch.arange(3, device=device)[:, None]
+    return _Places(
+        randomness.scattered(position),
+        examples,
+        torch.arange(channels, device=device),
+        torch.arange(height, device=device),
+    )
 
 
 class BatchSource:
