@@ -197,9 +197,10 @@ def assembly(rounds: int, device: str, batch: int = 128, batches: int = 40) -> l
 
 def peak_memory(micro_batch: int | None) -> float:
     """Peak resident MiB of one whole run of one step at batch 4096."""
+    # Not getrusage's ru_maxrss, which a process inherits from the one that started it.
     code = (
-        "import resource, sys; from optbench.__main__ import main; status = main(sys.argv[1:]); "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024); sys.exit(status)"
+        "import re, sys; from optbench.__main__ import main; status = main(sys.argv[1:]); "
+        "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]); sys.exit(status)"
     )
     with tempfile.TemporaryDirectory() as folder:
         words = ["model=wrn", "model.depth=16", "model.width=1", "optimizer=momentum"]
@@ -211,7 +212,7 @@ def peak_memory(micro_batch: int | None) -> float:
         words += ["budget.steps=1", "evaluate_train=256", "tracker=none", "progress=false", f"results_dir={folder}"]
         words += [f"data_dir={Path('data').resolve()}", "trainer.accelerator=cpu"]
         done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
-    return float(done.stdout.strip().splitlines()[-1])
+    return int(done.stdout.strip().splitlines()[-1]) / 1024
 
 
 def main() -> None:
