@@ -288,14 +288,16 @@ def _train(
             trainer.fit(task, train_dataloaders=Turns(task))
     except BaseException as error:
         why = f"{type(error).__name__}: {error}".splitlines()[0]
+        # Asked twice to stop, a run stops at once: that is no failure, though its last steps are lost.
+        state = "failed" if task.stop_signal is None else "preempted"
         with directory.log.open("a", encoding="utf-8") as log:
             log.write(traceback.format_exc())
-        directory.set_status("failed", why)
+        directory.set_status(state, why)  # type: ignore[arg-type]
         if mirror is not None:
             mirror.finish(0)
-        if not isinstance(error, Exception):
+        if task.stop_signal is None and not isinstance(error, Exception):
             raise
-        return Outcome("failed", why, None, directory)
+        return Outcome(state, why, None, directory, signal=task.stop_signal)
     state, summary = recorder.outcome or "failed", None
     if state in ("done", "diverged"):
         summary = summarize(config, task, recorder)
