@@ -110,10 +110,10 @@ def sync(words: Sequence[str]) -> int:
     for directory in chosen:
         tracker = directory.config()["tracker"]
         try:
-            message = trackers.sync(directory.path, tracker) if tracker["name"] != "none" else "tracker=none"
+            done = trackers.sync(directory.path, tracker) if tracker["name"] != "none" else "tracker=none"
         except UserError as error:
-            message, failed = str(error), failed + 1
-        print(f"{directory.run_id}: {message}")
+            done, failed = f"not mirrored: {error}", failed + 1
+        print(done if done.startswith(directory.run_id) else f"{directory.run_id}: {done}")
     print(f"{len(chosen)} runs, {failed} not mirrored")
     return 1 if failed else 0
 
