@@ -79,6 +79,8 @@ def status(words: Sequence[str]) -> int:
                "test loss", "test accuracy", "gap", "seconds"]  # fmt: skip
     for column in columns:
         table.add_column(column, justify="left" if column in columns[:3] or column == "status" else "right")
+    order = [f"config.{key}" for key in ("dataset.name", "model.name", "optimizer.name", "batch", "seed")]
+    runs = runs.sort_values([key for key in order if key in runs], ignore_index=True)
     for run in runs.astype(object).where(runs.notna(), None).to_dict("records"):
         table.add_row(
             *(str(run.get(f"config.{group}.name", "–")) for group in ("optimizer", "model", "dataset")),

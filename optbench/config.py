@@ -237,7 +237,7 @@ def _choose_loss(config: Config) -> None:
     if config["loss"]["name"] != "auto":
         return
     if config["model"]["info"].get("reconstructs"):
-        name = "bernoulli"
+        name = config["model"]["info"].get("loss", "bernoulli")
     else:
         name = "mse" if config["dataset"]["info"]["target"] == "real" else "cross_entropy"
     config["loss"] = read_choice("loss", name)

@@ -255,6 +255,7 @@ def test_every_trial_has_a_run_id_of_its_own():
         ("rnn", "multiplication", "mse"),
         ("autoencoder", "digits", "bernoulli"),
         ("autoencoder_curves", "curves", "bernoulli"),
+        ("autoencoder_faces", "curves", "mse"),
     ],
 )
 def test_the_loss_follows_from_the_data_and_the_model(model, dataset, loss):
