@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -22,10 +23,13 @@ def group_names() -> str:
 
 
 def key_defaults() -> str:
-    """The front page's plain keys with their defaults, for the help page."""
-    page = configuration.front_page()
-    keys = [*configuration.SCIENCE_KEYS, *configuration.MACHINE_KEYS]
-    return "\n  ".join(f"{key}={'null' if page[key] is None else page[key]}" for key in keys)
+    """The front page's plain keys with their defaults and what it says of them, for the help page."""
+    page = (configuration.conf_dir() / "config.yaml").read_text(encoding="utf-8")
+    keys = {*configuration.SCIENCE_KEYS, *configuration.MACHINE_KEYS}
+    lines = (re.fullmatch(r"(\w+): *(.*?) *(?:# *(.*))?", line) for line in page.splitlines())
+    return "\n  ".join(
+        f"{f'{line[1]}={line[2]}':24} {line[3] or ''}".rstrip() for line in lines if line and line[1] in keys
+    )
 
 
 class _Parser(argparse.ArgumentParser):

@@ -263,7 +263,7 @@ def test_help_names_every_group_and_every_key_with_its_default(words, command):
         assert re.search(rf"\b{group}\b", out)
     for key in (*SCIENCE_KEYS, *MACHINE_KEYS):
         assert re.search(rf"^ +{key}=", out, re.MULTILINE)
-    assert "\n  batch=128\n" in out
+    assert re.search(r"^  batch=128 +GLOBAL batch in examples", out, re.MULTILINE)
     for name in ("list", "status", "sync", "doctor"):
         assert f"python -m optbench {name}" in out
 
