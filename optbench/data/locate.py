@@ -94,12 +94,13 @@ def locate(source: Source, data_dir: str | Path, check_hash: bool = True) -> dic
     if found is not None:
         return found
     target = (Path(data_dir) / source.folders[0]).expanduser()
+    made = [folder for folder in (target, target.parent) if not folder.exists()]
     try:
         return download(source, target, check_hash)
     except (OSError, EOFError, zlib.error) as error:
-        for folder in (target, target.parent):
+        for folder in made:
             with contextlib.suppress(OSError):
-                folder.rmdir()  # what the download made and left empty
+                folder.rmdir()  # only what is empty
         names = ", ".join(file.name + (".gz" if file.gzipped else "") for file in source.files)
         raise missing(
             f"dataset={source.dataset}",

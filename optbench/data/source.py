@@ -139,9 +139,7 @@ class BatchSource:
         if self._scale is not None and self._shift is not None:
             self._scale, self._shift = self._placed(self._scale), self._placed(self._shift)
         self._orders.clear()
-        images = self.splits["train"].inputs
-        if self.spec.kind == "image" and isinstance(images, Tensor):
-            self._stock = self.augmentation.stock(images)
+        self._stock: Tensor | None = None  # made when the first batch needs it, once the device is settled
         return self
 
     def _placed(self, data: Any) -> Any:
@@ -181,6 +179,8 @@ class BatchSource:
         if self.spec.kind != "image":
             return split.inputs.index_select(0, index), split.targets.index_select(0, index)
         augmentation = self.augmentation
+        if self._stock is None:
+            self._stock = augmentation.stock(split.inputs)
         inputs = self._prepare(augmentation.take(self._stock, index, self.seed, step, offset))
         if augmentation.cutout:
             inputs = augmentation.cut_out(inputs, self.seed, step, offset)

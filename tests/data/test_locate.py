@@ -112,6 +112,14 @@ def test_interrupted_download_leaves_nothing(monkeypatch, tmp_path):
     assert not (data_dir / "toy").exists()
 
 
+def test_a_failed_download_leaves_the_folders_that_were_there(monkeypatch, tmp_path):
+    data_dir = offline(monkeypatch, tmp_path)
+    (data_dir / "toy").mkdir(parents=True, exist_ok=True)
+    with pytest.raises(UserError, match="failed"):
+        locate.locate(SOURCE, data_dir)
+    assert (data_dir / "toy").is_dir()
+
+
 def test_wrong_content_is_refused(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"other")
