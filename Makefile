@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install data demo test test-fast lint types format benchmark clean
+.PHONY: help install data demo slurm test test-fast lint types format benchmark clean
 
 help:  ## show these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,8 +24,11 @@ demo: data  ## train three optimizers at two batch sizes and compare them: about
 		dataset.train_limit=10000 budget.epochs=3 results_dir=results/demo
 	$(BIN)/python -m optbench status --results-dir results/demo
 
-test: data  ## the whole test suite
-	$(BIN)/python -m pytest -q -n 2
+slurm:  ## install Slurm's programs for the tests that need them (Debian, as root)
+	slurm/local.sh install
+
+test: data  ## the whole test suite; tests that need Slurm are skipped where it is not installed
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
 test-fast: data  ## without the tests marked slow
 	$(BIN)/python -m pytest -q -n 2 -m 'not slow'
@@ -43,6 +46,7 @@ format: install  ## put the code into shape
 
 benchmark: install  ## speed, measured side by side with bare PyTorch
 	$(BIN)/python benchmarks/step_cost.py
+	$(BIN)/python benchmarks/sweep_cost.py
 
 clean:  ## remove what was built, but no results
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

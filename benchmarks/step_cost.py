@@ -90,7 +90,7 @@ def optbench_segment(settings: list[str], raw: RawData, steps: int, device: str)
         display = RunDisplay(Console(file=io.StringIO(), force_terminal=True, width=120), steps)
         watch = StopWatch()
         recorder = run.build_recorder(chosen, task, directory, display)
-        trainer = run.build_trainer(chosen, [watch, recorder, run._Progress(display)])
+        trainer = run.build_trainer(chosen, [watch, recorder, run._Progress(display, recorder)])
         with display:
             trainer.fit(task, train_dataloaders=Turns(task))
     assert watch.seconds is not None

@@ -3,9 +3,7 @@
 import argparse
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from optbench.errors import UserError
@@ -14,9 +12,14 @@ HELP = """\
 optbench: a bench for deep-learning optimizers.
 
   python -m optbench [GROUP=CHOICE ...] [KEY=VALUE ...]      train one configuration, or continue it
-  python -m optbench -m optimizer=sgd,adam batch=128,1024    every combination, one after another
+  python -m optbench -m optimizer=sgd,adam 'seed=range(3)'   a sweep: every combination, by warm workers on this machine
+  python -m optbench -m experiment=NAME [KEY=VALUE ...]      a sweep that conf/experiment/NAME.yaml describes
+  python -m optbench -m ... launcher=slurm                   the same as arrays of Slurm jobs: returns at once
   python -m optbench list [GROUP]                            what there is: optimizers, models, datasets, schedules, ...
-  python -m optbench status [--results-dir DIR]              the runs so far, as a table
+  python -m optbench status [NAME]                           the sweeps and the runs so far, or all about one sweep
+  python -m optbench retry NAME                              start again what failed or was lost
+  python -m optbench cancel NAME                             stop a sweep, wherever it runs
+  python -m optbench logs RUN                                what a run printed
   python -m optbench sync [RUN ...]                          mirror runs again to wandb, or to the tracker they name
   python -m optbench doctor                                  what this machine has, and what is missing
   python -m optbench --cfg job [...]                         print the composed configuration and stop
@@ -26,6 +29,7 @@ Examples
   python -m optbench optimizer=lamb model=wrn model.depth=16 model.width=4 batch=4096 micro_batch=512 scaling=auto
   python -m optbench optimizer=momentum model=resnet18 dataset=cifar10 schedule=cosine schedule.warmup=5epochs
   python -m optbench model=resnet18 trainer=ddp trainer.devices=2
+  python -m optbench -m optimizer=sgd,adam batch=128,1024 'trial=range(20)' dry_run=true
 
 A choice is a file in conf/GROUP; its options are GROUP.OPTION=VALUE (optimizer.learning_rate=0.01). The groups are
   {groups}
@@ -77,42 +81,49 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _train(words: list[str]) -> int:
-    from optbench import config as configuration
+    parsed = _parse(words)
+    composed = _composed(words, parsed)
+    if composed is None:  # it was only to be shown
+        return 0
+    overrides: list[str] = parsed.overrides
+    experiment = next((word.partition("=")[2] for word in overrides if word.startswith("experiment=")), None)
+    from optbench.sweep.expand import Expansion
 
-    # All of them are checked before the first one starts.
-    configs = [configuration.resolve(composed) for composed in _composed(words)]
-    if len(configs) > 1 and "RANK" not in os.environ and any(configuration.ranks(config) > 1 for config in configs):
-        # Each rank is this very command once more: it would train the first run while its rank 0 is at another.
-        raise UserError(
-            f"trainer.devices={configs[0]['trainer']['devices']} with --multirun: one run of several ranks at a time; "
-            "accepted: trainer.devices=1, one command a run, or torchrun"
-        )
-    status = 0
-    for config in configs:
-        status = max(status, train_one(config))
-        if status > 128:  # stopped by a signal, which is meant for the runs to come too
-            break
-    return status
+    if isinstance(composed, Expansion):
+        if "RANK" in os.environ:
+            raise UserError(
+                "--multirun: under torchrun each rank would start the whole sweep; accepted: launcher=slurm, or one run"
+            )
+        from optbench.sweep import launch
+
+        return launch.sweep(composed, overrides, experiment)
+    if experiment not in (None, "null"):
+        raise UserError(f"experiment={experiment}: is a sweep; accepted with --multirun (-m)")
+    if composed["launcher"]["name"] != "local":
+        from optbench.sweep import launch
+
+        return launch.submit_one(composed, overrides)
+    return train_one(composed)
 
 
-def _composed(words: list[str]) -> list[dict[str, Any]]:
-    """What Hydra composes: one configuration, several with --multirun, or none with --cfg."""
+def _composed(words: list[str], parsed: argparse.Namespace) -> Any:
+    """What Hydra composes: one checked configuration, with --multirun an Expansion of many, with --cfg None."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     from optbench import config as configuration
+    from optbench.sweep.expand import Expansion
 
-    parsed = _parse(words)
     overrides: list[str] = parsed.overrides
     configuration.check_overrides(overrides)
     if parsed.cfg is not None and not parsed.multirun:
         configuration.compose(overrides)  # Hydra would show one that cannot run, too
-    composed: list[dict[str, Any]] = []
+    composed: list[Any] = []
 
-    def task(node: Any) -> None:
-        composed.append(configuration.plain(node))
+    def task(given: Any) -> None:
+        composed.append(given if isinstance(given, Expansion) else configuration.plain(given))
 
     # So that Hydra lets exceptions through, to be shown as one message.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -121,17 +132,16 @@ def _composed(words: list[str]) -> list[dict[str, Any]]:
     decorated = hydra.main(config_path=str(configuration.conf_dir()), config_name="config", version_base="1.3")(task)
     kept = sys.argv
     try:
-        # Hydra's sweeper insists on a folder to write a multirun.yaml to, which nobody needs.
-        with tempfile.TemporaryDirectory(prefix="optbench-") as folder:
-            place = [f"hydra.sweep.dir='{folder}'"] if parsed.multirun else []
-            # Overrides last: Hydra does not look for any after a flag that follows one.
-            sys.argv = [kept[0], *(word for word in words if word not in overrides), *overrides, *place]
-            decorated()
+        # Overrides last: Hydra does not look for any after a flag that follows one.
+        sys.argv = [kept[0], *(word for word in words if word not in overrides), *overrides]
+        decorated()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(configuration.explain(error, overrides)) from error
     finally:
         sys.argv = kept
-    return composed
+    if not composed or isinstance(composed[0], Expansion):
+        return composed[0] if composed else None
+    return configuration.resolve(composed[0])
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
@@ -149,7 +159,7 @@ def train_one(config: dict[str, Any]) -> int:
     """Train one resolved configuration, unless it is done; prints its result and returns the exit status."""
     from optbench import config as configuration
     from optbench import terminal
-    from optbench.store import RunDirectory
+    from optbench.store import RunDirectory, check_writable
 
     directory = RunDirectory.at(config["results_dir"], configuration.run_id(config))
     console = terminal.console()
@@ -160,7 +170,7 @@ def train_one(config: dict[str, Any]) -> int:
     if directory.is_finished and not config["force"]:
         terminal.print_result(console, directory.summary() or {}, directory.path, " already; force=true runs it again")
         return 0
-    _check_writable(config["results_dir"])
+    check_writable(config["results_dir"])
     # Only from here on is torch needed, which takes seconds to import.
     from optbench import run
 
@@ -178,15 +188,6 @@ def train_one(config: dict[str, Any]) -> int:
         return 1
     print("optbench: the same command continues it", file=sys.stderr)
     return 128 + outcome.signal if outcome.signal else 1
-
-
-def _check_writable(results_dir: str) -> None:
-    folder = Path(results_dir).absolute()
-    existing = next(place for place in (folder, *folder.parents) if place.exists())
-    if not existing.is_dir():
-        raise UserError(f"results_dir={results_dir}: {existing} is not a folder; accepted: a folder, or one to be made")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"results_dir={results_dir}: no permission to write in {existing}; accepted: a writable folder")
 
 
 if __name__ == "__main__":

@@ -4,11 +4,13 @@ A configuration here is a plain nested mapping. Everything in it that can change
 is a readable slug and a hash of that and of nothing else, so the same science on other hardware has the same id.
 """
 
+import copy
 import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +36,11 @@ GROUPS = (
     "averaging",
     "budget",
     "trainer",
+    "launcher",
     "tracker",
 )
+# Where a run trains and who is told of it are no part of its science.
+_NOT_SCIENCE = ("launcher", "tracker")
 
 # The types of the keys on the front page, conf/config.yaml, that are not groups.
 SCIENCE_KEYS = {
@@ -58,6 +63,8 @@ MACHINE_KEYS = {
     "results_dir": "str",
     "data_dir": "str",
     "force": "bool",
+    "retry": "one of none, failed, diverged, all",
+    "sweep": "str or null",
     "dry_run": "bool",
     "progress": "bool",
 }
@@ -74,9 +81,33 @@ def conf_dir() -> Path:
     return checkout if (checkout / "config.yaml").is_file() else package / "conf"
 
 
+# What the files and folders below conf/ held when they were last read, for a sweep reads them once for each of its runs.
+_READ: dict[Path, tuple[tuple[int, int, int], Any]] = {}
+_CLOCK_NANOSECONDS = 2_000_000_000
+
+
+def _unless_read(path: Path, read: Callable[[], Any]) -> Any:
+    """What ``read()`` returns, or returned while ``path`` was as it is now; not to be changed by the caller."""
+    try:
+        status = path.stat()
+    except OSError:
+        return read()
+    stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+    known = _READ.get(path)
+    if known is not None and known[0] == stamp:
+        return known[1]
+    content = read()
+    # What changed just now may change again at the same tick of the file system's clock.
+    if time.time_ns() - status.st_mtime_ns > _CLOCK_NANOSECONDS:
+        _READ[path] = (stamp, content)
+    return content
+
+
 def choices(group: str) -> dict[str, Path]:
     """The choices of ``group`` by name, each with its file."""
-    return {path.stem: path for path in sorted((conf_dir() / group).glob("*.yaml"))}
+    folder = conf_dir() / group
+    known = _unless_read(folder, lambda: {path.stem: path for path in sorted(folder.glob("*.yaml"))})
+    return dict(known)
 
 
 def read_choice(group: str, name: str) -> Config:
@@ -91,7 +122,8 @@ def front_page() -> Config:
 
 def _read_yaml(path: Path) -> Config:
     # The parser in C, where PyYAML has it, takes milliseconds less a file.
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return copy.deepcopy(_unless_read(path, lambda: yaml.load(path.read_text(encoding="utf-8"), Loader=loader)))
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:
@@ -414,7 +446,7 @@ def science(config: Mapping[str, Any]) -> Config:
     """All of ``config`` that can change the numbers, in canonical form."""
     numbers: Config = {key: OptionType.parse(text).canonical(config[key]) for key, text in SCIENCE_KEYS.items()}
     for group in GROUPS:
-        if group == "tracker":
+        if group in _NOT_SCIENCE:
             continue
         choice = config[group]
         typed, left_out = choice["info"]["schema"], choice["info"].get("not_in_run_id", [])
@@ -448,4 +480,6 @@ def run_id(config: Mapping[str, Any]) -> str:
 
 def to_yaml(config: Mapping[str, Any]) -> str:
     """A resolved configuration as YAML text, in the order of the front page."""
-    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=120)
+    # The dumper in C, where PyYAML has it, takes a fifth of the time: it is once a run of a sweep.
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    return yaml.dump(dict(config), Dumper=dumper, sort_keys=False, allow_unicode=True, width=120)

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ _PACKAGES = (
 )
 
 
+@cache  # of this process: a worker describes its environment once a run
 def versions() -> dict[str, str | None]:
     """The versions of Python and of the packages that a result may depend on; None where one is not installed."""
     found: dict[str, str | None] = {"python": platform.python_version()}
@@ -32,6 +34,7 @@ def versions() -> dict[str, str | None]:
     return found
 
 
+@cache
 def git_commit() -> dict[str, Any] | None:
     """The commit of the checkout that the package runs from, and whether it was changed; None outside of one."""
     folder = Path(__file__).resolve().parent.parent

@@ -3,6 +3,7 @@
 All of it is due at steps that the configuration fixes, so a resumed run does the same at the same steps.
 """
 
+import io
 import math
 import os
 import signal
@@ -16,6 +17,7 @@ import torch
 
 from optbench.evaluation import Evaluator
 from optbench.store import RunDirectory
+from optbench.store.files import reporting
 from optbench.task import Task
 
 Row = dict[str, Any]
@@ -24,15 +26,29 @@ CHECKPOINT_SECONDS = 60.0
 WHERE = ("event", "step", "epoch", "samples", "seconds")
 
 
+class LockLost(Exception):
+    """Another process took this one for dead and has taken the run over: nothing more may be written."""
+
+
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
-    """Write ``state`` under a temporary name, flush it to the disk and rename it: a crash leaves the old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """Write ``state`` under a temporary name, flush it to the disk and rename it: a crash leaves the old one.
+
+    Raises StoreError when the file system refuses.
+    """
+    # Into memory first: torch.save turns a disk that is full into an error that does not say so.
+    content = io.BytesIO()
+    torch.save(state, content)
+    with reporting("write", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(content.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
@@ -64,9 +80,11 @@ class Recorder(pl.Callback):
         self.log_every, self.eval_every, self.checkpoint_every = log_every, eval_every, checkpoint_every
         self.divergence_factor, self.budget = divergence_factor, budget
         self.ready: Callable[[], None] = lambda: None  # called once the history holds just what is not done again
+        self.lost: Callable[[], bool] = lambda: False  # whether another process has taken the run over meanwhile
         self.outcome: str | None = None
         self.why = ""
         self.last_row = 0  # the step of the last training row
+        self.loss: float | None = None  # in that row
         self.evaluation: Row = {}
         self.first_loss: float | None = None
         self.results: Row = {}  # what the summary adds to the last evaluation: bests, targets, divergence
@@ -85,8 +103,7 @@ class Recorder(pl.Callback):
         """Resume from the last checkpoint, watch for signals, and start the clock."""
         assert isinstance(task, Task)
         # Lightning has installed handlers of its own by now; the run's replace them for as long as it trains.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda received, frame: self._stop_soon(task, received))
+        task.stop.listen()
         state = load_checkpoint(self.directory.checkpoint) if self.directory is not None else None
         if state is not None:
             self.load_state(state["recorder"])
@@ -100,23 +117,20 @@ class Recorder(pl.Callback):
         if self.outcome == "done":  # it was killed between its last checkpoint and its summary
             self._end(trainer, task, "done")
 
-    @staticmethod
-    def _stop_soon(task: Task, number: int) -> None:
-        if task.stop_signal is not None:
-            raise KeyboardInterrupt  # asked twice: at once
-        task.stop_signal = number
-
     def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, *arguments: Any) -> None:
         """Do what is due after the step just taken."""
         assert isinstance(task, Task)
         if task.finished:
             return
         step, last = task.step, task.step >= task.recipe.horizon.steps
-        evaluate = last or step % self.eval_every == 0
-        record = evaluate or step % self.log_every == 0
+        # At step 0 nothing is due yet, but a run may be stopped before its first step.
+        evaluate = last or (step > 0 and step % self.eval_every == 0)
+        record = evaluate or (step > 0 and step % self.log_every == 0)
         checkpoint = self.checkpoint_every is not None and step % self.checkpoint_every == 0
-        if not (record or checkpoint or task.stop_signal):
+        if not (record or checkpoint or task.stop.signal):
             return
+        if self.lost():
+            raise LockLost
         if task.device.type == "cuda":
             torch.cuda.synchronize(task.device)  # steps are only queued; their time counts as training
         task.clock.stop()
@@ -130,10 +144,10 @@ class Recorder(pl.Callback):
             self._end(trainer, task, self.outcome)
             return
         lately = time.monotonic() - self._last_checkpoint < CHECKPOINT_SECONDS
-        if checkpoint or task.stop_signal or (evaluate and self.checkpoint_every is None and not lately):
+        if checkpoint or task.stop.signal or (evaluate and self.checkpoint_every is None and not lately):
             self.checkpoint(trainer, task)
-        if task.stop_signal is not None:
-            self.why = f"stopped by {signal.Signals(task.stop_signal).name} at step {step}"
+        if task.stop.signal is not None:
+            self.why = f"stopped by {signal.Signals(task.stop.signal).name} at step {step}"
             self._end(trainer, task, "preempted")
             return
         task.clock.start()
@@ -152,7 +166,7 @@ class Recorder(pl.Callback):
         if self.first_loss is None:
             self.first_loss = float(losses[0])
         row = self._where(task, "train")
-        row["loss"] = float(losses.double().mean())
+        row["loss"] = self.loss = float(losses.double().mean())
         row["learning_rate"] = float(task.optimizer.param_groups[0]["lr"])
         momentum = _momentum(task.optimizer.param_groups[0])
         if momentum is not None:

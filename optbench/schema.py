@@ -1,7 +1,8 @@
 """The small language in which a YAML file states the type of each of its options, and the durations it may hold.
 
-``int >= 1``, ``float in [0, 1)``, ``bool``, ``str``, ``duration``, ``mapping``, ``list of float``,
-``one of linear, cosine``; each may end in ``or null``. A duration is a number of steps (an int) or a string such as
+``int >= 1``, ``float in [0, 1)``, ``bool``, ``str``, ``duration``, ``time``, ``mapping``, ``list of float``,
+``one of linear, cosine``; each may end in ``or null``. A time is a time limit as Slurm spells it: a number of minutes, or
+a string such as ``2:30:00`` or ``1-12:00:00``. A duration is a number of steps (an int) or a string such as
 ``5epochs``, ``100steps``, ``1000samples`` or ``10%`` (of the whole budget); a bound on it, as in ``duration > 0``, is
 one on its amount.
 """
@@ -22,10 +23,14 @@ _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
-_TYPE = re.compile(r"(list of )?(int|float|bool|str|duration|mapping)(.*)")
+_TYPE = re.compile(r"(list of )?(int|float|bool|str|duration|time|mapping)(.*)")
 _BOUND = re.compile(r"(>=|<=|>|<)\s*(\S+)")
 _INTERVAL = re.compile(r"in\s*([\[(])\s*(\S+)\s*,\s*(\S+)\s*([\])])")
 _DURATION_SPELLINGS = "such as 200 or 200steps, 5epochs, 10000samples, 10% of the budget"
+_TIME_SPELLINGS = "minutes, or in quotes such as 30:00, 2:30:00, 1-12 or 1-12:00:00"
+# minutes[:seconds], hours:minutes:seconds, days-hours[:minutes[:seconds]]
+_TIME = re.compile(r"(\d+)(?::(\d+))?|(\d+):(\d+):(\d+)|(\d+)-(\d+)(?::(\d+)(?::(\d+))?)?")
+_SPELLINGS = {"duration": _DURATION_SPELLINGS, "time": _TIME_SPELLINGS}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*(steps?|epochs?|samples?|%)?")
 
 
@@ -57,6 +62,22 @@ class Duration:
         return f"{whole if whole == self.amount else self.amount}{self.unit}"
 
 
+def time_limit_minutes(value: object) -> int:
+    """A time limit in whole minutes, rounded up; raises ValueError for what is none."""
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    match = _TIME.fullmatch(text.strip()) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError(value)
+    minutes, seconds, hours_2, minutes_2, seconds_2, days, hours_3, minutes_3, seconds_3 = (
+        int(group or 0) for group in match.groups()
+    )
+    total = (days * 24 + hours_2 + hours_3) * 3600 + (minutes + minutes_2 + minutes_3) * 60
+    total += seconds + seconds_2 + seconds_3
+    if total == 0:
+        raise ValueError(value)  # which Slurm takes for no limit at all
+    return -(-total // 60)
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -69,12 +90,21 @@ def _is_duration(value: object) -> bool:
     return True
 
 
+def _is_time(value: object) -> bool:
+    try:
+        time_limit_minutes(value)
+    except ValueError:
+        return False
+    return True
+
+
 _CHECKS: dict[str, Callable[[object], bool]] = {
     "int": lambda value: isinstance(value, int) and not isinstance(value, bool),
     "float": _is_number,
     "bool": lambda value: isinstance(value, bool),
     "str": lambda value: isinstance(value, str),
     "duration": _is_duration,
+    "time": _is_time,
     "mapping": lambda value: isinstance(value, Mapping),
 }
 
@@ -158,7 +188,9 @@ def check(options: Mapping[str, Any], schema: Mapping[str, str], where: str = ""
             raise UserError(f"{prefix}{name}: unknown key; {nearest(name, schema)}")
         if not OptionType.parse(schema[name]).accepts(value):
             shown = "null" if value is None else value
-            spelled = f" ({_DURATION_SPELLINGS})" if "duration" in schema[name] else ""
+            spelled = next(
+                (f" ({examples})" for base, examples in _SPELLINGS.items() if base in schema[name].split()), ""
+            )
             raise UserError(f"{prefix}{name}={shown}: must be {schema[name]}{spelled}")
     for name in schema:
         if name not in options:

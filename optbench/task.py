@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from optbench.averaging import Average
 from optbench.data.source import BatchSource
 from optbench.horizon import Horizon
+from optbench.interruption import Stop
 from optbench.losses import Loss
 from optbench.models import layers
 from optbench.momentum_schedules import MomentumSchedule
@@ -78,7 +79,7 @@ class Task(pl.LightningModule):
         self.source, self.recipe, self.execution = source, recipe, recipe.execution
         self.step = 0
         self.finished = False
-        self.stop_signal: int | None = None
+        self.stop = Stop()
         self.clock = Clock()
         self.losses: list[Tensor] = []  # of the steps since the last row of the history, still on the device
         self.gradient_norms: list[Tensor] = []
@@ -122,16 +123,16 @@ class Task(pl.LightningModule):
                 self.take_step()
             return
         deadline = time.perf_counter() + SECONDS_AT_A_TIME
-        while self.step < until and self.stop_signal is None:
+        while self.step < until and self.stop.signal is None:
             self.take_step()
             if time.perf_counter() > deadline:
                 break
 
     def _any_rank_must_stop(self) -> bool:
-        signal = torch.tensor(float(self.stop_signal or 0), device=self.device)
+        signal = torch.tensor(float(self.stop.signal or 0), device=self.device)
         dist.all_reduce(signal, op=dist.ReduceOp.MAX)
-        self.stop_signal = int(signal) or None
-        return self.stop_signal is not None
+        self.stop.signal = int(signal) or None
+        return self.stop.signal is not None
 
     def take_step(self) -> None:
         """One parameter update from one global batch."""

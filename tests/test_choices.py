@@ -17,7 +17,7 @@ from optbench.tuning import validate
 
 CHOICES = [(group, name) for group in GROUPS for name in choices(group)]
 # Which of these a choice names itself; the others are read by the code of the group.
-HAVE_NO_TARGET = {"budget", "trainer"}
+HAVE_NO_TARGET = {"budget", "trainer", "launcher"}
 NOTHING = {("loss", "auto"), ("momentum_schedule", "none"), ("averaging", "none"), ("tracker", "none")}
 # What the code of a group hands to every target, beside the options.
 FROM_THE_GROUP = {

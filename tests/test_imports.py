@@ -11,22 +11,34 @@ PACKAGE = Path(__file__).parents[1] / "optbench"
 
 # "Imports run downward only": every module, or package of modules, stands on one floor and imports from lower ones.
 FLOORS = [
-    ["errors"],
+    ["errors", "interruption"],
     ["suggestions"],
     ["schema", "randomness"],
     ["horizon", "scaling", "tuning", "data.spec"],
     ["data", "schedules", "momentum_schedules", "store", "config", "environment", "terminal"],
-    ["models", "losses", "inits", "averaging"],
+    ["models", "losses", "inits", "averaging", "sweep"],
     ["objective"],
     ["optimizers"],
     ["task", "trackers"],
     ["evaluation"],
     ["recording"],
     ["run", "commands"],
+    ["worker"],
     ["__main__"],
 ]
 FLOOR = {f"optbench.{name}": floor for floor, names in enumerate(FLOORS) for name in names}
-WITHOUT_TORCH = ["config", "store", "commands", "schema", "horizon", "schedules", "scaling", "tuning", "trackers"]
+WITHOUT_TORCH = [
+    "config",
+    "store",
+    "sweep.launch",
+    "sweep.dispatch",
+    "commands",
+    "schema",
+    "horizon",
+    "schedules",
+    "scaling",
+]
+WITHOUT_TORCH += ["tuning", "trackers"]
 HEAVY = ["torch", "pytorch_lightning", "lightning_fabric"]
 
 
@@ -114,6 +126,7 @@ def test_what_answers_within_a_second_imports_no_torch(tmp_path):
     [
         ["list"],
         ["status"],
+        ["-m", "dataset=digits", "seed=0,1", "dry_run=true"],
         ["--help"],
         ["sync"],
         ["dataset=digits", "dry_run=true"],

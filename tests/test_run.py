@@ -101,14 +101,46 @@ def test_a_crash_is_recorded_as_failed_with_its_traceback(tmp_path, monkeypatch)
     assert execute(tmp_path, "budget.steps=3").summary["steps"] == 3
 
 
-def test_a_run_continues_on_another_machine(tmp_path):
-    """Micro-batches, compression of time: what is not science may change between two commands for one run."""
+def test_a_run_continues_on_another_machine(tmp_path, monkeypatch):
+    """Micro-batches, how often to log: what is not science may change between two commands for one run."""
     one = config.compose([*TINY, f"results_dir={tmp_path}", "budget.steps=4", "micro_batch=32"])
     two = config.compose([*TINY, f"results_dir={tmp_path}", "budget.steps=4", "log_every=1"])
     assert config.run_id(one) == config.run_id(two)
-    run.execute(one)
+    take_step = run.Task.take_step
+
+    def preempted_at_step_2(task):
+        take_step(task)
+        if task.step == 2:
+            task.stop.receive(signal.SIGTERM)
+
+    monkeypatch.setattr(run.Task, "take_step", preempted_at_step_2)
+    assert run.execute(one).state == "preempted"
+    monkeypatch.undo()
     outcome = run.execute(two)
+    assert outcome.state == "done"
     assert outcome.directory.config()["log_every"] == 1
+    assert [row["step"] for row in outcome.directory.rows() if row["event"] == "train"] == [3, 4]
+    # Finished, it is left as it is.
+    assert run.execute(one).summary == outcome.summary
+    assert outcome.directory.config()["log_every"] == 1
+
+
+def test_a_run_that_is_stopped_before_its_first_step_writes_nothing_of_it(tmp_path, monkeypatch):
+    whole = execute(tmp_path / "whole", "budget.steps=3")
+    start = run.Task.on_fit_start
+
+    def stopped(task):
+        start(task)
+        task.stop.receive(signal.SIGTERM)
+
+    monkeypatch.setattr(run.Task, "on_fit_start", stopped)
+    outcome = run.execute(config.compose([*TINY, f"results_dir={tmp_path / 'stopped'}", "budget.steps=3"]))
+    assert (outcome.state, outcome.signal, outcome.directory.rows()) == ("preempted", signal.SIGTERM, [])
+    monkeypatch.undo()
+    again = execute(tmp_path / "stopped", "budget.steps=3")
+    assert [without_times(row) for row in again.directory.rows()] == [
+        without_times(row) for row in whole.directory.rows()
+    ]
 
 
 # ---- ranks --------------------------------------------------------------------------------------------------------------

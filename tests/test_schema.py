@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optbench.errors import UserError
-from optbench.schema import Duration, OptionType, check
+from optbench.schema import Duration, OptionType, check, time_limit_minutes
 
 NAN, INFINITY = math.nan, math.inf
 NOT_DURATIONS = [
@@ -85,6 +85,12 @@ TYPES = {
     "one of linear": (["linear"], ["cosine", "null"]),
     "one of linear, cosine or null": (["linear", "cosine", None], ["null", "cosine or null"]),
     "mapping": ([{}, {"a": 1}], [[], None, "a", 1]),
+    "list of mapping": ([[], [{}], [{"a": 1}, {}]], [{}, [[]], ["a"], [None], None]),
+    "time": (
+        [1, 90, "90", "30:00", "0:01", "2:30:00", "1-12", "1-12:30", "1-12:00:30", " 60 "],
+        [0, "0", "0:00", "0-0", -1, True, 1.5, "1.5", "", "an hour", "1:2:3:4", "1-", "-1", "1h", None, [60]],
+    ),
+    "time or null": ([None, 60], [0]),
 }
 CASES = [
     (text, value, accepted)
@@ -161,6 +167,25 @@ def test_durations(value, amount, unit, text):
     duration = Duration.parse(value)
     assert (duration.amount, duration.unit) == (amount, unit)
     assert str(duration) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "minutes"),
+    [
+        (90, 90),
+        ("90", 90),
+        ("30:00", 30),
+        ("30:01", 31),
+        ("0:01", 1),
+        ("2:30:00", 150),
+        ("2:29:01", 150),
+        ("1-12", 36 * 60),
+        ("1-12:30", 36 * 60 + 30),
+        ("2-01:02:03", 2 * 1440 + 63),
+    ],
+)
+def test_time_limits_in_whole_minutes(value, minutes):
+    assert time_limit_minutes(value) == minutes
 
 
 @pytest.mark.parametrize("value", NOT_DURATIONS, ids=repr)

@@ -2,6 +2,7 @@
 
     results/runs/<run id>/  config.yaml      the frozen configuration (config.json: the same, for quick reading)
                             status.json      pending | running | done | diverged | failed | preempted, why, since when
+                            progress.json    the step that a running run has come to
                             history.jsonl    one line is one event at one step, appended and flushed row by row
                             history.parquet  the same rows, written once when the run ends
                             summary.json     written once, atomically, when the run ends
@@ -16,7 +17,7 @@ Nothing here imports torch; pandas and pyarrow are imported by the functions tha
 from optbench.store.files import StoreError
 from optbench.store.lock import RunLock, RunLocked
 from optbench.store.reading import find, load, load_history, run_directories
-from optbench.store.run_directory import RunDirectory, Status
+from optbench.store.run_directory import RunDirectory, Status, check_writable
 
 __all__ = [
     "RunDirectory",
@@ -24,6 +25,7 @@ __all__ = [
     "RunLocked",
     "Status",
     "StoreError",
+    "check_writable",
     "find",
     "load",
     "load_history",

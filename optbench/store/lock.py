@@ -16,6 +16,7 @@ import errno
 import json
 import os
 import threading
+import time
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
@@ -130,6 +131,37 @@ def _look_at(descriptor: int) -> _Seen:
         return _Seen(holder, status.st_mtime, str(holder.token))
     except (ValueError, TypeError):
         return _Seen(None, status.st_mtime, f"unreadable-{status.st_ino}-{status.st_mtime_ns}")
+
+
+@dataclass(frozen=True)
+class Held:
+    """Who holds a lock.
+
+    host, pid: its process; "unknown host" and 0 when the file is damaged.
+    age: seconds since its last heartbeat, by this host's clock.
+    abandoned: whether the next process that asks for the lock is going to be given it.
+    """
+
+    host: str
+    pid: int
+    age: float
+    abandoned: bool
+
+
+def look(path: str | Path, stale_after: float = 60.0) -> Held | None:
+    """Who holds the lock ``path``, or None when nobody does; touches nothing, and so works on a read-only folder too.
+
+    It asks this host's clock, where `RunLock` asks the file server's: it informs, and decides nothing. Raises
+    `optbench.store.StoreError` when the file cannot be read.
+    """
+    with reporting("read", Path(path)):
+        seen = _look(Path(path))
+    if seen is None:
+        return None
+    age = max(0.0, time.time() - seen.touched)
+    if seen.holder is None:
+        return Held("unknown host", 0, age, age > stale_after)
+    return Held(seen.holder.host, seen.holder.pid, age, age > stale_after or seen.holder.is_gone())
 
 
 class RunLock:

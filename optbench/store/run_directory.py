@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +37,7 @@ class Status:
     why: one line for a person to read, or nothing.
     since: when the run came into this state, in UTC to the second ("2025-01-31T12:00:00Z"); empty when unknown.
     host, pid: the process that trains it, while it is running.
+    deaths: how often its process has ended without a word since it last ended in order.
     """
 
     state: State
@@ -43,6 +45,7 @@ class Status:
     since: str = ""
     host: str | None = None
     pid: int | None = None
+    deaths: int = 0
 
 
 class RunDirectory:
@@ -169,13 +172,27 @@ class RunDirectory:
             return Status("pending", why=f"{path} is damaged: unknown state {status.state!r}")
         return status
 
-    def set_status(self, state: State, why: str = "") -> None:
+    def set_status(self, state: State, why: str = "", deaths: int = 0) -> None:
         """Replace the status, atomically; a running run is marked with this host and process."""
         if state not in STATES:
             raise ValueError(f"state must be one of {', '.join(STATES)}, got {state!r}")
-        here = (os.uname().nodename, os.getpid()) if state == "running" else (None, None)
-        status = Status(state, why, _now(), *here)
+        host, pid = (os.uname().nodename, os.getpid()) if state == "running" else (None, None)
+        status = Status(state, why, _now(), host, pid, deaths)
         write_atomically(self.path / "status.json", to_json(asdict(status), indent=2))
+
+    def set_progress(self, step: int, steps: int, rate: float, loss: float | None) -> None:
+        """Say how far a running run is: the file's time of modification is when it last moved."""
+        progress = {"step": step, "steps": steps, "rate": rate, "loss": loss}
+        write_atomically(self.path / "progress.json", to_json(progress), sync=False)
+
+    def progress(self) -> dict[str, Any] | None:
+        """What `set_progress` last said, and under "idle" how many seconds ago; None when it has said nothing."""
+        path = self.path / "progress.json"
+        try:
+            progress = read_object(path)
+            return {**progress, "idle": max(0.0, time.time() - path.stat().st_mtime)}
+        except (StoreError, OSError):
+            return None
 
     def append(self, row: dict[str, Any]) -> None:
         """Append one row, an event at ``row["step"]``, to the history; it is in the file when this returns."""
@@ -223,14 +240,32 @@ class RunDirectory:
         # The status first: a crash on the way must not leave a finished run without its results.
         self.set_status("pending", "cleared")
         with reporting("clear", self.path):
-            for name in ("summary.json", "history.parquet", "history.jsonl", "environment.json"):
+            for name in ("summary.json", "history.parquet", "history.jsonl", "environment.json", "progress.json"):
                 (self.path / name).unlink(missing_ok=True)
             if self.checkpoint.parent.exists():
                 shutil.rmtree(self.checkpoint.parent)
 
+    def remove_leftovers(self) -> None:
+        """Remove what a process that was killed left half written, checkpoints above all; for the holder of the lock."""
+        with reporting("clean", self.path):
+            for path in [*self.path.glob(".*.tmp"), *self.checkpoint.parent.glob("*.tmp")]:
+                # Planning a run once more writes its configuration without the lock, at this moment perhaps.
+                if not path.name.startswith(".config."):
+                    path.unlink(missing_ok=True)
+
     def write_environment(self, environment: dict[str, Any]) -> None:
         """Write environment.json: versions, git commit, hardware. It must hold no environment variables."""
         write_atomically(self.path / "environment.json", to_json(environment, indent=2))
+
+
+def check_writable(results_dir: str | Path) -> None:
+    """Raise UserError unless ``results_dir`` is a folder that can be written to, or can be made."""
+    folder = Path(results_dir).absolute()
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    if not existing.is_dir():
+        raise UserError(f"results_dir={results_dir}: {existing} is not a folder; accepted: a folder, or one to be made")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"results_dir={results_dir}: no permission to write in {existing}; accepted: a writable folder")
 
 
 def _now() -> str:

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 import yaml
 
 from optbench.errors import UserError
-from optbench.store import RunDirectory, Status, StoreError
+from optbench.store import RunDirectory, Status, StoreError, check_writable
 from optbench.store.files import flatten, plain, to_json, write_atomically, write_if_absent
 
 CONFIG = """\
@@ -135,6 +136,46 @@ def test_status(run):
         run.set_status("finished")
 
 
+def test_deaths_are_those_in_a_row(run):
+    assert run.status().deaths == 0
+    run.set_status("running", deaths=2)
+    assert (run.status().deaths, run.status().pid) == (2, os.getpid())
+    run.set_status("failed", "killed", 3)
+    assert (run.status().why, run.status().deaths) == ("killed", 3)
+    run.set_status("preempted")
+    assert run.status().deaths == 0
+
+
+def test_a_status_from_before_deaths_were_counted(run):
+    (run.path / "status.json").write_text('{"state": "running", "why": "", "since": "", "host": "node7", "pid": 7}')
+    assert run.status() == Status("running", host="node7", pid=7, deaths=0)
+
+
+def test_progress_says_how_far_and_how_long_ago(run):
+    assert run.progress() is None
+    run.set_progress(30, 100, 12.5, 0.25)
+    progress = run.progress()
+    assert progress.pop("idle") == pytest.approx(0, abs=5)
+    assert progress == {"step": 30, "steps": 100, "rate": 12.5, "loss": 0.25}
+    os.utime(run.path / "progress.json", (0, time.time() - 60))
+    assert run.progress()["idle"] == pytest.approx(60, abs=5)
+    run.set_progress(40, 100, 12.5, float("inf"))
+    assert (run.progress()["step"], run.progress()["loss"]) == (40, None)
+    assert run.progress()["idle"] < 5
+
+
+def test_the_clock_of_a_file_server_that_is_ahead_makes_nobody_younger_than_now(run):
+    run.set_progress(1, 2, 1.0, None)
+    os.utime(run.path / "progress.json", (0, time.time() + 3600))
+    assert run.progress()["idle"] == 0
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]"])
+def test_a_damaged_progress_is_none(run, content):
+    (run.path / "progress.json").write_text(content)
+    assert run.progress() is None
+
+
 @pytest.mark.parametrize(
     "content", ["", "{", "[1]", '{"state": "flying"}', '{"why": "no state"}', '{"state": "done", "more": 1}', "\0" * 40]
 )
@@ -186,6 +227,7 @@ def test_a_summary_that_cannot_be_written_leaves_the_run_unfinished(run):
 def test_clear_keeps_the_configuration_only(run):
     run.append({"step": 1})
     run.write_environment({"torch": "2"})
+    run.set_progress(1, 1, 1.0, None)
     run.checkpoint.parent.mkdir()
     run.checkpoint.write_bytes(b"weights")
     run.finish({"steps": 1})
@@ -297,3 +339,40 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     subprocess.run([sys.executable, "-c", script], check=True, env=environment)
+
+
+def test_leftovers_are_what_was_never_renamed(run):
+    run.append({"step": 1})
+    run.set_progress(1, 2, 1.0, None)
+    run.checkpoint.parent.mkdir()
+    run.checkpoint.write_bytes(b"weights")
+    before = sorted(run.path.rglob("*"))
+    run.remove_leftovers()
+    assert sorted(run.path.rglob("*")) == before
+    for path in (run.path / ".summary.json.1-ab.tmp", run.checkpoint.with_name("last.1.tmp")):
+        path.write_bytes(b"half")
+    run.remove_leftovers()
+    assert sorted(run.path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("folder", ["", "absent", "absent/deeper"])
+def test_a_folder_that_can_be_made_is_writable(tmp_path, folder, monkeypatch):
+    check_writable(tmp_path / folder)
+    monkeypatch.chdir(tmp_path)
+    check_writable(folder or ".")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("folder", ["file", "file/deeper"])
+def test_a_file_is_no_folder_for_results(tmp_path, folder):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=rf"results_dir={tmp_path / folder}: {tmp_path / 'file'} is not a folder"):
+        check_writable(tmp_path / folder)
+
+
+@pytest.mark.parametrize("folder", ["", "absent"])
+def test_a_folder_without_permission_is_not_writable(tmp_path, folder, monkeypatch):
+    # Not chmod: root, who runs the tests in a container, may write everywhere.
+    monkeypatch.setattr(os, "access", lambda path, mode: (Path(path), mode) != (tmp_path, os.W_OK | os.X_OK))
+    with pytest.raises(UserError, match=rf"results_dir={tmp_path / folder}: no permission to write in {tmp_path};"):
+        check_writable(tmp_path / folder)

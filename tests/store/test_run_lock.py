@@ -12,6 +12,7 @@ import pytest
 import optbench.store.lock as lock_module
 from optbench.errors import UserError
 from optbench.store import RunLock, RunLocked, StoreError
+from optbench.store.lock import Held, look
 
 WORKERS = Path(__file__).with_name("lock_workers.py")
 ROOT = Path(__file__).parents[2]
@@ -90,6 +91,51 @@ def test_which_locks_are_abandoned(path, holder, free):
     else:
         with pytest.raises(RunLocked):
             RunLock(path).acquire()
+
+
+@pytest.mark.parametrize(
+    ("holder", "abandoned"),
+    [
+        ({"age": 61}, True),
+        ({"age": 59}, False),
+        ({"age": 59, "stale_after": 58}, True),
+        (on_this_machine(pid=dead_process()), True),
+        (on_this_machine(pid=os.getpid(), started=None), False),
+        ({"pid": dead_process(), "host": os.uname().nodename}, False),
+    ],
+)
+def test_a_look_tells_the_holder_and_touches_nothing(path, holder, abandoned):
+    stale_after = holder.pop("stale_after", 60.0)
+    held_by(path, **holder)
+    before = path.stat()
+    held = look(path, stale_after)
+    after = path.stat()
+    written = json.loads(path.read_text())
+    assert (held.host, held.pid, held.abandoned) == (written["host"], written["pid"], abandoned)
+    assert held.age == pytest.approx(holder.get("age", 0), abs=1)
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("age", "abandoned"), [(59, False), (61, True)])
+def test_a_look_at_a_damaged_lock_tells_its_age(path, age, abandoned):
+    path.write_text('{"host"')
+    os.utime(path, (time.time() - age,) * 2)
+    assert look(path) == Held("unknown host", 0, pytest.approx(age, abs=1), abandoned)
+
+
+def test_a_look_where_nobody_holds_it(path):
+    assert look(path) is None
+    with RunLock(path):
+        held = look(path)
+        assert (held.host, held.pid, held.abandoned) == (os.uname().nodename, os.getpid(), False)
+    assert look(path) is None
+
+
+def test_a_look_that_the_file_system_refuses(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=r"cannot read .*file/lock"):
+        look(tmp_path / "file" / "lock")
 
 
 def test_an_empty_lock_file_after_a_power_failure_is_taken_over_when_old(path):

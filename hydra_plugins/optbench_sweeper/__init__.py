@@ -1,0 +1,41 @@
+"""Where Hydra looks for plug-ins: the sweeper of `python -m optbench --multirun`, which hands over to optbench.sweep."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+
+@dataclass
+class OptbenchSweeperConf:
+    """`hydra.sweeper` in an experiment file: ``params`` is its grid, ``exclude`` says which cells make no sense."""
+
+    _target_: str = "hydra_plugins.optbench_sweeper.OptbenchSweeper"
+    params: dict[str, Any] = field(default_factory=dict)
+    exclude: list[str] = field(default_factory=list)
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="optbench", node=OptbenchSweeperConf, provider="optbench")
+
+
+class OptbenchSweeper(Sweeper):
+    """Expands the grid, and calls the task once, with all of it: composed and checked before anything starts."""
+
+    def __init__(self, params: DictConfig, exclude: ListConfig) -> None:
+        self._params: Any = OmegaConf.to_container(params)
+        self._exclude: Any = OmegaConf.to_container(exclude)
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Called by Hydra before `sweep`."""
+        self._loader, self._task, self._master = hydra_context.config_loader, task_function, config
+
+    def sweep(self, arguments: Sequence[str]) -> Any:
+        """Called by Hydra with the overrides of the command line."""
+        from optbench.sweep.expand import expand
+
+        expansion = expand(self._loader, arguments, self._params, self._exclude, self._master)
+        return self._task(expansion)

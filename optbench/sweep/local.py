@@ -1,0 +1,157 @@
+"""launcher=local: starts the workers of a sweep on this machine and shows what they are doing."""
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optbench
+from optbench import terminal
+from optbench.config import Config, ranks
+from optbench.errors import UserError
+from optbench.sweep.display import SweepDisplay
+from optbench.sweep.plan import Plan
+
+# After the second Ctrl-C workers get no more time; after the first, as much as a step and a checkpoint take.
+_REDRAW_SECONDS = 0.5
+
+
+def check(configs: Sequence[Config]) -> None:
+    """Raise UserError for runs that this launcher cannot start."""
+    for config in configs:
+        if ranks(config) > 1:
+            raise UserError(
+                f"trainer.devices={config['trainer']['devices']} x trainer.num_nodes={config['trainer']['num_nodes']} in a "
+                "sweep on this machine: its workers train one rank each; accepted: trainer.devices=1, launcher=slurm, "
+                "or one command a run without --multirun"
+            )
+
+
+def launch(plan: Plan, run_ids: Sequence[str], configs: Iterable[Config], options: Mapping[str, Any]) -> int:
+    """Train ``run_ids`` here and now; returns the exit status: 0, 1 if some failed, 128 + N when stopped by signal N."""
+    devices = _gpus() if any(config["trainer"]["accelerator"] != "cpu" for config in configs) else []
+    workers = min(options["workers"] or _default_workers(options, devices), len(run_ids))
+    with tempfile.TemporaryDirectory(prefix="optbench-") as folder:
+        runs = Path(folder) / "runs.txt"
+        runs.write_text("\n".join(run_ids), encoding="utf-8")
+        command = ["--runs", str(runs), "--workers", str(workers), "--max-retries", str(options["max_retries"])]
+        command += ["--threads", str(options["threads"])]
+        if devices:
+            command += ["--devices", ",".join(devices)]
+        return _Session(plan, run_ids, command, options["threads"]).run()
+
+
+def _default_workers(options: Mapping[str, Any], devices: Sequence[str]) -> int:
+    if devices:
+        return len(devices) * options["workers_per_device"]
+    return max(1, len(os.sched_getaffinity(0)) // options["threads"])
+
+
+def _gpus() -> list[str]:
+    """The names by which CUDA_VISIBLE_DEVICES knows the GPUs of this machine, found without torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip() and name.strip() != "-1"]
+    folder = Path("/proc/driver/nvidia/gpus")
+    return [str(number) for number in range(len(list(folder.iterdir())))] if folder.is_dir() else []
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """The environment of a worker: this one's, with as many threads as it may use, and this very package."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    root = str(Path(optbench.__file__).parent.parent)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), root]))
+    # torch then counts GPUs without waking CUDA up, which would have to happen after the workers are forked.
+    environment["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+    return environment
+
+
+class _Session:
+    """One process of workers, and the person who watches it."""
+
+    def __init__(self, plan: Plan, run_ids: Sequence[str], command: Sequence[str], threads: int) -> None:
+        self.plan = plan
+        reading, writing = os.pipe()
+        self._reports = reading
+        words = [sys.executable, "-P", "-m", "optbench.worker", str(plan.results_dir), plan.name, *command]
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the process that writes it)
+        self._process = subprocess.Popen(
+            [*words, "--report-to", str(writing)],
+            pass_fds=[writing],
+            env=worker_environment(threads),
+            # Ctrl-C reaches this process only, which then asks the workers in order.
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=self._said,
+            stderr=subprocess.STDOUT,
+        )
+        os.close(writing)
+        os.set_blocking(reading, False)
+        plan.note_job(kind="local", host=os.uname().nodename, pid=self._process.pid)
+        self.display = SweepDisplay(terminal.console(), plan.name, len(run_ids))
+        self._interrupted: int | None = None
+        self._refused = ""
+        self._rest = b""
+
+    def run(self) -> int:
+        """Show what happens until the workers are done."""
+        kept = {number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        selector = selectors.DefaultSelector()
+        selector.register(self._reports, selectors.EVENT_READ)
+        try:
+            with self.display:
+                drawn = 0.0
+                while self._read() and self._process.poll() is None:
+                    selector.select(timeout=_REDRAW_SECONDS)
+                    if time.monotonic() - drawn > _REDRAW_SECONDS:
+                        drawn = time.monotonic()
+                        self.display.refresh(lambda run_id: self.plan.directory(run_id).progress())
+                status = self._process.wait()
+                self._read()
+        finally:
+            for number, handler in kept.items():
+                signal.signal(number, handler)
+            selector.close()
+            os.close(self._reports)
+        self._say_how_it_went(status)
+        return 128 + self._interrupted if self._interrupted else min(abs(status), 1)
+
+    def _read(self) -> bool:
+        """Take in what has been reported; False once the other end is closed."""
+        while True:
+            try:
+                content = os.read(self._reports, 1 << 16)
+            except BlockingIOError:
+                return True
+            if not content:
+                return False
+            *lines, self._rest = (self._rest + content).split(b"\n")
+            for line in lines:
+                event = json.loads(line)
+                if event["event"] == "refused":
+                    self._refused = event["why"]
+                self.display.report(event)
+
+    def _ask_to_stop(self, number: int, frame: object) -> None:
+        if self._interrupted is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            return
+        self._interrupted = number
+        self._process.terminate()
+
+    def _say_how_it_went(self, status: int) -> None:
+        print(self.display.summary())
+        if self._refused:
+            print(f"optbench: {self._refused}", file=sys.stderr)
+        elif status not in (0, 1) and status <= 128 and self._interrupted is None:
+            self._said.seek(0)
+            last = self._said.read().decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
+            print(f"optbench: the workers ended with exit status {status}: {last[0]}", file=sys.stderr)
+        self._said.close()

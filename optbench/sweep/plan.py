@@ -1,0 +1,152 @@
+"""A sweep's plan: which runs it is made of, kept in a file, so that the same command again continues it."""
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from optbench.errors import UserError
+from optbench.store import RunDirectory, RunLock, RunLocked, StoreError
+from optbench.store.files import read_object, reporting, to_json, write_atomically
+from optbench.suggestions import nearest
+
+_PATIENCE_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run of a plan. ``cell``: its place in the grid, as the command line spells it ({"batch": "64"})."""
+
+    run_id: str
+    cell: dict[str, str]
+
+
+class Plan:
+    """The folder of one sweep, RESULTS/sweeps/NAME.
+
+    plan.jsonl    one run a line; grows when the same sweep is asked for with a wider grid
+    sweep.json    what started it last: the command, the launcher with its options, the version of the code
+    jobs.jsonl    one line each time workers were started: where, and the ids to ask Slurm about
+    jobs/         what Slurm jobs read and print
+    """
+
+    def __init__(self, results_dir: str | Path, name: str) -> None:
+        self.results_dir = Path(results_dir)
+        self.name = name
+        self.path = self.results_dir / "sweeps" / name
+
+    def __repr__(self) -> str:
+        return f"Plan({str(self.results_dir)!r}, {self.name!r})"
+
+    @classmethod
+    def find(cls, results_dir: str | Path, name: str) -> "Plan":
+        """The sweep called ``name``; raises UserError, with the names that come near, if there is none."""
+        plan = cls(results_dir, name)
+        if not plan.exists:
+            names = [other.name for other in plans(results_dir)]
+            raise UserError(f"no sweep {name!r} in {Path(results_dir) / 'sweeps'}; {nearest(name, names)}")
+        return plan
+
+    @property
+    def exists(self) -> bool:
+        """Whether the sweep has a plan."""
+        return (self.path / "plan.jsonl").is_file()
+
+    def entries(self) -> list[Entry]:
+        """The runs, in the order in which they were planned; none when there is no plan yet."""
+        return [Entry(line["run_id"], line["cell"]) for line in _lines(self.path / "plan.jsonl")]
+
+    def directory(self, run_id: str) -> RunDirectory:
+        """The directory of one of its runs."""
+        return RunDirectory.at(self.results_dir, run_id)
+
+    def extend(self, entries: Iterable[Entry], information: Mapping[str, Any]) -> int:
+        """Add the runs that are not in the plan yet, and replace sweep.json; returns how many were added.
+
+        Two commands may do so at the same moment: one waits for the other.
+        """
+        with self._locked():
+            runs = {entry.run_id: entry for entry in self.entries()}
+            known = len(runs)
+            for entry in entries:
+                runs.setdefault(entry.run_id, entry)
+            added = len(runs) - known
+            if added:
+                # Every line anew: the last one may have been cut by a crash.
+                content = b"".join(to_json(asdict(entry)) + b"\n" for entry in runs.values())
+                write_atomically(self.path / "plan.jsonl", content)
+            write_atomically(self.path / "sweep.json", to_json({"name": self.name, **information}, indent=2))
+        return added
+
+    def information(self) -> dict[str, Any]:
+        """The content of sweep.json; empty when there is none."""
+        try:
+            return read_object(self.path / "sweep.json")
+        except FileNotFoundError:
+            return {}
+
+    def note_job(self, **job: Any) -> None:
+        """Append a line to jobs.jsonl."""
+        path = self.path / "jobs.jsonl"
+        line = to_json({**job, "since": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}) + b"\n"
+        with reporting("write", path):
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                os.write(descriptor, line)
+            finally:
+                os.close(descriptor)
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """What `note_job` was told, oldest first."""
+        return _lines(self.path / "jobs.jsonl")
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with reporting("create", self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        lock = RunLock(self.path / "plan.lock")
+        until = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            try:
+                lock.acquire()
+                break
+            except RunLocked:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.05)
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def plans(results_dir: str | Path) -> list[Plan]:
+    """All sweeps of a results folder, by name."""
+    folder = Path(results_dir) / "sweeps"
+    if not folder.is_dir():
+        return []
+    found = (Plan(results_dir, path.name) for path in sorted(folder.iterdir()))
+    return [plan for plan in found if plan.exists]
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
+    lines = []
+    for line in content.splitlines():
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue  # a crash cut it
+        if isinstance(value, dict):
+            lines.append(value)
+    return lines

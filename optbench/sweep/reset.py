@@ -1,0 +1,34 @@
+"""Puts runs that have ended, or whose process died, back to pending, so that workers take them again."""
+
+from collections.abc import Collection, Iterable
+
+from optbench.store import RunDirectory, RunLock, RunLocked
+from optbench.store.run_directory import FINISHED
+
+
+def reset(directories: Iterable[RunDirectory], states: Collection[str], restart: bool = False) -> list[str]:
+    """Put those of the runs back to pending whose status is in ``states``; returns their ids.
+
+    Runs that ended as done or diverged are cleared and start over. Others go on from their last checkpoint, unless
+    ``restart`` clears them, too. How often a run's process has died is forgotten. A run that somebody is working on, who
+    holds its lock, is left alone; a "running" one that is nobody's is a run whose process died.
+
+    Raises `optbench.store.StoreError` when the file system refuses.
+    """
+    put_back = []
+    for directory in directories:
+        if directory.status().state not in states:
+            continue
+        try:
+            with RunLock(directory.lock):
+                state = directory.status().state  # once more, now that nobody else can change it
+                if state not in states:
+                    continue
+                if restart or state in FINISHED:
+                    directory.clear()
+                else:
+                    directory.set_status("pending", f"was {state}; to be continued")
+        except RunLocked:
+            continue
+        put_back.append(directory.run_id)
+    return put_back
