@@ -9,9 +9,9 @@ import math
 import pytest
 import torch
 
-from optbench import config as configuration
 from optbench import optimizers, run, schema
 from optbench.config import GROUPS, choices, compose, options, read_choice, resolve
+from optbench.config.composing import _chosen
 from optbench.schema import OptionType
 from optbench.tuning import validate
 
@@ -98,7 +98,7 @@ class TestEveryFile:
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_group_has_a_default_among_its_choices(group):
-    assert configuration._chosen(group, []) in choices(group)
+    assert _chosen(group, []) in choices(group)
 
 
 def test_the_facts_that_decide_what_fits_are_of_the_accepted_words():

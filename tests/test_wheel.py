@@ -68,7 +68,9 @@ def test_it_holds_the_package_the_choices_and_the_shipped_data(wheel):
     assert tracked("optbench") <= names
     assert [name for name in names if "digits" in name and not name.endswith((".py", ".yaml"))]
     assert [name for name in names if "data/" in name and name.endswith((".gz", ".xz", ".zip", ".txt", ".npz", ".bz2"))]
-    assert not [name for name in names if name.split("/")[0] not in ("optbench", "optbench-0.1.0.dist-info")]
+    assert tracked("hydra_plugins") <= names
+    known = ("optbench", "hydra_plugins", "optbench-0.1.0.dist-info")
+    assert not [name for name in names if name.split("/")[0] not in known]
 
 
 def test_the_package_in_use_is_the_installed_one(installed):
@@ -95,3 +97,9 @@ def test_it_trains_on_the_data_that_it_ships(words, installed):
     out = run(["-m", "optbench", *words], elsewhere, **environment)
     assert ": done\n" in out
     assert [path.name for path in elsewhere.iterdir()] == ["results"]
+
+
+def test_its_sweeper_is_found(installed):
+    environment, elsewhere = installed
+    words = ["-m", "dataset=digits", "model=mlp", "seed=0,1", "dry_run=true", "results_dir=sweep"]
+    assert "2 runs: 2 new; dry_run=true" in run(["-m", "optbench", *words], elsewhere, **environment)

@@ -6,6 +6,7 @@ import shutil
 import time
 
 import pytest
+import yaml
 from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
@@ -372,7 +373,7 @@ def test_choices_that_change_are_read_again(tmp_path, monkeypatch):
 
 def test_a_choice_that_has_not_changed_for_long_is_parsed_once(conf, monkeypatch):
     configuration.read_choice("optimizer", "adam")
-    monkeypatch.setattr(configuration.yaml, "load", None)
+    monkeypatch.setattr(yaml, "load", None)
     assert configuration.read_choice("optimizer", "adam")["name"] == "adam"
     monkeypatch.undo()
 
