@@ -212,10 +212,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.run is not None:
         directory = plan.directory(given.run)
         return be_rank(directory, given.rank, given.local_rank, given.world, given.rendezvous, given.max_retries)
-    return _supervise(plan, given)
+    return _supervise(plan, given, warning)
 
 
-def _supervise(plan: Plan, given: argparse.Namespace) -> int:
+def _supervise(plan: Plan, given: argparse.Namespace, warning: str | None) -> int:
     if given.runs is not None:
         run_ids = given.runs.read_text(encoding="utf-8").split()
     else:
@@ -246,6 +246,8 @@ def _supervise(plan: Plan, given: argparse.Namespace) -> int:
     def bury(run_id: str, why: str) -> str:
         return record_death(plan.directory(run_id), why, given.max_retries).state
 
+    if warning:
+        report({"event": "warning", "why": warning})
     # What is in memory now stays there as long as the workers live: no collection need look at it.
     gc.collect()
     gc.freeze()

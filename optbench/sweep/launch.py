@@ -95,9 +95,9 @@ def _information(
 def _hint(runs: "_Runs") -> str:
     words = []
     if runs.states["failed"]:
-        words.append("retry=failed runs those that failed once more")
+        words.append("retry=failed continues those that failed")
     if runs.states["diverged"]:
-        words.append("retry=diverged those that diverged")
+        words.append("retry=diverged repeats those that diverged")
     return f" ({'; '.join(words)})" if words else ""
 
 

@@ -19,7 +19,6 @@ from optbench.errors import UserError
 from optbench.sweep.display import SweepDisplay
 from optbench.sweep.plan import Plan
 
-# After the second Ctrl-C workers get no more time; after the first, as much as a step and a checkpoint take.
 _REDRAW_SECONDS = 0.5
 
 
@@ -137,9 +136,12 @@ class _Session:
                 event = json.loads(line)
                 if event["event"] == "refused":
                     self._refused = event["why"]
+                elif event["event"] == "warning":
+                    self.display.console.print(f"optbench: {event['why']}", soft_wrap=True)
                 self.display.report(event)
 
     def _ask_to_stop(self, number: int, frame: object) -> None:
+        # After the second Ctrl-C workers get no more time; after the first, as much as a step and a checkpoint take.
         if self._interrupted is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
             return

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from optbench.sweep.supervisor import TO_BE_RENEWED
+
 PROGRAM = Path(__file__).with_name("scripted_workers.py")
 ROOT = Path(__file__).parents[2]
 ONE_RUN = ["start a", "end a done"]
@@ -227,3 +229,20 @@ def test_reports_arrive_whole_and_in_order(supervise, count, length, last):
         assert all(event["text"] == "é" * length for event in said)
     assert len(session.events("end")) == 2
     assert [event["run"] for event in session.events("death")] == ([] if last == "give 0" else [None, None])
+
+
+def test_a_worker_that_asks_for_it_is_renewed_without_a_death(supervise):
+    session = supervise([["start a", "end a failed", f"give {TO_BE_RENEWED}"], ["start b", "end b done"]])
+    assert session.end() == 1
+    assert len(session.lives(0)) == 2
+    assert [(event["event"], event["run"]) for event in session.notes("reports")] == [
+        ("start", "a"),
+        ("end", "a"),
+        ("start", "b"),
+        ("end", "b"),
+    ]
+
+
+def test_a_worker_that_was_stopped_alone_tells_in_the_exit_status(supervise):
+    session = supervise([["start a", "end a preempted", "give 143"]], [["sleep 0.2", "start b", "end b done"]])
+    assert session.end() == 143
