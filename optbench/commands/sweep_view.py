@@ -134,17 +134,15 @@ def _detail(plan: Plan, run: RunState) -> list[RenderableType]:
 
 def _advice(plan: Plan, seen: Survey) -> list[str]:
     counts = seen.counts
-    folder = "" if str(plan.results_dir) == "results" else f" --results-dir {shlex.quote(str(plan.results_dir))}"
-    name = shlex.quote(plan.name)
     lines = []
     if any(counts[state] for state in UNATTENDED):
         words = ", ".join(f"{counts[state]} {state}" for state in UNATTENDED if counts[state])
-        lines.append(f"python -m optbench retry {name}{folder}    continues {words}")
+        lines.append(f"{plan.command('retry')}    continues {words}")
         command = _information(plan).get("command")
         if isinstance(command, list) and sum(counts[state] for state in UNATTENDED) > counts["failed"]:
             lines.append(f"python -m optbench {shlex.join(map(str, command))}    too, but for those that failed")
     if counts["stuck"]:
-        lines.append(f"python -m optbench cancel {name}{folder}    stops all of it, also what is stuck")
+        lines.append(f"{plan.command('cancel')}    stops all of it, also what is stuck")
     if counts["failed"] or counts["stuck"]:
-        lines.append(f"python -m optbench logs RUN{folder}    shows all that a run has printed")
+        lines.append(f"python -m optbench logs RUN{plan.place}    shows all that a run has printed")
     return lines

@@ -28,5 +28,5 @@ def dispatch(plan: Plan, run_ids: Sequence[str], launcher: Mapping[str, Any]) ->
         return 0
     for submission in slurm.submit(plan, runs, launcher):
         print(submission)
-    print(f"python -m optbench status {plan.name}")
+    print(plan.command("status"))
     return 0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -56,6 +57,16 @@ class Plan:
     def exists(self) -> bool:
         """Whether the sweep has a plan."""
         return (self.path / "plan.jsonl").is_file()
+
+    def command(self, word: str) -> str:
+        """What to type for `status` and the like of this sweep."""
+        return f"python -m optbench {word} {shlex.quote(self.name)}{self.place}"
+
+    @property
+    def place(self) -> str:
+        """The words that tell a command where the runs are, where that is not its default."""
+        folder = str(self.results_dir)
+        return "" if folder == "results" else f" --results-dir {shlex.quote(folder)}"
 
     def entries(self) -> list[Entry]:
         """The runs, in the order in which they were planned; none when there is no plan yet."""

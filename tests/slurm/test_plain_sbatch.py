@@ -45,7 +45,7 @@ def test_two_ranks(cluster, tmp_path, nodes, tasks):
 
 
 def test_a_preempted_job_is_requeued_and_continues(cluster, tmp_path):
-    job = submit(cluster, tmp_path, "budget.epochs=400", "eval_every=100epoch")
+    job = submit(cluster, tmp_path, "budget.epochs=100", "eval_every=50epoch")
     wait_for(lambda: (run := only_run(tmp_path)) and (run.progress() or {"step": 0})["step"] > 0)
     assert cluster.run("scancel", "--signal=USR2", job).returncode == 0
     wait_for(lambda: only_run(tmp_path).status().state == "preempted")
