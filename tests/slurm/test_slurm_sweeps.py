@@ -10,7 +10,18 @@ from pathlib import Path
 
 import pytest
 import sabotage
-from sweeps import LONG, ROOT, by_seed, directories, results, start, states, sweep, training, wait_for
+from sweeps import (
+    LONG,
+    ROOT,
+    assert_as_if_undisturbed,
+    by_seed,
+    directories,
+    start,
+    states,
+    sweep,
+    training,
+    wait_for,
+)
 
 from optbench.__main__ import main
 from optbench.store import RunDirectory
@@ -69,12 +80,6 @@ def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     sweep(folder, *LONG)
     return by_seed(folder)
-
-
-def assert_as_if_undisturbed(folder, undisturbed):
-    assert states(folder) == ["done"] * len(undisturbed)
-    for seed, directory in by_seed(folder).items():
-        assert results(directory) == results(undisturbed[seed])
 
 
 def test_an_array_of_packed_jobs_over_two_nodes(tmp_path, capsys):

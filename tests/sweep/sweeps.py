@@ -58,6 +58,12 @@ def results(directory):
     return summary, rows
 
 
+def assert_as_if_undisturbed(folder, undisturbed):
+    assert states(folder) == ["done"] * len(undisturbed)
+    for seed, directory in by_seed(folder).items():
+        assert results(directory) == results(undisturbed[seed])
+
+
 def wait_for(condition, seconds=60):
     until = time.time() + seconds
     while time.time() < until:

@@ -12,7 +12,20 @@ from pathlib import Path
 
 import pytest
 import sabotage
-from sweeps import LONG, ROOT, TINY, by_seed, directories, results, start, states, sweep, training, wait_for
+from sweeps import (
+    LONG,
+    ROOT,
+    TINY,
+    assert_as_if_undisturbed,
+    by_seed,
+    directories,
+    results,
+    start,
+    states,
+    sweep,
+    training,
+    wait_for,
+)
 
 from optbench import config, run
 from optbench.store import RunDirectory, load
@@ -182,12 +195,6 @@ def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     sweep(folder, *LONG)
     return by_seed(folder)
-
-
-def assert_as_if_undisturbed(folder, undisturbed):
-    assert states(folder) == ["done"] * len(undisturbed)
-    for seed, directory in by_seed(folder).items():
-        assert results(directory) == results(undisturbed[seed])
 
 
 @pytest.mark.slow
