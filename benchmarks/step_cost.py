@@ -31,7 +31,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from optbench import config, environment, run
+from optbench import building, config, environment, run
 from optbench.data.raw import RawData, Split
 from optbench.data.source import Augmentation, BatchSource
 from optbench.data.spec import DataSpec
@@ -85,12 +85,12 @@ def optbench_segment(settings: list[str], raw: RawData, steps: int, device: str)
     with tempfile.TemporaryDirectory() as folder:
         directory = RunDirectory.at(folder, "run")
         directory.create(config.to_yaml(chosen))
-        task = run.build_task(chosen, raw)
+        task = building.build_task(chosen, raw)
         # A terminal that is not there still has everything rendered to it.
         display = RunDisplay(Console(file=io.StringIO(), force_terminal=True, width=120), steps)
         watch = StopWatch()
-        recorder = run.build_recorder(chosen, task, directory, display)
-        trainer = run.build_trainer(chosen, [watch, recorder, run._Progress(display, recorder)])
+        recorder = building.build_recorder(chosen, task, directory, display)
+        trainer = building.build_trainer(chosen, [watch, recorder, run._Progress(display, recorder)])
         with display:
             trainer.fit(task, train_dataloaders=Turns(task))
     assert watch.seconds is not None
@@ -100,7 +100,7 @@ def optbench_segment(settings: list[str], raw: RawData, steps: int, device: str)
 def bare_segment(settings: list[str], raw: RawData, steps: int, device: str) -> float:
     """Seconds of ``steps`` steps of a hand-written loop."""
     chosen = config.compose(settings)
-    model = run.build_model(chosen, raw).to(device).train()
+    model = building.build_model(chosen, raw).to(device).train()
     batch, options = chosen["batch"], chosen["optimizer"]
     optimizer = torch.optim.SGD(
         model.parameters(), lr=options["learning_rate"], momentum=options["momentum"], fused=True

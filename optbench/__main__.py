@@ -172,10 +172,10 @@ def train_one(config: dict[str, Any]) -> int:
         return 0
     check_writable(config["results_dir"])
     # Only from here on is torch needed, which takes seconds to import.
-    from optbench import run
+    from optbench import building, run
 
     outcome = run.execute(config, console)
-    if run.rank_from_environment() != 0:
+    if building.rank_from_environment() != 0:
         return 0 if outcome.state in ("done", "diverged") else 1
     if outcome.tracker_problem:
         print(f"optbench: {outcome.tracker_problem}", file=sys.stderr)

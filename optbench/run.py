@@ -1,41 +1,39 @@
 """One resolved configuration becomes one run directory."""
 
-import importlib
-import logging
-import os
 import time
 import traceback
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.plugins import environments
 from rich.console import Console
-from torch import nn
 
 from optbench import config as configuration
-from optbench import environment, losses, momentum_schedules, optimizers, randomness, schedules, terminal, trackers
-from optbench.averaging import build as build_average
+from optbench import environment, randomness, terminal, trackers
+from optbench.building import (
+    build_recorder,
+    build_task,
+    build_trainer,
+    load_data,
+    rank_from_environment,
+    set_precision,
+)
 from optbench.config import Config
 from optbench.data.raw import RawData
-from optbench.data.source import Augmentation, BatchSource
 from optbench.errors import UserError
-from optbench.evaluation import METRICS, Evaluator
+from optbench.evaluation import METRICS
 from optbench.interruption import Stop, handlers_restored
-from optbench.objective import Execution, LossScale
 from optbench.recording import WHERE, LockLost, Recorder
 from optbench.store import RunDirectory, RunLock, StoreError
 from optbench.store.run_directory import State
 from optbench.sweep.queue import Claim
-from optbench.task import Recipe, Task, Turns
+from optbench.task import Task, Turns
 from optbench.terminal import RunDisplay
 
 PROGRESS_SECONDS = 2.0
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -56,116 +54,7 @@ class Outcome:
     refused: bool = False
 
 
-# ---- building: what a configuration says, as objects --------------------------------------------------------------------
-
-
-def call_target(choice: Mapping[str, Any], *arguments: Any, **more: Any) -> Any:
-    """Call what ``choice`` names as its _target_ with its options as keywords."""
-    module, _, name = choice["_target_"].rpartition(".")
-    try:
-        target = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"{choice['name']}._target_={choice['_target_']}: cannot be imported ({error})") from error
-    return target(*arguments, **more)
-
-
-def load_data(config: Config) -> RawData:
-    """Load the dataset; raises UserError where its files are missing or the batch is larger than its training set."""
-    dataset = config["dataset"]
-    kept = set(dataset["info"].get("augmentation", [])) | {"augment"}
-    given = {name: value for name, value in configuration.options(dataset).items() if name not in kept}
-    raw: RawData = call_target(dataset, config["data_dir"], **given)
-    examples = len(raw.train.inputs)
-    batch = configuration.batch_plan(config, examples).largest
-    if batch > examples:
-        raise UserError(
-            f"batch={batch}: larger than the training set, which has {examples} examples; accepted: 1 to {examples}"
-        )
-    return raw
-
-
-def build_model(config: Config, raw: RawData) -> nn.Module:
-    """The model with its initial weights, on the CPU: the same on every machine and rank."""
-    seed = config["seed"]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(randomness.key(seed, "weights"))
-        model: nn.Module = call_target(config["model"], raw.spec, **configuration.options(config["model"]))
-        generator = randomness.generator(seed, "init")
-        call_target(config["init"], model, generator, **configuration.options(config["init"]))
-    return model
-
-
-def build_task(config: Config, raw: RawData) -> Task:
-    """The task that trains ``config`` on ``raw`` from step 0; raises UserError for options that make no such thing."""
-    dataset = config["dataset"]
-    source = BatchSource(
-        raw,
-        config["seed"],
-        augmentation=Augmentation.of(dataset),
-        normalize=dataset.get("normalize", True),
-        reconstruct=bool(config["model"]["info"].get("reconstructs")),
-        dtype=torch.float64 if config["precision"] == "fp64" else torch.float32,
-    )
-    horizon = configuration.horizon(config, len(raw.train.inputs))
-    rate, _ = configuration.learning_rate(config)
-    choices = {}
-    for group in ("schedule", "momentum_schedule", "averaging"):
-        choice = config[group]
-        choices[group] = horizon.resolve(choice, choice["info"]["schema"], stretch=group == "schedule")
-    start = choices["averaging"].get("start", 0)
-    if start >= horizon.steps:
-        raise UserError(
-            f"averaging.start={config['averaging']['start']}: must be before the end, at {horizon.steps} steps"
-        )
-    dtype = _DTYPES.get(config["precision"])
-    recipe = Recipe(
-        loss=losses.build(config["loss"]),
-        make_optimizer=lambda model: optimizers.build(config["optimizer"], model, rate),
-        horizon=horizon,
-        schedule=schedules.build(choices["schedule"], horizon.steps, config["batch"]),
-        momentum_schedule=momentum_schedules.build(choices["momentum_schedule"], horizon.steps),
-        make_average=lambda model: build_average(choices["averaging"], model),
-        norm_batch=config["norm_batch"],
-        seed=config["seed"],
-        execution=Execution(
-            micro_batch=config["micro_batch"],
-            dtype=dtype,
-            loss_scale=LossScale() if config["precision"] == "fp16" else None,
-            clip_norm=config["clip_norm"],
-        ),
-        compile=config["compile"],
-    )
-    return Task(build_model(config, raw).to(source.dtype), source, recipe)
-
-
-def build_recorder(
-    config: Config, task: Task, directory: RunDirectory | None, display: RunDisplay | None = None
-) -> Recorder:
-    """The recorder of ``task``, with every period in steps."""
-    horizon = task.recipe.horizon
-    every = config["checkpoint_every"]
-    return Recorder(
-        directory,
-        Evaluator(config["evaluate_train"], config["micro_batch"] or 1000),
-        log_every=config["log_every"],
-        eval_every=max(horizon.in_steps(config["eval_every"]), 1),
-        checkpoint_every=None if every is None else max(horizon.in_steps(every), 1),
-        divergence_factor=config["divergence_factor"],
-        budget=config["budget"],
-        **({"listener": display.row} if display is not None else {}),
-    )
-
-
-def set_precision(precision: str, deterministic: bool) -> None:
-    """Set torch's process-wide switches: tf32 or not, and on GPUs only kernels that repeat bit for bit."""
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = deterministic
-    if torch.cuda.is_available():
-        if deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(deterministic, warn_only=True)
+# ---- running ----------------------------------------------------------------------------------------------------------------
 
 
 class _Progress(pl.Callback):
@@ -188,80 +77,6 @@ class _Progress(pl.Callback):
         self._shown = (task.step, now)
         rate = (task.step - step) / (now - since)
         self.recorder.directory.set_progress(task.step, task.recipe.horizon.steps, rate, self.recorder.loss)
-
-
-def build_trainer(config: Config, callbacks: list[pl.Callback]) -> pl.Trainer:
-    """Lightning's trainer for the configured devices, with nothing of its own on; raises UserError if they are not there."""
-    options = config["trainer"]
-    accelerator, devices, nodes = options["accelerator"], options["devices"], options["num_nodes"]
-    if accelerator == "auto":
-        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
-    if accelerator == "gpu" and torch.cuda.device_count() < devices:
-        raise UserError(
-            f"trainer.devices={devices} with trainer.accelerator={options['accelerator']}: this machine has "
-            f"{torch.cuda.device_count()} GPUs; accepted: up to that many, or trainer.accelerator=cpu"
-        )
-    world_size = configuration.ranks(config)
-    # The run has a display of its own.
-    for name in ("pytorch_lightning", "lightning_fabric", "lightning_utilities"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
-    return pl.Trainer(
-        accelerator=accelerator,
-        devices=devices,
-        num_nodes=nodes,
-        strategy=_ddp(options["compression"]) if world_size > 1 else "auto",
-        # One rank alone must not be taken for one of the tasks of the Slurm job that it may run in.
-        plugins=[_cluster(world_size) if world_size > 1 else environments.LightningEnvironment()],
-        callbacks=callbacks,
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-    )
-
-
-def _ddp(compression: str) -> pl.strategies.DDPStrategy:
-    from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
-
-    # Hooks without a state of their own: what PowerSGD carries from step to step on every rank would not survive a resume.
-    hooks = {"none": None, "fp16": default_hooks.fp16_compress_hook, "bf16": default_hooks.bf16_compress_hook}
-    # Running statistics move once per step by the mean over ranks, so there are no buffers to broadcast.
-    return pl.strategies.DDPStrategy(
-        broadcast_buffers=False, gradient_as_bucket_view=True, ddp_comm_hook=hooks[compression]
-    )
-
-
-def _cluster(ranks: int) -> environments.ClusterEnvironment:
-    if environments.TorchElasticEnvironment.detect():
-        return environments.TorchElasticEnvironment()
-    tasks = int(os.environ.get("SLURM_NTASKS", "1")) if "SLURM_PROCID" in os.environ else 1
-    if tasks == 1:
-        return environments.LightningEnvironment()
-    if tasks != ranks or "SLURM_NTASKS_PER_NODE" not in os.environ:
-        raise UserError(
-            f"trainer.devices x trainer.num_nodes={ranks}: Slurm has started {tasks} tasks; start one for each device, with "
-            "--ntasks-per-node=(trainer.devices) and --nodes=(trainer.num_nodes)"
-        )
-    # Only one party may requeue a preempted job, and that is not the trainer.
-    return environments.SLURMEnvironment(auto_requeue=False)
-
-
-def rank_from_environment() -> int:
-    """This process's rank before any process group exists: as torchrun, srun or Lightning's launcher set it."""
-    if "RANK" in os.environ:
-        return int(os.environ["RANK"])
-    if "LOCAL_RANK" in os.environ:
-        return int(os.environ.get("NODE_RANK", "0")) or int(os.environ["LOCAL_RANK"])
-    if os.environ.get("SLURM_NTASKS", "1") != "1":
-        return int(os.environ.get("SLURM_PROCID", "0"))
-    return 0
-
-
-# ---- running ----------------------------------------------------------------------------------------------------------------
 
 
 def execute(config: Config, console: Console | None = None) -> Outcome:

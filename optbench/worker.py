@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from optbench import run
+from optbench import building, run
 from optbench.config import Config
 from optbench.data.raw import RawData
 from optbench.interruption import Stop
@@ -52,7 +52,7 @@ class _LastData:
         key = json.dumps(kept, sort_keys=True)
         if self._raw is None or key != self._key:
             self._raw = None  # before the next are loaded
-            self._raw, self._key = run.load_data(config), key
+            self._raw, self._key = building.load_data(config), key
         return self._raw
 
 

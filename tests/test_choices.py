@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from optbench import optimizers, run, schema
+from optbench import building, optimizers, schema
 from optbench.config import GROUPS, choices, compose, options, read_choice, resolve
 from optbench.config.composing import _chosen
 from optbench.schema import OptionType
@@ -165,7 +165,7 @@ def data(name):
     if lacking:
         pytest.skip(f"not installed: {', '.join(lacking)}")
     dataset = read_choice("dataset", name) | SMALL_DATA[name]
-    return run.load_data(resolve({**front_page(), "dataset": dataset, "model": fitting_model(dataset)}))
+    return building.load_data(resolve({**front_page(), "dataset": dataset, "model": fitting_model(dataset)}))
 
 
 def fitting_model(dataset):
@@ -178,7 +178,7 @@ def fitting_model(dataset):
 def train_one_step(**chosen):
     """One step of the front page with these choices; returns the task."""
     config = resolve({**front_page(), **chosen})
-    task = run.build_task(config, data(config["dataset"]["name"]))
+    task = building.build_task(config, data(config["dataset"]["name"]))
     task.configure_optimizers()
     task.model.train()
     before = {name: parameter.detach().clone() for name, parameter in task.model.named_parameters()}
@@ -270,6 +270,6 @@ def test_every_model_at_its_full_size_is_built_without_its_numbers(name):
     }
     for kind in choice["info"]["accepts"]:
         with torch.device("meta"):
-            model = run.call_target(choice, specs[kind], **options(choice))
+            model = building.call_target(choice, specs[kind], **options(choice))
         has_norms = any(key.endswith("running_mean") for key in model.state_dict())
         assert has_norms == choice["info"]["batch_norm"]

@@ -22,7 +22,8 @@ FLOORS = [
     ["task", "trackers"],
     ["evaluation"],
     ["recording"],
-    ["run", "commands"],
+    ["building", "commands"],
+    ["run"],
     ["worker"],
     ["__main__"],
 ]

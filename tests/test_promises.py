@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from optbench import config, run
+from optbench import building, config, run
 from optbench.task import Task
 
 OPTIMIZERS = sorted(config.choices("optimizer"))
@@ -37,9 +37,9 @@ def composed(optimizer: str, *overrides: str) -> config.Config:
 
 def trained(chosen: config.Config) -> Task:
     """The task after its whole budget, trained by Lightning as in any run, without a run directory."""
-    task = run.build_task(chosen, run.load_data(chosen))
-    recorder = run.build_recorder(chosen, task, None)
-    run.build_trainer(chosen, [recorder]).fit(task, train_dataloaders=run.Turns(task))
+    task = building.build_task(chosen, building.load_data(chosen))
+    recorder = building.build_recorder(chosen, task, None)
+    building.build_trainer(chosen, [recorder]).fit(task, train_dataloaders=run.Turns(task))
     assert recorder.outcome == "done", recorder.why
     return task
 
@@ -75,7 +75,8 @@ def undisturbed():
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_the_result_does_not_depend_on_the_micro_batch(optimizer, undisturbed):
     start = {
-        name: tensor.clone() for name, tensor in run.build_model(*_model_of(optimizer)).double().state_dict().items()
+        name: tensor.clone()
+        for name, tensor in building.build_model(*_model_of(optimizer)).double().state_dict().items()
     }
     whole = undisturbed(optimizer)
     # A test of two equal things is only one if they moved.
@@ -87,7 +88,7 @@ def test_the_result_does_not_depend_on_the_micro_batch(optimizer, undisturbed):
 
 def _model_of(optimizer: str):
     chosen = composed(optimizer)
-    return chosen, run.load_data(chosen)
+    return chosen, building.load_data(chosen)
 
 
 # ---- ranks ----------------------------------------------------------------------------------------------------------
@@ -182,10 +183,10 @@ def test_a_killed_run_ends_where_an_undisturbed_one_does(optimizer, tmp_path, mo
 def test_a_recorder_remembers_what_it_has_seen():
     """Whatever a run changes in its recorder is in the recorder's state, so that a resumed run ends with the same summary."""
     chosen = composed("adam", "eval_every=2", "budget.target=0.01")
-    task = run.build_task(chosen, run.load_data(chosen))
-    recorder = run.build_recorder(chosen, task, None)
+    task = building.build_task(chosen, building.load_data(chosen))
+    recorder = building.build_recorder(chosen, task, None)
     before = copy.deepcopy({name: value for name, value in vars(recorder).items() if not callable(value)})
-    run.build_trainer(chosen, [recorder]).fit(task, train_dataloaders=run.Turns(task))
+    building.build_trainer(chosen, [recorder]).fit(task, train_dataloaders=run.Turns(task))
     changed = {name for name, value in vars(recorder).items() if not callable(value) and value != before.get(name)}
     # When it last wrote is a matter of the clock, whether it writes one of the rank, and the loss is for those who watch.
     changed -= {"_last_checkpoint", "_writes", "loss"}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from optbench import config, run
+from optbench import building, config, run
 from optbench.errors import UserError
 from optbench.store import RunDirectory
 
@@ -175,24 +175,24 @@ def test_the_cluster_environment(monkeypatch):
 
     for name in [name for name in os.environ if name.startswith(("SLURM_", "TORCHELASTIC"))]:
         monkeypatch.delenv(name)
-    assert isinstance(run._cluster(2), LightningEnvironment)
+    assert isinstance(building._cluster(2), LightningEnvironment)
     monkeypatch.setenv("SLURM_NTASKS", "1")
     monkeypatch.setenv("SLURM_PROCID", "0")
     # An allocation of one task: the ranks are ours to start.
-    assert isinstance(run._cluster(2), LightningEnvironment)
+    assert isinstance(building._cluster(2), LightningEnvironment)
     monkeypatch.setenv("SLURM_NTASKS", "2")
     monkeypatch.setenv("SLURM_PROCID", "1")
     with pytest.raises(UserError, match="--ntasks-per-node"):
-        run._cluster(2)
+        building._cluster(2)
     monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "2")
     with pytest.raises(UserError, match="Slurm has started 2 tasks"):
-        run._cluster(4)
-    environment = run._cluster(2)
+        building._cluster(4)
+    environment = building._cluster(2)
     assert isinstance(environment, SLURMEnvironment)
     assert environment.auto_requeue is False
-    assert run.rank_from_environment() == 1
+    assert building.rank_from_environment() == 1
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-    assert isinstance(run._cluster(2), TorchElasticEnvironment)
+    assert isinstance(building._cluster(2), TorchElasticEnvironment)
 
 
 # ---- precision and compilation --------------------------------------------------------------------------------------------
