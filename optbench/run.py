@@ -96,7 +96,8 @@ def execute(config: Config, console: Console | None = None) -> Outcome:
         directory.create(configuration.to_yaml(config), replace=True)  # the same science, by its run id
         if config["force"]:
             directory.clear()
-        outcome = prepared.train(lock, directory.status().deaths)
+        directory.set_status("running", deaths=directory.status().deaths)
+        outcome = prepared.train(lock)
         return replace(outcome, tracker_problem=outcome.mirror.finish() if outcome.mirror is not None else None)
 
 
@@ -113,7 +114,8 @@ def execute_claimed(
         prepared = _Prepared(directory.config(), directory, console, stop, load)
     except Exception as error:
         return _failed(directory, error)
-    return prepared.train(claim.lock, claim.deaths)
+    # It is marked as running since it was claimed, unless another of its ranks has failed meanwhile.
+    return prepared.train(claim.lock)
 
 
 def execute_as_rank(directory: RunDirectory, console: Console, stop: Stop, rank: int) -> Outcome:
@@ -157,10 +159,9 @@ class _Prepared:
             self.recorder.outcome or "failed", self.recorder.why, None, self.directory, signal=self.task.stop.signal
         )
 
-    def train(self, lock: RunLock, deaths: int) -> Outcome:
+    def train(self, lock: RunLock) -> Outcome:
         """Train, and record how it ended; ``lock`` is held by this process."""
         try:
-            self.directory.set_status("running", deaths=deaths)
             self.directory.write_environment(environment.describe(_device_names(self.trainer), self.trainer.world_size))
             # Not before the rows that a resumed run is going to write again are gone.
             self.recorder.ready = self._start_mirror
