@@ -1,114 +1,28 @@
 """The loss of the current global batch as a function of the parameters: the closure that every optimizer is given.
 
 PyTorch's closure evaluates the loss and its gradient. An ``Objective`` is that closure and knows more: the value alone,
-at other parameters too. Whatever it returns is the mean over the global batch, whether that passes through the model at
-once, in micro-batches, or divided over ranks.
+at other parameters too, products with its curvature matrices (``optbench.products``), and its value in eval mode.
+Whatever it returns is the mean over the global batch, whether that passes through the model at once, in micro-batches,
+or divided over ranks.
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from optbench import randomness
 from optbench.errors import UserError
+from optbench.execution import Execution, LossScale, Network
 from optbench.models import layers
+from optbench.products import ExampleProducts
+from optbench.products.graph import KeptGraphs, Part
 
-Backward = Callable[[Tensor, bool], None]
-
-
-def _backward(loss: Tensor, last: bool) -> None:
-    loss.backward()
+__all__ = ["Execution", "LossScale", "Network", "Objective", "dropout_key"]
 
 
-class LossScale:
-    """The factor that keeps fp16 gradients from vanishing (Micikevicius et al. 2018, "Mixed precision training").
-
-    Where a gradient overflows, the factor is halved and the same batch is evaluated again, so that no step is skipped
-    and the closure's contract (a loss and its gradient) holds; after ``growth_interval`` evaluations without overflow it
-    doubles.
-    """
-
-    def __init__(self, factor: float = 2.0**16, growth_interval: int = 2000) -> None:
-        self.factor, self.growth_interval, self.good = factor, growth_interval, 0
-
-    def grew_too_large(self, parameters: Sequence[nn.Parameter]) -> bool:
-        """Whether the scaled gradients overflowed, which halves the factor; otherwise they are divided by it."""
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        # A sum over all of them is finite exactly when each is (infinities of both signs make it not a number).
-        total = torch.stack(torch._foreach_norm(gradients, 1)).sum()
-        if not torch.isfinite(total) and self.factor > 1:
-            self.factor, self.good = self.factor / 2, 0
-            return True
-        torch._foreach_div_(gradients, self.factor)
-        self.good += 1
-        if self.good >= self.growth_interval:
-            self.factor, self.good = self.factor * 2, 0
-        return False
-
-    def state_dict(self) -> dict[str, Any]:
-        """The factor and the evaluations since it last changed."""
-        return {"factor": self.factor, "good": self.good}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from ``state_dict``."""
-        self.factor, self.good = state["factor"], state["good"]
-
-
-@dataclass
-class Execution:
-    """How an objective is evaluated; nothing here changes its value but for rounding.
-
-    micro_batch: examples in one pass, None for all. dtype: the type that autocast computes in, None for no autocast.
-    world_size: the ranks that the batch is divided over. backward: differentiates one micro-batch's loss; told whether it
-    is the last, after which gradients are averaged over ranks. clip_norm: the largest global norm of the gradient.
-    """
-
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    micro_batch: int | None = None
-    dtype: torch.dtype | None = None
-    loss_scale: LossScale | None = None
-    world_size: int = 1
-    rank: int = 0
-    backward: Backward = _backward
-    clip_norm: float | None = None
-
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """The context of every forward pass."""
-        if self.dtype is None:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=self.dtype)
-
-    def mean_over_ranks(self, value: Tensor) -> Tensor:
-        """The mean of ``value`` over the ranks, in place."""
-        if self.world_size > 1:
-            dist.all_reduce(value)
-            value /= self.world_size
-        return value
-
-
-class Network:
-    """A model made ready to be evaluated in parts: its parameters, batch norms and dropout layers found once."""
-
-    def __init__(self, model: nn.Module, device: torch.device | None = None) -> None:
-        self.model = model
-        self.forward: Callable[[Tensor], Tensor] = model
-        self.named_parameters = dict(model.named_parameters())
-        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.norms = layers.batch_norms(model)
-        self.draw = layers.place_dropout(model, device or next(model.parameters()).device)
-
-    def record_norms(self, how: str) -> None:
-        """Set how every batch norm treats its running statistics: "follow", "record" or "hold"."""
-        for norm in self.norms:
-            norm.recording = how
-
-
-class Objective:
+class Objective(ExampleProducts):
     """The mean loss over one global batch, of which this rank holds ``inputs`` and ``targets``.
 
     network: the model, in train mode. loss: (outputs, targets) -> mean over the examples it is given.
@@ -135,21 +49,26 @@ class Objective:
         size, micro = len(inputs), self.execution.micro_batch
         self._key = dropout_key
         if micro is None or micro >= size:
-            self._parts = [(inputs, targets, 1.0, 0)]
+            self._parts = [Part(inputs, targets, 1.0, 0)]
         else:
             starts = range(0, size, micro)
             self._parts = [
-                (part, target, len(part) / size, start)
+                Part(part, target, len(part) / size, start)
                 for part, target, start in zip(inputs.split(micro), targets.split(micro), starts, strict=True)
             ]
         # Where in the global batch this rank's examples begin: the ranks hold equal shares, in order.
         self._first = size * self.execution.rank
+        self._graphs = KeptGraphs(network, self._parts, self.execution.graphs)
+        self._norms_are_recorded = False
 
     def __call__(self) -> Tensor:
         """Zero the gradients, fill them with the gradient of the global mean loss, and return that loss."""
         network, execution = self.network, self.execution
+        self._graphs.drop_stale()
         if network.norms:
-            network.record_norms("hold" if self.evaluations else "record")
+            record = network.model.training and not self._norms_are_recorded
+            network.record_norms("record" if record else "hold")
+            self._norms_are_recorded |= record
         scale = execution.loss_scale
         value = self._accumulate(scale.factor if scale else 1.0)
         while scale is not None and scale.grew_too_large(network.parameters):
@@ -170,37 +89,39 @@ class Objective:
         total: Tensor | None = None
         last = len(self._parts) - 1
         for number, part in enumerate(self._parts):
-            weight = part[2]
             loss = self._forward(part)
-            if weight != 1.0:
-                loss = loss * weight
+            if part.weight != 1.0:
+                loss = loss * part.weight
             self.execution.backward(loss * scale if scale != 1.0 else loss, number == last)
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None
         return total
 
-    def _forward(self, part: tuple[Tensor, Tensor, float, int]) -> Tensor:
-        inputs, targets, _, start = part
-        return self.loss_function(self._outputs(inputs, start), targets)
+    def _forward(self, part: Part) -> Tensor:
+        return self.loss_function(self._outputs(part), part.targets)
 
-    def _outputs(self, inputs: Tensor, start: int) -> Tensor:
+    def _place(self, start: int) -> None:
         if self.network.draw is not None:
             self.network.draw[0] = self._key
             self.network.draw[1] = self._first + start
+
+    def _outputs(self, part: Part) -> Tensor:
+        self._place(part.start)
         if self.execution.dtype is None:
-            return self.network.forward(inputs)
+            return self.network.forward(part.inputs)
         # Autocast keeps low-precision copies of the parameters until the outermost context ends; a context of our own
         # around every pass, never around a whole step, is what makes it see the parameters that the step has changed.
         with self.execution.autocast():
-            return self.network.forward(inputs)
+            return self.network.forward(part.inputs)
 
     @torch.no_grad()
     def loss(self, at: Sequence[Tensor] | None = None) -> Tensor:
-        """The global mean loss without its gradient, in train mode, at the parameters or ``at`` others.
+        """The global mean loss without its gradient, at the parameters or ``at`` others.
 
         ``at``: one tensor for each of ``model.parameters()``, in their order. Gradients and running statistics stay.
         """
         network = self.network
+        self._graphs.drop_stale()
         if network.norms:
             network.record_norms("hold")
         swapped = None
@@ -213,15 +134,27 @@ class Objective:
             for parameter, trial in zip(network.named_parameters.values(), at, strict=True):
                 parameter.data = trial
         try:
-            total = torch.stack([self._forward(part) * part[2] for part in self._parts]).sum()
+            total = torch.stack([self._forward(part) * part.weight for part in self._parts]).sum()
         finally:
             if swapped is not None:
                 for parameter, own in zip(network.named_parameters.values(), swapped, strict=True):
                     parameter.data = own
         return self.execution.mean_over_ranks(total)
 
+    @contextlib.contextmanager
+    def evaluation_mode(self) -> Iterator[None]:
+        """Within it, the loss and all products are those of the model in eval mode: running statistics, no dropout."""
+        modes = [(module, module.training) for module in self.network.model.modules()]
+        self.network.model.eval()
+        try:
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+
     def finish(self) -> None:
-        """The step is over: move the running statistics of batch norm, once."""
+        """The step is over: forget the graphs of products, and move the running statistics of batch norm, once."""
+        self._graphs.drop()
         if self.network.norms:
             layers.commit_batch_norms(self.network.norms, self.execution.world_size)
             self.network.record_norms("follow")

@@ -141,7 +141,7 @@ class _Prepared:
         trackers.check(config["tracker"])
         task = build_task(config, (load or load_data)(config))
         task.stop = stop
-        task.recipe.make_optimizer(task.model)  # some options only the optimizer can refuse, and it must do so by now
+        task.check(configuration.ranks(config))
         # The bench's own draws are pure functions of the seed; an optimizer from elsewhere may use torch's generators.
         torch.manual_seed(randomness.key(config["seed"], "torch"))
         shown = config["progress"] and rank_from_environment() == 0

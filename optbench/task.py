@@ -142,9 +142,7 @@ class Task(pl.LightningModule):
         if batch != self._batch:
             self._place_norms(batch)
         self._follow_schedules(step)
-        inputs, targets = self.source.batch(step, plan.first_sample(step), batch, execution.rank, execution.world_size)
-        key = dropout_key(recipe.seed, step) if self.network.draw is not None else 0
-        objective = Objective(self.network, recipe.loss, inputs, targets, execution, key)
+        objective = self._objective(self.network, step, execution.rank, execution.world_size)
         self.optimizer.step(objective)  # type: ignore[arg-type]  # a closure may return a tensor, as torch's own do
         objective.finish()
         if self.average is not None:
@@ -154,6 +152,24 @@ class Task(pl.LightningModule):
         if objective.gradient_norm is not None:
             self.gradient_norms.append(objective.gradient_norm)
         self.step = step + 1
+
+    def _objective(self, network: Network, step: int, rank: int, ranks: int) -> Objective:
+        """The objective of the share that rank ``rank`` of ``ranks`` has of the batch of ``step``."""
+        plan = self.recipe.horizon.plan
+        inputs, targets = self.source.batch(step, plan.first_sample(step), plan.batch(step), rank, ranks)
+        key = dropout_key(self.recipe.seed, step) if network.draw is not None else 0
+        return Objective(network, self.recipe.loss, inputs, targets, self.execution, key)
+
+    def check(self, ranks: int) -> None:
+        """Raise UserError if the optimizer cannot train this model with this loss; before Lightning has moved anything.
+
+        An optimizer that needs more than a gradient says so in a method ``check(objective)``, which is given what one of
+        ``ranks`` would have of the first batch.
+        """
+        optimizer = self.recipe.make_optimizer(self.model)  # some options only the optimizer can refuse
+        if hasattr(optimizer, "check"):
+            self.source.to("cpu")
+            optimizer.check(self._objective(Network(self.model), 0, 0, ranks))
 
     def _follow_schedules(self, step: int) -> None:
         factor = self.recipe.schedule(step)

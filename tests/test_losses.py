@@ -10,6 +10,7 @@ import yaml
 
 from optbench import losses
 from optbench.data.spec import DataSpec
+from optbench.errors import UserError
 from optbench.losses import Bernoulli, CrossEntropy, SquaredError
 
 CONF = Path(__file__).parents[1] / "conf" / "loss"
@@ -201,3 +202,155 @@ def test_squared_error_of_a_reconstruction():
 )
 def test_every_choice_builds(name, expected):
     assert losses.build(yaml.safe_load((CONF / f"{name}.yaml").read_text())) == expected
+
+
+# ---- derivatives in the outputs -------------------------------------------------------------------------------------
+
+
+def dense_hessians(loss, outputs, targets):
+    """The Hessian of every example's loss in that example's outputs, (n, outputs, outputs), by torch's autograd."""
+    each = [
+        torch.autograd.functional.hessian(
+            lambda z, example=example: loss.per_example(z, targets[example : example + 1]).sum(),
+            outputs[example : example + 1],
+        )
+        for example in range(len(outputs))
+    ]
+    size = outputs[0].numel()
+    return torch.stack([hessian.reshape(size, size) for hessian in each])
+
+
+@every_case
+def test_output_gradient_is_that_of_each_example(loss, outputs, targets):
+    outputs = outputs.clone().requires_grad_()
+    (mean,) = torch.autograd.grad(loss(outputs, targets), outputs)
+    found = loss.output_gradient(outputs, targets)
+    assert not found.requires_grad
+    torch.testing.assert_close(found / len(outputs), mean, rtol=1e-12, atol=1e-15)
+
+
+@every_case
+def test_output_hessian_and_its_square_root(loss, outputs, targets):
+    expected = dense_hessians(loss, outputs, targets)
+    vectors = draws(*outputs.shape, seed=2)
+
+    def times(matrices):
+        return torch.einsum("nij,nj->ni", matrices, vectors.flatten(1)).view_as(outputs)
+
+    columns = torch.stack([column.flatten(1) for column in loss.output_hessian_sqrt_columns(outputs, targets)], dim=2)
+    tight = {"rtol": 1e-12, "atol": 1e-14}
+    torch.testing.assert_close(columns @ columns.mT, expected, **tight)
+    torch.testing.assert_close(loss.output_hessian_product(outputs, targets, vectors), times(expected), **tight)
+    torch.testing.assert_close(loss.output_hessian_sqrt_product(outputs, targets, vectors), times(columns), **tight)
+    transposed = loss.output_hessian_sqrt_product(outputs, targets, vectors, transposed=True)
+    torch.testing.assert_close(transposed, times(columns.mT), **tight)
+
+
+def test_hessian_of_cross_entropy_by_hand():
+    """diag(p) - p p^T; label smoothing leaves it alone; the mean over two of three steps halves it."""
+    p = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
+    expected = torch.diag(p) - p.outer(p)
+    for loss in (CrossEntropy(), CrossEntropy(0.3)):
+        unit = torch.eye(3, dtype=torch.float64)
+        outputs = p.log().expand(3, 3)
+        torch.testing.assert_close(loss.output_hessian_product(outputs, torch.arange(3), unit), expected)
+        steps, targets = outputs[None, :, :], torch.tensor([[1, -100, 2]])
+        found = loss.output_hessian_product(steps, targets, unit[None])[0]
+        torch.testing.assert_close(found, expected * torch.tensor([0.5, 0, 0.5]).double()[:, None])
+
+
+@every_case
+def test_half_precision_outputs_have_float32_derivatives(loss, outputs, targets):
+    halved, vectors = outputs.bfloat16(), draws(*outputs.shape, seed=2).float()
+    expected = loss.output_hessian_product(halved.double(), targets, vectors.double())
+    found = loss.output_hessian_product(halved, targets, vectors)
+    assert found.dtype == loss.output_gradient(halved, targets).dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)
+
+
+# ---- samples ----
+
+
+def uniform_grid(count):
+    """Evenly spaced draws, so that frequencies are those of the distribution to 1 / count."""
+    return (torch.arange(count, dtype=torch.float64) + 0.5) / count
+
+
+def test_sampled_classes_have_the_probabilities_of_the_softmax():
+    p, count = torch.tensor([0.1, 0.0, 0.6, 0.3], dtype=torch.float64), 1000
+    drawn = CrossEntropy().sample(p.log().expand(count, 4), torch.zeros(count, dtype=torch.long), uniform_grid(count))
+    assert drawn.dtype == torch.int64
+    torch.testing.assert_close(drawn.bincount(minlength=4) / count, p.float(), atol=1.1e-3, rtol=0)
+
+
+def test_samples_at_the_ends_of_the_unit_interval_are_possible():
+    ends = torch.tensor([0.0, 1 - 2.0**-24])
+    outputs = torch.tensor([[0.0, 1.0, -1.0], [0.0, 1.0, -1.0]])
+    assert CrossEntropy().sample(outputs, torch.zeros(2, dtype=torch.long), ends).tolist() == [0, 2]
+    normal = SquaredError().sample(torch.zeros(2, 1), torch.zeros(2, 1), ends[:, None])
+    assert normal.isfinite().all()
+    assert normal[0] == pytest.approx(-5.42, abs=0.01)
+    assert normal[1] == pytest.approx(5.29, abs=0.2)
+    assert Bernoulli().sample(torch.zeros(2, 1), torch.zeros(2, 1), ends[:, None]).tolist() == [[1.0], [0.0]]
+
+
+def test_steps_without_a_target_are_not_sampled():
+    outputs, targets = draws(6, 7, 5), steps_with_gaps()
+    loss = CrossEntropy()
+    drawn = loss.sample(outputs, targets, uniform_grid(42).view(6, 7))
+    assert loss.sample_shape(outputs) == targets.shape
+    assert torch.equal(drawn == -100, targets == -100)
+    assert not loss.sampled_output_gradient(outputs, drawn)[targets == -100].any()
+
+
+@pytest.mark.parametrize(("half", "variance"), [(True, 1.0), (False, 0.5)])
+def test_sampled_real_targets_are_normal(half, variance):
+    count = 2000
+    drawn = SquaredError(half).sample(torch.full((count, 1), 3.0), torch.zeros(count, 1), uniform_grid(count)[:, None])
+    assert drawn.mean().item() == pytest.approx(3, abs=1e-3)
+    assert drawn.var().item() == pytest.approx(variance, rel=0.01)
+    assert ((drawn - 3) ** 4).mean().item() == pytest.approx(3 * variance**2, rel=0.03)
+
+
+def test_sampled_pixels_have_the_probabilities_of_the_sigmoid():
+    count, p = 1000, 0.3
+    logits = torch.full((count, 1), p, dtype=torch.float64).logit()
+    drawn = Bernoulli().sample(logits, logits, uniform_grid(count)[:, None])
+    assert set(drawn.flatten().tolist()) == {0.0, 1.0}
+    assert drawn.mean().item() == pytest.approx(p, abs=1e-3)
+
+
+SMALL = {
+    "class": (CrossEntropy(), draws(2, 3), torch.tensor([0, 2])),
+    "class, smoothed": (CrossEntropy(0.4), draws(2, 3), torch.tensor([0, 2])),
+    "bernoulli": (Bernoulli(), draws(2, 1), pixels(2, 1)),
+}
+
+
+@pytest.mark.parametrize(("loss", "outputs", "targets"), SMALL.values(), ids=SMALL.keys())
+def test_second_moment_of_sampled_gradients_by_enumeration(loss, outputs, targets):
+    """Over all values that a target may have, weighted by their probabilities."""
+    if isinstance(loss, Bernoulli):
+        p = outputs.sigmoid()
+        values, weights = [torch.ones_like(p), torch.zeros_like(p)], [p[:, 0], 1 - p[:, 0]]
+    else:
+        values = [torch.full((2,), k) for k in range(3)]
+        weights = list(outputs.softmax(1).T)
+    gradients = [loss.sampled_output_gradient(outputs, value) for value in values]
+    mean = sum(w[:, None] * g for w, g in zip(weights, gradients, strict=True))
+    moment = sum(w[:, None, None] * g[:, :, None] * g[:, None, :] for w, g in zip(weights, gradients, strict=True))
+    torch.testing.assert_close(mean, torch.zeros_like(mean))
+    torch.testing.assert_close(moment, dense_hessians(loss, outputs, targets))
+
+
+def test_a_loss_that_defines_nothing_says_so():
+    class Absolute(losses.Loss):
+        def per_example(self, outputs, targets):
+            return (outputs - targets).abs().sum(1)
+
+    outputs, targets = draws(2, 3), draws(2, 3, seed=1)
+    torch.testing.assert_close(Absolute().output_gradient(outputs, targets), (outputs - targets).sign())
+    with pytest.raises(UserError, match=r"loss=Absolute: the curvature .* defines output_hessian_sqrt_product"):
+        Absolute().output_hessian_product(outputs, targets, outputs)
+    with pytest.raises(UserError, match=r"loss=Absolute: the distribution .* defines sample"):
+        Absolute().sample(outputs, targets, outputs)

@@ -115,6 +115,10 @@ class _AllReduceSum(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
         return _AllReduceSum.apply(gradient, ctx.ranks), None
 
+    @staticmethod
+    def jvp(ctx, tangent: Tensor, _: None) -> Tensor:  # type: ignore[no-untyped-def]
+        return _AllReduceSum.apply(tangent, ctx.ranks)
+
 
 def all_reduce_sum(value: Tensor, ranks: dist.ProcessGroup | None) -> Tensor:
     """The sum of ``value`` over ``ranks``, differentiable to any order."""

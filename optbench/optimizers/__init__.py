@@ -9,15 +9,41 @@ import torch
 from torch import nn
 
 from optbench.errors import UserError
+from optbench.optimizers.damped_newton import DampedNewton
 from optbench.optimizers.decoupled import with_decoupled_weight_decay
+from optbench.optimizers.ekfac import EKFAC
+from optbench.optimizers.entropy_sgd import EntropySGD
 from optbench.optimizers.groups import decay_groups, trainable
+from optbench.optimizers.hessian_free import HessianFree
+from optbench.optimizers.kfac import KFAC
+from optbench.optimizers.kfac_natural import KFACNatural
 from optbench.optimizers.lamb import LAMB
 from optbench.optimizers.lars import LARS
+from optbench.optimizers.levenberg_marquardt import LevenbergMarquardt
 from optbench.optimizers.lion import Lion
 from optbench.optimizers.muon import Muon
 from optbench.optimizers.nadam import NAdam
+from optbench.optimizers.saddle_free_newton import SaddleFreeNewton
+from optbench.optimizers.score_ggn import SCoReGGN
 
-__all__ = ["LAMB", "LARS", "Lion", "Muon", "NAdam", "build", "with_decoupled_weight_decay"]
+__all__ = [
+    "EKFAC",
+    "KFAC",
+    "LAMB",
+    "LARS",
+    "DampedNewton",
+    "EntropySGD",
+    "HessianFree",
+    "KFACNatural",
+    "LevenbergMarquardt",
+    "Lion",
+    "Muon",
+    "NAdam",
+    "SCoReGGN",
+    "SaddleFreeNewton",
+    "build",
+    "with_decoupled_weight_decay",
+]
 
 # The constructor's argument, and the options of ours that make it up: a pair where there are two.
 _ARGUMENTS: list[tuple[str, tuple[str, ...]]] = [

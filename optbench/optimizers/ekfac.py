@@ -1,0 +1,132 @@
+"""EKFAC: K-FAC's eigenbases, with the second moments of the gradients along them measured."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from optbench.objective import Objective
+from optbench.optimizers.kfac import KFAC
+from optbench.optimizers.kronecker.collecting import collect
+from optbench.optimizers.kronecker.inverses import eigenbasis
+from optbench.optimizers.kronecker.statistics import SecondMoments
+
+
+class EKFAC(KFAC):
+    """K-FAC (``KFAC``) with the diagonal in the Kronecker-factored eigenbasis that is closest to the Fisher matrix.
+
+    With A = Q_A diag(d_A) Q_A^T and G = Q_G diag(d_G) Q_G^T, and the gradients D_n of single examples at the targets,
+
+        S = E[(Q_G^T D_n Q_A)^2] elementwise,    U = Q_G [(Q_G^T D Q_A) / (S + λ)] Q_A^T,
+
+    where K-FAC has d_G d_A^T in the place of S. Everything else is as in ``KFAC``. The bases are renewed every
+    ``inverse_period`` steps, and S with them, from the same batch; in between it is averaged as the factors are. Every
+    rank keeps all bases, which the statistics of its own examples need; the eigendecompositions are divided over ranks.
+
+    Source: George et al. 2018, "Fast approximate natural gradient descent in a Kronecker-factored eigenbasis", arXiv
+    1806.03884, algorithm 1. Its damping is λ added to S, as here.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lr: float = 0.01,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        decay_norm_and_bias: bool = False,
+        damping: float = 0.03,
+        kl_clip: float | None = 0.01,
+        factor_period: int = 10,
+        inverse_period: int = 100,
+        factor_decay: float = 0.95,
+        targets: str = "sampled",
+        approximation: str = "expand",
+        max_factor_size: int | None = 8192,
+    ) -> None:
+        super().__init__(
+            model,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            decay_norm_and_bias=decay_norm_and_bias,
+            damping=damping,
+            kl_clip=kl_clip,
+            factor_period=factor_period,
+            inverse_period=inverse_period,
+            factor_decay=factor_decay,
+            targets=targets,
+            approximation=approximation,
+            max_factor_size=max_factor_size,
+        )
+        self.bases: list[tuple[Tensor, Tensor]] | None = None
+        self.moments: list[Tensor] = []
+        self.called: list[bool] = []
+        self.averaged = 0  # how many batches are in the moments
+
+    def _evaluate(self, objective: Objective) -> Tensor:
+        renew = self._inversion_is_due() or self.bases is None
+        more = [] if renew else [SecondMoments(self.factors.layers, self.bases or [])]
+        if self.steps % self.factor_period:
+            loss = objective()
+        else:
+            loss, examples = self.factors.evaluate_and_update(objective, more)
+            for moments in more:
+                self.averaged += 1
+                newest = moments.means(objective.execution, examples)
+                torch._foreach_lerp_(self.moments, newest, self.factors.newest_weight(self.averaged))
+        if renew:
+            self._renew(objective)
+        return loss
+
+    @torch.no_grad()
+    def _renew(self, objective: Objective) -> None:
+        """New bases from the running averages of the factors, and the moments of this batch in them."""
+        current, placement = self.factors.current, self.factors.placement(objective.execution)
+        assert current is not None
+        parts: list[list[Tensor]] = []
+        for number, pair in enumerate(zip(current.inputs, current.outputs, strict=True)):
+            if placement.owns(number):
+                parts.append([eigenbasis(each)[1] for each in pair])
+            else:
+                parts.append([torch.empty_like(each, memory_format=torch.contiguous_format) for each in pair])
+        placement.share_in_column(parts)
+        self.bases = [(a, g) for a, g in parts]
+        self.called = [bool(each.any()) for each in current.inputs]
+        moments = SecondMoments(self.factors.layers, self.bases)
+        with torch.enable_grad():
+            examples = collect(objective, self.factors.layers, [moments], self.factors.targets, self.factors.key())
+        self.moments, self.averaged = moments.means(objective.execution, examples), 1
+
+    def _precondition(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        assert self.bases is not None
+        found = list(gradients)
+        everything = zip(self.factors.layers, self.factors.places, self.bases, self.moments, self.called, strict=True)
+        for layer, places, (input_basis, output_basis), moments, called in everything:
+            if called:
+                matrix = layer.matrix([gradients[place] for place in places])
+                turned = output_basis.mT @ matrix @ input_basis / (moments + self.damping)
+                for place, tensor in zip(places, layer.tensors(output_basis @ turned @ input_basis.mT), strict=True):
+                    found[place] = tensor
+        return found
+
+    def _kronecker_state(self) -> dict[str, Any]:
+        return {
+            "steps": self.steps,
+            "factors": self.factors.state_dict(),
+            # Not made again: the signs and the order of eigenvectors need not be the same elsewhere.
+            "bases": None if self.bases is None else [list(pair) for pair in self.bases],
+            "moments": list(self.moments),
+            "called": list(self.called),
+            "averaged": self.averaged,
+        }
+
+    def _load_kronecker_state(self, state: dict[str, Any]) -> None:
+        self.steps = state["steps"]
+        self.factors.load_state_dict(state["factors"])
+        device = self.parameters[0].device
+        bases = state["bases"]
+        self.bases = None if bases is None else [(a.to(device), g.to(device)) for a, g in bases]
+        # Copies, because the averages move in place.
+        self.moments = [tensor.to(device, copy=True) for tensor in state["moments"]]
+        self.called, self.averaged = list(state["called"]), state["averaged"]

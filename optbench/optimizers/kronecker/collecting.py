@@ -1,0 +1,189 @@
+"""Forward and backward passes in which the inputs of factored layers, and the derivatives in their outputs, are seen."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from optbench.errors import UserError
+from optbench.losses import Loss
+from optbench.objective import Objective
+from optbench.optimizers.kronecker.layers import Layer
+from optbench.optimizers.kronecker.recurrent import unrolled
+from optbench.optimizers.kronecker.statistics import Collector
+from optbench.products.examples import Recorded
+from optbench.products.graph import full_precision
+
+# Where the targets come from: one draw for each example from the model's own distribution; all columns of the square root
+# of the loss's Hessian in the outputs, which leaves no noise; the batch's own targets, which is not the Fisher matrix.
+TARGETS = ("sampled", "exact", "empirical")
+
+
+@dataclass
+class Call:
+    """One call of a layer: its inputs, where in the graph the derivative in its outputs is, and that derivative."""
+
+    layer: int
+    inputs: Tensor
+    edge: GradientEdge | Tensor | None = None
+    gradient: Tensor | None = None
+
+
+def collect(
+    objective: Objective, layers: Sequence[Layer], collectors: Sequence[Collector], targets: str, key: int
+) -> int:
+    """Show every collector all micro-batches of this rank, at targets of the kind ``targets``; returns its examples.
+
+    Takes one forward pass, and a backward pass without the gradients of the parameters: for ``targets="exact"`` as many as
+    an example has outputs. key: names the draws of sampled targets.
+    """
+    calls: list[Call] = []
+    total = 0
+    with _hooks(layers, calls, training=False), full_precision():
+        for recorded in objective.recorded_passes():
+            examples = len(recorded.targets)
+            total += examples
+            edges = [call.edge for call in calls if call.edge is not None]
+            _give_inputs(calls, collectors, examples)
+            for directions in _output_directions(objective, recorded, targets, key):
+                found = torch.autograd.grad(
+                    recorded.outputs,
+                    edges,  # type: ignore[arg-type]  # torch's annotation knows tensors only
+                    directions.to(recorded.outputs.dtype),
+                    retain_graph=targets == "exact",
+                    allow_unused=True,
+                )
+                for call, gradient in zip(calls, found, strict=True):
+                    call.gradient = gradient
+                _give_gradients(calls, collectors, examples)
+            calls.clear()
+    return total
+
+
+def evaluate_and_collect(
+    objective: Objective, layers: Sequence[Layer], collectors: Sequence[Collector]
+) -> tuple[Tensor, int]:
+    """``objective()``, and within it what ``collect`` does with empirical targets; returns the loss and the examples.
+
+    The training backward pass is reused, so that no further pass is needed. Not for recurrent modules and not for compiled
+    models, whose insides hooks do not see: see ``can_collect_in_training``.
+    """
+    calls: list[Call] = []
+    size = objective.examples
+    micro = [0]
+
+    def flush() -> None:
+        if calls:
+            examples = micro[0]
+            for call in calls:
+                if call.gradient is not None:
+                    # The training loss is the mean over this rank's examples; DistributedDataParallel averages later.
+                    call.gradient = call.gradient.to(torch.promote_types(call.gradient.dtype, torch.float32)) * size
+                    call.inputs = call.inputs.to(call.gradient.dtype)
+            _give_inputs(calls, collectors, examples)
+            _give_gradients(calls, collectors, examples)
+            calls.clear()
+
+    def begin(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        flush()
+        micro[0] = len(inputs[0])
+
+    handle = objective.network.model.register_forward_pre_hook(begin)
+    try:
+        with _hooks(layers, calls, training=True):
+            loss = objective()
+        flush()
+    finally:
+        handle.remove()
+    return loss, size
+
+
+def can_collect_in_training(objective: Objective, layers: Sequence[Layer]) -> bool:
+    """Whether ``evaluate_and_collect`` sees the layers at work."""
+    compiled = objective.network.forward is not objective.network.model
+    return not compiled and not any(isinstance(layer.module, nn.RNNBase) for layer in layers)
+
+
+def _output_directions(objective: Objective, recorded: Recorded, targets: str, key: int) -> Iterator[Tensor]:
+    loss, outputs = objective.loss_function, recorded.outputs.detach()
+    if not isinstance(loss, Loss):
+        raise UserError(f"loss={type(loss).__name__}: K-FAC needs an optbench.losses.Loss, whose curvature is known")
+    if targets == "exact":
+        yield from loss.output_hessian_sqrt_columns(outputs, recorded.targets)
+    elif targets == "empirical":
+        yield loss.output_gradient(outputs, recorded.targets)
+    else:
+        yield loss.sampled_output_gradient(outputs, objective.sample_targets_of(recorded, key))
+
+
+@torch.no_grad()
+def _give_inputs(calls: Sequence[Call], collectors: Sequence[Collector], examples: int) -> None:
+    for number, found in _by_layer(calls).items():
+        for collector in collectors:
+            collector.add_inputs(number, [call.inputs for call in found], examples)
+
+
+@torch.no_grad()
+def _give_gradients(calls: Sequence[Call], collectors: Sequence[Collector], examples: int) -> None:
+    for number, found in _by_layer(calls).items():
+        # A call that the outputs do not depend on has no derivatives: they are zero.
+        reached = [(call.inputs, call.gradient) for call in found if call.gradient is not None]
+        if reached:
+            inputs, gradients = map(list, zip(*reached, strict=True))
+            for collector in collectors:
+                collector.add_gradients(number, inputs, gradients, examples)
+
+
+def _by_layer(calls: Sequence[Call]) -> dict[int, list[Call]]:
+    found: dict[int, list[Call]] = {}
+    for call in sorted(calls, key=lambda call: call.layer):
+        found.setdefault(call.layer, []).append(call)
+    return found
+
+
+@contextlib.contextmanager
+def _hooks(layers: Sequence[Layer], calls: list[Call], training: bool) -> Iterator[None]:
+    """Within it, every call of a layer is appended to ``calls``; in training with its gradient once that is known."""
+    handles = []
+    recurrent: dict[nn.RNNBase, dict[str, int]] = {}
+    for number, layer in enumerate(layers):
+        if isinstance(layer.module, nn.RNNBase):
+            recurrent.setdefault(layer.module, {})[layer.name.rpartition(".")[2]] = number
+        else:
+            handles.append(layer.module.register_forward_hook(_hook(number, calls, training)))
+    for module, numbers in recurrent.items():
+        module.forward = unrolled(module, _see(numbers, calls))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module in recurrent:
+            del module.__dict__["forward"]
+
+
+def _hook(number: int, calls: list[Call], training: bool) -> Callable[..., None]:
+    def hook(_: nn.Module, inputs: tuple[Any, ...], outputs: Tensor) -> None:
+        if not outputs.requires_grad:
+            return
+        call = Call(number, inputs[0].detach())
+        # An edge and a hook, unlike the tensor, stay where they are when an activation overwrites the outputs.
+        if training:
+            outputs.register_hook(lambda gradient: setattr(call, "gradient", gradient))
+        else:
+            call.edge = get_gradient_edge(outputs)
+        calls.append(call)
+
+    return hook
+
+
+def _see(numbers: dict[str, int], calls: list[Call]) -> Callable[[str, Tensor, Tensor], None]:
+    def see(part: str, inputs: Tensor, zeros: Tensor) -> None:
+        if part in numbers:
+            calls.append(Call(numbers[part], inputs.detach(), zeros))
+
+    return see

@@ -1,0 +1,142 @@
+"""Running averages of the Kronecker factors of a model, and the inverses made from them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from optbench import randomness
+from optbench.errors import UserError
+from optbench.execution import Execution
+from optbench.objective import Objective
+from optbench.optimizers.groups import trainable
+from optbench.optimizers.kronecker.collecting import TARGETS, can_collect_in_training, collect, evaluate_and_collect
+from optbench.optimizers.kronecker.inverses import METHODS, Inverses
+from optbench.optimizers.kronecker.layers import find_layers
+from optbench.optimizers.kronecker.placement import Placement
+from optbench.optimizers.kronecker.statistics import APPROXIMATIONS, Collector, Factors, FactorSums
+
+
+class KroneckerFactors:
+    """The factors A and G of every layer of a model that can have them, as running averages over batches.
+
+    targets, approximation: see ``statistics`` and ``collecting``. decay: the largest weight epsilon of the past in
+    X <- epsilon X + (1 - epsilon) X_batch, with epsilon = min(1 - 1/k, decay) at the k-th update, so that the first
+    one replaces what was there. max_size: layers with a larger factor have none. neighbours: keep the factors between
+    consecutive layers too. fraction: how many of the ranks keep an inverse (``Placement``).
+
+    ``layers`` are the factored layers; ``plain`` says of each other trainable parameter, by name, why it has no factors.
+    Raises UserError for options that are not known.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        targets: str = "sampled",
+        approximation: str = "expand",
+        decay: float = 0.95,
+        max_size: int | None = None,
+        neighbours: bool = False,
+        fraction: float = 1.0,
+    ) -> None:
+        for name, value, accepted in (
+            ("targets", targets, TARGETS),
+            ("approximation", approximation, APPROXIMATIONS),
+        ):
+            if value not in accepted:
+                raise UserError(f"optimizer.{name}={value}: must be one of {', '.join(accepted)}")
+        self.targets, self.approximation, self.decay = targets, approximation, decay
+        self.neighbours, self.fraction = neighbours, fraction
+        self.layers, self.plain = find_layers(model, max_size)
+        places = {id(parameter): place for place, parameter in enumerate(trainable(model))}
+        self.places = [[places[id(parameter)] for parameter in layer.parameters] for layer in self.layers]
+        self.updates = 0
+        self.current: Factors | None = None
+        self._placement: Placement | None = None
+
+    def describe(self) -> list[str]:
+        """One line for each factored layer with the sizes of its factors, then one for each parameter without and why."""
+        lines = []
+        for layer in self.layers:
+            groups = f", {layer.groups} groups" if layer.groups > 1 else ""
+            lines.append(f"{layer.name}: factors of {layer.input_size} and {layer.output_size}{groups}")
+        return lines + [f"{name}: plain gradient, {reason}" for name, reason in self.plain.items()]
+
+    # ---- statistics ---------------------------------------------------------------------------------------------------
+
+    def of_batch(self, objective: Objective, more: Sequence[Collector] = ()) -> tuple[Factors, int]:
+        """The factors of the global batch, and this rank's examples; collectors ``more`` see the same passes."""
+        sums = FactorSums(self.layers, self.approximation, self.neighbours)
+        examples = collect(objective, self.layers, [sums, *more], self.targets, self.key())
+        return sums.means(objective.execution, examples), examples
+
+    def key(self) -> int:
+        """What names the draws of targets of the coming update."""
+        return randomness.key(0, "targets of Kronecker factors", self.updates)
+
+    def update(self, objective: Objective, more: Sequence[Collector] = ()) -> int:
+        """Take the factors of the current batch into the running averages; returns this rank's examples."""
+        batch, examples = self.of_batch(objective, more)
+        self.average(batch)
+        return examples
+
+    def evaluate_and_update(self, objective: Objective, more: Sequence[Collector] = ()) -> tuple[Tensor, int]:
+        """``objective()`` and ``update``, in one pass where ``targets="empirical"`` allows it; the loss, and the examples."""
+        if self.targets == "empirical" and can_collect_in_training(objective, self.layers):
+            sums = FactorSums(self.layers, self.approximation, self.neighbours)
+            loss, examples = evaluate_and_collect(objective, self.layers, [sums, *more])
+            self.average(sums.means(objective.execution, examples))
+            return loss, examples
+        loss = objective()
+        return loss, self.update(objective, more)
+
+    def average(self, batch: Factors) -> None:
+        """Move the running averages towards the factors of a batch."""
+        self.updates += 1
+        weight = self.newest_weight(self.updates)
+        self.current = batch if self.current is None else self.current.moved(batch, weight)
+
+    def newest_weight(self, update: int) -> float:
+        """1 - epsilon of the ``update``-th average, counted from 1."""
+        return 1 - min(1 - 1 / update, self.decay)
+
+    # ---- inverses -----------------------------------------------------------------------------------------------------
+
+    def placement(self, execution: Execution) -> Placement:
+        """Which rank inverts what; made when it is first asked for, by all ranks."""
+        if self._placement is None or self._placement.world_size != execution.world_size:
+            costs = [layer.groups * (layer.input_size**3 + layer.output_size**3) for layer in self.layers]
+            self._placement = Placement(execution.world_size, execution.rank, self.fraction, costs)
+        return self._placement
+
+    @torch.no_grad()
+    def invert(self, execution: Execution, strength: float, method: str = "cholesky") -> Inverses:
+        """The inverses of the running averages, damped with strength gamma; all ranks must ask at the same moment."""
+        assert self.current is not None, "no factors yet"
+        return self._inverses(execution, self.current, strength, method)
+
+    def _inverses(self, execution: Execution, factors: Factors, strength: float, method: str) -> Inverses:
+        if method not in METHODS:
+            raise UserError(f"optimizer.inverse={method}: must be one of {', '.join(METHODS)}")
+        return Inverses(self.layers, self.places, factors, strength, method, self.placement(execution))
+
+    @torch.no_grad()
+    def restore(self, execution: Execution, state: dict[str, Any]) -> Inverses:
+        """The inverses of which ``state`` is the ``state_dict``, made again."""
+        return self._inverses(execution, self._on_device(state["factors"]), state["strength"], state["method"])
+
+    # ---- state --------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The running averages and how many updates made them, as tensors and plain numbers."""
+        return {"updates": self.updates, "factors": None if self.current is None else self.current.lists()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state_dict``."""
+        self.updates = state["updates"]
+        self.current = None if state["factors"] is None else self._on_device(state["factors"])
+
+    def _on_device(self, lists: list[list[Tensor]]) -> Factors:
+        device = self.layers[0].weight.device if self.layers else torch.device("cpu")
+        return Factors(*([tensor.to(device) for tensor in each] for each in lists))

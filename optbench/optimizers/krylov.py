@@ -1,0 +1,140 @@
+"""The conjugate gradient method as Hessian-free optimization uses it, and what methods that work on flat vectors share."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optbench.curvature.lanczos import Product, flatten, unflatten
+from optbench.errors import UserError
+from optbench.objective import Objective
+
+
+@dataclass(frozen=True)
+class Iterate:
+    """An approximate minimizer δ of the quadratic model, the model's value there, and the iterations it took."""
+
+    solution: Tensor
+    value: float
+    iteration: int
+
+
+@torch.no_grad()
+def conjugate_gradient(
+    product: Product,
+    gradient: Tensor,
+    start: Tensor,
+    iterations: int,
+    tolerance: float = 5e-4,
+    preconditioner: Tensor | None = None,
+) -> list[Iterate]:
+    """Iterates of preconditioned CG on φ(δ) = ½ δᵀBδ + gᵀδ from ``start``, the last of them last.
+
+    product: multiplies by B, symmetric and positive semi-definite. preconditioner: the diagonal of M; M⁻¹ is applied to
+    residuals. Kept are the iterates at ⌈1.3ʲ⌉, for the caller to go back to, and the last one. Ends after ``iterations``;
+    where the residual is zero; where curvature is not positive; or, unless ``tolerance`` is 0, where
+
+        φ_i < 0  and  (φ_i - φ_(i-k)) / φ_i < k · tolerance,    k = max(10, ⌈i / 10⌉),  i > k.
+
+    No iteration may be possible: the list then holds the start alone, as iteration 0.
+
+    Source: Martens 2010, "Deep learning via Hessian-free optimization", section 4.4, and the author's code.
+    """
+    solution = start.clone()
+    residual = -gradient - product(solution) if bool(start.any()) else -gradient
+    kept = _stored_iterations()
+    next_kept = next(kept)
+    values = [_model(solution, residual, gradient)]
+    found: list[Iterate] = []
+    scaled = residual if preconditioner is None else residual / preconditioner
+    direction = scaled
+    slope = float(residual @ scaled)
+    iteration = 0
+    while iteration < iterations and slope > 0:
+        image = product(direction)
+        curvature = float(direction @ image)
+        if not curvature > 0:
+            break
+        iteration += 1
+        step = slope / curvature
+        solution = solution + step * direction
+        residual = residual - step * image
+        values.append(_model(solution, residual, gradient))
+        if iteration == next_kept:
+            found.append(Iterate(solution, values[-1], iteration))
+            next_kept = next(kept)
+        if _has_stalled(values, tolerance):
+            break
+        scaled = residual if preconditioner is None else residual / preconditioner
+        new_slope = float(residual @ scaled)
+        direction = scaled + (new_slope / slope) * direction
+        slope = new_slope
+    if not found or found[-1].iteration != iteration:
+        found.append(Iterate(solution, values[-1], iteration))
+    return found
+
+
+def _model(solution: Tensor, residual: Tensor, gradient: Tensor) -> float:
+    """φ(δ) = -½ δᵀ(r - g), since Bδ = -g - r for the residual r."""
+    return -0.5 * float(solution @ (residual - gradient))
+
+
+def _has_stalled(values: list[float], tolerance: float) -> bool:
+    iteration = len(values) - 1
+    gap = max(10, math.ceil(0.1 * iteration))
+    if tolerance == 0 or iteration <= gap or values[-1] >= 0:
+        return False
+    return (values[-1] - values[-1 - gap]) / values[-1] < gap * tolerance
+
+
+def _stored_iterations() -> Iterator[int]:
+    """⌈1.3ʲ⌉ for j = 0, 1, ..., each once: 1, 2, 3, 4, 5, 7, 9, 11, 14, ..."""
+    power, last = 1.0, 0
+    while True:
+        if math.ceil(power) > last:
+            last = math.ceil(power)
+            yield last
+        power *= 1.3
+
+
+# ---- what methods that work on flat vectors share -----------------------------------------------------------------------
+
+
+def require_objective(closure: object, method: str) -> Objective:
+    """``closure``, if it is an objective; raises UserError for one that knows no second derivatives."""
+    if not isinstance(closure, Objective):
+        raise UserError(
+            f"{method}.step(closure={type(closure).__name__}): needs products with second derivatives; accepted is an "
+            "optbench.objective.Objective, which is the closure of one batch"
+        )
+    return closure
+
+
+def only_group(optimizer: torch.optim.Optimizer, method: str) -> dict[str, Any]:
+    """The parameter group of an optimizer that has one; raises UserError where it has several."""
+    if len(optimizer.param_groups) != 1:
+        raise UserError(f"{method}: {len(optimizer.param_groups)} parameter groups; accepted is one, of all parameters")
+    return optimizer.param_groups[0]
+
+
+def flat_gradient(parameters: Sequence[Tensor]) -> Tensor:
+    """The gradients of ``parameters`` as one vector, zero for those that have none."""
+    return flatten([torch.zeros_like(each) if each.grad is None else each.grad for each in parameters])
+
+
+def loss_after(objective: Objective, parameters: Sequence[Tensor], change: Tensor) -> float:
+    """The loss at ``parameters`` (those that train) + ``change``, where everything else stays."""
+    moved = dict(zip(map(id, parameters), unflatten(change, parameters), strict=True))
+    trial = [
+        parameter + moved[id(parameter)] if id(parameter) in moved else parameter.detach()
+        for parameter in objective.network.named_parameters.values()
+    ]
+    return float(objective.loss(trial))
+
+
+def move(parameters: Sequence[Tensor], change: Tensor) -> None:
+    """Add ``change`` to ``parameters``, in place."""
+    torch._foreach_add_(list(parameters), unflatten(change, parameters))

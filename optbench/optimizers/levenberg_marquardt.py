@@ -1,0 +1,245 @@
+"""Levenberg-Marquardt with adaptive momentum, a search for the step length, and uphill steps."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from optbench.errors import UserError
+from optbench.objective import Objective
+from optbench.optimizers import dense_gauss_newton as dense
+from optbench.optimizers.base import require
+from optbench.optimizers.groups import trainable
+
+# Factors of the step that the search tries: from 1e-6 to 7.6 (the published code's).
+SEARCH_FACTORS = tuple((0.01 + 0.05 * index) ** 3 for index in range(40))
+# The share of ab below which ab - c² counts as zero.
+_PARALLEL = 1e-10
+
+
+class LevenbergMarquardt(torch.optim.Optimizer):
+    """Damped Gauss-Newton steps, each accepted or refused by the loss of its batch.
+
+    For the loss L, its gradient g and its Gauss-Newton matrix G, all means over the batch:
+
+    1. H = G + αD with D = max(D, diag G) element by element, or D = I; δ₁ = -H⁻¹g.
+    2. With the last step taken d, a = gᵀH⁻¹g, b = dᵀHd, c = gᵀd, the step's length s and q = -ξ s √a:
+
+           δ = λ₁/(2λ₂) δ₁ + 1/(2λ₂) d,    λ₂ = ½ √((ab - c²) / (a s² - q²)),    λ₁ = (c - 2 λ₂ q) / a,
+
+       the maximizer of δᵀHd subject to δᵀHδ = s² and gᵀδ = q. δ = δ₁ where there is no d, or H⁻¹g and d are parallel.
+    3. θ + lr·δ is accepted if L(θ + lr·δ) < L(θ); or else if (1 - β)^p L(θ + lr·δ) is at most the least loss at which a
+       step began so far, where β = cos(δ₁, d), an uphill step; or else the best of (0.01 + 0.05 j)³ lr·δ, j = 0 ... 39,
+       if it is below L(θ).
+    4. After an accepted full step α is multiplied by ``damping_decrease``, within ``damping_bounds``; with ``good_ratio``
+       only if the loss fell by more than so many times -(gᵀδ + ½ δᵀGδ). Otherwise by ``damping_increase``.
+       A refused step leaves θ and D as they were, and the next one has no d.
+
+    step takes an ``optbench.objective.Objective``. momentum_length: s, in the metric of H and so in roots of the loss; None
+    for no momentum. momentum_slope: ξ. uphill_power: p, None for no uphill steps. curvature, solver and memory_limit are
+    those of ``dense_gauss_newton.SquareRoot``. evaluation_mode: the steps minimize the loss of the model in eval mode,
+    without dropout and with the running statistics of batch norm; in train mode, batch norm takes a backward pass
+    for every output of every example. The published code differs in two places: published_momentum takes its first
+    coefficient λ₁/λ₂, with which neither constraint holds, and its curvature for classification is "empirical_fisher".
+    After a refused step it keeps the refused δ as d, which is not done here.
+
+    ``report`` holds what the last step did: damping, ratio (of the fall of the loss to the model's), step_norm, factor (of
+    lr·δ; 0 if refused), accepted ("full", "uphill", "search" or "refused").
+
+    Source: Pooladzandi & Zhou 2022, "Improving Levenberg-Marquardt algorithm for neural networks" (arXiv 2212.08769), and
+    its code; Ampazis & Perantonis 2002 for the momentum; Transtrum & Sethna 2012 (arXiv 1201.5885) for uphill steps.
+
+    Raises: UserError from ``step`` and ``check`` for a Jacobian that is too large or a loss of unknown curvature.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        damping: float = 1.0,
+        damping_matrix: str = "max_diagonal",
+        initial_diagonal: float = 0.01,
+        damping_decrease: float = 0.1,
+        damping_increase: float = 10.0,
+        damping_bounds: tuple[float, float] = (1e-5, 1e5),
+        good_ratio: float | None = None,
+        momentum_length: float | None = 0.1,
+        momentum_slope: float = 0.9,
+        published_momentum: bool = False,
+        line_search: bool = True,
+        uphill_power: float | None = 2.0,
+        curvature: str = "gauss_newton",
+        solver: str = "auto",
+        memory_limit: int = 2**31,
+        evaluation_mode: bool = True,
+    ) -> None:
+        low, high = damping_bounds
+        require(lr >= 0, "lr", lr, ">= 0")
+        require(0 < low <= high < math.inf, "damping_bounds", (low, high), "two numbers with 0 < low <= high")
+        require(low <= damping <= high, "damping", damping, f"within its bounds, {low} to {high}")
+        require(
+            damping_matrix in ("max_diagonal", "identity"), "damping_matrix", damping_matrix, "max_diagonal, identity"
+        )
+        require(initial_diagonal > 0, "initial_diagonal", initial_diagonal, "> 0")
+        require(0 < damping_decrease <= 1, "damping_decrease", damping_decrease, "in (0, 1]")
+        require(damping_increase >= 1, "damping_increase", damping_increase, ">= 1")
+        require(momentum_length is None or momentum_length > 0, "momentum_length", momentum_length, "> 0 or None")
+        require(0 < momentum_slope < 1, "momentum_slope", momentum_slope, "in (0, 1)")
+        require(uphill_power is None or uphill_power >= 0, "uphill_power", uphill_power, ">= 0 or None")
+        dense.require_common(curvature, solver, memory_limit)
+        self.report: dict[str, Any] = {}
+        defaults = {
+            "lr": lr,
+            "damping": damping,
+            "damping_matrix": damping_matrix,
+            "initial_diagonal": initial_diagonal,
+            "damping_decrease": damping_decrease,
+            "damping_increase": damping_increase,
+            "damping_bounds": (low, high),
+            "good_ratio": good_ratio,
+            "momentum_length": momentum_length,
+            "momentum_slope": momentum_slope,
+            "published_momentum": published_momentum,
+            "line_search": line_search,
+            "uphill_power": uphill_power,
+            "curvature": curvature,
+            "solver": solver,
+            "memory_limit": memory_limit,
+            "evaluation_mode": evaluation_mode,
+            "least_loss": math.inf,
+        }
+        super().__init__(params, defaults)
+        require(len(self.param_groups) == 1, "params", f"{len(self.param_groups)} groups", "one group")
+
+    @classmethod
+    def from_model(
+        cls, model: nn.Module, damping_low: float = 1e-5, damping_high: float = 1e5, **options: Any
+    ) -> "LevenbergMarquardt":
+        """Levenberg-Marquardt for all trainable parameters of ``model``."""
+        return cls(trainable(model), damping_bounds=(damping_low, damping_high), **options)
+
+    def check(self, objective: Objective) -> None:
+        """Raise UserError if no step can be taken on ``objective``: its loss, its batch or its model does not allow it."""
+        group = self.param_groups[0]
+        dense.check_objective(objective, group["curvature"], group["memory_limit"], group["evaluation_mode"])
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Make one update from ``closure``, an Objective; returns the loss where the step began."""
+        if not isinstance(closure, Objective):
+            raise UserError(
+                f"LevenbergMarquardt.step: {type(closure).__name__} as closure; accepted: an optbench.objective.Objective"
+            )
+        group = self.param_groups[0]
+        with torch.enable_grad():
+            value = closure()
+        with dense.mode(closure, group["evaluation_mode"]):
+            self._iterate(closure, group, float(closure.loss() if group["evaluation_mode"] else value))
+        return value
+
+    def _iterate(self, objective: Objective, group: dict[str, Any], start: float) -> None:
+        parameters: list[Tensor] = list(objective.network.parameters)
+        root = dense.SquareRoot(objective, group["curvature"], group["memory_limit"])
+        gradient = dense.clipped(root.gradient, objective.execution.clip_norm)
+        damping, last = group["damping"], self._last_step(parameters)
+        diagonal = self._diagonal(group, root, parameters)
+        plain = -root.solve(gradient, damping, diagonal, group["solver"])
+        step = group["lr"] * _with_momentum(group, root, gradient, plain, last, damping * diagonal)
+        least = group["least_loss"] = min(group["least_loss"], start)
+
+        factor, how, loss = 1.0, "full", _loss_beyond(objective, step)
+        predicted = float(gradient @ step + 0.5 * root.quadratic(step))
+        ratio = (loss - start) / predicted if predicted else math.nan
+        if not loss < start:
+            if _goes_uphill(group["uphill_power"], plain, last, loss, least):
+                how = "uphill"
+            else:
+                factor, loss = _search(objective, step) if group["line_search"] else (0.0, math.inf)
+                factor, how = (factor, "search") if loss < start else (0.0, "refused")
+        _change_damping(group, how in ("full", "uphill"), ratio)
+        taken = factor * step
+        self.report = {
+            "damping": damping,
+            "ratio": ratio,
+            "step_norm": float(taken.norm()),
+            "factor": factor,
+            "accepted": how,
+        }
+        if how == "refused":
+            for parameter in parameters:
+                self.state[parameter].pop("last_step", None)
+            return
+        moved = dense.shaped(taken, parameters)
+        torch._foreach_add_(parameters, moved)
+        for parameter, move, entry in zip(parameters, moved, dense.shaped(diagonal, parameters), strict=True):
+            self.state[parameter]["last_step"] = move
+            if group["damping_matrix"] == "max_diagonal":
+                self.state[parameter]["diagonal"] = entry
+
+    def _last_step(self, parameters: list[Tensor]) -> Tensor | None:
+        moves = [self.state[parameter].get("last_step") for parameter in parameters]
+        return None if any(move is None for move in moves) else dense.flattened(moves)
+
+    def _diagonal(self, group: dict[str, Any], root: dense.SquareRoot, parameters: list[Tensor]) -> Tensor:
+        if group["damping_matrix"] == "identity":
+            return torch.ones_like(root.gradient)
+        past = [
+            self.state[parameter].get("diagonal", torch.full_like(parameter, group["initial_diagonal"]))
+            for parameter in parameters
+        ]
+        return torch.maximum(dense.flattened(past), root.diagonal())
+
+
+def _with_momentum(
+    group: dict[str, Any],
+    root: dense.SquareRoot,
+    gradient: Tensor,
+    plain: Tensor,
+    last: Tensor | None,
+    damping: Tensor,
+) -> Tensor:
+    """δ of point 2 above; ``damping`` is the diagonal of αD."""
+    length = group["momentum_length"]
+    if length is None or last is None:
+        return plain
+    a = -float(gradient @ plain)
+    b = float(root.quadratic(last) + (damping * last) @ last)
+    c = float(gradient @ last)
+    # By Cauchy and Schwarz 0 <= ab - c²; 0, but for rounding, where the two directions are parallel.
+    if not a * b - c * c > _PARALLEL * a * b:
+        return plain
+    slope = -group["momentum_slope"] * length * math.sqrt(a)
+    second = 0.5 * math.sqrt((a * b - c * c) / (a * length**2 - slope**2))
+    first = (c - 2 * second * slope) / a
+    return first / (second if group["published_momentum"] else 2 * second) * plain + last / (2 * second)
+
+
+def _goes_uphill(power: float | None, plain: Tensor, last: Tensor | None, loss: float, least: float) -> bool:
+    if power is None or last is None:
+        return False
+    cosine = float(torch.nn.functional.cosine_similarity(plain, last, dim=0))
+    return max(1 - cosine, 0.0) ** power * loss <= least
+
+
+def _loss_beyond(objective: Objective, step: Tensor) -> float:
+    parameters: list[Tensor] = list(objective.network.parameters)
+    trial = torch._foreach_add(parameters, dense.shaped(step, parameters))
+    return float(dense.loss_at(objective, trial))
+
+
+def _search(objective: Objective, step: Tensor) -> tuple[float, float]:
+    """The factor of ``step``, among SEARCH_FACTORS, with the least loss, and that loss."""
+    losses = [_loss_beyond(objective, factor * step) for factor in SEARCH_FACTORS]
+    comparable = [loss if math.isfinite(loss) else math.inf for loss in losses]
+    best = min(range(len(comparable)), key=comparable.__getitem__)
+    return SEARCH_FACTORS[best], comparable[best]
+
+
+def _change_damping(group: dict[str, Any], succeeded: bool, ratio: float) -> None:
+    low, high = group["damping_bounds"]
+    if not succeeded:
+        group["damping"] = min(group["damping"] * group["damping_increase"], high)
+    elif group["good_ratio"] is None or ratio > group["good_ratio"]:
+        group["damping"] = max(group["damping"] * group["damping_decrease"], low)
