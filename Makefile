@@ -11,9 +11,11 @@ help:  ## show these targets
 
 install: $(VENV)/installed  ## create .venv and install optbench with its development tools
 
-$(VENV)/installed: pyproject.toml constraints.txt
+$(VENV)/installed: pyproject.toml constraints.txt tests/peers.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable '.[dev]' --constraint constraints.txt
+	# Without their dependencies, of which the tests need no more than these, and which would bring torchvision.
+	$(BIN)/pip install --quiet --no-deps --requirement tests/peers.txt
 	touch $@
 
 data: install  ## fetch Fashion-MNIST into data/

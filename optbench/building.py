@@ -90,7 +90,7 @@ def build_task(config: Config, raw: RawData) -> Task:
     dtype = _DTYPES.get(config["precision"])
     recipe = Recipe(
         loss=losses.build(config["loss"]),
-        make_optimizer=lambda model: optimizers.build(config["optimizer"], model, rate),
+        make_optimizer=lambda model: optimizers.build(config["optimizer"], model, rate, config["seed"]),
         horizon=horizon,
         schedule=schedules.build(choices["schedule"], horizon.steps, config["batch"]),
         momentum_schedule=momentum_schedules.build(choices["momentum_schedule"], horizon.steps),
@@ -102,6 +102,7 @@ def build_task(config: Config, raw: RawData) -> Task:
             dtype=dtype,
             loss_scale=LossScale() if config["precision"] == "fp16" else None,
             clip_norm=config["clip_norm"],
+            graphs=config["graphs"],
         ),
         compile=config["compile"],
     )

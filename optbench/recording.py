@@ -174,6 +174,8 @@ class Recorder(pl.Callback):
         if task.gradient_norms:
             row["gradient_norm"] = float(torch.stack(task.gradient_norms).double().mean())
             task.gradient_norms.clear()
+        # What an optimizer tells of its latest step, such as a damping that it adapts.
+        row |= {f"optimizer_{name}": value for name, value in getattr(task.optimizer, "diagnostics", {}).items()}
         self.last_row = task.step
         self._write(row)
         self._look_for_divergence(task.step - len(losses), losses)

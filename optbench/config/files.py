@@ -44,6 +44,7 @@ MACHINE_KEYS = {
     "compile": "bool",
     "log_every": "int >= 1",
     "checkpoint_every": "duration > 0 or null",
+    "graphs": "int >= 1 or null",
     "results_dir": "str",
     "data_dir": "str",
     "force": "bool",

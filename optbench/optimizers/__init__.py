@@ -59,15 +59,17 @@ _ARGUMENTS: list[tuple[str, tuple[str, ...]]] = [
 _FOREACH_ON_CPU = ("Adadelta", "Adamax", "RAdam", "RMSprop")
 
 
-def build(config: Mapping[str, Any], model: nn.Module, learning_rate: float | None) -> torch.optim.Optimizer:
+def build(
+    config: Mapping[str, Any], model: nn.Module, learning_rate: float | None, seed: int = 0
+) -> torch.optim.Optimizer:
     """The optimizer that ``config`` (the composed ``optimizer`` group) describes, for the parameters of ``model``.
 
     The options are the keys of ``config["info"]["schema"]``; ``learning_rate`` (already scaled to the batch) takes
     the place of the configured one, and is None only where the method chooses by itself. Matrices and kernels are
     decayed by ``weight_decay``; biases and norm scales (fewer than two dimensions) only if ``decay_norm_and_bias``.
     With ``weight_decay_mode: decoupled`` the decay is kept out of the gradient. A class with a ``from_model`` method,
-    or a plain function, gets the model instead of its parameters and makes its own groups. Every group of the result
-    has ``initial_lr``, for schedules.
+    or a plain function, gets the model instead of its parameters and makes its own groups. A class that takes a ``seed``,
+    because it draws, gets the run's. Every group of the result has ``initial_lr``, for schedules.
 
     Raises:
         UserError: where ``_target_`` cannot be imported, the model has nothing to train, or a value is not accepted.
@@ -76,6 +78,8 @@ def build(config: Mapping[str, Any], model: nn.Module, learning_rate: float | No
     options = {key: config[key] for key in config["info"]["schema"]}
     options["learning_rate"] = learning_rate
     target: Any = _import(config["_target_"], name)
+    if "seed" in inspect.signature(target).parameters:
+        options["seed"] = seed
     if not trainable(model):
         raise UserError(f"optimizer={name}: the model has no parameters that require a gradient")
     try:

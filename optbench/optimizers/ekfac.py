@@ -43,6 +43,7 @@ class EKFAC(KFAC):
         targets: str = "sampled",
         approximation: str = "expand",
         max_factor_size: int | None = 8192,
+        seed: int = 0,
     ) -> None:
         super().__init__(
             model,
@@ -58,6 +59,7 @@ class EKFAC(KFAC):
             targets=targets,
             approximation=approximation,
             max_factor_size=max_factor_size,
+            seed=seed,
         )
         self.bases: list[tuple[Tensor, Tensor]] | None = None
         self.moments: list[Tensor] = []

@@ -67,6 +67,7 @@ class HessianFree(torch.optim.Optimizer):
         reduction_model: str = "damped",
         weight_decay: float = 0.0,
         decay_norm_and_bias: bool = False,
+        seed: int = 0,
     ) -> None:
         require_common(lr, weight_decay)
         require(damping >= 0, "damping", damping, ">= 0")
@@ -102,6 +103,7 @@ class HessianFree(torch.optim.Optimizer):
         }
         super().__init__(params, defaults)
         krylov.only_group(self, type(self).__name__)
+        self._seed = seed
         self.diagnostics: dict[str, float] = {}
 
     @classmethod
@@ -171,7 +173,7 @@ class HessianFree(torch.optim.Optimizer):
         gauss_newton = on_flat_vectors(objective.ggnvp, parameters)
         scales = None
         if group["preconditioner"] == "empirical_fisher":
-            squares = _mean_squared_gradients(objective, group["preconditioner_probes"], group["updates"])
+            squares = _mean_squared_gradients(objective, group["preconditioner_probes"], self._seed, group["updates"])
             scales = (squares + damping + decays) ** group["preconditioner_exponent"]
             if not bool((scales > 0).all()):
                 scales = None  # without damping, weights that no example reaches
@@ -229,11 +231,11 @@ def _line_search(chosen: krylov.Iterate, before: float, after: float, slope: flo
     return 0.0
 
 
-def _mean_squared_gradients(objective: Objective, probes: int, update: int) -> Tensor:
+def _mean_squared_gradients(objective: Objective, probes: int, seed: int, update: int) -> Tensor:
     """An estimate of the mean over the examples of ∇ℓ ∘ ∇ℓ, (P,), the diagonal of the empirical Fisher matrix.
 
     With random signs s_n the square of N⁻¹ Σ s_n ∇ℓ_n has the mean N⁻² Σ ∇ℓ_n ∘ ∇ℓ_n: the signs of different examples are
-    independent. The signs are a function of ``update``, of the probe and of the example's place in the global batch.
+    independent. The signs are a function of ``seed``, ``update``, the probe and of the example's place in the global batch.
     """
     loss = objective.loss_function
     if not isinstance(loss, Loss):
@@ -249,7 +251,7 @@ def _mean_squared_gradients(objective: Objective, probes: int, update: int) -> T
     shape = objective.outputs().shape
     total: Tensor | float = 0.0
     for probe in range(probes):
-        bits = randomness.bits(randomness.key(probe, "signs of squared gradients", update), position)
+        bits = randomness.bits(randomness.key(seed, f"signs of squared gradients {probe}", update), position)
         signs = (1 - 2 * (bits & 1)).to(gradients.dtype).unsqueeze(1)
         total = total + flatten(objective.vjp((signs * gradients).view(shape))).square()
     assert isinstance(total, Tensor)

@@ -34,7 +34,7 @@ class KFAC(torch.optim.Optimizer):
     matrix), "exact" (the same without noise, at the cost of as many backward passes as an example has outputs),
     "empirical" (the training targets; no extra pass). approximation: for weights shared over positions, "expand" or
     "reduce". placement: how many of the ranks keep a layer's inverses, 1 for all, 0 for one. max_factor_size: layers with
-    a larger factor take their plain gradient. The draws of sampled targets do not depend on the run's seed.
+    a larger factor take their plain gradient. seed: of the draws of sampled targets.
 
     Source: Martens & Grosse 2015, arXiv 1503.05671 (factors, factored damping, running averages); Grosse & Martens 2016,
     arXiv 1602.01407 (convolutions); Ba, Grosse & Martens 2017 and Osawa et al. 2019, arXiv 1811.12019 (periods, large
@@ -60,6 +60,7 @@ class KFAC(torch.optim.Optimizer):
         inverse: str = "cholesky",
         placement: float = 1.0,
         max_factor_size: int | None = 8192,
+        seed: int = 0,
     ) -> None:
         require_common(lr, weight_decay)
         require(0 <= momentum < 1, "momentum", momentum, "in [0, 1)")
@@ -75,7 +76,7 @@ class KFAC(torch.optim.Optimizer):
         groups = decay_groups(self.parameters, weight_decay, decay_norm_and_bias)
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self.factors = KroneckerFactors(
-            model, targets, approximation, factor_decay, max_factor_size, fraction=placement
+            model, targets, approximation, factor_decay, max_factor_size, fraction=placement, seed=seed
         )
         if not self.factors.layers:
             lines = "; ".join(self.factors.describe())

@@ -37,10 +37,10 @@ class KFACNatural(torch.optim.Optimizer):
 
     structure: of F̂⁻¹, "block_diagonal" with a block for each layer, or "block_tridiagonal" (``tridiagonal``) for plain chains of
     linear layers. targets, approximation: of the factors (``kronecker``), whose running averages at step k keep min(1 - 1/k,
-    ``factor_decay``) of their past. lr: multiplies δ; 1 is the method, and schedules shorten it. Parameters without factors
-    (``describe()`` names them) take the direction -g, with a coefficient of its own in the minimum of M. A gradient that is
-    clipped is clipped in M too. After a step, ``damping``, ``factor_damping`` and ``reduction_ratio`` are the present λ and γ,
-    and the latest ρ.
+    ``factor_decay``) of their past. seed: of the draws of sampled targets. lr: multiplies δ; 1 is the method, and schedules
+    shorten it. Parameters without factors (``describe()`` names them) take the direction -g, with a coefficient of its own in
+    the minimum of M. A gradient that is clipped is clipped in M too. After a step, ``diagnostics`` holds damping,
+    factor_damping and reduction_ratio: the present λ and γ, and the latest ρ.
 
     The paper reports averaged parameters, θ̄ ← 0.99 θ̄ + 0.01 θ: averaging=ema averaging.decay=0.99 averaging.warmup=false.
 
@@ -67,6 +67,7 @@ class KFACNatural(torch.optim.Optimizer):
         weight_decay: float = 1e-5,
         targets: str = "sampled",
         approximation: str = "expand",
+        seed: int = 0,
     ) -> None:
         require_common(lr, weight_decay)
         # From 2 on, no step along a minimizer decreases a quadratic model.
@@ -83,7 +84,7 @@ class KFACNatural(torch.optim.Optimizer):
         super().__init__(self.parameters, {"lr": lr, "weight_decay": weight_decay})
         self.structure, self.adaptive_momentum = structure, adaptive_momentum
         tridiagonal = structure == "block_tridiagonal"
-        self.factors = KroneckerFactors(model, targets, approximation, factor_decay, neighbours=tridiagonal)
+        self.factors = KroneckerFactors(model, targets, approximation, factor_decay, neighbours=tridiagonal, seed=seed)
         if not self.factors.layers:
             raise UserError(f"optimizer=kfac_natural: no layer has Kronecker factors: {'; '.join(self.describe())}")
         if tridiagonal:
@@ -105,6 +106,15 @@ class KFACNatural(torch.optim.Optimizer):
     def from_model(cls, model: nn.Module, **options: Any) -> "KFACNatural":
         """K-FAC for the layers of ``model``."""
         return cls(model, **options)
+
+    @property
+    def diagnostics(self) -> dict[str, float]:
+        """The present λ and γ, and ρ where it was last taken."""
+        return {
+            "damping": self.damping,
+            "factor_damping": self.factor_damping,
+            "reduction_ratio": self.reduction_ratio,
+        }
 
     def describe(self) -> list[str]:
         """One line for each factored layer with the sizes of its factors, then one for each parameter without and why."""

@@ -45,7 +45,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
     coefficient λ₁/λ₂, with which neither constraint holds, and its curvature for classification is "empirical_fisher".
     After a refused step it keeps the refused δ as d, which is not done here.
 
-    ``report`` holds what the last step did: damping, ratio (of the fall of the loss to the model's), step_norm, factor (of
+    ``diagnostics`` holds what the last step did: damping, ratio (of the fall of the loss to the model's), step_norm, factor (of
     lr·δ; 0 if refused), accepted ("full", "uphill", "search" or "refused").
 
     Source: Pooladzandi & Zhou 2022, "Improving Levenberg-Marquardt algorithm for neural networks" (arXiv 2212.08769), and
@@ -89,7 +89,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         require(0 < momentum_slope < 1, "momentum_slope", momentum_slope, "in (0, 1)")
         require(uphill_power is None or uphill_power >= 0, "uphill_power", uphill_power, ">= 0 or None")
         dense.require_common(curvature, solver, memory_limit)
-        self.report: dict[str, Any] = {}
+        self.diagnostics: dict[str, Any] = {}
         defaults = {
             "lr": lr,
             "damping": damping,
@@ -160,7 +160,7 @@ class LevenbergMarquardt(torch.optim.Optimizer):
                 factor, how = (factor, "search") if loss < start else (0.0, "refused")
         _change_damping(group, how in ("full", "uphill"), ratio)
         taken = factor * step
-        self.report = {
+        self.diagnostics = {
             "damping": damping,
             "ratio": ratio,
             "step_norm": float(taken.norm()),

@@ -87,7 +87,7 @@ class SCoReGGN(torch.optim.Optimizer):
     above, as coded there; "own_metric" is √λ √(h'ᵀ H_h⁻¹ h'), the Newton decrement of λh in the metric of its Hessian λ H_h.
     Not here: the proximal step for regularizers that are not smooth.
 
-    ``report`` holds what the last step did: decrement (η), factor (α, 0 for a step left out), objective (L + λh where it
+    ``diagnostics`` holds what the last step did: decrement (η), factor (α, 0 for a step left out), objective (L + λh where it
     began) and step_norm.
 
     Source: Adeoye & Bemporad 2021/2023, "SCORE: approximating curvature information under self-concordant regularization"
@@ -124,7 +124,7 @@ class SCoReGGN(torch.optim.Optimizer):
         require(damping in ("scaled", "published"), "damping", damping, "one of scaled, published")
         require(decrement in ("published", "own_metric"), "decrement", decrement, "one of published, own_metric")
         dense.require_common(curvature, solver, memory_limit)
-        self.report: dict[str, float] = {}
+        self.diagnostics: dict[str, float] = {}
         defaults = {
             "lr": lr,
             "regularizer": regularizer,
@@ -193,7 +193,7 @@ class SCoReGGN(torch.optim.Optimizer):
             factor /= 2
         else:
             factor = 0.0 if group["halvings"] else factor
-        self.report = {
+        self.diagnostics = {
             "decrement": decrement,
             "factor": factor,
             "objective": start,

@@ -15,8 +15,8 @@ NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "opti
 FIXED = {"_target_", "name", "info"}
 # Those that decide about biases and norm scales by themselves, or have no weight decay.
 WITHOUT_DECAY = {
-    *("lbfgs", "rprop", "kfac_natural", "hessian_free", "saddle_free_newton", "damped_newton"),
-    *("levenberg_marquardt", "score_ggn", "entropy_sgd"),
+    *("lbfgs", "rprop", "kfac_natural", "hessian_free", "saddle_free", "damped_newton"),
+    *("lm", "score_ggn", "entropy_sgd"),
 }
 
 
@@ -173,3 +173,21 @@ def test_mistakes_are_one_message(overrides, said, choice, model):
 def test_a_model_with_nothing_to_train_is_refused(choice, model):
     with pytest.raises(UserError, match="no parameters"):
         build(choice("adam"), model.requires_grad_(False), 0.1)
+
+
+@pytest.mark.parametrize("name", ["kfac", "ekfac", "kfac_natural", "hessian_free", "entropy_sgd"])
+def test_what_an_optimizer_draws_depends_on_the_seed(name, choice):
+    """Two seeds of a study are two samples of everything that is random, the optimizer's own draws too."""
+
+    def after_three_steps(seed):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+        inputs, targets = torch.randn(16, 4), torch.arange(16) % 3
+        optimizer = build(choice(name), model, choice(name)["learning_rate"], seed)
+        for _ in range(3):
+            optimizer.step(Objective(Network(model), CrossEntropy(), inputs, targets))
+        return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+    first, again, other = after_three_steps(0), after_three_steps(0), after_three_steps(1)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)

@@ -211,7 +211,7 @@ def test_large_damping_gives_a_short_gradient_step(preconditioner):
 
 def test_squared_gradients_of_one_example_are_exact():
     model = network()
-    found = hessian_free._mean_squared_gradients(objective_of(model, size=1), 1, 0)
+    found = hessian_free._mean_squared_gradients(objective_of(model, size=1), 1, 0, 0)
     torch.testing.assert_close(found, Dense(model, size=1).squared_gradients(flat(model)), rtol=1e-10, atol=0)
 
 
@@ -219,13 +219,13 @@ def test_squared_gradients_converge_with_the_probes():
     """Each probe's relative variance is at most 2: the fourth moment of a sum of signs is at most 3 times its second's square."""
     model = network()
     exact = Dense(model).squared_gradients(flat(model))
-    found = hessian_free._mean_squared_gradients(objective_of(model), 2000, 0)
+    found = hessian_free._mean_squared_gradients(objective_of(model), 2000, 0, 0)
     ratios = found / exact
     assert (ratios - 1).abs().max() < 5 * math.sqrt(2 / 2000)
-    assert (hessian_free._mean_squared_gradients(objective_of(model), 2, 0) / exact - 1).abs().max() > 0.2
-    parts = hessian_free._mean_squared_gradients(objective_of(model, micro_batch=5), 2, 7)
-    torch.testing.assert_close(parts, hessian_free._mean_squared_gradients(objective_of(model), 2, 7))
-    assert not torch.allclose(parts, hessian_free._mean_squared_gradients(objective_of(model), 2, 8), rtol=0.1)
+    assert (hessian_free._mean_squared_gradients(objective_of(model), 2, 0, 0) / exact - 1).abs().max() > 0.2
+    parts = hessian_free._mean_squared_gradients(objective_of(model, micro_batch=5), 2, 0, 7)
+    torch.testing.assert_close(parts, hessian_free._mean_squared_gradients(objective_of(model), 2, 0, 7))
+    assert not torch.allclose(parts, hessian_free._mean_squared_gradients(objective_of(model), 2, 0, 8), rtol=0.1)
 
 
 # ---- its decisions --------------------------------------------------------------------------------------------------------

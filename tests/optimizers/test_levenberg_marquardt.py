@@ -64,7 +64,7 @@ def test_without_damping_one_step_solves_linear_least_squares():
     optimizer.step(Objective(Network(model), SquaredError(), inputs, targets))
     solution = torch.linalg.lstsq(torch.cat([inputs, torch.ones(10, 1).double()], 1), targets).solution
     torch.testing.assert_close(torch.cat([model.weight.T, model.bias[None]]).detach(), solution, rtol=1e-6, atol=1e-8)
-    assert optimizer.report["ratio"] == pytest.approx(1, rel=1e-8)  # a quadratic is its own model
+    assert optimizer.diagnostics["ratio"] == pytest.approx(1, rel=1e-8)  # a quadratic is its own model
 
 
 @pytest.mark.parametrize("matrix", ["max_diagonal", "identity"])
@@ -96,8 +96,8 @@ def test_the_damping_matrix_is_the_largest_diagonal_of_all_accepted_steps():
     for _ in range(8):
         diagonal = dense(objective())[1].diagonal()
         optimizer.step(objective())
-        seen.add(optimizer.report["accepted"])
-        if optimizer.report["accepted"] == "full":
+        seen.add(optimizer.diagnostics["accepted"])
+        if optimizer.diagnostics["accepted"] == "full":
             largest = torch.maximum(largest, diagonal)
         kept = flat([optimizer.state[parameter]["diagonal"] for parameter in model.parameters()])
         torch.testing.assert_close(kept, largest, rtol=1e-10, atol=0)
@@ -148,7 +148,7 @@ def test_momentum_maximizes_the_product_with_the_last_step_on_an_ellipsoid(publi
     gradient, curvature = dense(objective())
     damped = curvature + optimizer.param_groups[0]["damping"] * torch.eye(len(gradient))
     optimizer.step(objective())
-    assert optimizer.report["accepted"] == "full"
+    assert optimizer.diagnostics["accepted"] == "full"
     last, step = points[1] - points[0], (flat(model.parameters()) - points[1]) / 0.1
 
     # In coordinates y = Lᵀ δ, H = L Lᵀ: on the sphere |y| = s and the plane y·ĝ = q, the point farthest along Lᵀ d.
@@ -253,7 +253,7 @@ def test_a_run_on_rosenbrock_equals_the_method_in_numpy(options, seen):
     for _ in range(13):
         optimizer.step(rosenbrock(model))
         points.append(model.point.detach().numpy().copy())
-        verdicts.append(optimizer.report["accepted"])
+        verdicts.append(optimizer.diagnostics["accepted"])
     expected, decided = reference(
         13,
         options["momentum_length"],
@@ -280,7 +280,7 @@ def test_a_refused_step_leaves_the_parameters_and_only_raises_the_damping():
     model = Rosenbrock()
     optimizer = LevenbergMarquardt.from_model(model, damping=1e-5, **PLAIN)
     optimizer.step(rosenbrock(model))  # the Gauss-Newton step crosses the valley
-    assert optimizer.report["accepted"] == "refused"
+    assert optimizer.diagnostics["accepted"] == "refused"
     assert model.point.tolist() == [-1.2, 1.0]
     assert optimizer.param_groups[0]["damping"] == pytest.approx(1e-4)
     assert not optimizer.state[model.point]
@@ -296,10 +296,10 @@ def test_damping_falls_only_where_the_model_was_good_if_asked():
         before = optimizer.param_groups[0]["damping"]
         optimizer.step(objective())
         factor = optimizer.param_groups[0]["damping"] / before
-        if optimizer.report["accepted"] == "refused":
+        if optimizer.diagnostics["accepted"] == "refused":
             assert factor == pytest.approx(1.5)
         else:
-            good = optimizer.report["ratio"] > 0.75
+            good = optimizer.diagnostics["ratio"] > 0.75
             seen.add(good)
             assert factor == pytest.approx(2 / 3 if good else 1)
     assert seen == {True, False}
@@ -311,7 +311,7 @@ def test_a_loss_that_is_not_finite_is_refused():
         model.point[0] = 1e200
     optimizer = LevenbergMarquardt.from_model(model)
     optimizer.step(rosenbrock(model))
-    assert optimizer.report["accepted"] == "refused"
+    assert optimizer.diagnostics["accepted"] == "refused"
     assert float(model.point.detach()[0]) == 1e200
 
 
@@ -355,7 +355,7 @@ def test_eval_mode_leaves_out_dropout_and_moves_batch_norm_once():
     objective = Objective(network, CrossEntropy(), inputs, targets, dropout_key=5)
     optimizer.step(objective)
     assert model.training
-    assert optimizer.report["accepted"] == "full"
+    assert optimizer.diagnostics["accepted"] == "full"
     assert loss_in_eval_mode() < before
     assert not norm.running_mean.any()
     objective.finish()

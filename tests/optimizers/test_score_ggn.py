@@ -150,7 +150,7 @@ def test_the_step_is_that_of_the_authors_system(solver, damping, decrement):
     )
     optimizer.step(Objective(Network(model), CrossEntropy(), inputs, targets))
     moved = torch.cat([parameter.detach().flatten() for parameter in model.parameters()]).numpy() - start
-    assert optimizer.report["factor"] == pytest.approx(factor, rel=1e-12)
+    assert optimizer.diagnostics["factor"] == pytest.approx(factor, rel=1e-12)
     np.testing.assert_allclose(moved, factor * step, rtol=1e-7, atol=1e-11)
 
 
@@ -161,7 +161,7 @@ def test_one_step_to_ridge_regression():
     optimizer.step(Objective(Network(model), SquaredError(), inputs, targets))
     ridge = torch.linalg.solve(inputs.T @ inputs / 20 + 0.1 * torch.eye(4).double(), inputs.T @ targets / 20)
     torch.testing.assert_close(model.weight.detach().T, ridge, rtol=1e-10, atol=1e-12)
-    assert optimizer.report["factor"] == 1
+    assert optimizer.diagnostics["factor"] == 1
 
 
 @pytest.mark.parametrize("name", ["pseudo_huber", "logarithmic"])
@@ -175,8 +175,8 @@ def test_ill_conditioned_logistic_regression_converges_monotonically(name):
     for _ in range(60):
         objective = Objective(Network(model), Bernoulli(), inputs, targets)
         optimizer.step(objective)
-        values.append(optimizer.report["objective"])
-        factors.append(optimizer.report["factor"])
+        values.append(optimizer.diagnostics["objective"])
+        factors.append(optimizer.diagnostics["factor"])
     gradient = objective.gradient()[0] + 1e-3 * REGULARIZERS[name].derivatives(model.weight.detach(), 1.0)[0]
     assert gradient.norm() < 1e-12
     assert all(after <= before + 1e-14 for before, after in itertools.pairwise(values))
@@ -196,12 +196,12 @@ def objectives_of_a_network(halvings, steps=20):
     values, factors = [], []
     for _ in range(steps):
         optimizer.step(Objective(Network(model), SquaredError(), inputs, targets))
-        values.append(optimizer.report["objective"])
-        factors.append(optimizer.report["factor"])
+        values.append(optimizer.diagnostics["objective"])
+        factors.append(optimizer.diagnostics["factor"])
         weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
     expected = SquaredError()(model(inputs), targets) + 1e-5 * weights.square().sum() / 2
     optimizer.step(Objective(Network(model), SquaredError(), inputs, targets))
-    assert optimizer.report["objective"] == pytest.approx(float(expected.detach()), rel=1e-10)
+    assert optimizer.diagnostics["objective"] == pytest.approx(float(expected.detach()), rel=1e-10)
     return values, factors
 
 
@@ -225,7 +225,7 @@ def test_a_step_that_no_halving_makes_good_is_left_out():
         model[2].weight[0, 0] = 7.0
     optimizer = SCoReGGN.from_model(model, halvings=3)
     optimizer.step(Objective(Network(model), CrossEntropy(), inputs, targets))
-    assert optimizer.report["factor"] == 0
+    assert optimizer.diagnostics["factor"] == 0
     assert model[2].weight.detach()[0, 0] == 7
 
 

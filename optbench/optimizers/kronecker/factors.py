@@ -24,7 +24,8 @@ class KroneckerFactors:
     targets, approximation: see ``statistics`` and ``collecting``. decay: the largest weight epsilon of the past in
     X <- epsilon X + (1 - epsilon) X_batch, with epsilon = min(1 - 1/k, decay) at the k-th update, so that the first
     one replaces what was there. max_size: layers with a larger factor have none. neighbours: keep the factors between
-    consecutive layers too. fraction: how many of the ranks keep an inverse (``Placement``).
+    consecutive layers too. fraction: how many of the ranks keep an inverse (``Placement``). seed: of
+    the draws of targets.
 
     ``layers`` are the factored layers; ``plain`` says of each other trainable parameter, by name, why it has no factors.
     Raises UserError for options that are not known.
@@ -39,6 +40,7 @@ class KroneckerFactors:
         max_size: int | None = None,
         neighbours: bool = False,
         fraction: float = 1.0,
+        seed: int = 0,
     ) -> None:
         for name, value, accepted in (
             ("targets", targets, TARGETS),
@@ -47,7 +49,7 @@ class KroneckerFactors:
             if value not in accepted:
                 raise UserError(f"optimizer.{name}={value}: must be one of {', '.join(accepted)}")
         self.targets, self.approximation, self.decay = targets, approximation, decay
-        self.neighbours, self.fraction = neighbours, fraction
+        self.neighbours, self.fraction, self.seed = neighbours, fraction, seed
         self.layers, self.plain = find_layers(model, max_size)
         places = {id(parameter): place for place, parameter in enumerate(trainable(model))}
         self.places = [[places[id(parameter)] for parameter in layer.parameters] for layer in self.layers]
@@ -73,7 +75,7 @@ class KroneckerFactors:
 
     def key(self) -> int:
         """What names the draws of targets of the coming update."""
-        return randomness.key(0, "targets of Kronecker factors", self.updates)
+        return randomness.key(self.seed, "targets of Kronecker factors", self.updates)
 
     def update(self, objective: Objective, more: Sequence[Collector] = ()) -> int:
         """Take the factors of the current batch into the running averages; returns this rank's examples."""
