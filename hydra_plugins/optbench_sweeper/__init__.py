@@ -12,10 +12,12 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 @dataclass
 class OptbenchSweeperConf:
-    """`hydra.sweeper` in an experiment file: ``params`` is its grid, ``exclude`` says which cells make no sense."""
+    """`hydra.sweeper` in an experiment file: its grid or grids, at its scales, and which cells make no sense (``grids``)."""
 
     _target_: str = "hydra_plugins.optbench_sweeper.OptbenchSweeper"
     params: dict[str, Any] = field(default_factory=dict)
+    scales: dict[str, Any] = field(default_factory=dict)
+    grids: dict[str, Any] = field(default_factory=dict)
     exclude: list[str] = field(default_factory=list)
 
 
@@ -25,9 +27,10 @@ ConfigStore.instance().store(group="hydra/sweeper", name="optbench", node=Optben
 class OptbenchSweeper(Sweeper):
     """Expands the grid, and calls the task once, with all of it: composed and checked before anything starts."""
 
-    def __init__(self, params: DictConfig, exclude: ListConfig) -> None:
-        self._params: Any = OmegaConf.to_container(params)
-        self._exclude: Any = OmegaConf.to_container(exclude)
+    def __init__(self, params: DictConfig, scales: DictConfig, grids: DictConfig, exclude: ListConfig) -> None:
+        self._params, self._scales, self._grids, self._exclude = (
+            OmegaConf.to_container(words) for words in (params, scales, grids, exclude)
+        )
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra before `sweep`."""
@@ -35,7 +38,7 @@ class OptbenchSweeper(Sweeper):
 
     def sweep(self, arguments: Sequence[str]) -> Any:
         """Called by Hydra with the overrides of the command line."""
-        from optbench.sweep.expand import expand
+        from optbench.sweep.grids import expand_experiment
 
-        expansion = expand(self._loader, arguments, self._params, self._exclude, self._master)
-        return self._task(expansion)
+        words: Any = (self._params, self._scales, self._grids, self._exclude)
+        return self._task(expand_experiment(self._loader, arguments, words, self._master))

@@ -53,6 +53,7 @@ MACHINE_KEYS = {
     "dry_run": "bool",
     "progress": "bool",
 }
+    "scale": "str or null",
 _FIXED = ("_target_", "name", "info")  # in every choice, and not options of it
 _PACKAGE = Path(__file__).resolve().parents[1]
 

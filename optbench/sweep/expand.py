@@ -48,12 +48,13 @@ class Expansion:
     """A whole grid.
 
     ``axes``: the values, as on the command line, of every key that is swept over. ``excluded``: how many cells the
-    conditions dropped.
+    conditions dropped. ``scale``: of an experiment that has several.
     """
 
     cells: list[Cell]
     axes: dict[str, list[str]]
     excluded: int
+    scale: str | None = None
 
 
 def expand(
@@ -62,6 +63,7 @@ def expand(
     params: Mapping[str, Any] | None = None,
     exclude: str | Sequence[str] = (),
     master: "DictConfig | None" = None,
+    may_be_empty: bool = False,
 ) -> Expansion:
     """All cells of the grid that ``arguments`` span, in the order of Hydra's own sweeper, the last axis fastest.
 
@@ -71,7 +73,8 @@ def expand(
     overrides of ``hydra`` hold in every cell.
 
     Raises UserError for words that cannot be read, a sweep that cannot be listed or has more than `LIMIT` cells, a
-    condition that cannot be evaluated, a grid without cells, and for the first cell that cannot run, which it names.
+    condition that cannot be evaluated, a grid without cells unless it ``may_be_empty``, and for the first cell that cannot
+    run, which it names.
     """
     texts = [exclude] if isinstance(exclude, str) else exclude
     conditions = [Expression.parse(text, "hydra.sweeper.exclude") for text in texts]
@@ -93,7 +96,7 @@ def expand(
         with _naming(overrides if count > 1 else ()):
             config = configuration.resolve(composed)
         cells.setdefault(configuration.run_id(config), Cell(overrides, config))
-    if not cells:
+    if not cells and not may_be_empty:
         raise UserError(
             f"hydra.sweeper.exclude={list(texts)}: leaves none of {count} cells; accepted: fewer conditions"
         )

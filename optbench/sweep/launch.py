@@ -34,19 +34,22 @@ def sweep(expansion: Expansion, arguments: Sequence[str], experiment: str | None
     common = _common(expansion)
     launcher = common["launcher"]
     check(launcher, configs)
-    plan = Plan(common["results_dir"], common["sweep"] or experiment or _name(expansion, arguments))
+    plan = Plan(
+        common["results_dir"], common["sweep"] or _of_experiment(experiment, expansion) or _name(expansion, arguments)
+    )
     runs = _Runs(plan, expansion.cells, common["force"], _RETRIED[common["retry"]])
     console = terminal.console()
     if common["dry_run"]:
         _print_plan(console, plan, expansion, runs)
         return 0
     check_writable(common["results_dir"])
+    information = {"experiment": experiment, **_information(plan, expansion, arguments, launcher)}
     if not runs.to_do:
-        plan.extend(runs.entries, _information(plan, expansion, arguments, launcher))
+        plan.extend(runs.entries, information)
         print(f"{plan.name}: {runs.in_words()}; nothing to do" + _hint(runs))
         return 0
     runs.freeze()
-    plan.extend(runs.entries, _information(plan, expansion, arguments, launcher))
+    plan.extend(runs.entries, information)
     console.print(f"{plan.name}: {runs.in_words()}; starting {len(runs.to_do)}", soft_wrap=True)
     return dispatch(plan, runs.to_do, launcher)
 
@@ -67,6 +70,10 @@ def _common(expansion: Expansion) -> dict[str, Any]:
     return {key: expansion.cells[0].config[key] for key in _OF_THE_SWEEP}
 
 
+def _of_experiment(experiment: str | None, expansion: Expansion) -> str | None:
+    return experiment and "-".join(filter(None, [experiment, expansion.scale]))
+
+
 def _name(expansion: Expansion, arguments: Sequence[str]) -> str:
     """The axes, and a hash of what is fixed beside them: the same for a wider grid over the same axes."""
     machine = {*configuration.MACHINE_KEYS, "launcher", "tracker"}
@@ -85,6 +92,7 @@ def _information(
 ) -> dict[str, Any]:
     return {
         "command": ["--multirun", *arguments] if expansion.axes else list(arguments),
+        "scale": expansion.scale,
         "axes": expansion.axes,
         "excluded": expansion.excluded,
         "launcher": dict(launcher),

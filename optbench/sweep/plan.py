@@ -46,10 +46,17 @@ class Plan:
 
     @classmethod
     def find(cls, results_dir: str | Path, name: str) -> "Plan":
-        """The sweep called ``name``; raises UserError, with the names that come near, if there is none."""
+        """The sweep called ``name``, or the one of the experiment ``name`` that was started last, at whatever scale.
+
+        Raises UserError, with the names that come near, if there is none.
+        """
         plan = cls(results_dir, name)
         if not plan.exists:
-            names = [other.name for other in plans(results_dir)]
+            known = plans(results_dir)
+            of_experiment = [other for other in known if other.information().get("experiment") == name]
+            if of_experiment:
+                return max(of_experiment, key=lambda other: (other.path / "sweep.json").stat().st_mtime)
+            names = [other.name for other in known]
             raise UserError(f"no sweep {name!r} in {Path(results_dir) / 'sweeps'}; {nearest(name, names)}")
         return plan
 

@@ -199,3 +199,12 @@ def test_jobs_noted_by_several_at_once_keep_whole_lines(plan):
     assert len(lines) == len(plan.jobs()) == 400
     for number in range(4):
         assert [job["turn"] for job in plan.jobs() if job["by"] == number] == [*range(100)]
+
+
+def test_an_experiment_is_found_by_its_name_at_the_scale_that_was_started_last(tmp_path):
+    for number, scale in enumerate(("smoke", "laptop", "full")):
+        plan = Plan(tmp_path, f"study-{scale}")
+        plan.extend(entries(number + 1), {"experiment": "study", "scale": scale})
+        os.utime(plan.path / "sweep.json", (1000 + (scale == "laptop"), 1000 + (scale == "laptop")))
+    assert Plan.find(tmp_path, "study").name == "study-laptop"
+    assert Plan.find(tmp_path, "study-smoke").name == "study-smoke"

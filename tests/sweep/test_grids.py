@@ -1,0 +1,81 @@
+"""An experiment of several grids and scales: the union of what each grid alone expands to."""
+
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+
+from optbench import config as configuration
+from optbench.config import run_id
+from optbench.errors import UserError
+from optbench.sweep.expand import expand
+from optbench.sweep.grids import expand_experiment
+
+PARAMS = {"dataset": "digits", "model": "mlp", "seed": "0,1"}
+SCALES = {"smoke": {"batch": "32"}, "laptop": {"batch": "32,64"}}
+GRIDS = {"tuned": {"optimizer": "sgd,adam"}, "scaled": {"optimizer": "sgd", "scaling": "none,linear"}}
+
+
+@pytest.fixture(scope="module")
+def loader():
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(config_dir=str(configuration.conf_dir()), version_base="1.3"):
+        yield GlobalHydra.instance().config_loader()
+
+
+def expanded(loader, *arguments, params=PARAMS, scales=SCALES, grids=GRIDS, exclude=()):
+    chosen = [word for word in arguments if word.startswith("scale=")]
+    master = loader.load_configuration("config", overrides=chosen, run_mode=RunMode.MULTIRUN)
+    return expand_experiment(loader, arguments, (params, scales, grids, exclude), master)
+
+
+def ids(expansion):
+    return [run_id(cell.config) for cell in expansion.cells]
+
+
+def test_the_cells_are_those_of_the_grids_each_once(loader):
+    alone = [expand(loader, [], {**PARAMS, **SCALES["laptop"], **grid}) for grid in GRIDS.values()]
+    together = expanded(loader, "scale=laptop")
+    assert ids(together) == list(dict.fromkeys([*ids(alone[0]), *ids(alone[1])]))
+    # 2 seeds x 2 batches x 2 optimizers; the second grid adds linear scaling of sgd, which changes batch 32 and 64 alike
+    assert len(together.cells) == 8 + 4
+    assert together.axes == {
+        "seed": ["0", "1"],
+        "batch": ["32", "64"],
+        "optimizer": ["sgd", "adam"],
+        "scaling": ["none", "linear"],
+    }
+    assert together.scale == "laptop"
+
+
+def test_the_first_scale_is_the_default_and_the_command_line_has_the_last_word(loader):
+    assert expanded(loader).scale == "smoke"
+    cells = expanded(loader, "batch=128", "seed=5").cells
+    assert {(cell.config["batch"], cell.config["seed"]) for cell in cells} == {(128, 5)}
+    assert len(cells) == 3
+
+
+def test_a_grid_may_be_left_empty_but_not_all_of_them(loader):
+    cells = expanded(loader, exclude=["optimizer == 'adam'", "scaling == 'linear'"]).cells
+    assert [cell.config["optimizer"]["name"] for cell in cells] == ["sgd", "sgd"]
+    with pytest.raises(UserError, match="leaves no cell of any grid"):
+        expanded(loader, exclude=["batch == 32"])
+
+
+def test_without_grids_there_is_one(loader):
+    found = expanded(loader, scales={}, grids={})
+    assert ids(found) == ids(expand(loader, [], PARAMS))
+    assert found.scale is None
+
+
+@pytest.mark.parametrize(
+    ("words", "more", "message"),
+    [
+        (["scale=laptp"], {}, "scale=laptp: no such scale of this experiment; did you mean laptop"),
+        (["scale=smoke"], {"scales": {}}, "scale=smoke: this sweep has no scales"),
+        ([], {"grids": {"wide": {"batch": "0"}}}, "grid wide: cell seed=0: batch=0"),
+    ],
+)
+def test_mistakes_name_themselves(loader, words, more, message):
+    with pytest.raises(UserError, match=message):
+        expanded(loader, *words, **more)
