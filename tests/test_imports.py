@@ -14,12 +14,13 @@ FLOORS = [
     ["errors", "interruption"],
     ["suggestions"],
     ["schema", "randomness"],
-    ["horizon", "scaling", "tuning", "data.spec"],
+    ["horizon", "scaling", "tuning", "data.spec", "theory"],
     ["data", "schedules", "momentum_schedules", "store", "config", "environment", "terminal"],
-    ["models", "losses", "inits", "averaging", "sweep", "curvature"],
+    ["models", "losses", "inits", "averaging", "sweep", "analysis"],
     ["execution"],
     ["products"],
     ["objective"],
+    ["curvature"],
     ["optimizers"],
     ["task", "trackers"],
     ["evaluation"],
@@ -41,7 +42,7 @@ WITHOUT_TORCH = [
     "schedules",
     "scaling",
 ]
-WITHOUT_TORCH += ["tuning", "trackers"]
+WITHOUT_TORCH += ["tuning", "trackers", "theory", "analysis.selection", "analysis.gap", "analysis.figures"]
 HEAVY = ["torch", "pytorch_lightning", "lightning_fabric"]
 
 

@@ -1,0 +1,1 @@
+"""What finished and running studies say: statistics, fits, figures, pages. Nothing here imports torch."""

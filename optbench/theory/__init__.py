@@ -1,0 +1,47 @@
+"""Closed forms to hold measurements against: random matrices, stability, random slices, the noisy quadratic model (no torch).
+
+Every function takes and returns plain numbers, or numpy arrays where one argument is an array.
+"""
+
+from optbench.theory.effective_batch import critical_batch, effective_batch
+from optbench.theory.heavy_ball import HeavyBall, heavy_ball_modulus, polyak
+from optbench.theory.learning_rates import (
+    adaptive_crossover,
+    largest_adaptive_learning_rate,
+    largest_learning_rate,
+    largest_learning_rate_at_batch,
+    least_damping,
+    mean_square_threshold,
+)
+from optbench.theory.noisy_quadratic import LinearMethod, risk, second_moment, stationary_second_moment
+from optbench.theory.random_slices import principal_curvatures, saddle_frequency
+from optbench.theory.spiked_additive import noise_radius
+from optbench.theory.spiked_additive import outlier as additive_outlier
+from optbench.theory.spiked_additive import squared_overlap as additive_overlap
+from optbench.theory.spiked_wishart import bulk_edge as wishart_edge
+from optbench.theory.spiked_wishart import outlier as wishart_outlier
+
+__all__ = [
+    "HeavyBall",
+    "LinearMethod",
+    "adaptive_crossover",
+    "additive_outlier",
+    "additive_overlap",
+    "critical_batch",
+    "effective_batch",
+    "heavy_ball_modulus",
+    "largest_adaptive_learning_rate",
+    "largest_learning_rate",
+    "largest_learning_rate_at_batch",
+    "least_damping",
+    "mean_square_threshold",
+    "noise_radius",
+    "polyak",
+    "principal_curvatures",
+    "risk",
+    "saddle_frequency",
+    "second_moment",
+    "stationary_second_moment",
+    "wishart_edge",
+    "wishart_outlier",
+]
