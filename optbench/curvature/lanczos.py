@@ -31,18 +31,24 @@ def on_flat_vectors(product: Callable[[list[Tensor]], Sequence[Tensor]], like: S
 
 
 @dataclass(frozen=True)
-class RitzPairs:
-    """Approximate eigenpairs of a matrix A, by ascending value.
+class RitzValues:
+    """Approximate eigenvalues of a matrix A, ascending, float64 on the CPU.
 
-    values: (k,). residuals: (k,), the norms ‖A x - value x‖: an eigenvalue of A lies within that distance of each value.
-    vectors: (k, P), the unit vectors x as rows. weights: (k,), the squared components of the start along each vector,
-    which sum to 1 over all pairs of a run.
+    values: (k,). residuals: (k,), the norms ‖A x - value x‖ for the approximate eigenvectors x: an eigenvalue of A lies within
+    that distance of each value. weights: (k,), the squared components of the start along each x, which sum to 1 over all
+    pairs of a run.
     """
 
     values: Tensor
     residuals: Tensor
-    vectors: Tensor
     weights: Tensor
+
+
+@dataclass(frozen=True)
+class RitzPairs(RitzValues):
+    """Approximate eigenpairs of a matrix A: ``RitzValues`` and vectors (k, P), the unit vectors x as rows."""
+
+    vectors: Tensor
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,15 @@ class Lanczos:
         largest, smallest: how many from the upper and from the lower end (as signed numbers) to return; all pairs where
         neither is given. A pair that belongs to both ends is returned once.
         """
+        found, vectors = self._ritz(largest, smallest)
+        vectors = vectors.T.to(self.basis) @ self.basis
+        return RitzPairs(found.values, found.residuals, found.weights, vectors)
+
+    def ritz_values(self, largest: int | None = None, smallest: int | None = None) -> RitzValues:
+        """``ritz`` without the vectors, whose memory and arithmetic it spares."""
+        return self._ritz(largest, smallest)[0]
+
+    def _ritz(self, largest: int | None, smallest: int | None) -> tuple[RitzValues, Tensor]:
         values, vectors = torch.linalg.eigh(self.matrix)
         count = len(values)
         if largest is None and smallest is None:
@@ -77,23 +92,29 @@ class Lanczos:
         below, above = min(smallest or 0, count), max(count - (largest or 0), 0)
         chosen = [index for index in range(count) if index < below or index >= above]
         values, vectors = values[chosen], vectors[:, chosen]
-        return RitzPairs(
-            values,
-            self.residual * vectors[-1].abs(),
-            vectors.T.to(self.basis) @ self.basis,
-            vectors[0].square(),
-        )
+        return RitzValues(values, self.residual * vectors[-1].abs(), vectors[0].square()), vectors
 
 
 @torch.no_grad()
-def lanczos(product: Product, start: Tensor, steps: int, tolerance: float | None = None) -> Lanczos:
+def lanczos(
+    product: Product,
+    start: Tensor,
+    steps: int,
+    tolerance: float | None = None,
+    until: Callable[[Lanczos], bool] | None = None,
+) -> Lanczos:
     """At most ``steps`` steps of the Lanczos process for the symmetric matrix that ``product`` multiplies by.
 
     start: (P,), not zero, the direction of the first basis vector. Every new vector is orthogonalized against all
     others in two passes of Gram-Schmidt, without which copies of converged eigenvalues appear after some dozens of
     steps (Parlett 1998, "The symmetric eigenvalue problem", chapter 13). The process ends early where the space is
     invariant: where the next b is below ``tolerance`` (by default 1e-10, or ten units of rounding of the type if that is
-    more) times the largest |entry| of T. Raises ValueError for a start that is zero or not finite, and for steps below 1.
+    more) times the largest |entry| of T, or where ``until`` says so of the process as it is after a step. Raises ValueError
+    for a start that is zero or not finite, and for steps below 1.
+
+    Both ends of the spectrum converge from the same run, outliers first: see ``Lanczos.ritz``. It is never restarted: the
+    memory is that of the basis, steps x P numbers of the type of ``start`` (100 steps for P = 10^6 in float32: 400 MB), and of
+    a few vectors beside it; the arithmetic, beside the products, about 8 k P multiplications and additions at step k.
     """
     length = float(start.norm())
     if not 0 < length < float("inf"):
@@ -107,6 +128,15 @@ def lanczos(product: Product, start: Tensor, steps: int, tolerance: float | None
     basis[0] = start / length
     diagonal: list[float] = []
     off_diagonal: list[float] = []
+
+    def process() -> Lanczos:
+        return Lanczos(
+            basis[: len(diagonal)],
+            torch.tensor(diagonal, dtype=torch.float64),
+            torch.tensor(off_diagonal[:-1], dtype=torch.float64),
+            off_diagonal[-1],
+        )
+
     for step in range(steps):
         image = product(basis[step])
         diagonal.append(float(image @ basis[step]))
@@ -115,17 +145,13 @@ def lanczos(product: Product, start: Tensor, steps: int, tolerance: float | None
         if off_diagonal[-1] <= tolerance * max(map(abs, diagonal + off_diagonal)):
             off_diagonal[-1] = 0.0
             break
+        if until is not None and until(process()):
+            break
         if step + 1 < steps:
             # Where the rest is short, rounding has left it less than orthogonal once it has length 1.
             rest = _orthogonal_to(basis[: step + 1], rest / off_diagonal[-1])
             basis[step + 1] = rest / rest.norm()
-    found = len(diagonal)
-    return Lanczos(
-        basis[:found],
-        torch.tensor(diagonal, dtype=torch.float64),
-        torch.tensor(off_diagonal[:-1], dtype=torch.float64),
-        off_diagonal[-1],
-    )
+    return process()
 
 
 def orthonormal_extension(basis: Tensor, vector: Tensor) -> Tensor | None:
