@@ -20,7 +20,8 @@ optbench: a bench for deep-learning optimizers.
   python -m optbench retry NAME                              start again what failed or was lost
   python -m optbench cancel NAME                             stop a sweep, wherever it runs
   python -m optbench logs RUN                                what a run printed
-  python -m optbench sync [RUN ...]                          mirror runs again to wandb, or to the tracker they name
+  python -m optbench probe RUN probe=NAME                    measure a run afterwards, from its checkpoint
+  python -m optbench sync [NAME ...]                         mirror runs, or sweeps, again to the trackers they name
   python -m optbench doctor                                  what this machine has, and what is missing
   python -m optbench --cfg job [...]                         print the composed configuration and stop
 
@@ -72,9 +73,11 @@ def _dispatch(words: list[str]) -> int:
         return _train(words)
     if command not in commands.COMMANDS:
         from optbench.suggestions import nearest
+    if command == "probe":
+        return _probe(words[1:])
 
         raise UserError(
-            f"{command}: no such command; {nearest(command, commands.COMMANDS)} "
+            f"{command}: no such command; {nearest(command, [*commands.COMMANDS, 'probe'])} "
             "(a setting is written KEY=VALUE; see python -m optbench --help)"
         )
     return commands.COMMANDS[command](words[1:])
@@ -108,6 +111,17 @@ def _train(words: list[str]) -> int:
 
 def _composed(words: list[str], parsed: argparse.Namespace) -> Any:
     """What Hydra composes: one checked configuration, with --multirun an Expansion of many, with --cfg None."""
+def _probe(words: list[str]) -> int:
+    from optbench.commands import probe
+
+    request = probe.read(words)
+    # Only from here on is torch needed, which takes seconds to import.
+    from optbench import afterwards
+
+    revived = afterwards.revive(request.run, request.config, request.checkpoint)
+    return probe.show(request, revived.measure(), revived.task.step)
+
+
     import hydra
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
@@ -171,6 +185,13 @@ def train_one(config: dict[str, Any]) -> int:
         terminal.print_result(console, directory.summary() or {}, directory.path, " already; force=true runs it again")
         return 0
     check_writable(config["results_dir"])
+        if config["probe"]:
+            names = ",".join(config["probe"])
+            console.print(
+                "probes do not make a run another run: to measure this one as it is, python -m optbench probe "
+                f"{directory.run_id} 'probe=[{names}]'",
+                soft_wrap=True,
+            )
     # Only from here on is torch needed, which takes seconds to import.
     from optbench import building, run
 

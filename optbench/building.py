@@ -18,9 +18,11 @@ from optbench.averaging import build as build_average
 from optbench.config import Config
 from optbench.data.raw import RawData
 from optbench.data.source import Augmentation, BatchSource
+from optbench.data.spec import DataSpec
 from optbench.errors import UserError
 from optbench.evaluation import Evaluator
 from optbench.objective import Execution, LossScale
+from optbench.probes import SCHEDULE_OPTIONS, Probes, ProbeSchedule, ScheduledProbe
 from optbench.recording import Recorder
 from optbench.store import RunDirectory
 from optbench.task import Recipe, Task
@@ -56,10 +58,14 @@ def load_data(config: Config) -> RawData:
 
 def build_model(config: Config, raw: RawData) -> nn.Module:
     """The model with its initial weights, on the CPU: the same on every machine and rank."""
+    return _initial_model(config, raw.spec)
+
+
+def _initial_model(config: Config, spec: DataSpec) -> nn.Module:
     seed = config["seed"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(randomness.key(seed, "weights"))
-        model: nn.Module = call_target(config["model"], raw.spec, **configuration.options(config["model"]))
+        model: nn.Module = call_target(config["model"], spec, **configuration.options(config["model"]))
         generator = randomness.generator(seed, "init")
         call_target(config["init"], model, generator, **configuration.options(config["init"]))
     return model
@@ -124,7 +130,31 @@ def build_recorder(
         divergence_factor=config["divergence_factor"],
         budget=config["budget"],
         **({"listener": display.row} if display is not None else {}),
+        probes=build_probes(config, task, directory),
     )
+
+
+def build_probes(config: Config, task: Task, directory: RunDirectory | None, scheduled: bool = True) -> Probes:
+    """The probes of ``task``; raises UserError for one that cannot work in this run, or if ``scheduled`` is never due."""
+    horizon, chosen = task.recipe.horizon, []
+    for name, choice in config.get("probe", {}).items():
+        options = configuration.options(choice)
+        schedule = ProbeSchedule.of(horizon.resolve(options, choice["info"]["schema"]), horizon.steps)
+        if scheduled and schedule.is_empty:
+            raise UserError(
+                f"probe.{name}: is due at none of {horizon.steps} steps; accepted: one of {', '.join(SCHEDULE_OPTIONS)} "
+                "that names one"
+            )
+        own = {option: value for option, value in options.items() if option not in SCHEDULE_OPTIONS}
+        chosen.append(ScheduledProbe(name, call_target(choice, **own), schedule, options))
+
+    def initial() -> list[torch.Tensor]:
+        model = _initial_model(config, task.source.spec).to(device=task.device, dtype=task.source.dtype)
+        return [parameter.detach() for parameter in model.parameters()]
+
+    probes = Probes(chosen, directory, initial)
+    probes.check(task)
+    return probes
 
 
 def set_precision(precision: str, deterministic: bool) -> None:

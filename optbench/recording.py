@@ -1,4 +1,4 @@
-"""What happens between steps: rows of the history, evaluations, checkpoints, divergence and targets.
+"""What happens between steps: rows of the history, evaluations, probes, checkpoints, divergence and targets.
 
 All of it is due at steps that the configuration fixes, so a resumed run does the same at the same steps.
 """
@@ -16,6 +16,7 @@ import pytorch_lightning as pl
 import torch
 
 from optbench.evaluation import Evaluator
+from optbench.probes import Probes
 from optbench.store import RunDirectory
 from optbench.store.files import reporting
 from optbench.task import Task
@@ -75,10 +76,12 @@ class Recorder(pl.Callback):
         divergence_factor: float | None,
         budget: dict[str, Any],
         listener: Callable[[Row], None] = lambda row: None,
+        probes: Probes | None = None,
     ) -> None:
         self.directory, self.evaluator, self.listener = directory, evaluator, listener
         self.log_every, self.eval_every, self.checkpoint_every = log_every, eval_every, checkpoint_every
         self.divergence_factor, self.budget = divergence_factor, budget
+        self.probes = probes or Probes()
         self.ready: Callable[[], None] = lambda: None  # called once the history holds just what is not done again
         self.lost: Callable[[], bool] = lambda: False  # whether another process has taken the run over meanwhile
         self.outcome: str | None = None
@@ -95,7 +98,8 @@ class Recorder(pl.Callback):
     def next_event(self, step: int) -> int:
         """The first step after ``step`` at which something is due."""
         periods = [self.log_every, self.eval_every, self.checkpoint_every or self.eval_every]
-        return min(step - step % period + period for period in periods)
+        regular = min(step - step % period + period for period in periods)
+        return min(regular, self.probes.next(step) or regular)
 
     # ---- Lightning's hooks -------------------------------------------------------------------------------------------------
 
@@ -111,8 +115,10 @@ class Recorder(pl.Callback):
         if self.directory is not None and trainer.is_global_zero:
             self.directory.truncate_history(task.step)
             self.ready()
-        task.next_event = self.next_event
+        task.next_event, task.watch = self.next_event, self.probes.watch
         self._last_checkpoint = time.monotonic()
+        if self.outcome is None:
+            self._measure(task)  # before the first step, or what a signal did not leave the time for
         task.clock.start()
         if self.outcome == "done":  # it was killed between its last checkpoint and its summary
             self._end(trainer, task, "done")
@@ -127,7 +133,7 @@ class Recorder(pl.Callback):
         evaluate = last or (step > 0 and step % self.eval_every == 0)
         record = evaluate or (step > 0 and step % self.log_every == 0)
         checkpoint = self.checkpoint_every is not None and step % self.checkpoint_every == 0
-        if not (record or checkpoint or task.stop.signal):
+        if not (record or checkpoint or task.stop.signal or self.probes.due(step)):
             return
         if self.lost():
             raise LockLost
@@ -140,6 +146,7 @@ class Recorder(pl.Callback):
             self._evaluate(task)
         if self.outcome is None and last:
             self.outcome = "done"
+        self._measure(task)
         if self.outcome is not None:
             self._end(trainer, task, self.outcome)
             return
@@ -203,6 +210,15 @@ class Recorder(pl.Callback):
         loss = metrics["validation_loss"]
         task.recipe.schedule.observe(math.inf if loss is None or math.isnan(loss) else loss)
 
+    def _measure(self, task: Task) -> None:
+        # A signal may leave little time: what is due now is measured when the run is continued. Several ranks may hear
+        # of it at different times, and have to measure together.
+        if task.stop.signal is not None and task.execution.world_size == 1:
+            return
+        due = self.probes.due(task.step, self.outcome == "done", self.outcome == "diverged")
+        for row in self.probes.measure(task, due, self._writes):
+            self._write(self._where(task, "probe") | row)
+
     def _keep_best(self, metrics: dict[str, float | None], step: int) -> None:
         for name, better in (("validation_loss", -1), ("validation_accuracy", 1)):
             value, best = metrics[name], self.results.get(f"best_{name}")
@@ -251,12 +267,15 @@ class Recorder(pl.Callback):
             "first_loss": self.first_loss,
             "results": self.results,
             "outcome": self.outcome,
+            "probes": self.probes.state(),
         }
 
     def load_state(self, state: Row) -> None:
         """Continue from ``state``."""
         self.last_row, self.first_loss, self.outcome = state["last_row"], state["first_loss"], state["outcome"]
         self.evaluation, self.results = dict(state["evaluation"]), dict(state["results"])
+        if "probes" in state:  # not so in the checkpoints of earlier versions
+            self.probes.load_state(state["probes"])
 
     def _end(self, trainer: pl.Trainer, task: Task, outcome: str) -> None:
         task.clock.stop()

@@ -26,6 +26,7 @@ from optbench.data.raw import RawData
 from optbench.errors import UserError
 from optbench.evaluation import METRICS
 from optbench.interruption import Stop, handlers_restored
+from optbench.probes.drawing import draw
 from optbench.recording import WHERE, LockLost, Recorder
 from optbench.store import RunDirectory, RunLock, StoreError
 from optbench.store.run_directory import State
@@ -187,6 +188,10 @@ class _Prepared:
         if state in ("done", "diverged"):
             summary = summarize(self.config, self.task, recorder)
             self.directory.finish(summary, state)  # type: ignore[arg-type]
+            if recorder.probes.scheduled:
+                problem = draw(self.directory)[1]
+                if problem is not None:
+                    self.display.console.print(problem, soft_wrap=True)
         else:
             self.directory.set_status(state, recorder.why)  # type: ignore[arg-type]
         return Outcome(state, recorder.why, summary, self.directory, self.mirror, signal=self.task.stop.signal)
@@ -245,4 +250,5 @@ def summarize(config: Config, task: Task, recorder: Recorder) -> dict[str, Any]:
         **metrics,
         **(targets if config["budget"]["target"] is not None else {}),
         **recorder.results,
+        **recorder.probes.summary(),
     }

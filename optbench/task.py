@@ -5,8 +5,10 @@ Optimization is manual, on the raw optimizer: `training_step` builds the objecti
 `training_step` takes as many steps as there are until something else is due, but no longer than a fraction of a second.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +17,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from optbench import randomness
 from optbench.averaging import Average
 from optbench.data.source import BatchSource
+from optbench.errors import UserError
 from optbench.horizon import Horizon
 from optbench.interruption import Stop
 from optbench.losses import Loss
@@ -24,10 +28,12 @@ from optbench.models import layers
 from optbench.momentum_schedules import MomentumSchedule
 from optbench.objective import Execution, Network, Objective, dropout_key
 from optbench.schedules import Schedule
+from optbench.training_spectrum import training_spectrum
 
 # One rank alone returns to Lightning after this long; several ranks, which must agree, after this many steps.
 SECONDS_AT_A_TIME = 0.2
 STEPS_AT_A_TIME = 16
+_NOBODY = contextlib.nullcontext()
 
 
 @dataclass
@@ -84,7 +90,9 @@ class Task(pl.LightningModule):
         self.losses: list[Tensor] = []  # of the steps since the last row of the history, still on the device
         self.gradient_norms: list[Tensor] = []
         self.next_event: Callable[[int], int] = lambda step: recipe.horizon.steps
-        self._factor: float | None = None
+        # The context in which the optimizer takes a step: probes may watch, and change nothing.
+        self.watch: Callable[[Objective, Task], AbstractContextManager[Any]] = lambda objective, task: _NOBODY
+        self._rate: tuple[float, float | None] | None = None  # the factor, and what it multiplies
         self._momentum: float | None = None
         self._batch: int | None = None
 
@@ -143,7 +151,8 @@ class Task(pl.LightningModule):
             self._place_norms(batch)
         self._follow_schedules(step)
         objective = self._objective(self.network, step, execution.rank, execution.world_size)
-        self.optimizer.step(objective)  # type: ignore[arg-type]  # a closure may return a tensor, as torch's own do
+        with self.watch(objective, self):
+            self.optimizer.step(objective)  # type: ignore[arg-type]  # a closure may return a tensor, as torch's own do
         objective.finish()
         if self.average is not None:
             self.average.update(self.model, step)
@@ -164,20 +173,44 @@ class Task(pl.LightningModule):
         """Raise UserError if the optimizer cannot train this model with this loss; before Lightning has moved anything.
 
         An optimizer that needs more than a gradient says so in a method ``check(objective)``, which is given what one of
-        ``ranks`` would have of the first batch.
+        ``ranks`` would have of the first batch. A schedule that learns from the Hessian sets a momentum.
         """
         optimizer = self.recipe.make_optimizer(self.model)  # some options only the optimizer can refuse
+        if self.recipe.schedule.needs_spectrum(0) is not None:
+            self._check_that_momentum_can_be_learned(optimizer)
         if hasattr(optimizer, "check"):
             self.source.to("cpu")
             optimizer.check(self._objective(Network(self.model), 0, 0, ranks))
 
+    def _check_that_momentum_can_be_learned(self, optimizer: torch.optim.Optimizer) -> None:
+        # Nesterov's momentum is not stable with the parameters of heavy ball.
+        if not all("momentum" in group and not group.get("nesterov") for group in optimizer.param_groups):
+            raise UserError(
+                "schedule=lanczos: learns the learning rate and momentum of the heavy-ball method, which "
+                f"{type(optimizer).__name__} as configured does not have; accepted: optimizer=sgd or momentum"
+            )
+        if self.recipe.momentum_schedule is not None:
+            raise UserError("schedule=lanczos: learns the momentum itself; accepted: momentum_schedule=none")
+        if self.execution.loss_scale is not None:
+            raise UserError("schedule=lanczos: needs second derivatives; accepted: precision=fp64, fp32, tf32, bf16")
+
     def _follow_schedules(self, step: int) -> None:
-        factor = self.recipe.schedule(step)
-        if factor != self._factor:
-            self._factor = factor
+        schedule = self.recipe.schedule
+        request = schedule.needs_spectrum(step)
+        if request is not None:
+            draws = randomness.generator(self.recipe.seed, "spectrum of the schedule", step)
+            spectrum = training_spectrum(
+                request, self.network, self.recipe.loss, self.source, self.execution, self.recipe.norm_batch, draws
+            )
+            if spectrum is not None:
+                schedule.observe_spectrum(*spectrum)
+        rate = schedule(step), schedule.base_learning_rate(step)
+        if rate != self._rate:
+            self._rate = rate
+            factor, base = rate
             for group in self.optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * factor
-        momentum = self.recipe.schedule.momentum(step)
+                group["lr"] = (group["initial_lr"] if base is None else base) * factor
+        momentum = schedule.momentum(step)
         if self.recipe.momentum_schedule is not None:
             momentum = self.recipe.momentum_schedule(step)
         if momentum is not None and momentum != self._momentum:
@@ -243,7 +276,7 @@ class Task(pl.LightningModule):
         torch.set_rng_state(state["generator"])
         if state["cuda_generator"] is not None:
             torch.cuda.set_rng_state(state["cuda_generator"], self.device)
-        self._factor = self._momentum = None
+        self._rate = self._momentum = None
 
 
 class Turns:

@@ -81,6 +81,15 @@ class RunDisplay:
         if row["event"] == "train":
             self.loss = f"loss {number(row['loss'])}"
             return
+        if row["event"] == "probe":
+            if "problem" in row and (self.live or self.lines):
+                self.console.print(row["problem"], soft_wrap=True)
+            elif self.lines:
+                values = [
+                    f"{name} {number(value)}" for name, value in row.items() if name.startswith(f"{row['probe']}_")
+                ]
+                self.console.print(f"step {row['step']}/{self.total}  " + "  ".join(values), soft_wrap=True)
+            return
         if row.get("validation_accuracy") is not None:
             self.accuracy = f"validation {percent(row['validation_accuracy'])}"
         if self.lines:

@@ -215,6 +215,8 @@ def test_composing_is_hydras_own_composition(overrides, monkeypatch):
     assert alone["data_dir"] == ours["data_dir"] == "/somewhere/data"
     if alone["loss"]["name"] == "auto":
         alone.pop("loss"), ours.pop("loss")
+    assert alone.pop("probe").keys() == {"none"}  # the choice of nothing, which is not kept
+    assert ours.pop("probe") == {}
     assert ours == alone
 
 

@@ -12,12 +12,12 @@ from optbench.errors import UserError
 from optbench.suggestions import nearest
 from optbench.terminal import console
 
-_GROUPS = (*configuration.GROUPS, "experiment")
+_GROUPS = (*configuration.GROUPS, *configuration.LIST_GROUPS, "experiment")
 
 
 def group_names() -> str:
     """The groups in a line, for the help page."""
-    return ", ".join(configuration.GROUPS)
+    return ", ".join((*configuration.GROUPS, *configuration.LIST_GROUPS))
 
 
 def key_defaults() -> str:
@@ -49,7 +49,8 @@ def list_choices(words: Sequence[str]) -> int:
             table.add_row(name, choice["info"]["about"], choice["info"].get("source", ""))
             for option, value in configuration.options(choice).items() if given.options else ():
                 shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
-                table.add_row("", f"  {group}.{option}={shown}  ({choice['info']['schema'][option]})", "")
+                where = f"{group}.{name}" if group in configuration.LIST_GROUPS else group
+                table.add_row("", f"  {where}.{option}={shown}  ({choice['info']['schema'][option]})", "")
         screen.print(table)
         screen.print()
     return 0

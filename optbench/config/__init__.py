@@ -8,6 +8,7 @@ from optbench.config.composing import check_overrides, compose, explain, plain
 from optbench.config.derived import batch_plan, horizon, learning_rate, ranks, training_examples
 from optbench.config.files import (
     GROUPS,
+    LIST_GROUPS,
     MACHINE_KEYS,
     SCIENCE_KEYS,
     Config,
@@ -22,6 +23,7 @@ from optbench.config.resolving import resolve
 
 __all__ = [
     "GROUPS",
+    "LIST_GROUPS",
     "MACHINE_KEYS",
     "SCIENCE_KEYS",
     "Config",

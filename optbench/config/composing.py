@@ -6,6 +6,7 @@ from typing import Any
 
 from optbench.config.files import (
     GROUPS,
+    LIST_GROUPS,
     MACHINE_KEYS,
     SCIENCE_KEYS,
     Config,
@@ -47,6 +48,8 @@ def check_overrides(overrides: Sequence[str]) -> None:
         group, _, value = word.partition("=")
         if group in GROUPS and (value.strip() in ("", "null") or value.lstrip().startswith("[")):
             raise UserError(f"{word}: must be one choice; accepted: {', '.join(choices(group))}")
+        if group in LIST_GROUPS and value.strip() in ("", "null"):
+            raise UserError(f"{word}: must be a list of choices; accepted: {_listed(group)}")
 
 
 def plain(composed: Any) -> Config:
@@ -62,17 +65,22 @@ def plain(composed: Any) -> Config:
 def explain(error: Exception, overrides: Sequence[str]) -> str:
     """One message for what Hydra refused: the key, the value and what is accepted."""
     text = str(error)
-    if match := re.search(r"Could not find '([\w/]+)/([^/']+)'", text):
+    if match := re.search(r"Could not (?:find|load) '([\w/]+)/([^/']+)'", text):
         group, name = match[1], match[2]
         return f"{group}={name}: no such {group}; {nearest(name, choices(group))} (`python -m optbench list {group}`)"
     if match := re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text):
         key = match[1]
         group, _, option = key.partition(".")
+        if option and group in LIST_GROUPS:
+            return _explain_option(group, key)
         if option and group in GROUPS:
             known = options(read_choice(group, _chosen(group, overrides)))
             return f"{key}: unknown key; {nearest(option, known)} (`python -m optbench list {group} --options`)"
-        return f"{key}: unknown key; {nearest(group, [*GROUPS, *SCIENCE_KEYS, *MACHINE_KEYS])}"
+        return f"{key}: unknown key; {nearest(group, [*GROUPS, *LIST_GROUPS, *SCIENCE_KEYS, *MACHINE_KEYS])}"
     if match := re.match(r"Ambiguous value for argument '(.+)'", text):
+        group, _, names = match[1].partition("=")
+        if group in LIST_GROUPS:
+            return f"{match[1]}: several choices are written as a list, in quotes: '{group}=[{names}]'"
         return f"{match[1]}: several values; accepted: one, or with --multirun a run for each"
     in_a_line = " ".join(line.strip() for line in text.splitlines() if line.strip()).split(" See https://")[0]
     if override := getattr(error, "override", None):  # one that Hydra's grammar does not know
@@ -80,6 +88,21 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
             f"{override}: cannot be read ({in_a_line}); accepted: KEY=VALUE, and in quotes what has brackets or spaces"
         )
     return in_a_line
+
+
+def _listed(group: str) -> str:
+    return f"one, or several as in '{group}=[A,B]', of {', '.join(choices(group))}"
+
+
+def _explain_option(group: str, key: str) -> str:
+    """What is wrong with ``key``, such as probe.spectrum.stepz, an option of a choice among several."""
+    _, name, *option = key.split(".")
+    if name not in choices(group):
+        return f"{key}: no such {group}; {nearest(name, choices(group))} (`python -m optbench list {group}`)"
+    known = options(read_choice(group, name))
+    if not option or option[0] in known:
+        return f"{key}: {name} is not among the chosen; choose it too, as in '{group}=[{name}]'"
+    return f"{key}: unknown key; {nearest(option[0], known)} (`python -m optbench list {group} --options`)"
 
 
 def _chosen(group: str, overrides: Sequence[str]) -> str:

@@ -26,6 +26,9 @@ GROUPS = (
     "launcher",
     "tracker",
 )
+# Groups of which any number may be chosen, such as probe=[spectrum,noise_scale]; "none" is the choice of nothing. None
+# of them changes what is computed in a run, so that none is in the run id.
+LIST_GROUPS = ("probe",)
 # The types of the keys on the front page, conf/config.yaml, that are not groups.
 SCIENCE_KEYS = {
     "batch": "int >= 1",
@@ -41,19 +44,19 @@ SCIENCE_KEYS = {
 }
 MACHINE_KEYS = {
     "micro_batch": "int >= 1 or null",
+    "graphs": "int >= 1 or null",
     "compile": "bool",
     "log_every": "int >= 1",
     "checkpoint_every": "duration > 0 or null",
-    "graphs": "int >= 1 or null",
     "results_dir": "str",
     "data_dir": "str",
     "force": "bool",
     "retry": "one of none, failed, diverged, all",
     "sweep": "str or null",
+    "scale": "str or null",
     "dry_run": "bool",
     "progress": "bool",
 }
-    "scale": "str or null",
 _FIXED = ("_target_", "name", "info")  # in every choice, and not options of it
 _PACKAGE = Path(__file__).resolve().parents[1]
 

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from optbench import schema
-from optbench.config.files import GROUPS, MACHINE_KEYS, SCIENCE_KEYS, Config, choices, options, read_choice
+from optbench.config.files import GROUPS, LIST_GROUPS, MACHINE_KEYS, SCIENCE_KEYS, Config, choices, options, read_choice
 from optbench.config.fitting import check_fit
 from optbench.errors import UserError
+from optbench.suggestions import nearest
 
 
 def resolve(config: Config) -> Config:
@@ -14,17 +15,32 @@ def resolve(config: Config) -> Config:
 
     Raises UserError for the first thing that cannot run; nothing has started by then.
     """
-    schema.check({key: value for key, value in config.items() if key not in GROUPS}, SCIENCE_KEYS | MACHINE_KEYS)
+    keys = {key: value for key, value in config.items() if key not in (*GROUPS, *LIST_GROUPS)}
+    schema.check(keys, SCIENCE_KEYS | MACHINE_KEYS)
     for group in GROUPS:
         _check_choice(group, config.get(group))
     config = {**config, **{group: dict(config[group]) for group in GROUPS}}
+    config |= {group: _check_choices(group, config.get(group) or {}) for group in LIST_GROUPS}
     _apply_trial(config)
     _choose_loss(config)
     check_fit(config)
     return config
 
 
-def _check_choice(group: str, choice: object) -> None:
+def _check_choices(group: str, chosen: object) -> Config:
+    """The choices of a group that takes any number of them, by name and without "none"."""
+    known = choices(group)
+    if not isinstance(chosen, Mapping):
+        raise UserError(f"{group}={chosen}: must be a list of choices; accepted: {', '.join(known)}")
+    for name, choice in chosen.items():
+        if name not in known:
+            raise UserError(f"{group}={name}: no such {group}; {nearest(name, known)}")
+        _check_choice(group, choice, f"{group}.{name}")
+    return {name: choice for name, choice in chosen.items() if name != "none"}
+
+
+def _check_choice(group: str, choice: object, where: str | None = None) -> None:
+    where = where or group
     known = choices(group)
     accepted = f"accepted: {', '.join(known)}"
     if choice is None:
@@ -34,14 +50,14 @@ def _check_choice(group: str, choice: object) -> None:
     typed = choice["info"].get("schema", {})
     if "name" not in typed:
         if choice["name"] not in known:
-            raise UserError(f"{group}.name={choice['name']}: is fixed; choose with {group}=...; {accepted}")
+            raise UserError(f"{where}.name={choice['name']}: is fixed; choose with {group}=...; {accepted}")
         # Neither is in the run id, and both would change the numbers.
         if _rules(choice) != _rules(read_choice(group, choice["name"])):
             raise UserError(
-                f"{group}.name, {group}.info: are fixed, and differ from those of {group}={choice['name']}; "
+                f"{where}.name, {where}.info: are fixed, and differ from those of {group}={choice['name']}; "
                 f"choose with {group}=...; {accepted}"
             )
-    schema.check(options(choice), typed, group)
+    schema.check(options(choice), typed, where)
 
 
 def _rules(choice: Mapping[str, Any]) -> Config:

@@ -27,6 +27,7 @@ from optbench.schedules.decay import (
     Step,
     Trapezoid,
 )
+from optbench.schedules.lanczos import LanczosLearner
 from optbench.schedules.plateau import Plateau
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Exponential",
     "InverseSqrt",
     "InverseTime",
+    "LanczosLearner",
     "Linear",
     "MultiStep",
     "OneCycle",

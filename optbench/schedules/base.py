@@ -1,8 +1,17 @@
 """What every schedule of the learning rate can do, and the warm-up that may come before it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class SpectrumRequest:
+    """What a schedule wants to know of the training loss: ``steps`` Lanczos steps on the Hessian over ``examples`` examples."""
+
+    examples: int
+    steps: int
 
 
 class Schedule:
@@ -42,11 +51,22 @@ class Schedule:
         """The factor on the run's batch at ``step``; 1 unless the schedule grows the batch."""
         return 1.0
 
+    def base_learning_rate(self, step: int) -> float | None:
+        """What the factor multiplies at ``step``, for a schedule that learns it; None for the optimizer's own."""
+        return None
+
+    def needs_spectrum(self, step: int) -> SpectrumRequest | None:
+        """What is to be measured before ``step`` and handed to ``observe_spectrum``; None where nothing is."""
+        return None
+
+    def observe_spectrum(self, values: Sequence[float], weights: Sequence[float]) -> None:
+        """Take note of the Ritz values, and the weight of the random start along each, that ``needs_spectrum`` asked for."""
+
     def observe(self, metric: float) -> None:
         """Take note of ``metric`` (the validation loss), which the bench passes after every evaluation."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What was learned from ``observe``, in plain numbers; empty for a closed form."""
+        """What was learned from what was observed, in plain numbers; empty for a closed form."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -98,6 +118,18 @@ class Warmup(Schedule):
     def batch_factor(self, step: int) -> float:
         """That of the schedule after the warm-up; its milestones may be earlier."""
         return self.after.batch_factor(step - self.steps)
+
+    def base_learning_rate(self, step: int) -> float | None:
+        """That of the schedule after the warm-up, which the ramp multiplies."""
+        return self.after.base_learning_rate(step - self.steps)
+
+    def needs_spectrum(self, step: int) -> SpectrumRequest | None:
+        """What the schedule after the warm-up wants, which it may want during the warm-up too."""
+        return self.after.needs_spectrum(step - self.steps)
+
+    def observe_spectrum(self, values: Sequence[float], weights: Sequence[float]) -> None:
+        """Passed on to the schedule after the warm-up."""
+        self.after.observe_spectrum(values, weights)
 
     def observe(self, metric: float) -> None:
         """Passed on to the schedule after the warm-up."""

@@ -9,6 +9,7 @@
                             environment.json versions, git commit, hardware
                             lock             who writes to the directory now
                             checkpoints/     last.ckpt
+                            probes/          what probes measured: NAME-STEP.npz, figures, and index.jsonl
                             log.txt
 
 Nothing here imports torch; pandas and pyarrow are imported by the functions that need them.
@@ -16,10 +17,12 @@ Nothing here imports torch; pandas and pyarrow are imported by the functions tha
 
 from optbench.store.files import StoreError
 from optbench.store.lock import RunLock, RunLocked
+from optbench.store.measurements import Measurements
 from optbench.store.reading import find, load, load_history, run_directories
 from optbench.store.run_directory import RunDirectory, Status, check_writable
 
 __all__ = [
+    "Measurements",
     "RunDirectory",
     "RunLock",
     "RunLocked",

@@ -112,6 +112,11 @@ def truncate(path: Path, after_step: int) -> None:
         write_atomically(path, bytes(kept))
 
 
+def rewrite(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Atomically replace ``path`` by the JSON lines of ``rows``."""
+    write_atomically(path, b"".join(to_json(row) + b"\n" for row in rows))
+
+
 def to_table(rows: Sequence[dict[str, Any]]) -> "pa.Table":
     """The rows as an Arrow table whose columns are the union of their keys, in the order in which they appear.
 

@@ -20,6 +20,7 @@ from optbench.store.files import (
     write_atomically,
     write_if_absent,
 )
+from optbench.store.measurements import Measurements
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -76,6 +77,11 @@ class RunDirectory:
     def checkpoint(self) -> Path:
         """Where the last checkpoint is or will be."""
         return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def measurements(self) -> Measurements:
+        """What probes have measured."""
+        return Measurements(self.path / "probes")
 
     @property
     def log(self) -> Path:
@@ -203,7 +209,11 @@ class RunDirectory:
         return history.read_rows(self.path / "history.jsonl")
 
     def truncate_history(self, after_step: int) -> None:
-        """Atomically drop the rows of the steps after ``after_step`` and a cut last line: a resumed run redoes them."""
+        """Atomically drop the rows of the steps after ``after_step`` and a cut last line: a resumed run redoes them.
+
+        The measurements of probes after that step go too.
+        """
+        self.measurements.truncate(after_step)
         with reporting("remove", self.path / "history.parquet"):
             (self.path / "history.parquet").unlink(missing_ok=True)
         history.truncate(self.path / "history.jsonl", after_step)
@@ -242,13 +252,18 @@ class RunDirectory:
         with reporting("clear", self.path):
             for name in ("summary.json", "history.parquet", "history.jsonl", "environment.json", "progress.json"):
                 (self.path / name).unlink(missing_ok=True)
-            if self.checkpoint.parent.exists():
-                shutil.rmtree(self.checkpoint.parent)
+            for folder in (self.checkpoint.parent, self.measurements.path):
+                if folder.exists():
+                    shutil.rmtree(folder)
 
     def remove_leftovers(self) -> None:
         """Remove what a process that was killed left half written, checkpoints above all; for the holder of the lock."""
         with reporting("clean", self.path):
-            for path in [*self.path.glob(".*.tmp"), *self.checkpoint.parent.glob("*.tmp")]:
+            for path in [
+                *self.path.glob(".*.tmp"),
+                *self.checkpoint.parent.glob("*.tmp"),
+                *self.measurements.path.glob(".*.tmp"),
+            ]:
                 # Planning a run once more writes its configuration without the lock, at this moment perhaps.
                 if not path.name.startswith(".config."):
                     path.unlink(missing_ok=True)

@@ -65,7 +65,14 @@ def submit_one(config: Config, arguments: Sequence[str]) -> int:
 def _common(expansion: Expansion) -> dict[str, Any]:
     """The keys of the sweep itself, which no axis may change."""
     for key, values in expansion.axes.items():
-        if key.partition(".")[0] in _OF_THE_SWEEP:
+        group = key.partition(".")[0]
+        if group in configuration.LIST_GROUPS:
+            # It is not in the run id: all cells but one would be taken for repetitions.
+            raise UserError(
+                f"{key}={','.join(values)}: cannot be an axis, as it changes no result; accepted: one list for all, "
+                f"'{group}=[A,B]'"
+            )
+        if group in _OF_THE_SWEEP:
             raise UserError(f"{key}={','.join(values)}: cannot be an axis of a sweep; accepted: one value")
     return {key: expansion.cells[0].config[key] for key in _OF_THE_SWEEP}
 

@@ -108,7 +108,29 @@ class WandbMirror(Tracker):
                 self._names.add(name)
                 self._run.define_metric(name, step_metric="step")
         values = {name: value for name, value in row.items() if value is not None}
+        if "probe_file" in values and self._mode != "disabled":
+            values |= self._picture(str(values.pop("probe_file")), str(row["probe"]))
         self._run.log(values, step=index, commit=True)
+
+    def _picture(self, file: str, probe: str) -> dict[str, Any]:
+        """The figure of a probe's measurement; nothing where it has none, or cannot be drawn."""
+        try:
+            from optbench.analysis.figures import figure_for
+
+            figure = figure_for(self._path / file)
+            if figure is None:
+                return {}
+            import io
+
+            import wandb
+            from PIL import Image
+
+            picture = io.BytesIO()
+            figure.savefig(picture, format="png", dpi=150)
+            return {f"{probe}_figure": wandb.Image(Image.open(picture))}
+        except Exception as error:  # of whatever kind: the numbers are mirrored all the same
+            print(f"wandb: no figure of {file}: {type(error).__name__}: {error}", flush=True)
+            return {}
 
     def finish(self, summary: Mapping[str, Any], state: str) -> str:
         """Set the summary's scalars and end the wandb run: as failed, unless the run is done or diverged."""

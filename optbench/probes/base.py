@@ -1,0 +1,103 @@
+"""What a probe is: a measurement of a run at one step, which changes nothing in the run."""
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from optbench import randomness
+from optbench.objective import Objective
+from optbench.probes.measured import STATISTICS, MeasuredModel
+from optbench.store import RunDirectory
+from optbench.task import Task
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured: ``values`` for the history, by names without the probe's, and ``arrays`` for a file."""
+
+    values: dict[str, float]
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a probe is given to measure.
+
+    task: the run between two steps; ``task.step`` updates have been made. initial: the parameters before the first of
+    them, computed anew. directory: the run's, where it has one.
+    """
+
+    task: Task
+    initial: Callable[[], list[Tensor]]
+    directory: RunDirectory | None = None
+
+    @property
+    def layer_names(self) -> list[str]:
+        """The names of the parameters, in their order."""
+        return [name for name, _ in self.task.model.named_parameters()]
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """A generator on the CPU for the draws of one purpose: the same at every step, so that only weights differ."""
+        return randomness.generator(self.task.recipe.seed, f"probe {purpose}")
+
+
+class Probe(ABC):
+    """One kind of measurement; a subclass's constructor takes the options of its file in conf/probe.
+
+    Every rank measures at the same steps and must take part in the same collective operations. What is measured has to
+    be a function of the task, of the options and of `state_dict`; a probe may read the task, and changes copies only.
+    """
+
+    #: How many steps before each measurement the probe watches (see `watch`).
+    window: int = 0
+
+    @abstractmethod
+    def measure(self, situation: Situation) -> Measurement:
+        """Measure now. Whatever it raises is reported, and the run goes on."""
+
+    def watch(self, objective: Objective, task: Task) -> contextlib.AbstractContextManager[None]:
+        """The context in which the optimizer takes one of the ``window`` steps before a measurement."""
+        return contextlib.nullcontext()
+
+    def check(self, situation: Situation) -> None:  # noqa: B027 - most probes have nothing to check
+        """Raise UserError for options that cannot work in this run, before it starts."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What later measurements need of earlier ones, as tensors and plain values."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - most probes have no state
+        """Continue from ``state_dict``."""
+
+
+class SubsetProbe(Probe):
+    """A probe of the loss over a fixed part of the training set; see `MeasuredModel` for the options."""
+
+    def __init__(self, examples: int | None = 2048, statistics: str = "refreshed", float64: bool = False) -> None:
+        assert statistics in STATISTICS
+        self.examples, self.statistics, self.float64 = examples, statistics, float64
+
+    def measured(self, situation: Situation) -> MeasuredModel:
+        """A copy of the model as it is now, in the mode and the precision of the options."""
+        return MeasuredModel(situation.task, self.examples, self.statistics, self.float64)
+
+
+#: What the matrices of `optbench.curvature.operators` are called in figures.
+MATRIX_NAMES = {
+    "hessian": "Hessian",
+    "gauss_newton": "Gauss-Newton matrix",
+    "fisher": "Fisher matrix",
+    "empirical_fisher": "empirical Fisher matrix",
+}
+
+
+def numbers(tensor: Tensor) -> np.ndarray:
+    """``tensor`` as an array on the CPU, in float64 where it has floating point."""
+    tensor = tensor.detach().cpu()
+    return (tensor.double() if tensor.is_floating_point() else tensor).numpy()

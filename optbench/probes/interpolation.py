@@ -1,0 +1,91 @@
+"""Loss and accuracy on the straight line from the start, or from another run's weights, to where the run is."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from optbench.curvature.surfaces import evaluation, interpolation, model_state
+from optbench.errors import UserError
+from optbench.probes.base import Measurement, Situation, SubsetProbe, numbers
+from optbench.probes.measured import MeasuredModel
+from optbench.store import find
+
+
+class Interpolation(SubsetProbe):
+    """Train and test loss and accuracy at θ₀ + x (θ - θ₀), as in Goodfellow, Vinyals & Saxe 2015 and Keskar et al. 2017.
+
+    θ are the weights now, and θ₀ those before the first step, or with ``other`` those of the last checkpoint of another
+    run of the same model (a run id, or the beginning or end of one, among the same results). Between two runs the
+    running statistics of batch norm are interpolated too; from the start, those of now hold all along the way.
+    points: on [first, last]; 0 is θ₀, and 1 is θ.
+
+    Arrays: positions, train_loss, test_loss, train_accuracy, test_accuracy. Values: barrier, how far the train loss
+    between θ₀ and θ rises above the straight line between its two ends (0 if it does not).
+    """
+
+    def __init__(
+        self, other: str | None = None, points: int = 25, first: float = -0.5, last: float = 1.5, **subset: Any
+    ) -> None:
+        super().__init__(**subset)
+        self.other, self.points, self.first, self.last = other, points, first, last
+
+    def check(self, situation: Situation) -> None:
+        """Raise UserError where the other run is not there, or not of the same model."""
+        if not self.first < self.last:
+            raise UserError(
+                f"probe.interpolation.first={self.first}, last={self.last}: accepted is a first below the last"
+            )
+        if self.other is not None:
+            self._other_state(situation)
+
+    def measure(self, situation: Situation) -> Measurement:
+        """The line now."""
+        measured = self.measured(situation)
+        if self.other is None:
+            here = [parameter.detach() for parameter in measured.model.parameters()]
+            there = [tensor.to(here[0]) for tensor in situation.initial()]
+        else:
+            here, there = model_state(measured.model), self._other(situation)
+        objectives = {split: measured.objective(split) for split in ("train", "test")}
+
+        def look() -> dict[str, float]:
+            found = {}
+            for split, objective in objectives.items():
+                found[f"{split}_loss"], found[f"{split}_accuracy"] = objective.evaluate(measured.spec)
+            return found
+
+        positions = np.linspace(self.first, self.last, self.points).tolist()
+        way = interpolation(evaluation(measured.model, look), there, here, positions)
+        arrays = {"positions": np.array(positions)} | {name: numbers(values) for name, values in way.values.items()}
+        ends = interpolation(evaluation(measured.model, look), there, here, [0.0, 1.0]).values["train_loss"].tolist()
+        return Measurement({"barrier": _barrier(arrays["positions"], arrays["train_loss"], *ends)}, arrays)
+
+    def _other(self, situation: Situation) -> list[Tensor]:
+        """The parameters and the moving buffers of the other run's model, in the mode that is measured."""
+        task = situation.task
+        model = MeasuredModel(task, self.examples, self.statistics, self.float64, self._other_state(situation))
+        return model_state(model.model)
+
+    def _other_state(self, situation: Situation) -> dict[str, Tensor]:
+        assert self.other is not None
+        if situation.directory is None:
+            raise UserError(f"probe.interpolation.other={self.other}: needs a run directory to look beside")
+        run = find(situation.directory.path.parents[1], self.other)
+        if not run.checkpoint.is_file():
+            raise UserError(f"probe.interpolation.other={self.other}: run {run.run_id} has no checkpoint")
+        state: dict[str, Tensor] = torch.load(run.checkpoint, map_location="cpu", weights_only=True)["task"]["model"]
+        own = situation.task.model.state_dict()
+        if {name: tensor.shape for name, tensor in state.items()} != {name: own[name].shape for name in own}:
+            raise UserError(f"probe.interpolation.other={self.other}: run {run.run_id} has another model")
+        return state
+
+
+def _barrier(positions: np.ndarray, losses: np.ndarray, start: float, end: float) -> float:
+    inside = (positions > 0) & (positions < 1)
+    above = losses[inside] - (start + positions[inside] * (end - start))
+    if not np.isfinite(above).all():
+        return math.inf
+    return float(max(above.max(initial=0.0), 0.0))

@@ -1,0 +1,177 @@
+"""What curvature is measured of: a copy of the model, and its mean loss over fixed examples.
+
+The copy has parameters, buffers and modes of its own, so that nothing that is done to it can reach the run.
+"""
+
+import copy
+import math
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from optbench.data.spec import DataSpec
+from optbench.execution import Network, _backward
+from optbench.losses import Loss
+from optbench.models import layers
+from optbench.objective import Execution, Objective
+from optbench.products.graph import Part
+from optbench.task import Task
+
+STATISTICS = ("refreshed", "running", "batch")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_EVALUATION_BATCH = 1024
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` on its device, without gradients, hooks and process groups."""
+    left_out: dict[int, Any] = {id(norm.ranks): None for norm in layers.batch_norms(model) if norm.ranks is not None}
+    for module in model.modules():
+        left_out |= {id(getattr(module, name)): OrderedDict() for name in _HOOKS}
+    return copy.deepcopy(model, left_out)
+
+
+class SubsetObjective(Objective):
+    """The mean loss over fixed examples, of which every rank is given all and takes its share.
+
+    The shares are consecutive and need not be equal; fewer examples than ranks are measured by every rank by itself.
+    Products, `loss`, `gradient` and `evaluate` are there; it is not to be called as a closure.
+    """
+
+    def __init__(self, network: Network, loss: Loss, inputs: Tensor, targets: Tensor, execution: Execution) -> None:
+        count = len(inputs)
+        if count < execution.world_size:
+            execution = replace(execution, world_size=1, rank=0)
+        rank, ranks = execution.rank, execution.world_size
+        first, last = rank * count // ranks, (rank + 1) * count // ranks
+        super().__init__(network, loss, inputs[first:last], targets[first:last], execution)
+        self.targets, self.count = targets[first:last], count
+        # The mean over ranks weighs them equally, whatever they hold.
+        factor = (last - first) * ranks / count
+        self._parts[:] = [Part(part.inputs, part.targets, part.weight * factor, part.start) for part in self._parts]
+        self._first = first
+
+    @torch.no_grad()
+    def evaluate(self, spec: DataSpec) -> tuple[float, float]:
+        """The mean loss and the accuracy, NaN where the targets have none, at the model's present parameters."""
+        outputs = self.outputs()
+        loss = self.loss_function
+        assert isinstance(loss, Loss)
+        correct = loss.correct(outputs, self.targets, spec)
+        sums = torch.zeros(2, dtype=torch.float64, device=outputs.device)
+        sums[0] = loss.per_example(outputs, self.targets).double().sum()
+        if correct is not None:
+            sums[1] = correct.double().sum()
+        if self.execution.world_size > 1:
+            dist.all_reduce(sums)
+        total, right = sums.tolist()
+        return total / self.count, right / self.count if correct is not None else math.nan
+
+
+class MeasuredModel:
+    """A copy of a task's model, to be measured at a fixed point; nothing of it is shared with the run.
+
+    examples: the subset is the first so many examples of a split in the order of evaluations, None for all of them.
+    statistics: what batch norm normalizes with. "refreshed": running statistics that are the mean over the subset, in
+    groups of ``norm_batch`` examples, each normalized by its own; "running": those of the run; "batch": each group's own,
+    which couples the examples of a group. Dropout is off. float64: everything in double precision; else in the
+    parameters' own type, without autocast. state: a ``state_dict`` of the model to measure in place of the task's own.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        examples: int | None,
+        statistics: str = "refreshed",
+        float64: bool = False,
+        state: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.task = task
+        self.model = copied(task.model)
+        if state is not None:
+            self.model.load_state_dict(state)
+        if float64:
+            self.model.double()
+        self.network = Network(self.model, task.device)
+        self.loss = task.recipe.loss
+        self.spec = task.source.spec
+        self.execution = replace(
+            task.execution, device=task.device, backward=_backward, dtype=None, loss_scale=None, clip_norm=None
+        )
+        self._limit = examples
+        self.model.eval()
+        self._set_statistics(statistics)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters of the copy, which products are taken with."""
+        return self.network.parameters
+
+    @property
+    def dimension(self) -> int:
+        """The number of trainable parameters."""
+        return sum(parameter.numel() for parameter in self.parameters)
+
+    def for_all_parameters(self, vector: Sequence[Tensor]) -> list[Tensor]:
+        """``vector``, one tensor for each trainable parameter, as one for each parameter: zeros in the others."""
+        parts = iter(vector)
+        return [
+            next(parts) if parameter.requires_grad else torch.zeros_like(parameter)
+            for parameter in self.model.parameters()
+        ]
+
+    def count(self, split: str = "train") -> int:
+        """How many examples of ``split`` are measured."""
+        size = len(self.task.source.splits[split].inputs)
+        return size if self._limit is None else min(self._limit, size)
+
+    def examples(self, split: str = "train") -> tuple[Tensor, Tensor]:
+        """The inputs and targets of the subset of ``split``, not augmented, on every rank."""
+        count = self.count(split)
+        ((inputs, targets),) = self.task.source.evaluation(split, count, count)
+        return self._typed(inputs), self._typed(targets)
+
+    def objective(self, split: str = "train") -> SubsetObjective:
+        """The mean loss over the subset of ``split`` as a function of the copy's parameters."""
+        return self.objective_of(*self.examples(split))
+
+    def objective_of(self, inputs: Tensor, targets: Tensor) -> SubsetObjective:
+        """The mean loss over the given examples, the same on every rank."""
+        return SubsetObjective(self.network, self.loss, inputs, targets, self.execution)
+
+    def _typed(self, values: Tensor) -> Tensor:
+        return values.to(self.parameters[0].dtype) if values.is_floating_point() else values
+
+    @torch.no_grad()
+    def _set_statistics(self, statistics: str) -> None:
+        norms = self.network.norms
+        if not norms:
+            return
+        batch = self.task.recipe.horizon.plan.batch(self.task.step)
+        group = min(self.task.recipe.norm_batch or batch, batch)
+        layers.set_norm_batch(self.model, group)
+        if statistics == "running":
+            return
+        for norm in norms:
+            norm.train()
+        if statistics == "batch":
+            return
+        count = self.count()
+        group = min(group, count)
+        # Whole groups only: what is left over may be a single example, which has no variance. Every rank passes all of
+        # them, so that the result is the same on any number of ranks.
+        size = group * max(_EVALUATION_BATCH // group, 1)
+        self.network.record_norms("record")
+        for inputs, _ in self.task.source.evaluation("train", size, count - count % group):
+            self.model(self._typed(inputs))
+        for norm in norms:
+            mean, variance = norm.mean_over_groups()
+            norm.recorded.clear()
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(variance)
+            norm.eval()
+        self.network.record_norms("follow")

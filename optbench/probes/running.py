@@ -1,0 +1,195 @@
+"""The probes of a run: when each is due, what a measurement costs, and what happens when it fails."""
+
+import contextlib
+import random
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from optbench.objective import Objective
+from optbench.probes.base import Measurement, Probe, Situation
+from optbench.probes.schedule import ProbeSchedule
+from optbench.store import RunDirectory, StoreError
+from optbench.store.files import reporting
+from optbench.task import Task
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ScheduledProbe:
+    """A probe under its name, with its schedule and all of its options as the configuration gives them."""
+
+    name: str
+    probe: Probe
+    schedule: ProbeSchedule
+    options: dict[str, Any]
+
+
+class Probes:
+    """The probes of one run.
+
+    directory: where rank 0 writes the measurements, if anywhere. initial: computes the parameters before the first step.
+
+    On several ranks all agree after a measurement whether it has succeeded on each: an error that every rank meets at the
+    same place is reported, and the run goes on. What they cannot agree on is an error in the middle of a measurement
+    that only one rank meets, while the others wait for its part of a sum: the run then ends as for any lost rank.
+    """
+
+    def __init__(
+        self,
+        scheduled: Sequence[ScheduledProbe] = (),
+        directory: RunDirectory | None = None,
+        initial: Callable[[], list[Tensor]] = list,
+    ) -> None:
+        self.scheduled, self.directory, self._initial = list(scheduled), directory, initial
+        self._measured: dict[str, int] = {}  # the step of each probe's last measurement
+        self._values: Row = {}
+        self._seconds = 0.0
+        self._problems: dict[str, str] = {}
+
+    def check(self, task: Task) -> None:
+        """Raise UserError for a probe that cannot work in this run."""
+        for entry in self.scheduled:
+            entry.probe.check(self._situation(task))
+
+    # ---- when -----------------------------------------------------------------------------------------------------------
+
+    def next(self, step: int) -> int | None:
+        """The first step after ``step`` at which a probe measures."""
+        found = (entry.schedule.next(step) for entry in self.scheduled)
+        return min((later for later in found if later is not None), default=None)
+
+    def due(self, step: int, ending: bool = False, diverged: bool = False) -> list[ScheduledProbe]:
+        """The probes that are to measure at ``step`` and have not yet."""
+        return [
+            entry
+            for entry in self.scheduled
+            if entry.schedule.due(step, ending, diverged) and self._measured.get(entry.name) != step
+        ]
+
+    def watch(self, objective: Objective, task: Task) -> contextlib.AbstractContextManager[Any]:
+        """The context of the step that ``task`` is about to take."""
+        watching = [
+            entry.probe
+            for entry in self.scheduled
+            if entry.probe.window
+            and (entry.schedule.next(task.step) or task.step + entry.probe.window + 1) <= task.step + entry.probe.window
+        ]
+        if not watching:
+            return contextlib.nullcontext()
+        stack = contextlib.ExitStack()
+        for probe in watching:
+            stack.enter_context(probe.watch(objective, task))
+        return stack
+
+    # ---- measuring --------------------------------------------------------------------------------------------------------
+
+    def measure(self, task: Task, due: Sequence[ScheduledProbe], writes: bool = True) -> Iterator[Row]:
+        """Take the measurements that are due, and yield what the history says of each.
+
+        A row holds the probe's name under "probe", its values under names that begin with it, "probe_seconds", and
+        "probe_file" where there are arrays; or a "problem", which is not repeated as long as it stays the same.
+        """
+        for entry in due:
+            began = time.perf_counter()
+            measurement, error = self._attempt(task, entry)
+            if task.device.type == "cuda":
+                torch.cuda.synchronize(task.device)
+            seconds = time.perf_counter() - began
+            self._measured[entry.name] = task.step
+            self._seconds += seconds
+            row: Row = {"probe": entry.name, "probe_seconds": seconds}
+            if measurement is None:
+                problem = f"probe {entry.name} failed at step {task.step}: {_reason(error)}"
+                if self._problems.get(entry.name) != _reason(error):
+                    self._problems[entry.name] = _reason(error)
+                    if writes:
+                        self._log(problem, error)
+                    yield row | {"problem": problem}
+                continue
+            values = {f"{entry.name}_{name}": float(value) for name, value in measurement.values.items()}
+            self._values |= values
+            if self.directory is not None and writes:
+                file = self.directory.measurements.write(
+                    entry.name, task.step, measurement.values, measurement.arrays, seconds, entry.options
+                )
+                row |= {"probe_file": f"probes/{file}"} if file is not None else {}
+            yield row | values
+
+    def _attempt(self, task: Task, entry: ScheduledProbe) -> tuple[Measurement | None, BaseException | None]:
+        measurement: Measurement | None = None
+        error: BaseException | None = None
+        with _generators_kept(task.device):
+            try:
+                measurement = entry.probe.measure(self._situation(task))
+            except StoreError:
+                raise
+            except Exception as raised:
+                error = raised
+                if task.device.type == "cuda":
+                    torch.cuda.empty_cache()
+        if task.execution.world_size > 1:
+            failed = torch.tensor(float(error is not None), device=task.device)
+            dist.all_reduce(failed, op=dist.ReduceOp.MAX)
+            if error is None and float(failed):
+                measurement, error = None, RuntimeError("it failed on another rank")
+        return measurement, error
+
+    def _situation(self, task: Task) -> Situation:
+        return Situation(task, self._initial, self.directory)
+
+    def _log(self, problem: str, error: BaseException | None) -> None:
+        if self.directory is None:
+            return
+        with reporting("write", self.directory.log), self.directory.log.open("a", encoding="utf-8") as log:
+            log.write(f"{problem}\n{''.join(traceback.format_exception(error))}")
+
+    # ---- what is remembered -----------------------------------------------------------------------------------------------
+
+    def summary(self) -> Row:
+        """The last value of everything that was measured, and the seconds of all measurements; nothing without probes."""
+        return {**self._values, "probe_seconds": self._seconds} if self.scheduled else {}
+
+    def state(self) -> Row:
+        """What measurements to come depend on."""
+        return {
+            "measured": dict(self._measured),
+            "values": dict(self._values),
+            "seconds": self._seconds,
+            "probes": {entry.name: entry.probe.state_dict() for entry in self.scheduled},
+        }
+
+    def load_state(self, state: Row) -> None:
+        """Continue from ``state``; a probe that was not among those of the state begins anew."""
+        self._measured, self._values = dict(state["measured"]), dict(state["values"])
+        self._seconds = state["seconds"]
+        for entry in self.scheduled:
+            if state["probes"].get(entry.name):
+                entry.probe.load_state_dict(state["probes"][entry.name])
+
+
+def _reason(error: BaseException | None) -> str:
+    text = f"{type(error).__name__}: {error}".splitlines()[0]
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "allocate memory" in text:
+        text += " (fewer examples, or a micro_batch, need less memory)"
+    return text
+
+
+@contextlib.contextmanager
+def _generators_kept(device: torch.device) -> Iterator[None]:
+    """Leave the generators of torch, NumPy and Python as they were, for an optimizer that draws from them."""
+    kept_numpy, kept_python = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        np.random.set_state(kept_numpy)
+        random.setstate(kept_python)

@@ -1,0 +1,94 @@
+"""What probes have measured in a run: arrays in NAME-STEP.npz, and an index with a line for each measurement."""
+
+import io
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optbench.store import history
+from optbench.store.files import reporting, write_atomically
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_OF_A_MEASUREMENT = re.compile(r"(\w+)-(\d+)\.\w+")
+
+
+class Measurements:
+    """The folder ``probes`` of a run directory; it is made when the first measurement is written.
+
+    index.jsonl has one line for each measurement: probe, step, file (the name of its arrays in the folder, null where it
+    has none), seconds, values and options. A probe has one measurement at a step: a new one takes its place.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def index(self) -> Path:
+        """Where the index is or will be."""
+        return self.path / "index.jsonl"
+
+    def write(
+        self,
+        probe: str,
+        step: int,
+        values: Mapping[str, float],
+        arrays: Mapping[str, "np.ndarray"],
+        seconds: float,
+        options: Mapping[str, Any],
+    ) -> str | None:
+        """Write one measurement: its arrays atomically, then its line; returns the name of the file of arrays, if any.
+
+        Raises `StoreError` when the file system refuses.
+        """
+        with reporting("create", self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        self._drop(probe, step)
+        file = None
+        if arrays:
+            import numpy as np
+
+            file = f"{probe}-{step}.npz"
+            content = io.BytesIO()
+            np.savez(content, **arrays)  # type: ignore[arg-type]
+            write_atomically(self.path / file, content.getvalue())
+        row = {"probe": probe, "step": step, "file": file, "seconds": seconds}
+        history.append_row(self.index, row | {"values": dict(values), "options": dict(options)})
+        return file
+
+    def _drop(self, probe: str, step: int) -> None:
+        rows = self.rows()
+        kept = [row for row in rows if (row.get("probe"), row["step"]) != (probe, step)]
+        if len(kept) < len(rows):
+            history.rewrite(self.index, kept)
+        for path in self.path.glob(f"{probe}-{step}.*"):
+            with reporting("remove", path):
+                path.unlink(missing_ok=True)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The lines of the index, in the order in which they were measured."""
+        return history.read_rows(self.index)
+
+    def arrays(self, file: str) -> "dict[str, np.ndarray]":
+        """The arrays in ``file``; loading cannot run code."""
+        import numpy as np
+
+        with np.load(self.path / file, allow_pickle=False) as loaded:
+            return dict(loaded)
+
+    def files(self) -> list[Path]:
+        """The files of arrays, in the order of the index."""
+        return [self.path / row["file"] for row in self.rows() if row.get("file")]
+
+    def truncate(self, after_step: int) -> None:
+        """Forget the measurements of the steps after ``after_step``: a resumed run takes them again."""
+        if not self.path.is_dir():
+            return
+        history.truncate(self.index, after_step)
+        with reporting("remove measurements from", self.path):
+            for path in self.path.iterdir():
+                match = _OF_A_MEASUREMENT.fullmatch(path.name)
+                if match is not None and int(match[2]) > after_step:
+                    path.unlink(missing_ok=True)
