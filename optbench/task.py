@@ -17,10 +17,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from optbench import randomness
+from optbench import randomness, training_spectrum
 from optbench.averaging import Average
 from optbench.data.source import BatchSource
-from optbench.errors import UserError
 from optbench.horizon import Horizon
 from optbench.interruption import Stop
 from optbench.losses import Loss
@@ -28,7 +27,6 @@ from optbench.models import layers
 from optbench.momentum_schedules import MomentumSchedule
 from optbench.objective import Execution, Network, Objective, dropout_key
 from optbench.schedules import Schedule
-from optbench.training_spectrum import training_spectrum
 
 # One rank alone returns to Lightning after this long; several ranks, which must agree, after this many steps.
 SECONDS_AT_A_TIME = 0.2
@@ -177,29 +175,18 @@ class Task(pl.LightningModule):
         """
         optimizer = self.recipe.make_optimizer(self.model)  # some options only the optimizer can refuse
         if self.recipe.schedule.needs_spectrum(0) is not None:
-            self._check_that_momentum_can_be_learned(optimizer)
+            follows = self.recipe.momentum_schedule is not None
+            training_spectrum.check(optimizer, follows, self.execution.loss_scale is not None)
         if hasattr(optimizer, "check"):
             self.source.to("cpu")
             optimizer.check(self._objective(Network(self.model), 0, 0, ranks))
-
-    def _check_that_momentum_can_be_learned(self, optimizer: torch.optim.Optimizer) -> None:
-        # Nesterov's momentum is not stable with the parameters of heavy ball.
-        if not all("momentum" in group and not group.get("nesterov") for group in optimizer.param_groups):
-            raise UserError(
-                "schedule=lanczos: learns the learning rate and momentum of the heavy-ball method, which "
-                f"{type(optimizer).__name__} as configured does not have; accepted: optimizer=sgd or momentum"
-            )
-        if self.recipe.momentum_schedule is not None:
-            raise UserError("schedule=lanczos: learns the momentum itself; accepted: momentum_schedule=none")
-        if self.execution.loss_scale is not None:
-            raise UserError("schedule=lanczos: needs second derivatives; accepted: precision=fp64, fp32, tf32, bf16")
 
     def _follow_schedules(self, step: int) -> None:
         schedule = self.recipe.schedule
         request = schedule.needs_spectrum(step)
         if request is not None:
             draws = randomness.generator(self.recipe.seed, "spectrum of the schedule", step)
-            spectrum = training_spectrum(
+            spectrum = training_spectrum.measure(
                 request, self.network, self.recipe.loss, self.source, self.execution, self.recipe.norm_batch, draws
             )
             if spectrum is not None:

@@ -14,12 +14,30 @@ from torch import Tensor
 
 from optbench.curvature.lanczos import lanczos, on_flat_vectors
 from optbench.data.source import BatchSource
+from optbench.errors import UserError
 from optbench.execution import Execution, Network
 from optbench.objective import Objective
 from optbench.schedules.base import SpectrumRequest
 
 
-def training_spectrum(
+def check(optimizer: torch.optim.Optimizer, has_momentum_schedule: bool, is_half_precision: bool) -> None:
+    """Raise UserError unless the learning rate and momentum of ``optimizer`` can be learned from the Hessian.
+
+    They are those of heavy ball: torch's SGD without Nesterov's momentum, which is not stable with them. Methods that
+    precondition have a momentum too, but other eigenvalues.
+    """
+    if not isinstance(optimizer, torch.optim.SGD) or any(group["nesterov"] for group in optimizer.param_groups):
+        raise UserError(
+            "schedule=lanczos: learns the learning rate and momentum of the heavy-ball method, which "
+            f"{type(optimizer).__name__} as configured is not; accepted: optimizer=sgd or momentum"
+        )
+    if has_momentum_schedule:
+        raise UserError("schedule=lanczos: learns the momentum itself; accepted: momentum_schedule=none")
+    if is_half_precision:
+        raise UserError("schedule=lanczos: needs second derivatives; accepted: precision=fp64, fp32, tf32, bf16")
+
+
+def measure(
     request: SpectrumRequest,
     network: Network,
     loss: Callable[[Tensor, Tensor], Tensor],

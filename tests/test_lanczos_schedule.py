@@ -18,7 +18,7 @@ from optbench.models.layers import BatchNorm, Dropout
 from optbench.schedules.base import SpectrumRequest
 from optbench.schedules.lanczos import heavy_ball_from_ritz
 from optbench.task import Task
-from optbench.training_spectrum import training_spectrum
+from optbench.training_spectrum import measure
 
 LANCZOS = [
     "schedule=lanczos",
@@ -125,7 +125,7 @@ def spectrum_of(model, source, *, steps=100, norm_batch=5, micro_batch=None):
     generator = torch.Generator().manual_seed(1)
     request = SpectrumRequest(22, steps)
     execution = Execution(micro_batch=micro_batch)
-    return training_spectrum(request, Network(model), CrossEntropy(), source, execution, norm_batch, generator)
+    return measure(request, Network(model), CrossEntropy(), source, execution, norm_batch, generator)
 
 
 def test_the_spectrum_is_that_of_the_dense_hessian_with_fresh_statistics():
@@ -284,6 +284,7 @@ def test_a_killed_run_ends_where_an_undisturbed_one_does(tmp_path, monkeypatch):
     [
         (["optimizer=adam"], r"schedule=lanczos: .* Adam .*; accepted: optimizer=sgd or momentum"),
         (["optimizer=nesterov"], r"schedule=lanczos: .* SGD .*; accepted: optimizer=sgd or momentum"),
+        (["optimizer=kfac"], r"schedule=lanczos: .* KFAC .*; accepted: optimizer=sgd or momentum"),
         (["optimizer=momentum", "momentum_schedule=sutskever"], r"schedule=lanczos: .* momentum_schedule=none"),
         (["optimizer=momentum", "precision=fp16"], r"schedule=lanczos: needs second derivatives"),
     ],
