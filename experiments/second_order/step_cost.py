@@ -1,0 +1,58 @@
+"""What a step of the chosen options costs, in processor seconds of one thread: `python experiments/second_order/step_cost.py`.
+
+The runs of a sweep may share the machine with other work, and then their seconds do not compare. This takes the first
+steps of what was chosen for the autoencoder and the convolutional net, without evaluations, and writes
+results/second_order/step_cost.csv. The first steps of K-FAC hold more inversions than later ones.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+from analysis import STUDIES, chosen, scored
+
+from optbench import building, config
+from optbench.task import Task
+
+# Steps that are measured: whole periods of K-FAC's factors.
+STEPS = {4096: 20, 1000: 40, 512: 60, 200: 200, 64: 200}
+
+
+def processor_seconds(overrides: list[str], steps: int) -> float:
+    """Processor seconds a step over the first ``steps`` ones of the run that ``overrides`` describe."""
+    composed = config.compose([*overrides, "tracker=none", "budget.target=null", "budget.stop_at_target=false"])
+    task: Task = building.build_task(composed, building.load_data(composed))
+    task.configure_optimizers()
+    task.model.train()
+    task.take_step()  # which also makes what a run makes once
+    since = time.process_time()
+    for _ in range(steps):
+        task.take_step()
+    return (time.process_time() - since) / steps
+
+
+def main() -> None:
+    """Measure what was chosen and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results-dir", default="results")
+    parser.add_argument("--data-dir", default="data")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for study in STUDIES[:2]:
+        for _, run in chosen(scored(study, given.results_dir)[0]).iterrows():
+            batch = int(run["batch"])
+            steps = 5 if run["optimizer"] == "hessian_free" else STEPS[batch]
+            overrides = [f"experiment={study.experiment(run)}", *run["choice"].split(), f"batch={batch}"]
+            overrides += [f"data_dir={given.data_dir}", f"budget.steps={run['config.budget.steps']:.0f}"]
+            cost = processor_seconds(overrides, steps)
+            rows.append({"study": study.name, "method": run["method"], "seconds_a_step": cost})
+            print(rows[-1], flush=True)
+    table = pd.DataFrame(rows)
+    table.to_csv(Path(given.results_dir) / "second_order" / "step_cost.csv", index=False, float_format="%.4g")
+
+
+if __name__ == "__main__":
+    main()
