@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install data demo slurm test test-fast lint types format benchmark clean
+.PHONY: help install data demo slurm chromium test test-fast lint types format benchmark clean
 
 help:  ## show these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,6 +28,9 @@ demo: data  ## train three optimizers at two batch sizes and compare them: about
 
 slurm:  ## install Slurm's programs for the tests that need them (Debian, as root)
 	slurm/local.sh install
+
+chromium:  ## install Chromium for the tests that look at pages in it (Debian, as root)
+	which chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium)
 
 test: data  ## the whole test suite; tests that need Slurm are skipped where it is not installed
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup

@@ -17,6 +17,8 @@ optbench: a bench for deep-learning optimizers.
   python -m optbench -m ... launcher=slurm                   the same as arrays of Slurm jobs: returns at once
   python -m optbench list [GROUP]                            what there is: optimizers, models, datasets, schedules, ...
   python -m optbench status [NAME]                           the sweeps and the runs so far, or all about one sweep
+  python -m optbench report NAME                             what a sweep found: a page, tables, figures; also while it runs
+  python -m optbench compare RUN RUN ...                     runs side by side: settings, results, curves
   python -m optbench retry NAME                              start again what failed or was lost
   python -m optbench cancel NAME                             stop a sweep, wherever it runs
   python -m optbench logs RUN                                what a run printed
@@ -71,10 +73,10 @@ def _dispatch(words: list[str]) -> int:
         return 0
     if command is None:
         return _train(words)
-    if command not in commands.COMMANDS:
-        from optbench.suggestions import nearest
     if command == "probe":
         return _probe(words[1:])
+    if command not in commands.COMMANDS:
+        from optbench.suggestions import nearest
 
         raise UserError(
             f"{command}: no such command; {nearest(command, [*commands.COMMANDS, 'probe'])} "
@@ -109,8 +111,6 @@ def _train(words: list[str]) -> int:
     return train_one(composed)
 
 
-def _composed(words: list[str], parsed: argparse.Namespace) -> Any:
-    """What Hydra composes: one checked configuration, with --multirun an Expansion of many, with --cfg None."""
 def _probe(words: list[str]) -> int:
     from optbench.commands import probe
 
@@ -122,6 +122,8 @@ def _probe(words: list[str]) -> int:
     return probe.show(request, revived.measure(), revived.task.step)
 
 
+def _composed(words: list[str], parsed: argparse.Namespace) -> Any:
+    """What Hydra composes: one checked configuration, with --multirun an Expansion of many, with --cfg None."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
@@ -183,8 +185,6 @@ def train_one(config: dict[str, Any]) -> int:
         return 0
     if directory.is_finished and not config["force"]:
         terminal.print_result(console, directory.summary() or {}, directory.path, " already; force=true runs it again")
-        return 0
-    check_writable(config["results_dir"])
         if config["probe"]:
             names = ",".join(config["probe"])
             console.print(
@@ -192,6 +192,8 @@ def train_one(config: dict[str, Any]) -> int:
                 f"{directory.run_id} 'probe=[{names}]'",
                 soft_wrap=True,
             )
+        return 0
+    check_writable(config["results_dir"])
     # Only from here on is torch needed, which takes seconds to import.
     from optbench import building, run
 

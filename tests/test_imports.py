@@ -43,6 +43,7 @@ WITHOUT_TORCH = [
     "scaling",
 ]
 WITHOUT_TORCH += ["tuning", "trackers", "theory", "analysis.selection", "analysis.gap", "analysis.figures"]
+WITHOUT_TORCH += ["analysis.study_page", "analysis.comparison"]
 HEAVY = ["torch", "pytorch_lightning", "lightning_fabric"]
 
 

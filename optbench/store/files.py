@@ -112,12 +112,21 @@ def read_object(path: Path) -> dict[str, Any]:
     return value
 
 
+_PLAIN = frozenset({str, int, float, bool, type(None), list})
+
+
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one: ``{"a": {"b": 1}}`` becomes ``{"a.b": 1}``. Lists stay whole, empty mappings vanish."""
     flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
+    _flatten_into(flat, values, prefix)
     return flat
+
+
+def _flatten_into(flat: dict[str, Any], values: Mapping[str, Any], prefix: str) -> None:
+    # Ten thousand runs have millions of values: one dictionary is filled, and the abstract class is asked last.
+    for key, value in values.items():
+        kind = type(value)
+        if kind is dict or (kind not in _PLAIN and isinstance(value, Mapping)):
+            _flatten_into(flat, value, f"{prefix}{key}.")
+        else:
+            flat[prefix + str(key)] = value

@@ -108,16 +108,16 @@ def _read_run(run: RunDirectory) -> tuple[dict[str, str], dict[str, Any], dict[s
         config = flatten(run.config(), "config.")
     except StoreError as error:
         problems.append(str(error))
-    base = dict(zip(_BASE, (run.run_id, status.state, status.why, status.since, "; ".join(problems)), strict=True))
-    scalars = {key: value for key, value in summary.items() if not isinstance(value, list)}
-    return base, scalars, {key: _as_cell(value) for key, value in config.items()}
-
-
-def _as_cell(value: Any) -> Any:
-    if not isinstance(value, list):
-        return value
-    # default=str: YAML knows dates, JSON does not.
-    return json.dumps(value, ensure_ascii=False, default=str)
+    # A run that diverged says why in its summary.
+    why = status.why or str(summary.get("why") or "")
+    base = dict(zip(_BASE, (run.run_id, status.state, why, status.since, "; ".join(problems)), strict=True))
+    for key in [key for key, value in summary.items() if isinstance(value, list)]:
+        del summary[key]
+    for key, value in config.items():
+        if isinstance(value, list):
+            # default=str: YAML knows dates, JSON does not.
+            config[key] = json.dumps(value, ensure_ascii=False, default=str)
+    return base, summary, config
 
 
 def load_history(

@@ -1,0 +1,171 @@
+"""Charts for papers: what `optbench.analysis.layout` describes, drawn by matplotlib."""
+
+import math
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator, PercentFormatter
+
+from optbench.analysis.figures.style import (
+    COLUMN,
+    PAGE,
+    REFERENCE,
+    Floats,
+    in_paper_style,
+    legend_above,
+    sparse_marks,
+)
+from optbench.analysis.layout import Layout, Series, Style
+
+_REFERENCE_DASHES = ((4, 2), (1, 1.5), (6, 2, 1, 2), (9, 3))
+_ROW = 2.2
+_MOST_TICKS = 7
+# Words on the x axis stand upright when together they are longer than a column is wide, in letters.
+_LETTERS_IN_A_COLUMN = 34
+_LONG_NAME = 18
+# Inches: of a category, where these stand below each other.
+_LINE = 0.17
+
+
+@in_paper_style
+def draw(chart: Layout) -> Figure:
+    """The chart, one column of a paper wide, or with several panels as wide as its text."""
+    panels = chart.panels
+    columns = min(chart.columns, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    # Names at the left take half a column, and a line each.
+    wide = columns > 1 or (chart.horizontal and max(map(len, chart.categories), default=0) > _LONG_NAME)
+    height = max(_ROW, _LINE * len(chart.categories) + 0.6) if chart.horizontal else _ROW
+    figure = Figure(figsize=(PAGE if wide else COLUMN, height * rows + 0.3), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=chart.share_y or chart.horizontal)
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        _draw_panel(axes, chart, panel)
+    for axes in grid.flat[len(panels) :]:
+        axes.remove()
+    for index, axes in enumerate(grid.flat[: len(panels)]):
+        if index + columns >= len(panels):
+            axes.set_xlabel(chart.y_label if chart.horizontal else chart.x_label)
+            axes.tick_params(labelbottom=True)
+        if index % columns == 0:
+            axes.set_ylabel(chart.x_label if chart.horizontal else chart.y_label)
+    _legend(figure, list(grid.flat[: len(panels)]))
+    return figure
+
+
+def _draw_panel(axes: Axes, chart: Layout, panel: str | None) -> None:
+    looks, dashes = chart.looks(), chart.dashes()
+    for series in chart.series:
+        if series.panel != panel:
+            continue
+        if series.kind == "reference":
+            place = _turned(chart, chart.positions(series), _positive(series.values, chart.log_y))
+            axes.plot(*place, label=series.label, **_reference(dashes[series.label]))
+        else:
+            _draw_series(axes, chart, series, looks[series.label])
+    for reference in chart.references_in(panel):
+        line = axes.axhline if (reference.axis == "y") != chart.horizontal else axes.axvline
+        line(reference.value, label=reference.label or None, **_reference(dashes[reference.label]))
+    if panel is not None:
+        axes.set_title(panel, loc="left")
+    _scale(axes, chart)
+
+
+def _reference(number: int) -> dict[str, Any]:
+    return {"color": REFERENCE, "linestyle": (0, _REFERENCE_DASHES[number % len(_REFERENCE_DASHES)]), "zorder": 1}
+
+
+def _turned(chart: Layout, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    return (y, x) if chart.horizontal else (x, y)
+
+
+def _draw_series(axes: Axes, chart: Layout, series: Series, style: Style) -> None:
+    x, y = chart.positions(series), _positive(series.values, chart.log_y)
+    place = _turned(chart, x, y)
+    interval = series.interval
+    if series.kind == "bars" and chart.horizontal:
+        axes.barh(x, y, height=chart.bar_width, color=style.colour, label=series.label, zorder=2)
+    elif series.kind == "bars":
+        axes.bar(x, y, width=chart.bar_width, color=style.colour, label=series.label, zorder=2)
+    if interval is not None and series.band:
+        low, high = (_positive(values, chart.log_y) for values in interval)
+        step = "post" if series.kind == "steps" else None
+        fill = axes.fill_betweenx if chart.horizontal else axes.fill_between
+        fill(x, low, high, color=style.colour, alpha=0.2, linewidth=0, step=step)  # type: ignore[arg-type]
+    elif interval is not None:
+        distances = list(_distances(y, *interval))
+        bars: dict[str, Any] = {"elinewidth": 0.8, "capsize": 1.5, "zorder": 2.5, "fmt": "none"}
+        bars |= {"xerr" if chart.horizontal else "yerr": distances}
+        axes.errorbar(*place, ecolor="black" if series.kind == "bars" else style.colour, **bars)
+    marks = sparse_marks(len(x))
+    if series.kind == "line":
+        axes.plot(*place, **style.marked, markevery=marks if interval is None else 1, label=series.label)
+    elif series.kind == "points":
+        axes.plot(*place, color=style.colour, marker=style.marker, linestyle="none", label=series.label)
+    elif series.kind in ("curve", "steps"):
+        drawn = "steps-post" if series.kind == "steps" else "default"
+        axes.plot(*place, **style.line, drawstyle=drawn, label=series.label)
+
+
+def _positive(values: Floats, logarithmic: bool) -> Floats:
+    finite = np.where(np.isfinite(values), values, np.nan)
+    return np.where(finite > 0, finite, np.nan) if logarithmic else finite
+
+
+def _distances(y: Floats, low: Floats, high: Floats) -> tuple[Floats, Floats]:
+    """How far the ends are from y; 0 where there is none, or where the interval does not hold y."""
+    return np.clip(np.nan_to_num(y - low), 0, None), np.clip(np.nan_to_num(high - y), 0, None)
+
+
+def _scale(axes: Axes, chart: Layout) -> None:
+    values = axes.xaxis if chart.horizontal else axes.yaxis
+    if chart.log_y and chart.horizontal:
+        axes.set_xscale("log")
+    elif chart.log_y:
+        axes.set_yscale("log")
+    if chart.percent_y:
+        values.set_major_formatter(PercentFormatter(xmax=1))
+        values.set_major_locator(MaxNLocator(5))
+    if words := chart.categories:
+        _name_categories(axes, chart, words)
+        return
+    if chart.log_x:
+        axes.set_xscale("log")
+    if chart.ticks_at_x:
+        ticks = chart.ticks()
+        every = max(1, math.ceil(len(ticks) / _MOST_TICKS))
+        axes.xaxis.set_major_locator(FixedLocator(ticks[::every]))
+        axes.xaxis.set_minor_locator(FixedLocator(ticks) if every > 1 else NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _name_categories(axes: Axes, chart: Layout, words: list[str]) -> None:
+    if chart.horizontal:
+        axes.set_yticks(range(len(words)), words)
+        axes.set_ylim(len(words) - 0.4, -0.6)
+        return
+    axes.set_xticks(range(len(words)), words, rotation=90 if sum(map(len, words)) > _LETTERS_IN_A_COLUMN else 0)
+    axes.set_xlim(-0.6, len(words) - 0.4)
+
+
+def _legend(figure: Figure, panels: list[Axes]) -> None:
+    """One legend above all panels, with each label once; none for a single series."""
+    seen: dict[str, Any] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            seen.setdefault(label, handle)
+    if len(seen) < 2:
+        return
+    missing = [label for label in seen if label not in panels[0].get_legend_handles_labels()[1]]
+    for label in missing:
+        # An empty line of the same look, so that the first panel, of which the legend is made, knows the label.
+        handle = seen[label]
+        if isinstance(handle, BarContainer):
+            panels[0].bar([math.nan], [math.nan], color=handle.patches[0].get_facecolor(), label=label)
+            continue
+        look = {"color": handle.get_color(), "linestyle": handle.get_linestyle(), "marker": handle.get_marker()}
+        panels[0].plot([], [], label=label, **look)
+    legend_above(figure, panels[0])

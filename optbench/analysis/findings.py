@@ -1,0 +1,44 @@
+"""What a study found: the answer to its question, and the figures and tables that it stands on.
+
+A study is a folder experiments/NAME with a README.md and an analysis.py, which has one function:
+
+    def analyse(study: Study) -> Findings
+
+`python -m optbench report NAME` calls it, also while the sweep is running, and writes what it returns as a page.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from optbench.analysis.chart import Chart
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a study found.
+
+    question: what was asked, in a sentence.
+    answer: what the runs say, in a sentence with its interval: "The optimal learning rate grows as batch^0.93 [0.81, 1.06]".
+    charts: the figures, in the order of the page; each has a name of its own.
+    tables: data frames by name; a name is that of its files too, and the words of its heading ("best_trials").
+    notes: plain statements, each a sentence or more: what the data do not support, where they contradict the paper.
+    """
+
+    question: str
+    answer: str
+    charts: Sequence[Chart] = ()
+    tables: "Mapping[str, pd.DataFrame]" = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        names = [chart.name for chart in self.charts]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two charts are called {', '.join(twice)}: each is written to files of its name")
+        for name in [*names, *self.tables]:
+            if not name.replace("_", "").replace("-", "").isalnum():
+                raise ValueError(f"{name!r} names files: accepted are letters, digits, - and _")

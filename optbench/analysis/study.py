@@ -1,0 +1,197 @@
+"""A study: the runs of one sweep, as its analysis sees them."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from optbench.analysis.frames import identified
+from optbench.errors import UserError
+from optbench.store import RunDirectory, StoreError, load, load_history
+from optbench.store.files import read_object
+from optbench.suggestions import nearest
+from optbench.sweep.plan import Plan, plans
+from optbench.sweep.survey import IN_HAND, Doing, Survey, survey
+
+_WORST_FIRST: tuple[Doing, ...] = ("failed", "lost", "diverged", "preempted", "missing")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One measurement of a probe: ``values`` are its numbers by name; `arrays` reads its arrays, by name."""
+
+    run: RunDirectory
+    probe: str
+    step: int
+    values: dict[str, Any]
+    options: dict[str, Any]
+    file: str | None
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays of RUN/probes/PROBE-STEP.npz, none where the probe writes none; loading cannot run code."""
+        return self.run.measurements.arrays(self.file) if self.file else {}
+
+
+class Study:
+    """The runs of one sweep.
+
+    name: of the experiment, or of the sweep where it is of none. scale: smoke, laptop, full; None where it has no scales.
+    plan: what the sweep is made of. results_dir: where its runs are.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.results_dir = plan.results_dir
+        self.information = plan.information()
+        self.name = str(self.information.get("experiment") or plan.name)
+        self.scale: str | None = self.information.get("scale")
+        self.cells = {entry.run_id: entry.cell for entry in plan.entries()}
+
+    @classmethod
+    def read(cls, results_dir: str | Path, name: str, scale: str | None = None) -> "Study":
+        """The study of the sweep ``name``, or of the sweep of the experiment ``name`` at ``scale`` (None: the latest).
+
+        Raises UserError, with the names that come near, if there is none.
+        """
+        if scale is None:
+            return cls(Plan.find(results_dir, name))
+        plan = Plan(results_dir, f"{name}-{scale}")
+        if not plan.exists:
+            known = [other.information() for other in plans(results_dir)]
+            scales = [
+                str(other.get("scale")) for other in known if other.get("experiment") == name and other.get("scale")
+            ]
+            raise UserError(
+                f"--scale {scale}: no sweep {plan.name} in {Path(results_dir) / 'sweeps'}; {nearest(scale, scales)}"
+            )
+        return cls(plan)
+
+    @cached_property
+    def survey(self) -> Survey:
+        """What every run is doing, as far as the store and the queue tell."""
+        from optbench.sweep import slurm
+
+        return survey(self.plan, slurm.queued)
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """One row a run, in the order of the plan: those that are pending, failed or diverged too.
+
+        The columns of `optbench.store.load` (status, the summary, ``config.KEY``), with optimizer, model, dataset, batch,
+        seed, trial and base_learning_rate filled from the configuration where there is no summary; ``cell.KEY``, the place
+        in the grid (numbers as numbers); and state and why as `status` shows them: running, stuck, queued, lost, missing, ...
+        """
+        there = [run_id for run_id in self.cells if self.plan.directory(run_id).path.is_dir()]
+        frame = load(self.results_dir, there).set_index("run_id").reindex(list(self.cells))
+        absent = ~frame.index.isin(there)
+        frame.loc[absent, "status"] = "pending"
+        frame.loc[absent, ["why", "since", "problem"]] = "", "", "its directory is gone"
+        frame = frame.rename_axis("run_id").reset_index()
+        doing = {run.run_id: run for run in self.survey.runs}
+        keys = dict.fromkeys(key for cell in self.cells.values() for key in cell)
+        columns = {f"cell.{key}": [_value(cell.get(key)) for cell in self.cells.values()] for key in keys}
+        columns["state"] = [doing[run_id].state for run_id in self.cells]
+        columns["why"] = [doing[run_id].why for run_id in self.cells]
+        return identified(pd.concat([frame.drop(columns="why"), pd.DataFrame(columns, index=frame.index)], axis=1))
+
+    def histories(self, columns: Iterable[str] | None = None) -> pd.DataFrame:
+        """The histories of all runs one under the other, with run_id in front; only the named ``columns`` if any are.
+
+        One row is one event at one step: "event" is train, evaluation, probe, ...
+        """
+        there = [run_id for run_id in self.cells if self.plan.directory(run_id).path.is_dir()]
+        return load_history(self.results_dir, there, columns)
+
+    def measurements(self, run_id: str, probe: str | None = None) -> list[Measurement]:
+        """What probes, or the one named, have measured in a run, in the order of the steps."""
+        run = self.plan.directory(run_id)
+        found = [
+            Measurement(
+                run, row["probe"], row["step"], row.get("values") or {}, row.get("options") or {}, row.get("file")
+            )
+            for row in run.measurements.rows()
+            if probe is None or row["probe"] == probe
+        ]
+        return sorted(found, key=lambda measurement: measurement.step)
+
+    @property
+    def counts(self) -> dict[Doing, int]:
+        """How many runs are in each state, those with none included."""
+        return self.survey.counts
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody works on any of its runs, or is going to."""
+        return self.survey.is_over
+
+    @property
+    def open_runs(self) -> int:
+        """How many runs have not ended: all but those that are done or diverged."""
+        return len(self.cells) - self.counts["done"] - self.counts["diverged"]
+
+    @property
+    def in_hand(self) -> int:
+        """How many runs somebody works on, or will."""
+        return sum(self.counts[state] for state in IN_HAND)
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of its runs."""
+        return _integers(self.runs, "seed")
+
+    @property
+    def trials(self) -> list[int]:
+        """The trials of its runs; 0 are the defaults."""
+        return _integers(self.runs, "trial")
+
+    @property
+    def unsuccessful(self) -> pd.DataFrame:
+        """The runs that are neither done nor in hand, with their state and why: run_id, state, why, and the cell."""
+        chosen = self.runs[~self.runs["state"].isin(["done", *IN_HAND])]
+        columns = ["run_id", "state", "why", *[name for name in chosen.columns if name.startswith("cell.")]]
+        places = (
+            chosen["state"].map({state: place for place, state in enumerate(_WORST_FIRST)}).sort_values(kind="stable")
+        )
+        return chosen.loc[places.index, columns].reset_index(drop=True)
+
+    @cached_property
+    def environments(self) -> list[dict[str, Any]]:
+        """What the runs ran on: the distinct contents of environment.json but for the host and the command.
+
+        Each with "runs", the number of runs that had it; the most frequent first.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for run_id in self.cells:
+            try:
+                environment = read_object(self.plan.directory(run_id).path / "environment.json")
+            except (FileNotFoundError, StoreError):
+                continue
+            environment = {key: value for key, value in environment.items() if key not in ("host", "command")}
+            entry = found.setdefault(repr(environment), {**environment, "runs": 0})
+            entry["runs"] += 1
+        return sorted(found.values(), key=lambda entry: -entry["runs"])
+
+
+def _integers(runs: pd.DataFrame, column: str) -> list[int]:
+    if column not in runs:
+        return []
+    return sorted({int(value) for value in pd.to_numeric(runs[column], errors="coerce").dropna()})
+
+
+def _value(word: str | None) -> Any:
+    """A word of the command line as the number or the boolean that it is, missing where it is null."""
+    if word is None or word == "null":
+        return math.nan
+    if word in ("true", "false"):
+        return word == "true"
+    for number in (int, float):
+        try:
+            return number(word)
+        except ValueError:
+            pass
+    return word

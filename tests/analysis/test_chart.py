@@ -1,0 +1,165 @@
+"""Charts: what matplotlib and plotly draw, read back from their figures, is what was given."""
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from optbench.analysis.chart import Chart, Reference, Series
+from optbench.analysis.findings import Findings
+from optbench.analysis.layout import look
+
+RATES = Series(label="sgd", x=[32, 64, 128], y=[0.1, 0.2, 0.3], low=[0.05, 0.1, 0.1], high=[0.2, 0.4, 0.9])
+
+
+def chart(*series, **options):
+    return Chart(name="rates", title="Rates", x_label="Batch", y_label="Rate", series=series, **options)
+
+
+def lines(figure):
+    """The labelled lines of the first panel, by label, as (x, y)."""
+    return {
+        line.get_label(): line.get_xydata() for line in figure.axes[0].lines if not line.get_label().startswith("_")
+    }
+
+
+def test_both_draw_the_points():
+    drawn = chart(RATES, log_x=True, log_y=True, ticks_at_x=True)
+    figure = drawn.matplotlib()
+    np.testing.assert_allclose(lines(figure)["sgd"], [[32, 0.1], [64, 0.2], [128, 0.3]])
+    assert figure.axes[0].get_xscale() == figure.axes[0].get_yscale() == "log"
+    assert list(figure.axes[0].xaxis.get_majorticklocs()) == [32, 64, 128]
+    [trace] = drawn.plotly().data
+    assert (list(trace.x), list(trace.y)) == ([32, 64, 128], [0.1, 0.2, 0.3])
+    assert drawn.plotly().layout.xaxis.type == "log"
+    assert list(drawn.plotly().layout.xaxis.ticktext) == ["32", "64", "128"]
+
+
+def test_bars_reach_from_low_to_high():
+    [bars] = chart(RATES).matplotlib().axes[0].collections
+    ends = [segment[:, 1] for segment in bars.get_segments()]
+    np.testing.assert_allclose(ends, [[0.05, 0.2], [0.1, 0.4], [0.1, 0.9]])
+    error = chart(RATES).plotly().data[0].error_y
+    np.testing.assert_allclose(np.array(RATES.y) - error.arrayminus, RATES.low)
+    np.testing.assert_allclose(np.array(RATES.y) + error.array, RATES.high)
+
+
+def test_a_band_has_gaps_where_an_end_is_missing():
+    series = Series(label="a", x=[1, 2, 3, 4], y=[1, 1, 1, 1], low=[0.5, np.nan, 0.5, 0.5], high=[2] * 4, band=True)
+    traces = [trace for trace in chart(series).plotly().data if trace.fill]
+    assert [list(trace.x) for trace in traces] == [[1], [3, 4]]
+    assert chart(series).matplotlib().axes[0].collections
+
+
+def test_values_without_a_place_leave_a_gap():
+    series = Series(label="a", x=[1, 2, 3, 4], y=[1.0, -1.0, np.inf, np.nan])
+    assert list(chart(series, log_y=True).plotly().data[0].y) == [1, None, None, None]
+    assert list(chart(series).plotly().data[0].y) == [1, -1, None, None]
+    assert np.isnan(lines(chart(series, log_y=True).matplotlib())["a"][1:, 1]).all()
+
+
+@pytest.mark.parametrize("horizontal", [False, True])
+def test_series_stand_side_by_side_in_a_category(horizontal):
+    pair = [Series(label=name, x=["adam", "kfac"], y=[0.8, 0.9], kind="bars") for name in ("tuned", "default")]
+    drawn = chart(*pair, horizontal=horizontal)
+    figure = drawn.plotly()
+    places = [trace.y if horizontal else trace.x for trace in figure.data]
+    np.testing.assert_allclose(places, [[-0.2, 0.8], [0.2, 1.2]])
+    values = [trace.x if horizontal else trace.y for trace in figure.data]
+    np.testing.assert_allclose(values, [[0.8, 0.9]] * 2)
+    axis = figure.layout.yaxis if horizontal else figure.layout.xaxis
+    assert list(axis.ticktext) == ["adam", "kfac"]
+    axes = drawn.matplotlib().axes[0]
+    ticks = axes.get_yticklabels() if horizontal else axes.get_xticklabels()
+    assert [tick.get_text() for tick in ticks] == ["adam", "kfac"]
+    size = "get_width" if horizontal else "get_height"
+    np.testing.assert_allclose([getattr(bar, size)() for bar in axes.patches], [0.8, 0.9, 0.8, 0.9])
+    assert axes.get_xlabel() == ("Rate" if horizontal else "Batch")
+
+
+def test_panels_share_looks_and_axes():
+    parts = [Series(label=label, panel=panel, x=[1, 2], y=[1, 2]) for panel in "abc" for label in ("sgd", "adam")]
+    drawn = chart(*parts)
+    wide, narrow = drawn.plotly(), drawn.plotly(narrow=True)
+    assert [trace.line.color for trace in wide.data] == [look(0).colour, look(1).colour] * 3
+    assert [trace.showlegend for trace in wide.data] == [True, True, False, False, False, False]
+    assert [trace.xaxis for trace in wide.data] == [trace.xaxis for trace in narrow.data]
+    assert wide.layout.yaxis3.matches == "y"
+    # Two columns and two rows; in one column three rows.
+    assert wide.layout.xaxis2.domain[0] > wide.layout.xaxis.domain[1]
+    assert wide.layout.yaxis3.domain[1] < wide.layout.yaxis.domain[0]
+    assert narrow.layout.xaxis2.domain == narrow.layout.xaxis.domain == (0, 1)
+    figure = drawn.matplotlib()
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["a", "b", "c"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["sgd", "adam"]
+
+
+def test_a_series_of_a_later_panel_is_in_the_legend():
+    parts = [Series(label="a", panel="1", x=[1], y=[1]), Series(label="b", panel="2", x=["1"], y=[1], kind="bars")]
+    figure = chart(*parts).matplotlib()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+
+
+def test_reference_lines_keep_their_dashes():
+    law = Series(label="linear", panel="b", x=[1, 2], y=[1, 2], kind="reference")
+    parts = [Series(label="a", panel=panel, x=[1, 2], y=[1, 2]) for panel in "ab"]
+    drawn = chart(*parts, law, references=[Reference(1.5, "limit"), Reference(1.2, axis="x", panel="b")])
+    shapes = drawn.plotly().layout.shapes
+    limits = [shape for shape in shapes if shape.name == "limit"]
+    assert [(shape.y0, shape.y1, shape.yref) for shape in limits] == [(1.5, 1.5, "y"), (1.5, 1.5, "y2")]
+    assert limits[0].line.dash == limits[1].line.dash
+    assert [shape.showlegend for shape in limits] == [True, False]
+    [upright] = [shape for shape in shapes if shape.x0 == 1.2]
+    assert (upright.xref, upright.yref) == ("x2", "y2 domain")
+    second = drawn.matplotlib().axes[1]
+    # matplotlib tells of any dashes only that there are some.
+    dashes = {line.get_label(): line._unscaled_dash_pattern for line in second.lines}
+    assert dashes["limit"] != dashes["linear"]
+    assert (
+        dashes["limit"]
+        == {line.get_label(): line._unscaled_dash_pattern for line in drawn.matplotlib().axes[0].lines}["limit"]
+    )
+
+
+def test_percent():
+    series = Series(label="a", x=[1, 2], y=[0.5, 0.75])
+    figure = chart(series, percent_y=True).matplotlib()
+    assert "%" in figure.axes[0].yaxis.get_major_formatter()(0.5, 0)
+    assert chart(series, percent_y=True).plotly().layout.yaxis.tickformat.endswith("%")
+
+
+def test_more_series_than_colours_are_told_apart():
+    looks = [look(index) for index in range(21)]
+    assert len({(style.colour, style.dashes, style.marker) for style in looks}) == 21
+
+
+def test_looks_can_be_chosen():
+    first, second = Series(label="a", x=[1], y=[1]), Series(label="b", x=[1], y=[1], look=0)
+    assert chart(first, second).looks() == {"a": look(1), "b": look(0)}
+
+
+def test_a_custom_chart_is_drawn_by_its_functions():
+    figure, page = Figure(), object()
+    drawn = Chart.custom("surface", "Surface", "A caption", lambda: figure, lambda: page)
+    assert drawn.matplotlib() is figure
+    assert drawn.plotly() is drawn.plotly(narrow=True) is page
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"low": [1, 1]}, "low and high"),
+        ({"low": [1], "high": [1, 2]}, "different lengths"),
+        ({"texts": []}, "lengths"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Series(label="a", x=[1, 2], y=[1, 2], **options)
+
+
+def test_findings_refuse_names_that_are_no_files():
+    twice = [chart(RATES), chart(RATES)]
+    with pytest.raises(ValueError, match="two charts are called rates"):
+        Findings("?", "!", charts=twice)
+    with pytest.raises(ValueError, match="names files"):
+        Findings("?", "!", tables={"../x": None})
