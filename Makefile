@@ -52,6 +52,9 @@ format: install  ## put the code into shape
 benchmark: install  ## speed, measured side by side with bare PyTorch
 	$(BIN)/python benchmarks/step_cost.py
 	$(BIN)/python benchmarks/sweep_cost.py
+	$(BIN)/python benchmarks/second_order.py
+	$(BIN)/python benchmarks/curvature.py
+	$(BIN)/python benchmarks/noise_scale.py
 
 clean:  ## remove what was built, but no results
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -3,7 +3,7 @@
 Everything here is of this rank's examples, in their order, and is averaged over nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -46,6 +46,29 @@ class ExampleProducts(MatrixProducts):
             with self._pass(part.start), torch.enable_grad():
                 outputs = self.network.model(part.inputs)
             yield Recorded(outputs, part.targets, part.start)
+
+    def __call__(self) -> Tensor:
+        """The loss, with its gradient left in the parameters."""
+        raise NotImplementedError
+
+    def observed(self, see: Callable[[Recorded], None]) -> Tensor:
+        """``self()``, in which ``see`` is shown every micro-batch between its forward and its backward pass.
+
+        The passes are those of training, and ``see`` may differentiate them if it retains their graphs. Only where
+        ``network.forward`` is the model itself: what compiled it or wrapped it may not show its insides.
+        """
+        assert self.network.forward is self.network.model
+        parts = iter(self._parts)
+
+        def hook(_: nn.Module, __: tuple[Tensor, ...], outputs: Tensor) -> None:
+            part = next(parts)
+            see(Recorded(outputs, part.targets, part.start))
+
+        handle = self.network.model.register_forward_hook(hook)
+        try:
+            return self()
+        finally:
+            handle.remove()
 
     @full_precision()
     @torch.no_grad()

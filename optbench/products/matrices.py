@@ -14,8 +14,8 @@ A vector is a list of tensors, one for each of ``network.parameters``, in their 
 are averaged explicitly: DistributedDataParallel's reducer reduces first derivatives only.
 
 J v is taken in one of two ways: as a derivative of a recorded J^T u, or by forward mode through dual numbers. Measured in
-gradients on a busy CPU (benchmarks/products.py; small conv net / ResNet-18 of width 8, whose batch norm is dear to
-differentiate twice): H v 1.3 / 2.4 with the graph kept and 2.8 / 3.5 rebuilt; G v 1.7 / 2.2 with J^T u recorded and 2.3 / 1.5
+gradients on a busy CPU (benchmarks/second_order.py; small conv net / ResNet-18 of width 8, whose batch norm is dear to
+differentiate twice): H v 1.4 / 2.4 with the graph kept and 2.6 / 3.6 rebuilt; G v 1.3 / 2.2 with J^T u recorded and 1.8 / 1.5
 by forward mode. So a network with batch norm takes the second way, another one the first as long as its graph is kept.
 """
 

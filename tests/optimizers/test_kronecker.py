@@ -26,7 +26,7 @@ from optbench.optimizers.kronecker.collecting import collect, evaluate_and_colle
 from optbench.optimizers.kronecker.inverses import eigenbasis
 from optbench.optimizers.kronecker.placement import Placement
 from optbench.optimizers.kronecker.recurrent import unrolled
-from optbench.optimizers.kronecker.statistics import Collector, SecondMoments, gram
+from optbench.optimizers.kronecker.statistics import Collector, SecondMoments, add_gram, mirror
 
 TIGHT = {"rtol": 1e-10, "atol": 1e-12}
 
@@ -332,18 +332,23 @@ def test_the_rows_of_every_layer_make_up_its_gradient(name):
     assert len(plain) + sum(len(layer.parameters) for layer in layers) == len(obj.network.parameters)
 
 
+@pytest.mark.parametrize("targets", ["sampled", "exact", "empirical"])
 @pytest.mark.parametrize("name", ["norms", "convolution", "gpt"])
-def test_the_training_pass_shows_what_a_pass_of_its_own_shows(name):
+def test_the_training_pass_shows_what_a_pass_of_its_own_shows(name, targets):
     obj = problem(name, 4)
     layers, _ = find_layers(obj.network.model)
     own, training = Sums(layers), Sums(layers)
-    collect(obj, layers, [own], "empirical", 0)
-    loss, examples = evaluate_and_collect(obj, layers, [training])
+    collect(obj, layers, [own], targets, 7)
+    loss, examples = evaluate_and_collect(obj, layers, [training], targets, 7)
     assert examples == 6
     torch.testing.assert_close(loss, obj.loss(), **TIGHT)
+    for parameter, gradient in zip(obj.network.parameters, obj.gradient(), strict=True):
+        torch.testing.assert_close(
+            torch.zeros_like(gradient) if parameter.grad is None else parameter.grad, gradient, **TIGHT
+        )
     for one, other in zip(own.sums, training.sums, strict=True):
         torch.testing.assert_close(one, other, **TIGHT)
-    reused, passed = KroneckerFactors(obj.network.model, "empirical"), KroneckerFactors(obj.network.model, "empirical")
+    reused, passed = (KroneckerFactors(obj.network.model, targets) for _ in range(2))
     reused.evaluate_and_update(obj)
     passed.update(obj)
     torch.testing.assert_close(reused.current.lists(), passed.current.lists(), **TIGHT)
@@ -447,7 +452,10 @@ def test_ekfac_is_nearer_to_the_fisher_block_than_kfac_and_keeps_its_trace(name,
 def test_gram_is_the_product_with_the_transposed(columns, ones):
     rows = torch.randn(2, 9, columns)
     full = F.pad(rows, (0, 1), value=1) if ones else rows
-    torch.testing.assert_close(gram(rows, ones), full.mT @ full, **TIGHT)
+    total = torch.zeros(2, columns + ones, columns + ones)
+    for part in rows.split(4, dim=1):
+        add_gram(total, part, ones)
+    torch.testing.assert_close(mirror(total), full.mT @ full, **TIGHT)
 
 
 @pytest.mark.parametrize("kind", ["linear", "convolution"])

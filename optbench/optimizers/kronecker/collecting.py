@@ -45,33 +45,63 @@ def collect(
     total = 0
     with _hooks(layers, calls, training=False), full_precision():
         for recorded in objective.recorded_passes():
-            examples = len(recorded.targets)
-            total += examples
-            edges = [call.edge for call in calls if call.edge is not None]
-            _give_inputs(calls, collectors, examples)
-            for directions in _output_directions(objective, recorded, targets, key):
-                found = torch.autograd.grad(
-                    recorded.outputs,
-                    edges,  # type: ignore[arg-type]  # torch's annotation knows tensors only
-                    directions.to(recorded.outputs.dtype),
-                    retain_graph=targets == "exact",
-                    allow_unused=True,
-                )
-                for call, gradient in zip(calls, found, strict=True):
-                    call.gradient = gradient
-                _give_gradients(calls, collectors, examples)
-            calls.clear()
+            total += len(recorded.targets)
+            _take(objective, recorded, calls, collectors, targets, key, retain=False)
     return total
 
 
 def evaluate_and_collect(
+    objective: Objective,
+    layers: Sequence[Layer],
+    collectors: Sequence[Collector],
+    targets: str = "empirical",
+    key: int = 0,
+) -> tuple[Tensor, int]:
+    """``objective()``, and within it what ``collect`` does; returns the loss and the examples.
+
+    The training forward pass is reused, and for empirical targets its backward pass too. Not where
+    ``can_collect_in_training`` says no.
+    """
+    if targets == "empirical":
+        return _evaluate_and_collect_empirical(objective, layers, collectors)
+    calls: list[Call] = []
+    with _hooks(layers, calls, training=False):
+        loss = objective.observed(
+            lambda recorded: _take(objective, recorded, calls, collectors, targets, key, retain=True)
+        )
+    return loss, objective.examples
+
+
+def _take(
+    objective: Objective,
+    recorded: Recorded,
+    calls: list[Call],
+    collectors: Sequence[Collector],
+    targets: str,
+    key: int,
+    retain: bool,
+) -> None:
+    """Show the collectors one micro-batch, of which the layers' calls are known; ``retain``: the graph is needed later."""
+    examples = len(recorded.targets)
+    edges = [call.edge for call in calls if call.edge is not None]
+    _give_inputs(calls, collectors, examples)
+    for directions in _output_directions(objective, recorded, targets, key):
+        found = torch.autograd.grad(
+            recorded.outputs,
+            edges,  # type: ignore[arg-type]  # torch's annotation knows tensors only
+            directions.to(recorded.outputs.dtype),
+            retain_graph=retain or targets == "exact",
+            allow_unused=True,
+        )
+        for call, gradient in zip(calls, found, strict=True):
+            call.gradient = gradient
+        _give_gradients(calls, collectors, examples)
+    calls.clear()
+
+
+def _evaluate_and_collect_empirical(
     objective: Objective, layers: Sequence[Layer], collectors: Sequence[Collector]
 ) -> tuple[Tensor, int]:
-    """``objective()``, and within it what ``collect`` does with empirical targets; returns the loss and the examples.
-
-    The training backward pass is reused, so that no further pass is needed. Not for recurrent modules and not for compiled
-    models, whose insides hooks do not see: see ``can_collect_in_training``.
-    """
     calls: list[Call] = []
     size = objective.examples
     micro = [0]
@@ -102,10 +132,15 @@ def evaluate_and_collect(
     return loss, size
 
 
-def can_collect_in_training(objective: Objective, layers: Sequence[Layer]) -> bool:
-    """Whether ``evaluate_and_collect`` sees the layers at work."""
-    compiled = objective.network.forward is not objective.network.model
-    return not compiled and not any(isinstance(layer.module, nn.RNNBase) for layer in layers)
+def can_collect_in_training(objective: Objective, layers: Sequence[Layer], targets: str) -> bool:
+    """Whether ``evaluate_and_collect`` sees the layers at work: hooks do not see the insides of compiled models and of
+    recurrent modules. Sampled and exact targets also need the pass to be in full precision, as the Fisher matrix's is.
+    """
+    if objective.network.forward is not objective.network.model:
+        return False
+    if targets != "empirical" and objective.execution.dtype is not None:
+        return False
+    return not any(isinstance(layer.module, nn.RNNBase) for layer in layers)
 
 
 def _output_directions(objective: Objective, recorded: Recorded, targets: str, key: int) -> Iterator[Tensor]:

@@ -84,10 +84,10 @@ class KroneckerFactors:
         return examples
 
     def evaluate_and_update(self, objective: Objective, more: Sequence[Collector] = ()) -> tuple[Tensor, int]:
-        """``objective()`` and ``update``, in one pass where ``targets="empirical"`` allows it; the loss, and the examples."""
-        if self.targets == "empirical" and can_collect_in_training(objective, self.layers):
+        """``objective()`` and ``update``, from one forward pass where that can be; the loss, and this rank's examples."""
+        if can_collect_in_training(objective, self.layers, self.targets):
             sums = FactorSums(self.layers, self.approximation, self.neighbours)
-            loss, examples = evaluate_and_collect(objective, self.layers, [sums, *more])
+            loss, examples = evaluate_and_collect(objective, self.layers, [sums, *more], self.targets, self.key())
             self.average(sums.means(objective.execution, examples))
             return loss, examples
         loss = objective()

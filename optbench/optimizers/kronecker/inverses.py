@@ -41,7 +41,7 @@ def positive_definite_inverses(matrices: Tensor) -> Tensor:
     """
     factors, failed = torch.linalg.cholesky_ex(matrices)
     if not failed.any():
-        return _contiguous(torch.cholesky_inverse(factors))
+        return _rows_of_symmetric(torch.cholesky_inverse(factors))
     if not torch.isfinite(matrices).all():
         return torch.full_like(matrices, torch.nan)
     exact = matrices.double()
@@ -49,7 +49,7 @@ def positive_definite_inverses(matrices: Tensor) -> Tensor:
     for attempt in range(ATTEMPTS):
         factors, failed = torch.linalg.cholesky_ex(_plus(exact, scale * 10.0 ** (attempt - 12)))
         if not failed.any():
-            return _contiguous(torch.cholesky_inverse(factors).to(matrices.dtype))
+            return _rows_of_symmetric(torch.cholesky_inverse(factors).to(matrices.dtype))
     return torch.full_like(matrices, torch.nan)
 
 
@@ -61,12 +61,13 @@ def eigenbasis(matrices: Tensor) -> tuple[Tensor, Tensor]:
     if not torch.isfinite(matrices).all():
         return torch.full_like(matrices[..., 0], torch.nan), torch.full_like(matrices, torch.nan)
     values, vectors = torch.linalg.eigh(matrices.double())
-    return values.clamp(min=0).to(matrices.dtype), _contiguous(vectors.to(matrices.dtype))
-
-
-def _contiguous(matrices: Tensor) -> Tensor:
     # LAPACK returns columns, a message rows: products of the two differ in their last bits, and ranks would drift apart.
-    return matrices.contiguous()
+    return values.clamp(min=0).to(matrices.dtype), vectors.to(matrices.dtype).contiguous()
+
+
+def _rows_of_symmetric(matrices: Tensor) -> Tensor:
+    # As there; but the columns that LAPACK returns of a symmetric matrix are its rows, and nothing has to be copied.
+    return matrices.mT.contiguous()
 
 
 class Inverses:

@@ -24,10 +24,11 @@ from optbench.execution import Execution
 from optbench.optimizers.kronecker.layers import Layer
 
 APPROXIMATIONS = ("expand", "reduce")
-# At most so many numbers are laid out as rows, or held as per-example matrices, at a time.
-CHUNK = 2**23
-# Symmetric products of matrices of at least 2 MINIMUM columns are computed in so many bands.
-BANDS, MINIMUM = 4, 64
+# At most so many numbers are laid out as rows, or held as per-example matrices, at a time. 8 MiB: a CPU's allocator takes
+# 32 MiB from the system anew at every call, which costs more than what is then written there.
+CHUNK = 2**21
+# Symmetric products of matrices of at least MINIMUM columns are computed in bands of about BAND columns, at least three.
+BAND, MINIMUM = 192, 64
 
 
 class Factors:
@@ -99,11 +100,11 @@ class FactorSums(Collector):
             self.positions[number] = sum(part.shape[2] for part in rows)
             if self.approximation == "expand":
                 for part in rows:
-                    _add(self.inputs, number, gram(part.flatten(1, 2), ones))
+                    self._add_gram(self.inputs, number, part.flatten(1, 2), ones)
             else:
                 sums.append(torch.stack([part.sum(2) for part in rows]).sum(0))
         if sums:
-            _add(self.inputs, number, gram(torch.cat(sums, dim=1) / self.positions[number], ones))
+            self._add_gram(self.inputs, number, torch.cat(sums, dim=1) / self.positions[number], ones)
         if self.neighbours:
             single = self._single(layer, inputs)
             self._add_between(self.between_inputs, "inputs", number, F.pad(single, (0, 1), value=1) if ones else single)
@@ -114,11 +115,18 @@ class FactorSums(Collector):
         rows = [layer.output_rows(values, examples) for values in gradients]
         if self.approximation == "expand":
             for values in rows:
-                _add(self.outputs, number, gram(values.flatten(1, 2)))
+                self._add_gram(self.outputs, number, values.flatten(1, 2))
         else:
-            _add(self.outputs, number, gram(torch.stack([values.sum(2) for values in rows]).sum(0)))
+            self._add_gram(self.outputs, number, torch.stack([values.sum(2) for values in rows]).sum(0))
         if self.neighbours:
             self._add_between(self.between_outputs, "outputs", number, self._single(layer, gradients))
+
+    def _add_gram(self, sums: list[Tensor | None], number: int, rows: Tensor, ones: bool = False) -> None:
+        total = sums[number]
+        if total is None:
+            size = rows.shape[-1] + ones
+            total = sums[number] = rows.new_zeros(len(rows), size, size)
+        add_gram(total, rows, ones)
 
     def _single(self, layer: Layer, values: list[Tensor]) -> Tensor:
         if len(values) != 1 or values[0].ndim != 2:
@@ -134,15 +142,18 @@ class FactorSums(Collector):
         self._previous[what] = number, rows
 
     def means(self, execution: Execution, examples: int) -> Factors:
-        """A and G over the global batch, of which this rank holds ``examples``. A layer that was not called has zeros."""
+        """A and G over the global batch, of which this rank holds ``examples``. A layer that was not called has zeros.
+
+        The sums are used up.
+        """
         inputs, outputs = [], []
         for layer, positions, a, g in zip(self.layers, self.positions, self.inputs, self.outputs, strict=True):
             each = positions if self.approximation == "expand" else 1
             zeros = layer.weight.new_zeros
             a = zeros(layer.groups, layer.input_size, layer.input_size) if a is None else a
             g = zeros(layer.groups, layer.output_size, layer.output_size) if g is None else g
-            inputs.append(a / (examples if layer.location_average else examples * each))
-            outputs.append(g / (examples * each if layer.location_average else examples))
+            inputs.append(mirror(a).div_(examples if layer.location_average else examples * each))
+            outputs.append(mirror(g).div_(examples * each if layer.location_average else examples))
         between = [[total / examples for total in sums if total is not None] for sums in
                    (self.between_inputs, self.between_outputs)]  # fmt: skip
         return Factors(*mean_over_ranks([inputs, outputs, *between], execution))
@@ -162,7 +173,8 @@ class SecondMoments(Collector):
     def add_gradients(self, number: int, inputs: list[Tensor], gradients: list[Tensor], examples: int) -> None:
         """Add to the sum of (Q_G^T D_n Q_A)^2."""
         layer, (input_basis, output_basis) = self.layers[number], self.bases[number]
-        size = layer.groups * max(layer.input_size, layer.output_size)
+        a, g = layer.input_size, layer.output_size
+        size = layer.groups * max(a, g)
         limit = max(layer.weight.numel(), size * max(values[0, 0].numel() for values in gradients))
         for before, after, count in _together(inputs, gradients, examples, limit):
             total: Tensor | float = 0.0
@@ -170,8 +182,15 @@ class SecondMoments(Collector):
                 rows = layer.input_rows(values, count)
                 if layer.bias is not None:
                     rows = F.pad(rows, (0, 1), value=1)
-                turned = layer.output_rows(derivatives, count) @ output_basis.unsqueeze(1)
-                total = total + turned.transpose(2, 3) @ (rows @ input_basis.unsqueeze(1))
+                after_rows = layer.output_rows(derivatives, count)
+                # Either the rows are turned into the bases, or the gradients that are made of them: what costs less.
+                turns_rows = rows.shape[2] * (a * a + g * g) < a * g * (a + g)
+                if turns_rows:
+                    gradient = _turned(after_rows, output_basis).transpose(2, 3) @ _turned(rows, input_basis)
+                else:
+                    gradient = _turned(after_rows.transpose(2, 3) @ rows, input_basis).transpose(2, 3)
+                    gradient = _turned(gradient, output_basis).transpose(2, 3)
+                total = total + gradient
             assert isinstance(total, Tensor)
             _add(self.sums, number, total.square_().sum(1))
 
@@ -184,24 +203,38 @@ class SecondMoments(Collector):
         return mean_over_ranks([found], execution)[0]
 
 
-def gram(rows: Tensor, ones: bool = False) -> Tensor:
-    """The sum over rows (groups, rows, features) of r r^T; with ``ones``, of the rows with a 1 at their end."""
+def _turned(rows: Tensor, basis: Tensor) -> Tensor:
+    """Rows (groups, examples, positions, size) times the basis (groups, size, size) of their group, as one product."""
+    return (rows.flatten(1, 2) @ basis).view(rows.shape)
+
+
+def add_gram(total: Tensor, rows: Tensor, ones: bool = False) -> None:
+    """Add the sum over rows (groups, rows, features) of r r^T to ``total``; with ``ones``, of the rows with a 1 at their end.
+
+    The products are symmetric: what is below the diagonal is not kept up to date, see ``mirror``.
+    """
     features = rows.shape[-1]
-    product = rows.new_empty(len(rows), features, features)
-    # The product is symmetric: of each band of columns only what is on and above the diagonal is computed.
-    band = -(-features // BANDS) if features >= 2 * MINIMUM else features
-    for matrix, group in zip(product, rows, strict=True):
-        for first in range(0, features, band):
-            last = min(first + band, features)
-            torch.mm(group[:, :last].T, group[:, first:last], out=matrix[:last, first:last])
-            matrix[first:last, :first] = matrix[:first, first:last].T
-    if not ones:
-        return product
-    full = rows.new_empty(len(rows), features + 1, features + 1)
-    full[:, :features, :features] = product
-    full[:, features, :features] = full[:, :features, features] = rows.sum(1)
-    full[:, features, features] = rows.shape[1]
-    return full
+    for matrix, group in zip(total, rows, strict=True):
+        for first, last in _bands(features):
+            matrix[:last, first:last].addmm_(group[:, :last].T, group[:, first:last])
+    if ones:
+        total[:, :features, features] += rows.sum(1)
+        total[:, features, features] += rows.shape[1]
+
+
+def mirror(matrices: Tensor) -> Tensor:
+    """Copy what is above the diagonal of matrices (groups, size, size) to below it, in place; returns them."""
+    for first, last in _bands(matrices.shape[-1]):
+        block = matrices[:, first:last, first:last]
+        block.copy_(block.triu() + block.triu(1).mT)
+        matrices[:, first:last, :first] = matrices[:, :first, first:last].mT
+    return matrices
+
+
+def _bands(size: int) -> list[tuple[int, int]]:
+    count = max(3, size // BAND) if size >= MINIMUM else 1
+    width = -(-size // count)
+    return [(first, min(first + width, size)) for first in range(0, size, width)]
 
 
 def mean_over_ranks(lists: list[list[Tensor]], execution: Execution) -> list[list[Tensor]]:
