@@ -1,0 +1,265 @@
+"""What random slices and Hessian directions show, and the trace by two estimators, before and during training."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from optbench.analysis.chart import Chart, Reference, Series
+from optbench.analysis.findings import Findings
+from optbench.analysis.intervals import student
+from optbench.analysis.study import Study
+from optbench.errors import UserError
+from optbench.theory.random_slices import principal_curvatures, saddle_frequency
+
+QUESTION = (
+    "Do random slices of the loss hide its saddles as the theory says, and do random projections of the loss give the trace of "
+    "the Hessian without a product with it?"
+)
+#: Of a saddle rate: rates below it are those of hardly any of a few thousand slices.
+RESOLUTION = 1e-3
+MEASURE = "python experiments/hessian_directions/slices.py"
+
+
+@dataclass(frozen=True)
+class Slices:
+    """What slices.py measured at one step of the path of one seed; ``values`` are described there."""
+
+    point: str
+    step: int
+    seed: int
+    values: dict[str, Any]
+    planes: dict[str, np.ndarray]
+
+    @property
+    def predicted_rate(self) -> float:
+        """The formula's share of saddles among random slices, with the measured trace and Frobenius norm."""
+        return saddle_frequency(self.values["trace"], math.sqrt(self.values["squared_frobenius"]))
+
+    @property
+    def ratio(self) -> tuple[float, float]:
+        """The trace by projections over Hutchinson's, and its standard error; both have vectors of their own."""
+        one, other = self.values["projected_trace"], self.values["trace"]
+        errors = self.values["projected_trace_error"] / one, self.values["trace_error"] / other
+        return one / other, abs(one / other) * math.hypot(*errors)
+
+
+def analyse(study: Study) -> Findings:
+    """Traces, saddle rates and the extreme eigenvalues at every point, and sections of the loss."""
+    found = _slices(study)
+    if not found:
+        raise UserError(f"{study.name}: its slices have not been measured yet: {MEASURE}")
+    charts = [_saddle_chart(found), _trace_chart(found)]
+    if any(one.planes for one in found):
+        charts += [_sections_chart(found), *_surfaces(found)]
+    tables = {"slices": _table(found), "points": _by_point(found)}
+    return Findings(QUESTION, _answer(found), charts, tables, _notes(found))
+
+
+def _slices(study: Study) -> list[Slices]:
+    found = []
+    for _, run in study.runs.iterrows():
+        for measured in study.measurements(run["run_id"], "slices"):
+            point = "before the first step" if measured.step == 0 else f"after {measured.step:,} steps"
+            found.append(Slices(point, measured.step, int(run["seed"]), measured.values, measured.arrays()))
+    return sorted(found, key=lambda one: (one.step, one.seed))
+
+
+def _points(found: Sequence[Slices]) -> dict[str, list[Slices]]:
+    return {name: [one for one in found if one.point == name] for name in dict.fromkeys(one.point for one in found)}
+
+
+# ---- tables -------------------------------------------------------------------------------------------------------------
+
+
+def _table(found: Sequence[Slices]) -> pd.DataFrame:
+    rows = []
+    for one in found:
+        values = one.values
+        smaller, larger = principal_curvatures(values["trace"], math.sqrt(values["squared_frobenius"]))
+        row = {
+            "point": one.point,
+            "seed": one.seed,
+            "loss": values["loss"],
+            "top": values["top"],
+            "bottom": values["bottom"],
+        }
+        row |= {
+            "bottom_residual": values["bottom_residual"],
+            "trace": values["trace"],
+            "trace_error": values["trace_error"],
+        }
+        row |= {"projected_trace": values["projected_trace"], "projected_trace_error": values["projected_trace_error"]}
+        row |= dict(zip(("ratio", "ratio_error"), one.ratio, strict=True))
+        row |= {
+            "frobenius": math.sqrt(values["squared_frobenius"]),
+            "carrying_eigenvalues": values["carrying_eigenvalues"],
+        }
+        row |= {"saddle_rate": values["saddle_rate"], "saddle_rate_error": values["saddle_rate_error"]}
+        row |= {"predicted_saddle_rate": one.predicted_rate}
+        row |= {"smaller_curvature": values["smaller_curvature"], "predicted_smaller_curvature": smaller}
+        rows.append(row | {"larger_curvature": values["larger_curvature"], "predicted_larger_curvature": larger})
+    return pd.DataFrame(rows)
+
+
+def _by_point(found: Sequence[Slices]) -> pd.DataFrame:
+    """Means over seeds."""
+    table = _table(found)
+    return table.drop(columns="seed").groupby("point", sort=False).mean().reset_index()
+
+
+# ---- charts -------------------------------------------------------------------------------------------------------------
+
+
+def _bars(found: Sequence[Slices], name: str, error: str, errors: float = 2) -> dict[str, Any]:
+    values = [one.values[name] for one in found]
+    widths = [errors * one.values[error] for one in found]
+    return {
+        "y": values,
+        "low": [value - width for value, width in zip(values, widths, strict=True)],
+        "high": [value + width for value, width in zip(values, widths, strict=True)],
+    }
+
+
+def _saddle_chart(found: Sequence[Slices]) -> Chart:
+    # On the x axis is what the formula depends on.
+    signal = [one.values["trace"] / math.sqrt(one.values["squared_frobenius"]) for one in found]
+    grid = np.linspace(min(0.0, *signal), max(4.0, *signal) * 1.05, 200)
+    series = [Series(label="formula", x=grid, y=[saddle_frequency(x, 1.0) for x in grid], kind="reference")]
+    for name, some in _points(found).items():
+        x = [one.values["trace"] / math.sqrt(one.values["squared_frobenius"]) for one in some]
+        series.append(Series(label=name, x=x, kind="points", **_bars(some, "saddle_rate", "saddle_rate_error")))
+    return Chart(
+        name="saddle_rate",
+        title="How often a random slice shows a saddle",
+        caption="Every point is a seed; bars are two jackknife standard errors. The formula is that of many eigenvalues of "
+        "comparable size.",
+        x_label="tr H / |H| (Frobenius norm)",
+        y_label="Saddles among random slices",
+        percent_y=True,
+        series=series,
+    )
+
+
+def _trace_chart(found: Sequence[Slices]) -> Chart:
+    series = []
+    for name, some in _points(found).items():
+        seeds = [f"seed {one.seed}" for one in some]
+        for label, key in (("Hutchinson", "trace"), ("projections", "projected_trace")):
+            bars = _bars(some, key, f"{key}_error")
+            series.append(Series(label=label, x=seeds, kind="points", panel=name, **bars))
+    return Chart(
+        name="trace",
+        title="The trace of the Hessian by two estimators",
+        caption="Bars are two standard errors; each estimator has normal vectors of its own, the same number.",
+        y_label="tr H",
+        columns=3,
+        series=series,
+    )
+
+
+def _sections_chart(found: Sequence[Slices]) -> Chart:
+    series = []
+    for one in found:
+        if not one.planes:
+            continue
+        x, middle = one.planes["positions"], len(one.planes["positions"]) // 2
+        lines = {
+            "largest eigenvalue": one.planes["hessian"][middle],
+            "smallest eigenvalue": one.planes["hessian"][:, middle],
+        }
+        random = [name for name in one.planes if name.startswith("random")]
+        lines |= {f"random direction {number}": one.planes[name][middle] for number, name in enumerate(random, 1)}
+        series += [Series(label=label, x=x, y=y, kind="curve", panel=one.point) for label, y in lines.items()]
+    return Chart(
+        name="sections",
+        title="The loss along Hessian directions and along random ones",
+        caption="All directions have length 1. Random ones look flat: their expected curvature is the mean of all eigenvalues.",
+        x_label="Distance along the direction",
+        y_label="Loss",
+        share_y=False,
+        columns=3,
+        series=series,
+        references=[Reference(0.0, axis="x")],
+    )
+
+
+def _surfaces(found: Sequence[Slices]) -> list[Chart]:
+    """The plane of the Hessian directions and a random one, at the first point of the path."""
+    one = next(one for one in found if one.planes)
+    axes = {
+        "hessian": ("Largest eigenvalue", "Smallest eigenvalue"),
+        "random_1": ("Random direction 1", "Random direction 2"),
+    }
+    return [_surface(one, name, names) for name, names in axes.items()]
+
+
+def _surface(one: Slices, name: str, names: tuple[str, str]) -> Chart:
+    x, loss = one.planes["positions"], one.planes[name]
+
+    def matplotlib() -> Any:
+        from optbench.analysis.figures.landscape import surface
+
+        return surface(x, x, loss, names=names, normalization="unit length")
+
+    def plotly() -> Any:
+        from optbench.analysis.figures.pages import surface
+
+        return surface(x, x, loss, names=names, normalization="unit length")
+
+    what = "the Hessian directions" if name == "hessian" else "two random directions"
+    caption = f"Loss {one.point}, seed {one.seed}; both directions have length 1."
+    return Chart.custom(f"plane_{name}", f"The plane of {what}", caption, matplotlib, plotly)
+
+
+# ---- words --------------------------------------------------------------------------------------------------------------
+
+
+def _answer(found: Sequence[Slices]) -> str:
+    # The points of one seed share their vectors, so that only seeds are independent.
+    by_seed = []
+    for seed in sorted({one.seed for one in found}):
+        ratios, errors = np.array([one.ratio for one in found if one.seed == seed]).T
+        by_seed.append(float(np.average(ratios, weights=errors**-2)))
+    pooled = student(np.array(by_seed))
+    parts = []
+    for name, some in _points(found).items():
+        observed, predicted = (
+            np.mean(rates) for rates in zip(*((o.values["saddle_rate"], o.predicted_rate) for o in some), strict=True)
+        )
+        parts.append(f"{observed:.0%} {name} (formula {predicted:.0%})")
+    interval = "" if math.isnan(pooled.low) else f" [{pooled.low:.2f}, {pooled.high:.2f}]"
+    return (
+        f"Of random slices {', '.join(parts)} are saddles; the trace from values of the loss is {pooled.estimate:.2f}{interval} "
+        "times that from products with the Hessian."
+    )
+
+
+def _notes(found: Sequence[Slices]) -> list[str]:
+    notes = []
+    for name, some in _points(found).items():
+        means = {key: float(np.mean([one.values[key] for one in some])) for key in some[0].values}
+        shown = sum(one.values["bottom"] < -3 * one.values["bottom_residual"] for one in some)
+        notes.append(
+            f"{name[0].upper()}{name[1:]}: eigenvalues from {means['bottom']:.3g} to {means['top']:.3g}, trace "
+            f"{means['trace']:.3g}, Frobenius norm {math.sqrt(means['squared_frobenius']):.3g}, carried by about "
+            f"{means['carrying_eigenvalues']:.0f} of {means['dimension']:,.0f} eigenvalues. A negative eigenvalue beyond three "
+            f"times its residual is there in {shown} of {len(some)} seeds."
+        )
+    off = [
+        abs(one.values["saddle_rate"] - one.predicted_rate) / max(one.values["saddle_rate_error"], RESOLUTION)
+        for one in found
+    ]
+    notes.append(
+        f"Observed and predicted saddle rates are more than two standard errors apart at {sum(x > 2 for x in off)} of "
+        f"{len(found)} points. The formula takes z'Hz for normal, which it is not where few eigenvalues carry the norm."
+    )
+    apart = sum(abs(ratio - 1) > 2 * error for ratio, error in (one.ratio for one in found))
+    notes.append(
+        f"The two traces are more than two standard errors apart at {apart} of {len(found)} points; the points of one "
+        "seed share their vectors."
+    )
+    return notes

@@ -1,0 +1,179 @@
+"""What random and Hessian directions see of the Hessian, from where the runs of the study ended, and from their start.
+
+    python experiments/hessian_directions/slices.py [--scale laptop]
+
+With normal vectors z_1 .. z_k and their products H z_i in float64, k products with the Hessian give
+- Hutchinson's trace, the mean of z_i' H z_i, and the Frobenius norm from the mean of |H z_i|^2;
+- the Hessian [[z_i' H z_i, z_i' H z_j], [z_i' H z_j, z_j' H z_j]] of all k (k - 1)/2 slices along pairs: how many are saddles,
+  and the mean principal curvatures. Pairs share vectors, so standard errors are those of the jackknife over vectors;
+- tr H^4, the mean of ((H z_i)' H z_j)^2 over pairs, and with it |H|_F^4 / tr H^4, how many eigenvalues carry the norm.
+k vectors of their own give the trace from values of the loss alone. One run of Lanczos gives the Hessian directions.
+
+With the first seed, the loss is computed on planes too: along the Hessian directions and along three random pairs, all of
+unit length. Everything is written beside what the probes have measured of the run, as slices, for analysis.py.
+"""
+
+import argparse
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from optbench import randomness
+from optbench.afterwards import revive
+from optbench.analysis.study import Study
+from optbench.building import build_model, load_data
+from optbench.curvature import (
+    StoppingRule,
+    displaced_loss,
+    evaluation,
+    grid,
+    hessian_directions,
+    projected_trace,
+    random_direction,
+)
+from optbench.curvature.lanczos import Product, on_flat_vectors
+from optbench.probes import MeasuredModel
+from optbench.store import RunDirectory
+
+VECTORS = {"smoke": 10, "laptop": 100, "full": 100}
+POINTS = {"smoke": 5, "laptop": 25, "full": 51}
+PLANES = 3
+REACH = 1.0
+LANCZOS_STEPS = 60
+
+
+def jackknife(statistic: Callable[[Tensor], float], pairs: Tensor) -> tuple[float, float]:
+    """``statistic`` of a matrix (k, k) over pairs of vectors, and its standard error by leaving out each vector once."""
+    count = len(pairs)
+    everyone = torch.arange(count)
+    left_out = torch.tensor([
+        statistic(pairs[everyone != number][:, everyone != number]) for number in range(count)
+    ])  # fmt: skip
+    deviations = left_out - left_out.mean()
+    return statistic(pairs), math.sqrt((count - 1) / count * float(deviations.square().sum()))
+
+
+def saddle_rate(forms: Tensor) -> float:
+    """The share of pairs i < j of ``forms``, z_i' H z_j, whose slice has a Hessian of negative determinant."""
+    diagonal = forms.diagonal()
+    is_saddle = torch.outer(diagonal, diagonal) < forms.square()
+    return float(_over_pairs(is_saddle.double()))
+
+
+def mean_curvatures(forms: Tensor) -> tuple[float, float]:
+    """The mean smaller and larger principal curvature of the slices of all pairs."""
+    diagonal = forms.diagonal()
+    middle = (diagonal[:, None] + diagonal) / 2
+    radius = (((diagonal[:, None] - diagonal) / 2).square() + forms.square()).sqrt()
+    return float(_over_pairs(middle - radius)), float(_over_pairs(middle + radius))
+
+
+def _over_pairs(values: Tensor) -> Tensor:
+    """The mean over i < j of a symmetric matrix."""
+    return values[tuple(torch.triu_indices(len(values), len(values), offset=1))].mean()
+
+
+def random_slices(product: Product, dimension: int, count: int, generator: torch.Generator) -> dict[str, float]:
+    """What ``count`` products with the Hessian tell of it and of its random slices; see the head of this file."""
+    vectors = torch.randn(count, dimension, dtype=torch.float64, generator=generator)
+    images = torch.stack([product(vector) for vector in vectors])
+    forms, squares = vectors @ images.T, images @ images.T
+    forms = (forms + forms.T) / 2
+    rate, rate_error = jackknife(saddle_rate, forms)
+    smaller, larger = mean_curvatures(forms)
+    traces, norms = forms.diagonal(), squares.diagonal()
+    return {
+        "trace": float(traces.mean()),
+        "trace_error": float(traces.std()) / math.sqrt(count),
+        "squared_frobenius": float(norms.mean()),
+        "squared_frobenius_error": float(norms.std()) / math.sqrt(count),
+        "carrying_eigenvalues": float(norms.mean() ** 2 / _over_pairs(squares.square())),
+        "saddle_rate": rate,
+        "saddle_rate_error": rate_error,
+        "smaller_curvature": smaller,
+        "larger_curvature": larger,
+    }
+
+
+def measure(
+    measured: MeasuredModel, count: int, points: int | None, seed: int
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """All of it at the parameters of ``measured``; ``points`` are those of the planes in each direction, None for no planes."""
+    objective = measured.objective()
+    product = on_flat_vectors(objective.hvp, measured.parameters)
+    found = random_slices(product, measured.dimension, count, randomness.generator(seed, "slices"))
+    rule = StoppingRule(relative=0, least=count, most=count)
+    projected = projected_trace(
+        displaced_loss(objective), measured.dimension, randomness.generator(seed, "projections"), rule, "gaussian"
+    )
+    directions = hessian_directions(product, measured.parameters, LANCZOS_STEPS, randomness.generator(seed, "lanczos"))
+    values = found | {
+        "dimension": measured.dimension,
+        "loss": objective.evaluate(measured.spec)[0],
+        "projected_trace": projected.value,
+        "projected_trace_error": projected.standard_error,
+        "top": directions[0].value,
+        "top_residual": directions[0].residual,
+        "bottom": directions[1].value,
+        "bottom_residual": directions[1].residual,
+    }
+    if points is None:
+        return values, {}
+    generator = randomness.generator(seed, "planes")
+    pairs = [[_unit(measured, generator) for _ in range(2)] for _ in range(PLANES)]
+    planes = {f"random_{number}": pair for number, pair in enumerate(pairs, 1)}
+    planes["hessian"] = [measured.for_all_parameters(direction.direction) for direction in directions]
+    positions = np.linspace(-REACH, REACH, points)
+    origin = [parameter.detach() for parameter in measured.model.parameters()]
+    look = evaluation(measured.model, lambda: {"loss": float(objective.loss())})
+    arrays = {"positions": positions}
+    for name, (first, second) in planes.items():
+        surface = grid(look, origin, first, second, positions.tolist(), positions.tolist())
+        arrays[name] = surface.values["loss"].numpy()
+    return values, arrays
+
+
+def _unit(measured: MeasuredModel, generator: torch.Generator) -> list[Tensor]:
+    direction = random_direction(measured.parameters, generator)
+    length = math.sqrt(sum(float(tensor.square().sum()) for tensor in direction))
+    return measured.for_all_parameters([tensor / length for tensor in direction])
+
+
+def measure_run(run: RunDirectory, scale: str, with_start: bool, with_planes: bool) -> None:
+    """Measure a run where it ended and, if ``with_start``, before its first step."""
+    config = {**run.config(), "probe": {}}
+    examples = run.config()["probe"]["extremes"]["examples"]
+    task = revive(run, config, run.checkpoint).task
+    for step in [0, task.step] if with_start else [task.step]:
+        began = time.perf_counter()
+        state = build_model(config, load_data(config)).state_dict() if step == 0 else None
+        measured = MeasuredModel(task, examples, float64=True, state=state)
+        points = POINTS[scale] if with_planes else None
+        values, arrays = measure(measured, VECTORS[scale], points, config["seed"])
+        options = {"vectors": VECTORS[scale], "examples": examples, "reach": REACH}
+        seconds = time.perf_counter() - began
+        run.measurements.write("slices", step, values, arrays, seconds, options)
+        print(f"{run.run_id} at step {step}: {seconds:.1f} s", flush=True)
+
+
+def main() -> None:
+    """Measure every run of the study that has ended."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", default=None)
+    parser.add_argument("--results-dir", default="results")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    study = Study.read(given.results_dir, "hessian_directions", given.scale)
+    runs = study.runs
+    shortest, first = runs["cell.budget.epochs"].min(), runs["seed"].min()
+    for _, row in runs[runs["state"] == "done"].iterrows():
+        with_start, with_planes = row["cell.budget.epochs"] == shortest, row["seed"] == first
+        measure_run(study.plan.directory(row["run_id"]), study.scale or "laptop", with_start, with_planes)
+
+
+if __name__ == "__main__":
+    main()

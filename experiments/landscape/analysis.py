@@ -1,0 +1,301 @@
+"""Small- and large-batch minima, with and without weight decay: which of them look sharper, and to which measure."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from optbench.analysis.chart import Chart, Reference, Series
+from optbench.analysis.findings import Findings
+from optbench.analysis.intervals import student
+from optbench.analysis.study import Study
+from optbench.errors import UserError
+
+QUESTION = (
+    "Which measure of sharpness orders small- and large-batch minima as their test errors do, and which changes its mind with "
+    "weight decay?"
+)
+MEASURE = "python experiments/landscape/between.py"
+DISTANCE = 0.5  # along filter-normalized directions, at which the rise of the loss is read off
+SHARE = 0.25  # of the way between two minima, likewise
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass
+class Minimum:
+    """Where one run ended.
+
+    values: its measures. curve: the loss (n,) at ``positions``, the mean over filter-normalized directions. plane: what
+        between.py measured.
+    """
+
+    batch: int
+    decay: float
+    seed: int
+    values: dict[str, float]
+    positions: np.ndarray
+    curve: np.ndarray
+    plane: Arrays = field(default_factory=dict)
+
+
+#: The measures: what they are called, and whether the scale of the weights matters to them.
+MEASURES = {
+    "test_error": "test error",
+    "filter_rise": f"rise at {DISTANCE} along filter-normalized directions",
+    "adaptive": "adaptive sharpness (ASAM)",
+    "sam": "sharpness in a ball (SAM)",
+    "keskar": "sharpness in a box (Keskar), %",
+    "top": "largest eigenvalue",
+    "interpolation_rise": f"rise {SHARE:.0%} of the way along the line between the minima",
+    "norm": "norm of the weights",
+}
+
+
+def analyse(study: Study) -> Findings:
+    """The measures of all minima, the differences that the batch makes, and the curves and lines behind them."""
+    ways = _ways(study)
+    minima = _minima(study, ways)
+    if not minima:
+        raise UserError(f"{study.name}: none of its runs has a measurement of the probe landscape yet")
+    differences = _differences(minima)
+    charts = [_measures_chart(minima), _curves_chart(minima)]
+    if ways:
+        charts.append(_interpolation_chart(ways, minima))
+    charts += _planes(minima)
+    tables = {"minima": _table(minima), "differences": differences}
+    return Findings(QUESTION, _answer(differences), charts, tables, _notes(minima, differences, bool(ways)))
+
+
+def _ways(study: Study) -> dict[tuple[float, int], Arrays]:
+    """The lines from the small- to the large-batch minimum, by weight decay and seed."""
+    found = {}
+    for _, run in study.runs.iterrows():
+        for measured in study.measurements(run["run_id"], "interpolation"):
+            found[_decay(run), int(run["seed"])] = measured.arrays()
+    return found
+
+
+def _decay(run: pd.Series) -> float:
+    return float(run["cell.optimizer.weight_decay"])
+
+
+def _minima(study: Study, ways: dict[tuple[float, int], Arrays]) -> list[Minimum]:
+    runs, found = study.runs, []
+    for _, run in runs.iterrows():
+        lines = study.measurements(run["run_id"], "landscape")
+        if run["state"] != "done" or not lines:
+            continue
+        arrays, seed = lines[-1].arrays(), int(run["seed"])
+        positions, curve = arrays["positions"], arrays["loss"].mean(axis=0)
+        values = {"test_error": 1 - run["test_accuracy"], "filter_rise": _rise(positions, curve, 0, DISTANCE)}
+        values |= {name: run[f"sharpness_{name}"] for name in ("adaptive", "sam", "keskar")}
+        values |= {"top": run["extremes_top"], "norm": run["displacement_norm"], "train_loss": run["train_loss"]}
+        values["test_loss"] = run["test_loss"]
+        way = ways.get((_decay(run), seed))
+        if way is not None:
+            end = 0 if run["batch"] == runs["batch"].min() else 1
+            values["interpolation_rise"] = _rise(way["positions"], way["train_loss"], end, SHARE)
+        planes = study.measurements(run["run_id"], "plane")
+        plane = planes[-1].arrays() if planes else {}
+        found.append(Minimum(int(run["batch"]), _decay(run), seed, values, positions, curve, plane))
+    return sorted(found, key=lambda one: (one.decay, one.batch, one.seed))
+
+
+def _rise(positions: np.ndarray, losses: np.ndarray, centre: float, distance: float) -> float:
+    """By how much the loss rises from ``centre``, on average over both sides."""
+    here, ahead, behind = np.interp([centre, centre + distance, centre - distance], positions, losses)
+    return float((ahead + behind) / 2 - here)
+
+
+def _of(minima: Sequence[Minimum], **wanted: float) -> list[Minimum]:
+    return [one for one in minima if all(getattr(one, name) == value for name, value in wanted.items())]
+
+
+def _axis(minima: Sequence[Minimum], name: str) -> list[Any]:
+    return sorted({getattr(one, name) for one in minima})
+
+
+# ---- tables -------------------------------------------------------------------------------------------------------------
+
+
+def _table(minima: Sequence[Minimum]) -> pd.DataFrame:
+    rows = [{"weight_decay": m.decay, "batch": m.batch, "seed": m.seed, **m.values} for m in minima]
+    return pd.DataFrame(rows)
+
+
+def _differences(minima: Sequence[Minimum]) -> pd.DataFrame:
+    """The logarithm of every measure at the large-batch minimum over that at the small-batch one, paired by seed."""
+    rows = []
+    small, large = _axis(minima, "batch")[0], _axis(minima, "batch")[-1]
+    for name, label in MEASURES.items():
+        for decay in _axis(minima, "decay"):
+            pairs = [
+                (one.values.get(name, np.nan), other.values.get(name, np.nan))
+                for one in _of(minima, batch=small, decay=decay)
+                for other in _of(minima, batch=large, decay=decay, seed=one.seed)
+            ]
+            usable = np.array([pair for pair in pairs if min(pair) > 0])
+            if not len(usable):
+                continue
+            ratio = student(np.log(usable[:, 1] / usable[:, 0]))
+            row = {"measure": name, "meaning": label, "weight_decay": decay, "small_batch": usable[:, 0].mean()}
+            row |= {"large_batch": usable[:, 1].mean(), "ratio": np.exp(ratio.estimate), "low": np.exp(ratio.low)}
+            rows.append(row | {"high": np.exp(ratio.high), "seeds": len(usable)})
+    return pd.DataFrame(rows)
+
+
+# ---- charts -------------------------------------------------------------------------------------------------------------
+
+
+def _name(batch: int) -> str:
+    return f"batch {batch:,}"
+
+
+def _panel(decay: float) -> str:
+    return f"weight decay {decay:g}"
+
+
+def _over_seeds(values: Sequence[np.ndarray] | Sequence[float]) -> dict[str, Any]:
+    stacked = np.array(values)
+    return {"y": stacked.mean(axis=0), "low": stacked.min(axis=0), "high": stacked.max(axis=0)}
+
+
+def _measures_chart(minima: Sequence[Minimum]) -> Chart:
+    series = []
+    for name, label in MEASURES.items():
+        for batch in _axis(minima, "batch"):
+            chosen = {decay: [m.values[name] for m in _of(minima, batch=batch, decay=decay) if name in m.values]
+                      for decay in _axis(minima, "decay")}  # fmt: skip
+            chosen = {decay: values for decay, values in chosen.items() if values}
+            spread = [_over_seeds(values) for values in chosen.values()]
+            columns: dict[str, Any] = {key: [float(one[key]) for one in spread] for key in ("y", "low", "high")}
+            if chosen:
+                words = [f"decay {decay:g}" for decay in chosen]
+                series.append(Series(label=_name(batch), x=words, kind="points", panel=label, **columns))
+    return Chart(
+        name="measures",
+        title="Test error and measures of sharpness",
+        caption="Mean over seeds, bars from the smallest to the largest seed.",
+        share_y=False,
+        columns=2,
+        series=series,
+    )
+
+
+def _curves_chart(minima: Sequence[Minimum]) -> Chart:
+    series = []
+    for decay in _axis(minima, "decay"):
+        for batch in _axis(minima, "batch"):
+            chosen = _of(minima, batch=batch, decay=decay)
+            if chosen:
+                found = _over_seeds([one.curve for one in chosen])
+                x = chosen[0].positions
+                series.append(Series(label=_name(batch), x=x, kind="curve", band=True, panel=_panel(decay), **found))
+    return Chart(
+        name="curves",
+        title="The loss along filter-normalized directions",
+        caption="Training loss, the mean over random directions and seeds; bands from the smallest to the largest seed.",
+        x_label="Filter-normalized position",
+        y_label="Training loss",
+        columns=3,
+        series=series,
+    )
+
+
+def _interpolation_chart(ways: dict[tuple[float, int], Arrays], minima: Sequence[Minimum]) -> Chart:
+    series = []
+    for decay in sorted({decay for decay, _ in ways}):
+        chosen = [way for (own, _), way in ways.items() if own == decay]
+        for split in ("train", "test"):
+            found = _over_seeds([way[f"{split}_loss"] for way in chosen])
+            x = chosen[0]["positions"]
+            series.append(Series(label=split, x=x, kind="curve", band=True, panel=_panel(decay), **found))
+    small, large = _axis(minima, "batch")[0], _axis(minima, "batch")[-1]
+    return Chart(
+        name="interpolation",
+        title="The line between the minima",
+        caption=f"0 is the minimum of batch {small:,}, 1 that of batch {large:,}, of the same seed and weight decay; mean over "
+        "seeds, bands from the smallest to the largest.",
+        x_label="Position on the line",
+        y_label="Loss",
+        log_y=True,
+        columns=3,
+        series=series,
+        references=[Reference(0.0, axis="x"), Reference(1.0, axis="x")],
+    )
+
+
+def _planes(minima: Sequence[Minimum]) -> list[Chart]:
+    """The planes around the two minima without weight decay."""
+    smallest = _axis(minima, "decay")[0]
+    return [_plane(one) for one in minima if one.plane and one.decay == smallest]
+
+
+def _plane(one: Minimum) -> Chart:
+    names = ("Direction 1", "Direction 2")
+
+    def drawn(module: str) -> Callable[[], Any]:
+        def draw() -> Any:
+            from optbench.analysis.figures import landscape, pages
+
+            function = landscape.surface if module == "landscape" else pages.surface
+            arrays = (one.plane["x"], one.plane["y"], one.plane["loss_surface"])
+            return function(*arrays, names=names, normalization="filter-normalized")
+
+        return draw
+
+    title = f"The loss around the minimum of batch {one.batch:,}"
+    caption = (
+        f"Training loss, {_panel(one.decay)}, seed {one.seed}; the same two random directions before normalization."
+    )
+    return Chart.custom(f"plane_batch_{one.batch}", title, caption, drawn("landscape"), drawn("pages"))
+
+
+# ---- words --------------------------------------------------------------------------------------------------------------
+
+
+def _verdict(low: float, high: float) -> str:
+    if not low <= 1 <= high and np.isfinite([low, high]).all():
+        return "larger" if low > 1 else "smaller"
+    return "not told apart"
+
+
+def _answer(differences: pd.DataFrame) -> str:
+    parts = []
+    for name in ("test_error", "filter_rise", "interpolation_rise"):
+        rows = differences[differences["measure"] == name]
+        if rows.empty:
+            continue
+        said = [
+            f"{row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}] at decay {row['weight_decay']:g}"
+            if np.isfinite(row["low"])
+            else f"{row['ratio']:.2f} at decay {row['weight_decay']:g}"
+            for _, row in rows.iterrows()
+        ]
+        parts.append(f"{rows['meaning'].iloc[0]} {', '.join(said)}")
+    return f"Large batch over small batch: {'; '.join(parts)}."
+
+
+def _notes(minima: Sequence[Minimum], differences: pd.DataFrame, has_ways: bool) -> list[str]:
+    notes = ["Ratios are geometric means over seeds, paired by seed, with 95 % Student intervals."]
+    for name, label in MEASURES.items():
+        rows = differences[differences["measure"] == name]
+        said = [f"{_verdict(row['low'], row['high'])} at decay {row['weight_decay']:g}" for _, row in rows.iterrows()]
+        verdicts = {_verdict(row["low"], row["high"]) for _, row in rows.iterrows()}
+        turns = " The order flips." if {"larger", "smaller"} <= verdicts else ""
+        if said:
+            notes.append(f"{label[0].upper()}{label[1:]}: with the large batch {', '.join(said)}.{turns}")
+    losses = [
+        f"{_name(batch)}, {_panel(decay)}: {np.mean([m.values['train_loss'] for m in _of(minima, batch=batch, decay=decay)]):.2g}"
+        for decay in _axis(minima, "decay")
+        for batch in _axis(minima, "batch")
+        if _of(minima, batch=batch, decay=decay)
+    ]
+    notes.append(
+        f"Mean training losses at the end: {'; '.join(losses)}. They differ, so not all are equally deep minima."
+    )
+    if not has_ways:
+        notes.append(f"The lines between minima have not been measured yet: {MEASURE}")
+    return notes

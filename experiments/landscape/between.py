@@ -1,0 +1,79 @@
+"""What takes two runs, or a plane: the lines from small- to large-batch minima, and the loss around one pair of them.
+
+    python experiments/landscape/between.py [--scale laptop]
+
+For every seed and weight decay the probe `interpolation` goes from the run of the smallest batch (x = 0) to that of the
+largest (x = 1), as `python -m optbench probe RUN probe=interpolation probe.interpolation.other=RUN` would, and its measurement is
+that of the run of the largest batch. With the first seed the probe `landscape` computes a plane around each minimum too;
+that is written as "plane", beside the lines that the run has measured as "landscape".
+"""
+
+import argparse
+import time
+
+import pandas as pd
+import torch
+
+from optbench import config as configuration
+from optbench.afterwards import revive
+from optbench.analysis.study import Study
+from optbench.config import Config
+from optbench.probes import Situation
+from optbench.store import RunDirectory
+
+#: Points of a line and of a side of a plane.
+POINTS = {"smoke": (7, 5), "laptop": (41, 21), "full": (401, 51)}
+FIRST, LAST = -0.5, 1.5
+
+
+def probes(*words: str) -> Config:
+    """The part ``probe`` of the configuration that ``words`` make."""
+    chosen: Config = configuration.compose(list(words))["probe"]
+    return chosen
+
+
+def interpolate(small: RunDirectory, large: RunDirectory, points: int, examples: int) -> None:
+    """Measure the line from the minimum of ``small`` to that of ``large``."""
+    options = {"other": small.run_id, "points": points, "first": FIRST, "last": LAST, "examples": examples}
+    words = [f"probe.interpolation.{name}={value}" for name, value in options.items()]
+    config = {**large.config(), "probe": probes("probe=interpolation", *words)}
+    for row in revive(large, config, large.checkpoint).measure():
+        print(f"{large.run_id}: {row}", flush=True)
+
+
+def measure_plane(run: RunDirectory, points: int, examples: int) -> None:
+    """Measure the loss on a plane of two filter-normalized directions, the first two of every run of this seed."""
+    options = {"plane": True, "points": points, "examples": examples}
+    words = [f"probe.landscape.{name}={value}" for name, value in options.items()]
+    revived = revive(run, {**run.config(), "probe": probes("probe=landscape", *words)}, run.checkpoint)
+    began = time.perf_counter()
+    found = revived.probes.scheduled[0].probe.measure(Situation(revived.task, list, run))
+    seconds = time.perf_counter() - began
+    run.measurements.write("plane", revived.task.step, found.values, found.arrays, seconds, options)
+    print(f"{run.run_id}: plane in {seconds:.1f} s", flush=True)
+
+
+def main() -> None:
+    """Measure the pairs of the study that have ended."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", default=None)
+    parser.add_argument("--results-dir", default="results")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    study = Study.read(given.results_dir, "landscape", given.scale)
+    line_points, plane_points = POINTS[study.scale or "laptop"]
+    runs = study.runs
+    done: pd.DataFrame = runs[runs["state"] == "done"]
+    for _, pair in done.groupby(["seed", "cell.optimizer.weight_decay"]):
+        small, large = (pair[pair["batch"] == batch] for batch in (runs["batch"].min(), runs["batch"].max()))
+        if len(small) and len(large):
+            first, last = (study.plan.directory(rows["run_id"].iloc[0]) for rows in (small, large))
+            interpolate(first, last, line_points, first.config()["probe"]["landscape"]["examples"])
+    for run_id in done.loc[done["seed"] == runs["seed"].min(), "run_id"]:
+        run = study.plan.directory(run_id)
+        # A plane takes so many more points than a line that fewer examples have to do.
+        measure_plane(run, plane_points, run.config()["probe"]["extremes"]["examples"])
+
+
+if __name__ == "__main__":
+    main()

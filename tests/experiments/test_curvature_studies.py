@@ -1,0 +1,251 @@
+"""The studies of curvature: their grids, their measurements on matrices that are known, their analyses of what is known."""
+
+import importlib.util
+import math
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from optbench.__main__ import main
+from optbench.analysis.studies import analysis_of, experiments_dir
+from optbench.analysis.study import Study
+from optbench.theory import random_slices as theory
+
+SEEDS = (0, 1, 2)
+SIZES = np.array([2.0**power for power in range(10)])
+
+
+def script(study, name):
+    """A script of a study as a module."""
+    path = experiments_dir() / study / f"{name}.py"
+    specification = importlib.util.spec_from_file_location(f"{study}_{name}", path)
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[specification.name] = module
+    specification.loader.exec_module(module)
+    return module
+
+
+def measurement(step, arrays, values=None):
+    return SimpleNamespace(step=step, values=values or {}, arrays=lambda: arrays)
+
+
+def study_of(runs, measured):
+    """What an analysis sees of a study; ``measured``: by run id and probe, a list."""
+    return SimpleNamespace(
+        name="a study", runs=pd.DataFrame(runs), measurements=lambda run_id, probe: measured.get((run_id, probe), [])
+    )
+
+
+def drawn(findings):
+    """Every chart, drawn for a paper and for a page."""
+    return [(chart.matplotlib(), chart.plotly(), chart.plotly(narrow=True)) for chart in findings.charts]
+
+
+# ---- the grids ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", ["smoke", "laptop", "full"])
+@pytest.mark.parametrize(
+    ("name", "runs"),
+    [
+        ("batch_hessian", {"smoke": 2, "laptop": 6, "full": 6}),
+        ("hessian_directions", {"smoke": 2, "laptop": 6, "full": 6}),
+        ("landscape", {"smoke": 4, "laptop": 18, "full": 12}),
+    ],
+)
+def test_every_scale_expands_to_its_runs(name, runs, scale, tmp_path, capsys):
+    words = [f"experiment={name}", f"scale={scale}", "dry_run=true", f"results_dir={tmp_path}", "tracker=none"]
+    assert main(["-m", *words]) == 0
+    assert f"{runs[scale]} runs: {runs[scale]} new" in capsys.readouterr().out
+
+
+# ---- batch_hessian ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [0.003, 0.7, 1.0, 40.0])
+@pytest.mark.parametrize("first", [0.01, 1.0, 16.0])
+def test_the_bisection_finds_the_boundary(limit, first):
+    boundary = script("batch_hessian", "maximal_learning_rates").boundary
+    found = boundary(lambda rate: rate < limit, first, tolerance=0.125)
+    assert abs(math.log2(found / limit)) <= 0.125 / 2 + 1e-9
+
+
+@pytest.mark.parametrize(("always", "found"), [(True, math.inf), (False, 0.0)])
+def test_a_boundary_that_is_not_there(always, found):
+    assert script("batch_hessian", "maximal_learning_rates").boundary(lambda rate: always, 1.0) == found
+
+
+def batch_hessian_study(b_star=8.0):
+    """λ₁' = λ₁ (1 + b*/b), where λ₁ depends on the seed, and rates of SGD and Adam as b and its root."""
+    runs, measured = [], {}
+    for seed in SEEDS:
+        run_id, full = f"r{seed}", 1.0 + seed
+        runs.append({"run_id": run_id, "model": "mlp", "seed": seed})
+        law = full * (1 + b_star / SIZES)
+        arrays = {"batch_sizes": SIZES, "top": np.stack([0.5 * law, 1.5 * law], 1), "bottom": -np.stack([law, law], 1)}
+        arrays |= {"full_top": np.array(full), "full_bottom": np.array(-0.1), "examples": np.array(10**9)}
+        arrays |= {"fitted": law, "directional": 2 * law, "isotropic": law / 4}
+        arrays |= {f"b_star_{name}": np.array(b_star) for name in ("fitted", "directional", "isotropic")}
+        measured[run_id, "batch_hessian"] = [measurement(100, arrays)]
+        rates = {"batch_sizes": SIZES, "sgd": 0.1 * full * SIZES, "adam": 0.01 * full * SIZES**0.5}
+        rates["top_after_sgd"] = np.full(10, 4.0)
+        measured[run_id, "maximal_learning_rates"] = [measurement(100, rates, {"start_loss": 0.5})]
+    return study_of(runs, measured)
+
+
+def test_exponents_and_factors_of_laws_that_are_known():
+    findings = analysis_of("batch_hessian")(batch_hessian_study())
+    exponents = findings.tables["exponents"].set_index(["quantity", "smallest_batch", "largest_batch"])["exponent"]
+    assert exponents["largest stable rate of SGD", 1, 512] == pytest.approx(1.0)
+    assert exponents["largest stable rate of Adam", 32, 512] == pytest.approx(0.5)
+    # By hand: the least-squares slope of log(1/(1 + 8/b)) against log b.
+    x, y = np.log(SIZES), -np.log1p(8 / SIZES)
+    by_hand = np.cov(x, y)[0, 1] / np.var(x, ddof=1)
+    assert exponents["2/λ₁' of the batch Hessian", 1, 512] == pytest.approx(by_hand)
+    assert findings.tables["maximal_learning_rates"]["two_over_top_after"].to_numpy() == pytest.approx(0.5)
+    critical = findings.tables["critical_batches"]
+    assert critical["off_by_fitted"].to_numpy() == pytest.approx(1.0)
+    assert critical["off_by_directional"].to_numpy() == pytest.approx(2.0)
+    assert critical["off_by_isotropic"].to_numpy() == pytest.approx(4.0)
+    # The law is that of 1/b exactly, so that leaving out the smallest batches changes nothing.
+    assert critical["b_star_fitted_from_8"].to_numpy() == pytest.approx(8.0, rel=1e-6)
+    assert len(drawn(findings)) == 2
+
+
+def test_batch_hessians_without_learning_rates_yet():
+    study = batch_hessian_study()
+    without = study_of(
+        study.runs, {(r, "batch_hessian"): study.measurements(r, "batch_hessian") for r in study.runs["run_id"]}
+    )
+    findings = analysis_of("batch_hessian")(without)
+    assert "maximal_learning_rates.py" in findings.notes[-1]
+    assert [chart.name for chart in findings.charts] == ["batch_hessian"]
+
+
+# ---- hessian_directions -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("positive", [200, 225])
+def test_slices_of_a_matrix_that_is_known(positive):
+    # Eigenvalues +1 and -1 in 400 dimensions: trace and norms by hand, the saddle rate by the formula.
+    dimension, count = 400, 120
+    signs = torch.ones(dimension, dtype=torch.float64)
+    signs[positive:] = -1
+    generator = torch.Generator().manual_seed(5)
+    found = script("hessian_directions", "slices").random_slices(signs.mul, dimension, count, generator)
+    trace = 2 * positive - dimension
+    assert abs(found["trace"] - trace) < 4 * math.sqrt(2 * dimension / count)
+    assert found["squared_frobenius"] == pytest.approx(dimension, rel=0.05)
+    assert found["carrying_eigenvalues"] == pytest.approx(dimension, rel=0.1)
+    expected = theory.saddle_frequency(trace, math.sqrt(dimension))
+    assert 0 < found["saddle_rate_error"] < 0.1
+    assert abs(found["saddle_rate"] - expected) < 3 * found["saddle_rate_error"]
+    smaller, larger = theory.principal_curvatures(trace, math.sqrt(dimension))
+    assert (found["smaller_curvature"], found["larger_curvature"]) == pytest.approx((smaller, larger), abs=8)
+
+
+def test_one_eigenvalue_that_carries_everything():
+    signs = torch.zeros(50, dtype=torch.float64)
+    signs[3] = 7.0
+    found = script("hessian_directions", "slices").random_slices(signs.mul, 50, 200, torch.Generator().manual_seed(0))
+    assert found["carrying_eigenvalues"] == pytest.approx(1, rel=0.5)
+
+
+def test_the_jackknife_of_a_mean_is_its_standard_error():
+    diagonal = torch.tensor([1.0, 4.0, -2.0, 0.5], dtype=torch.float64)
+    value, error = script("hessian_directions", "slices").jackknife(
+        lambda pairs: float(pairs.diagonal().mean()), torch.diag(diagonal)
+    )
+    assert value == pytest.approx(0.875)
+    assert error == pytest.approx(float(diagonal.std()) / 2, rel=1e-6)
+
+
+def test_analysis_of_slices_compares_with_the_formula():
+    values = {"trace": 20.0, "trace_error": 0.5, "squared_frobenius": 100.0, "projected_trace": 21.0, "loss": 2.3}
+    values |= {
+        "projected_trace_error": 0.5,
+        "saddle_rate": 0.30,
+        "saddle_rate_error": 0.02,
+        "carrying_eigenvalues": 9.0,
+    }
+    values |= {"smaller_curvature": 7.0, "larger_curvature": 33.0, "top": 5.0, "top_residual": 0.0, "bottom": -1.0}
+    values |= {"bottom_residual": 0.01, "dimension": 100}
+    plane = np.add.outer(np.linspace(-1, 1, 5) ** 2, np.linspace(-1, 1, 5) ** 2)
+    arrays = {"positions": np.linspace(-1, 1, 5), "hessian": plane, "random_1": plane}
+    runs = [{"run_id": f"r{seed}", "seed": seed} for seed in SEEDS]
+    measured = {(f"r{seed}", "slices"): [measurement(0, arrays if seed == 0 else {}, values)] for seed in SEEDS}
+    findings = analysis_of("hessian_directions")(study_of(runs, measured))
+    row = findings.tables["points"].iloc[0]
+    assert row["predicted_saddle_rate"] == pytest.approx(math.exp(-1) / math.sqrt(2))
+    assert row["ratio"] == pytest.approx(1.05)
+    assert "30% before the first step (formula 26%)" in findings.answer
+    assert len(drawn(findings)) == 5
+
+
+# ---- landscape ----------------------------------------------------------------------------------------------------------------
+
+
+def landscape_study():
+    """Quadratic curves, four times as steep with the large batch without weight decay, and as steep with it."""
+    runs, measured = [], {}
+    x = np.linspace(-1, 1, 9)
+    for seed in SEEDS:
+        for decay in (0.0, 5e-4):
+            for batch in (64, 1024):
+                steep = 4.0 if batch == 1024 and decay == 0 else 1.0
+                run = {"run_id": f"{seed}-{decay}-{batch}", "seed": seed, "batch": batch, "state": "done"}
+                run |= {"cell.optimizer.weight_decay": decay, "test_accuracy": 0.9, "test_loss": 0.4, "train_loss": 0.1}
+                run |= {"sharpness_adaptive": 1.0, "sharpness_sam": 1.0, "sharpness_keskar": 2.0, "extremes_top": 3.0}
+                runs.append(run | {"displacement_norm": 10.0})
+                lines = {"positions": x, "loss": np.stack([0.1 + 0.2 * x + steep * x**2] * 2)}
+                measured[run["run_id"], "landscape"] = [measurement(10, lines)]
+            way = np.linspace(-0.5, 1.5, 9)
+            loss = np.minimum(way**2, (2 * (1 - way)) ** 2)
+            measured[f"{seed}-{decay}-1024", "interpolation"] = [
+                measurement(10, {"positions": way, "train_loss": loss, "test_loss": loss + 1})
+            ]
+    surface = {"x": x, "y": x, "loss_surface": np.add.outer(x**2, x**2)}
+    measured["0-0.0-64", "plane"] = [measurement(10, surface)]
+    return study_of(runs, measured)
+
+
+def test_rises_of_curves_that_are_known():
+    findings = analysis_of("landscape")(landscape_study())
+    differences = findings.tables["differences"].set_index(["measure", "weight_decay"])
+    assert differences.loc[("filter_rise", 0.0), "small_batch"] == pytest.approx(0.5**2)
+    assert differences.loc[("filter_rise", 0.0), "ratio"] == pytest.approx(4)
+    assert differences.loc[("filter_rise", 5e-4), "ratio"] == pytest.approx(1)
+    assert differences.loc[("interpolation_rise", 0.0), "small_batch"] == pytest.approx(0.25**2)
+    assert differences.loc[("interpolation_rise", 0.0), "ratio"] == pytest.approx(4)
+    assert differences.loc[("test_error", 0.0), "small_batch"] == pytest.approx(0.1)
+    assert [chart.name for chart in findings.charts] == ["measures", "curves", "interpolation", "plane_batch_64"]
+    assert len(drawn(findings)) == 4
+
+
+# ---- all of it ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "after", "tables"),
+    [
+        ("batch_hessian", "maximal_learning_rates", ["critical_batches", "maximal_learning_rates"]),
+        ("hessian_directions", "slices", ["points", "slices"]),
+        ("landscape", "between", ["differences", "minima"]),
+    ],
+)
+def test_a_study_from_its_runs_to_its_findings(name, after, tables, tmp_path, monkeypatch):
+    words = [f"experiment={name}", "scale=smoke", f"results_dir={tmp_path}", "progress=false"]
+    assert main(["-m", *words, "launcher.workers=1", "trainer.accelerator=cpu"]) == 0
+    module = script(name, after)
+    monkeypatch.setattr(module, "STEPS", 20, raising=False)
+    monkeypatch.setattr(sys, "argv", [after, "--results-dir", str(tmp_path)])
+    module.main()
+    findings = analysis_of(name)(Study.read(tmp_path, name, "smoke"))
+    assert set(tables) <= set(findings.tables)
+    assert all(len(table) for table in findings.tables.values())
+    assert drawn(findings)
