@@ -16,6 +16,7 @@ from optbench.curvature.lanczos import lanczos, on_flat_vectors
 from optbench.data.source import BatchSource
 from optbench.errors import UserError
 from optbench.execution import Execution, Network
+from optbench.models import layers
 from optbench.objective import Objective
 from optbench.schedules.base import SpectrumRequest
 
@@ -82,7 +83,15 @@ def refreshed_statistics(network: Network, inputs: Tensor, norm_batch: int | Non
     network.model.eval()
     try:
         if norms:
-            _take_statistics(network, inputs, min(norm_batch or len(inputs), len(inputs)))
+            size = min(norm_batch or len(inputs), len(inputs))
+            for norm in norms:
+                norm.group, norm.ranks = None, None
+
+            def passes() -> None:
+                for start in range(0, len(inputs) - size + 1, size):
+                    network.model(inputs[start : start + size])
+
+            layers.take_statistics(norms, passes)
         yield
     finally:
         for module, training in modes:
@@ -91,19 +100,3 @@ def refreshed_statistics(network: Network, inputs: Tensor, norm_batch: int | Non
             norm.running_mean.copy_(mean)
             norm.running_var.copy_(variance)
             norm.group, norm.ranks = group, ranks
-
-
-@torch.no_grad()
-def _take_statistics(network: Network, inputs: Tensor, group: int) -> None:
-    network.record_norms("record")
-    for norm in network.norms:
-        norm.training, norm.group, norm.ranks = True, None, None
-    for start in range(0, len(inputs) - group + 1, group):
-        network.model(inputs[start : start + group])
-    for norm in network.norms:
-        mean, variance = norm.mean_over_groups()
-        norm.recorded.clear()
-        norm.running_mean.copy_(mean)
-        norm.running_var.copy_(variance)
-        norm.training = False
-    network.record_norms("follow")

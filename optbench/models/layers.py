@@ -5,7 +5,7 @@ examples are together, the second because its masks come from a stream. Here the
 fixed by ``norm_batch``, and every mask element is a pure function of (seed, step, layer, position in the global batch).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -201,3 +201,20 @@ def commit_batch_norms(norms: Iterable[BatchNorm], world_size: int = 1) -> None:
         norm.recorded.clear()
         norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
         norm.running_var.lerp_(variance.to(norm.running_var.dtype), norm.momentum)
+
+
+@torch.no_grad()
+def take_statistics(norms: Sequence[BatchNorm], passes: Callable[[], None]) -> None:
+    """Replace all running statistics by the mean over the groups that ``passes`` sends through the model.
+
+    Within ``passes`` every norm normalizes a group by its own statistics; afterwards it is in eval mode.
+    """
+    for norm in norms:
+        norm.training, norm.recording = True, "record"
+    passes()
+    for norm in norms:
+        mean, variance = norm.mean_over_groups()
+        norm.recorded.clear()
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
+        norm.training, norm.recording = False, "follow"

@@ -156,22 +156,18 @@ class MeasuredModel:
         layers.set_norm_batch(self.model, group)
         if statistics == "running":
             return
-        for norm in norms:
-            norm.train()
         if statistics == "batch":
+            for norm in norms:
+                norm.train()
             return
         count = self.count()
         group = min(group, count)
         # Whole groups only: what is left over may be a single example, which has no variance. Every rank passes all of
         # them, so that the result is the same on any number of ranks.
         size = group * max(_EVALUATION_BATCH // group, 1)
-        self.network.record_norms("record")
-        for inputs, _ in self.task.source.evaluation("train", size, count - count % group):
-            self.model(self._typed(inputs))
-        for norm in norms:
-            mean, variance = norm.mean_over_groups()
-            norm.recorded.clear()
-            norm.running_mean.copy_(mean)
-            norm.running_var.copy_(variance)
-            norm.eval()
-        self.network.record_norms("follow")
+
+        def passes() -> None:
+            for inputs, _ in self.task.source.evaluation("train", size, count - count % group):
+                self.model(self._typed(inputs))
+
+        layers.take_statistics(norms, passes)
