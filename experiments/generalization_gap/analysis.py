@@ -1,0 +1,266 @@
+"""The gap and the test accuracy against batch size, and what each remedy gives back of what a large batch loses."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from optbench.analysis.chart import Chart, Reference, Series
+from optbench.analysis.findings import Findings
+from optbench.analysis.gap import METRICS, gap_by_batch
+from optbench.analysis.intervals import Interval, student
+from optbench.analysis.pairs import differences_by_seed
+from optbench.analysis.selection import select
+from optbench.analysis.study import Study
+
+QUESTION = "Do large batches generalize worse than small ones, or are they only tuned worse, and which remedy helps?"
+METRIC = "validation_accuracy"
+PLAIN, SMALL, TOGETHER = "plain", "small batch", "all together"
+#: How the trial of a remedy is chosen.
+KEPT, TUNED = "trial of the small batch", "best trial at the large batch"
+#: They scale the rate of the small batch's trial, so they are not tuned anew.
+RULES = ("linear scaling", "square-root scaling")
+MATCHES = {"epoch": "the same epochs", "step": "the same updates", "train_loss": "the same train loss"}
+
+
+def analyse(study: Study) -> Findings:
+    """Gap and test accuracy at the best trial of every batch, at matched training too, and the remedies paired by seed."""
+    runs = study.runs
+    if METRIC not in runs or not (runs["status"] == "done").any():
+        return Findings(QUESTION, "Not enough runs for an answer: none is done.")
+    runs = runs.assign(condition=_conditions(runs))
+    plain = runs[runs["condition"] == PLAIN]
+    best = select(plain, ["optimizer", "batch"], METRIC)
+    chosen = _chosen(plain, best)
+    matched = _matched(study, chosen)
+    losses, remedies = _losses(chosen), _remedies(runs, best)
+    charts = [
+        _by_batch(best, "gap_accuracy", "Generalization gap in accuracy", "Train minus test accuracy"),
+        _by_batch(best, "gap_loss", "Generalization gap in loss", "Test minus train loss"),
+        _by_batch(best, "test_accuracy", "Test accuracy", "Test accuracy"),
+        _matched_chart(matched),
+        _remedies_chart(remedies),
+    ]
+    tables = {"best_trials": best, "small_minus_large": losses, "matched": matched, "remedies": remedies}
+    kept = {name: table for name, table in tables.items() if len(table)}
+    return Findings(
+        QUESTION, _answer(losses, remedies), [c for c in charts if c.series], kept, _notes(best, matched, remedies)
+    )
+
+
+def _conditions(runs: pd.DataFrame) -> pd.Series:
+    """The remedy of every run."""
+    warmup = runs["config.schedule.warmup"]
+    ways = {
+        "LARS": runs["optimizer"] == "lars",
+        "linear scaling": runs["config.scaling.name"] == "linear",
+        "square-root scaling": runs["config.scaling.name"] == "sqrt",
+        "warm-up": warmup.notna() & ~warmup.astype(str).isin(["0", "0.0"]),
+        "ghost batch norm": runs["config.norm_batch"].notna(),
+        "longer training": runs["config.budget.regime_adaptation"].eq(True),
+    }
+    names = [[name for name, here in ways.items() if here.loc[index]] for index in runs.index]
+    words = [found[0] if len(found) == 1 else TOGETHER if found else PLAIN for found in names]
+    return pd.Series(words, index=runs.index)
+
+
+def _chosen(runs: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
+    """The runs of the best trial of every optimizer and batch."""
+    return runs.merge(best[["optimizer", "batch", "trial"]].dropna(), on=["optimizer", "batch", "trial"])
+
+
+def _mean(differences: pd.Series) -> Interval:
+    finite = differences[np.isfinite(differences)].to_numpy(float)
+    return student(finite) if len(finite) else Interval(math.nan, math.nan, math.nan)
+
+
+def _losses(chosen: pd.DataFrame) -> pd.DataFrame:
+    """Of every optimizer, the test accuracy and the gap of the smallest batch minus those of the largest, by seed."""
+    rows = []
+    for optimizer, own in chosen.groupby("optimizer"):
+        small, large = own["batch"].min(), own["batch"].max()
+        if small == large:
+            continue
+        for metric in ("test_accuracy", "gap_accuracy", "gap_loss"):
+            pairs = differences_by_seed(own, metric, "batch", small, large, match=("seed",))
+            found = _mean(pairs["difference"])
+            row = {
+                "optimizer": optimizer,
+                "metric": metric,
+                "small": small,
+                "large": large,
+                "difference": found.estimate,
+            }
+            seeds = int(np.isfinite(pairs["difference"]).sum())
+            rows.append(row | {"low": found.low, "high": found.high, "seeds": seeds})
+    return pd.DataFrame(rows)
+
+
+def _matched(study: Study, chosen: pd.DataFrame) -> pd.DataFrame:
+    """What differs between batches where all have had the same epochs, updates or train loss."""
+    history = study.histories(["event", "step", "epoch", *METRICS])
+    tables = [gap_by_batch(chosen, history, match) for match in MATCHES] if len(chosen) else []  # type: ignore[arg-type]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def _remedies(runs: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
+    """Test accuracy of every remedy minus that of the plain large batch, paired by seed, by both ways to choose the trial."""
+    momentum = best[(best["optimizer"] == "momentum") & best["trial"].notna()].sort_values("batch")
+    own = runs[runs["optimizer"].isin(["momentum", "lars"])]
+    if momentum.empty or own.empty:
+        return pd.DataFrame()
+    small, large = own["batch"].min(), own["batch"].max()
+    at_large, at_small = own[own["batch"] == large], own[(own["batch"] == small) & (own["condition"] == PLAIN)]
+    frame = pd.concat([at_large, at_small.assign(condition=SMALL)])
+    tuned = (
+        select(frame, ["condition"], METRIC, ["test_accuracy"]).dropna(subset="trial").set_index("condition")["trial"]
+    )
+    rows = []
+    for way in (KEPT, TUNED):
+        if (SMALL if way == KEPT else PLAIN) not in tuned:
+            continue
+        for condition in dict.fromkeys(frame["condition"]):
+            unfit = condition == "LARS" if way == KEPT else condition in RULES
+            if condition == PLAIN or unfit or condition not in tuned:
+                continue
+            trials = {name: tuned[SMALL] if way == KEPT else tuned[name] for name in (condition, PLAIN)}
+            picked = frame[frame["trial"] == frame["condition"].map(trials)]
+            values = picked[(picked["condition"] == condition) & (picked["status"] == "done")]["test_accuracy"]
+            pairs = differences_by_seed(picked, "test_accuracy", "condition", condition, PLAIN, match=("seed",))
+            found, finite = _mean(pairs["difference"]), np.isfinite(pairs["difference"])
+            row = {
+                "remedy": condition,
+                "chosen": way,
+                "trial": int(trials[condition]),
+                "batch": small if condition == SMALL else large,
+            }
+            row |= {"test_accuracy": values.mean(), "difference": found.estimate, "low": found.low, "high": found.high}
+            rows.append(row | {"seeds": int(finite.sum()), "pairs_diverged": int((~finite).sum())})
+    return pd.DataFrame(rows)
+
+
+# ---- charts -------------------------------------------------------------------------------------------------------------
+
+
+def _by_batch(best: pd.DataFrame, metric: str, title: str, label: str) -> Chart:
+    series = []
+    for optimizer, rows in best[best["trial"].notna()].groupby("optimizer"):
+        low, high = rows[metric] - rows[f"{metric}_std"], rows[metric] + rows[f"{metric}_std"]
+        series.append(Series(label=str(optimizer), x=rows["batch"], y=rows[metric], low=low, high=high))
+    return Chart(
+        name=metric,
+        title=f"{title} against batch size",
+        caption="The best trial at every batch by validation accuracy; bars are one standard deviation over seeds.",
+        x_label="Batch size (examples)",
+        y_label=label,
+        log_x=True,
+        percent_y=metric.endswith("accuracy"),
+        ticks_at_x=True,
+        series=series,
+    )
+
+
+def _matched_chart(matched: pd.DataFrame) -> Chart:
+    series = []
+    if len(matched):
+        known = matched[matched["test_accuracy_excess"].notna() & (matched["passed"] > 0)]
+        for key, rows in known.groupby(["match", "optimizer"], sort=False):
+            match, optimizer = map(str, key)
+            panel = f"At {MATCHES[match]}"
+            series.append(Series(label=str(optimizer), x=rows["batch"], y=rows["test_accuracy_excess"], panel=panel))
+    return Chart(
+        name="matched",
+        title="Test accuracy lost to the batch at matched training",
+        caption="Relative to the smallest batch of the same optimizer, where all its runs have passed the same point.",
+        x_label="Batch size (examples)",
+        y_label="Test accuracy lost",
+        log_x=True,
+        percent_y=True,
+        ticks_at_x=True,
+        series=series,
+        references=[Reference(0.0)],
+    )
+
+
+def _remedies_chart(remedies: pd.DataFrame) -> Chart:
+    series = []
+    if len(remedies):
+        for way, rows in remedies[remedies["seeds"] > 0].groupby("chosen"):
+            series.append(
+                Series(
+                    label=str(way),
+                    x=rows["remedy"],
+                    y=rows["difference"],
+                    kind="points",
+                    low=rows["low"],
+                    high=rows["high"],
+                )
+            )
+    return Chart(
+        name="remedies",
+        title="What the remedies add to the plain large batch",
+        caption="Differences of test accuracy to momentum SGD at the large batch, paired by seed; 95 % Student intervals.",
+        y_label="Test accuracy gained",
+        percent_y=True,
+        horizontal=True,
+        series=series,
+        references=[Reference(0.0)],
+    )
+
+
+# ---- words --------------------------------------------------------------------------------------------------------------
+
+
+def _points(row: pd.Series) -> str:
+    if math.isnan(row["low"]):
+        return f"{100 * row['difference']:+.2f} points (one seed: no interval)"
+    return f"{100 * row['difference']:+.2f} points [{100 * row['low']:+.2f}, {100 * row['high']:+.2f}]"
+
+
+def _answer(losses: pd.DataFrame, remedies: pd.DataFrame) -> str:
+    rows = losses[(losses["metric"] == "test_accuracy") & (losses["seeds"] > 0)] if len(losses) else losses
+    if rows.empty:
+        return "Not enough runs for an answer: no optimizer has seeds that are done at two batch sizes."
+    each = [f"{row['optimizer']} {_points(row)}" for _, row in rows.iterrows()]
+    sizes = f"batch {rows['small'].min()} instead of {rows['large'].max()}"
+    words = f"Tuned at every batch, {sizes} changes test accuracy by: {', '.join(each)}."
+    known = remedies[(remedies["remedy"] != SMALL) & (remedies["seeds"] > 0)] if len(remedies) else remedies
+    if known.empty:
+        return f"{words} Not enough runs for the remedies."
+    top = known.iloc[int(known["difference"].argmax())]
+    helpful = int((known["low"] > 0).sum())
+    return (
+        f"{words} Of the remedies at batch {top['batch']}, {top['remedy']} ({top['chosen']}) adds the most: {_points(top)}; "
+        f"the intervals of {helpful} of {len(known)} are above zero."
+    )
+
+
+def _notes(best: pd.DataFrame, matched: pd.DataFrame, remedies: pd.DataFrame) -> Sequence[str]:
+    notes = [
+        "Intervals are 95 % Student intervals of differences paired by seed, without a correction for their number."
+    ]
+    missing = best[best["trial"].isna()]
+    if len(missing):
+        cells = ", ".join(f"{row['optimizer']} at batch {row['batch']}" for _, row in missing.iterrows())
+        notes.append(f"No trial has come to a result that can be used: {cells}.")
+    if edge := int(best["at_edge"].sum()):
+        notes.append(f"At {edge} of {len(best)} points the best trial lies at an edge of the search space: widen it.")
+    for match, words in MATCHES.items() if len(matched) else ():
+        own = matched[(matched["match"] == match) & (matched["done"] > 0)]
+        lost = int((own["passed"] < own["done"]).sum())
+        if lost:
+            notes.append(
+                f"At {words}, {lost} of {len(own)} points lack runs, whose evaluations do not span the common value."
+            )
+    if len(remedies):
+        small = remedies[(remedies["remedy"] == SMALL) & (remedies["seeds"] > 0)]
+        for _, row in small.iterrows():
+            notes.append(
+                f"What there is to win ({row['chosen']}): batch {row['batch']} gains {_points(row)} over the plain large batch."
+            )
+        if lost := int(remedies["pairs_diverged"].sum()):
+            notes.append(
+                f"{lost} pairs of runs with a remedy and without have no difference, since one of them diverged."
+            )
+    return notes

@@ -1,0 +1,247 @@
+"""Optimizers across problems at equal tuning budgets: ranks, profiles, best-of-k curves, tuned beside default."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from optbench.analysis.chart import Chart, Reference, Series
+from optbench.analysis.findings import Findings
+from optbench.analysis.frames import scores_by_task
+from optbench.analysis.intervals import Interval, bootstrap, mean
+from optbench.analysis.pairs import differences_by_seed
+from optbench.analysis.profiles import mean_ranks, profile_with_band
+from optbench.analysis.selection import select
+from optbench.analysis.study import Study
+from optbench.analysis.tuning_budget import curves
+
+QUESTION = (
+    "Which optimizer is best at an equal tuning budget, on one problem and over all, and how much does tuning matter?"
+)
+METRIC, RESULT = "validation_accuracy", "test_accuracy"
+TASK = ["model", "dataset", "batch"]
+CELL = ["optimizer", *TASK]
+SHOWN = 8
+REPETITIONS = 1000
+
+
+def analyse(study: Study) -> Findings:
+    """Ranks of the tuned optimizers with intervals, their profiles, what k trials give, and what tuning adds to defaults."""
+    runs = study.runs
+    if METRIC not in runs or not (runs["status"] == "done").any():
+        return Findings(QUESTION, "Not enough runs for an answer: none is done.")
+    best = select(runs, CELL, METRIC, [RESULT])
+    tuned = runs.merge(best[[*CELL, "trial"]].dropna(), on=[*CELL, "trial"])
+    scores = scores_by_task(tuned, RESULT, task=TASK)
+    # Where one optimizer has no run yet, or none that could be chosen, its problem would be left out for all.
+    complete = {name: arrays for name, arrays in scores.items() if arrays}
+    ranks, gains = _ranks(tuned, complete), _gains(runs, tuned)
+    budget = curves(runs, CELL, METRIC, RESULT, diverged_result=_chance(runs), repetitions=200)
+    order = list(ranks[ranks["problem"] == "all"]["optimizer"]) if len(ranks) else sorted(tuned["optimizer"].unique())
+    charts = [_ranks_chart(ranks), _profiles_chart(complete, order), _budget_chart(budget, order), _gains_chart(gains)]
+    tables = {"best_trials": best, "ranks": ranks, "tuned_minus_default": gains, "best_of_k": budget}
+    kept = {name: table for name, table in tables.items() if len(table)}
+    charts = [chart for chart in charts if chart.series]
+    return Findings(QUESTION, _answer(ranks, gains, study), charts, kept, _notes(runs, best, ranks, gains))
+
+
+def _chance(runs: pd.DataFrame) -> float:
+    """The accuracy of guessing among the most classes of any of the problems: what a diverged run is worth."""
+    classes = pd.to_numeric(runs.get("config.dataset.info.size.classes", pd.Series(dtype=float)), errors="coerce")
+    return 1 / float(classes.max()) if classes.notna().any() else 0.0
+
+
+def _problem(row: "pd.Series | Mapping[str, object]") -> str:
+    return f"{row['model']} on {row['dataset']}, batch {row['batch']}"
+
+
+def _rank_rows(problem: str, scores: Mapping[str, list[np.ndarray]]) -> list[dict[str, object]]:
+    found = sorted(mean_ranks(scores, repetitions=REPETITIONS).items(), key=lambda pair: pair[1].estimate)
+    # A bootstrap of single runs has no width.
+    several = max(len(array) for arrays in scores.values() for array in arrays) > 1
+    rows = []
+    for name, interval in found:
+        bounds = {"low": interval.low, "high": interval.high} if several else {"low": math.nan, "high": math.nan}
+        rows.append({"problem": problem, "optimizer": name, "rank": interval.estimate, **bounds})
+    return rows
+
+
+def _ranks(tuned: pd.DataFrame, scores: Mapping[str, list[np.ndarray]]) -> pd.DataFrame:
+    """Mean ranks over the problems that all optimizers have results on, and on every problem alone."""
+    rows = _rank_rows("all", scores) if len(scores) > 1 else []
+    for key, own in tuned.groupby(TASK):
+        alone = {name: arrays for name, arrays in scores_by_task(own, RESULT, task=TASK).items() if arrays}
+        if len(alone) > 1:
+            rows += _rank_rows(_problem(dict(zip(TASK, key, strict=True))), alone)
+    return pd.DataFrame(rows)
+
+
+def _gains(runs: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
+    """The test accuracy of the best trial minus that of the defaults, paired by seed, mean over problems."""
+    both = pd.concat([tuned.assign(setting="tuned"), runs[runs["trial"] == 0].assign(setting="default")])
+    pairs = differences_by_seed(both, RESULT, "setting", "tuned", "default", match=[*CELL, "seed"])
+    rows = []
+    for optimizer, own in pairs.groupby("optimizer"):
+        finite = own[np.isfinite(own["difference"])]
+        tasks = [cell["difference"].to_numpy(float) for _, cell in finite.groupby(TASK)]
+        found = bootstrap(mean, tasks, REPETITIONS) if tasks else Interval(math.nan, math.nan, math.nan)
+        if max(map(len, tasks), default=0) < 2:
+            found = Interval(found.estimate, math.nan, math.nan)
+        row = {
+            "optimizer": optimizer,
+            "gain": found.estimate,
+            "low": found.low,
+            "high": found.high,
+            "problems": len(tasks),
+        }
+        rows.append(
+            row
+            | {
+                "default": finite["second"].mean(),
+                "tuned": finite["first"].mean(),
+                "pairs_diverged": len(own) - len(finite),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+# ---- charts -------------------------------------------------------------------------------------------------------------
+
+
+def _ranks_chart(ranks: pd.DataFrame) -> Chart:
+    rows = ranks[ranks["problem"] == "all"] if len(ranks) else ranks
+    series = []
+    if len(rows):
+        low, high = rows["low"], rows["high"]
+        series.append(Series(label="mean rank", x=rows["optimizer"], y=rows["rank"], kind="points", low=low, high=high))
+    return Chart(
+        name="ranks",
+        title="Mean rank of the tuned optimizers",
+        caption="By test accuracy of the best trial on validation, mean over problems; 1 is best. Bars: 95 % bootstrap.",
+        y_label="Mean rank",
+        horizontal=True,
+        series=series,
+    )
+
+
+def _profiles_chart(scores: Mapping[str, list[np.ndarray]], order: list[str]) -> Chart:
+    series = []
+    if scores:
+        tasks = range(len(next(iter(scores.values()))))
+        best = [max(float(scores[name][task].mean()) for name in scores) for task in tasks]
+        lost = np.linspace(0, 0.1, 51)
+        for name in [name for name in order if name in scores][:SHOWN]:
+            relative = [scores[name][task] - best[task] for task in tasks]
+            band = profile_with_band(relative, -lost, REPETITIONS)
+            low, high = band["low"], band["high"]
+            series.append(
+                Series(label=name, x=100 * lost, y=band["fraction"], low=low, high=high, kind="curve", band=True)
+            )
+    return Chart(
+        name="profiles",
+        title="Performance profiles",
+        caption=f"The share of runs, pooled over problems, that lose less test accuracy than that to the best optimizer's "
+        f"mean on the same problem; the {SHOWN} optimizers with the best ranks. Bands: 95 % bootstrap over seeds.",
+        x_label="Test accuracy lost (points)",
+        y_label="Share of runs",
+        percent_y=True,
+        series=series,
+    )
+
+
+def _budget_chart(budget: pd.DataFrame, order: list[str]) -> Chart:
+    series = []
+    for _, rows in budget[budget["optimizer"].isin(order[:SHOWN])].groupby(CELL):
+        first = rows.iloc[0]
+        series.append(
+            Series(label=str(first["optimizer"]), x=rows["trials"], y=rows["expected"], panel=_problem(first))
+        )
+    return Chart(
+        name="best_of_k",
+        title="Expected test accuracy of the best of k trials",
+        caption="Trials are chosen on validation and drawn without replacement from those of the search (the defaults are not "
+        f"among them); a trial that diverged counts as a guess. The {SHOWN} optimizers with the best ranks.",
+        x_label="Trials",
+        y_label="Test accuracy",
+        percent_y=True,
+        ticks_at_x=True,
+        share_y=False,
+        series=series,
+    )
+
+
+def _gains_chart(gains: pd.DataFrame) -> Chart:
+    series = []
+    if len(gains):
+        rows = gains[gains["gain"].notna()].sort_values("gain", ascending=False)
+        low, high = rows["low"], rows["high"]
+        series.append(
+            Series(label="tuned minus default", x=rows["optimizer"], y=rows["gain"], kind="points", low=low, high=high)
+        )
+    return Chart(
+        name="tuned_minus_default",
+        title="What tuning adds to the defaults",
+        caption="Test accuracy of the best trial minus that of the defaults (a trial too), paired by seed, mean over problems.",
+        y_label="Test accuracy gained",
+        percent_y=True,
+        horizontal=True,
+        series=series,
+        references=[Reference(0.0)],
+    )
+
+
+# ---- words --------------------------------------------------------------------------------------------------------------
+
+
+def _bounds(row: pd.Series, factor: float = 1.0, digits: int = 1) -> str:
+    return "" if math.isnan(row["low"]) else f" [{factor * row['low']:.{digits}f}, {factor * row['high']:.{digits}f}]"
+
+
+def _answer(ranks: pd.DataFrame, gains: pd.DataFrame, study: Study) -> str:
+    rows = ranks[ranks["problem"] == "all"] if len(ranks) else ranks
+    if rows.empty:
+        return "Not enough runs for ranks: no problem has a result of every optimizer."
+    top = rows.iloc[0]
+    words = (
+        f"By mean rank {top['optimizer']} is the best of {len(rows)} optimizers, with {top['rank']:.1f}{_bounds(top)}"
+    )
+    tied = rows.iloc[1:][rows.iloc[1:]["low"] <= top["high"]]
+    if not math.isnan(top["low"]):
+        words += f"; the intervals of {len(tied)} others reach into its own"
+    known = gains[gains["gain"].notna()]
+    if known.empty:
+        return words + "."
+    middle = known.iloc[(known["gain"] - known["gain"].median()).abs().argmin()]
+    return (
+        f"{words}. The best of {len(study.trials)} trials adds {100 * middle['gain']:.1f} points of test accuracy"
+        f"{_bounds(middle, 100)} to the defaults of the median optimizer ({middle['optimizer']})."
+    )
+
+
+def _notes(runs: pd.DataFrame, best: pd.DataFrame, ranks: pd.DataFrame, gains: pd.DataFrame) -> list[str]:
+    notes = [
+        "Intervals are 95 % bootstrap intervals over seeds within problems; the choice of problems is not resampled."
+    ]
+    problems = runs[TASK].drop_duplicates()
+    for _, row in problems.iterrows():
+        own = ranks[ranks["problem"] == _problem(row)] if len(ranks) else ranks
+        if len(own):
+            first = own.iloc[0]
+            notes.append(
+                f"{_problem(row)}: {first['optimizer']} is first, with rank {first['rank']:.1f}{_bounds(first)} of {len(own)}."
+            )
+    missing = best[best["trial"].isna()]
+    if len(missing):
+        cells = ", ".join(f"{row['optimizer']} ({_problem(row)})" for _, row in missing.iterrows())
+        notes.append(f"No trial has come to a result that can be used: {cells}.")
+    if len(gains) and gains["default"].notna().any():
+        default, tuned = gains.iloc[int(gains["default"].argmax())], gains["tuned"]
+        ahead = int((tuned < default["default"]).sum())
+        notes.append(f"The best defaults, {default['optimizer']}'s, reach {default['default']:.1%} in the mean over problems: "
+                     f"{ahead} of {len(gains)} optimizers stay below that even when tuned.")  # fmt: skip
+    if edge := int(best["at_edge"].sum()):
+        notes.append(f"At {edge} of {len(best)} points the best trial lies at an edge of the search space.")
+    diverged = int((runs["status"] == "diverged").sum())
+    notes.append(f"{diverged} of {len(runs)} runs diverged; they count as the worst result there is.")
+    return notes

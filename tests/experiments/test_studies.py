@@ -1,0 +1,368 @@
+"""The four studies of batch sizes and optimizers: each scale expands, and each analysis finds what was put into the store."""
+
+import json
+import math
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from optbench import config as configuration
+from optbench.analysis.studies import analysis_of
+from optbench.analysis.study import Study
+from optbench.sweep.grids import expand_experiment
+from optbench.sweep.plan import Entry, Plan
+
+STUDIES = ("generalization_gap", "scaling_rules", "steps_to_target", "optimizer_comparison")
+SMALL = [(name, scale) for name in STUDIES for scale in ("smoke", "laptop")]
+FULL = [pytest.param(name, "full", marks=pytest.mark.slow) for name in STUDIES]
+
+
+# ---- grids --------------------------------------------------------------------------------------------------------------
+
+
+def expanded(name, scale, *words):
+    """What the sweeper's configuration says, and the cells that it makes with ``words`` in place of its own."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(config_dir=str(configuration.conf_dir()), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        chosen = [f"experiment={name}", f"scale={scale}"]
+        master = loader.load_configuration("config", overrides=chosen, run_mode=RunMode.MULTIRUN)
+        said = OmegaConf.to_container(master.hydra.sweeper)
+        parts = [said[part] for part in ("params", "scales", "grids", "exclude")]
+        return said, expand_experiment(loader, [*chosen, *words], parts, master)
+
+
+def keys(expansion):
+    """What tells the cells apart, as tuples of optimizer, batch, trial, learning rate, seed and remedies."""
+    found = []
+    for cell in expansion.cells:
+        config = cell.config
+        remedies = (
+            config["scaling"]["name"],
+            config["schedule"]["warmup"],
+            config["norm_batch"],
+            config["budget"]["regime_adaptation"],
+        )
+        optimizer = config["optimizer"]
+        found.append(
+            (optimizer["name"], config["batch"], config["trial"], optimizer["learning_rate"], config["seed"], remedies)
+        )
+    return found
+
+
+@pytest.mark.parametrize(("name", "scale"), [*SMALL, *FULL])
+def test_every_scale_expands(name, scale):
+    # One seed and few optimizers: of the others only the words differ.
+    words = [
+        "seed=0",
+        *(["optimizer=sgd,kfac"] if name == "optimizer_comparison" else []),
+        *(["trial=0,1"] if name in ("generalization_gap", "optimizer_comparison") else []),
+    ]
+    said, expansion = expanded(name, scale, *words)
+    assert expansion.scale == scale
+    cells = keys(expansion)
+    assert len(str(said["scales"][scale]["seed"]).split(",")) >= 3 or scale == "smoke"
+    assert (expansion.cells[0].config["launcher"]["name"] == "slurm") == (scale == "full")
+    if name == "optimizer_comparison":
+        problems = {cell.config["model"]["name"] for cell in expansion.cells}
+        assert problems == ({"2c2d", "3c3d", "allcnnc"} if scale == "full" else {"mlp", "keskar_f1"})
+        # Equal budgets: every optimizer has as many runs as any other.
+        assert len(set(pd.Series([key[0] for key in cells]).value_counts())) == 1
+        methods = [word.strip() for word in said["params"]["optimizer"].split(",")]
+        assert len(set(methods)) == 17
+        assert set(methods) <= set(configuration.choices("optimizer"))
+    if name == "scaling_rules":
+        rates = {key[3] for key in cells if key[0] == "sgd"}
+        assert sorted(rates) == [2.0**power for power in range(-6, 4)]
+    if name == "generalization_gap":
+        batches = sorted({key[1] for key in cells})
+        plain = ("none", 0, None, False)
+        assert {key[5] for key in cells if key[1] == batches[0]} == {plain}
+        ghost = 128 if scale == "full" else 32
+        remedies = {("linear", 0, None, False), ("sqrt", 0, None, False), ("none", "10%", None, False)}
+        remedies |= {("none", 0, ghost, False), ("none", 0, None, True), ("sqrt", "10%", ghost, True)}
+        assert {key[5] for key in cells if key[1] == batches[-1] and key[0] == "momentum"} == {plain, *remedies}
+    if name == "steps_to_target":
+        measuring = [cell.config for cell in expansion.cells if "noise_scale" in cell.config["probe"]]
+        assert {(config["optimizer"]["name"], config["trial"]) for config in measuring} == {("sgd", 0)}
+
+
+# ---- analyses on made-up runs -------------------------------------------------------------------------------------------
+
+
+def store(root, name, runs):
+    """A sweep of the runs: each a configuration, a summary (None: it has not started), a status and rows of history."""
+    plan, entries = Plan(root, name), []
+    for number, (config, summary, status, rows) in enumerate(runs):
+        directory = plan.directory(f"run-{number:04d}")
+        directory.create(json.dumps(config))
+        for row in rows:
+            directory.append(row)
+        if summary is not None:
+            directory.finish({"run_id": directory.run_id, "status": status, **summary}, status)
+        entries.append(Entry(directory.run_id, {"batch": str(config["batch"])}))
+    plan.extend(entries, {"experiment": name, "scale": "smoke"})
+    return Study.read(root, name)
+
+
+def analyse(name, study):
+    """What the study's analysis finds, with short bootstraps: the intervals need only be sane here."""
+    function = analysis_of(name)
+    if "REPETITIONS" in function.__globals__:
+        function.__globals__["REPETITIONS"] = 40
+    return function(study)
+
+
+def configured(optimizer="momentum", batch=32, seed=0, trial=0, rate=0.1, model="mlp", **changes):
+    config = {
+        "optimizer": {"name": optimizer, "learning_rate": rate, "info": {}},
+        "model": {"name": model},
+        "dataset": {"name": "digits", "info": {"size": {"classes": 10}}},
+        "scaling": {"name": "none"},
+        "schedule": {"name": "constant", "warmup": 0},
+        "budget": {"regime_adaptation": False, "target": 0.8, "target_metric": "validation_accuracy"},
+        "norm_batch": None,
+        "batch": batch,
+        "seed": seed,
+        "trial": trial,
+    }
+    for key, value in changes.items():
+        group, _, option = key.partition("__")
+        config = {**config, group: {**config[group], option: value} if option else value}
+    return config
+
+
+def summarized(config, **metrics):
+    names = {key: config[key]["name"] for key in ("optimizer", "model", "dataset")}
+    same = {key: config[key] for key in ("batch", "seed", "trial")}
+    rate = config["optimizer"]["learning_rate"]
+    return {**names, **same, "learning_rate": rate, "base_learning_rate": rate, **metrics}
+
+
+def accuracies(test, gap, validation=None):
+    losses = {"train_loss": 0.1, "validation_loss": 0.5, "test_loss": 0.1 + gap}
+    shown = {"train_accuracy": test + gap, "validation_accuracy": test if validation is None else validation}
+    return {**losses, **shown, "test_accuracy": test, "gap_loss": gap, "gap_accuracy": gap}
+
+
+def evaluation(step, batch, **metrics):
+    return {
+        "event": "evaluation",
+        "step": step,
+        "epoch": step / 10,
+        "samples": step * batch,
+        "seconds": 0.1 * step,
+        **metrics,
+    }
+
+
+def gap_runs():
+    """Batch 32 has 0.90 + noise, 256 has 0.86, with what each remedy adds; trial 1 is the best one and trial 0 0.1 worse."""
+    remedies = {
+        "plain": ({}, 0.0),
+        "linear": ({"scaling__name": "linear"}, 0.01),
+        "warm": ({"schedule__warmup": "10%"}, -0.005),
+        "longer": ({"budget__regime_adaptation": True}, 0.03),
+        "ghost": ({"norm_batch": 32}, 0.005),
+        "together": ({"norm_batch": 32, "scaling__name": "sqrt", "budget__regime_adaptation": True}, 0.02),
+    }
+    runs = []
+    for seed in range(3):
+        for trial in range(2):
+            for batch, base in ((32, 0.90), (256, 0.86)):
+                for name, (changes, gain) in remedies.items():
+                    if batch == 32 and name != "plain":
+                        continue
+                    config = configured(batch=batch, seed=seed, trial=trial, **changes)
+                    # The noise of a seed is common to all of its runs, up to a little.
+                    test = (
+                        base + gain - 0.1 * (trial == 0) + 0.02 * seed + 0.0001 * ((seed * 7 + batch + len(name)) % 3)
+                    )
+                    metrics = accuracies(test, 1 - test - 0.02)
+                    end = {key: value for key, value in metrics.items() if not key.startswith("validation")}
+                    before = {**end, "train_loss": 0.4, "test_accuracy": test - 0.1}
+                    rows = [evaluation(10, batch, **before), evaluation(20, batch, **end)]
+                    runs.append((config, summarized(config, **metrics), "done", rows))
+    return runs
+
+
+def test_the_generalization_gap_is_found_with_what_the_remedies_add(tmp_path):
+    findings = analyse("generalization_gap", store(tmp_path, "generalization_gap", gap_runs()))
+    losses = findings.tables["small_minus_large"].set_index("metric")
+    assert losses.loc["test_accuracy", "difference"] == pytest.approx(0.04, abs=3e-4)
+    assert losses.loc["gap_accuracy", "difference"] == pytest.approx(-0.04, abs=3e-4)
+    assert losses.loc["test_accuracy", "low"] > 0.03
+    remedies = findings.tables["remedies"].set_index(["remedy", "chosen"])
+    kept = "trial of the small batch"
+    for name, gain in {
+        "longer training": 0.03,
+        "linear scaling": 0.01,
+        "warm-up": -0.005,
+        "all together": 0.02,
+        "small batch": 0.04,
+    }.items():
+        assert remedies.loc[(name, kept), "difference"] == pytest.approx(gain, abs=3e-4), name
+    assert (remedies["trial"] == 1).all()
+    assert "momentum +4.0" in findings.answer
+    assert "longer training" in findings.answer
+    # At 20 steps all runs have the accuracies of their ends.
+    matched = findings.tables["matched"].set_index(["match", "batch"])
+    assert matched.loc[("step", 256), "test_accuracy_excess"] == pytest.approx(0.04, abs=3e-4)
+    drawn(findings)
+
+
+def rate_runs(exponents, seeds=2):
+    """Loss 0.4 exp(0.1 log2(rate / optimum)^2) with optimum 2^-6 (batch / 16)^exponent; from 8 times the optimum it diverges."""
+    runs = []
+    for optimizer, exponent in exponents.items():
+        for batch in (16, 64, 1024):
+            best = 2**-6 * (batch / 16) ** exponent
+            for seed in range(seeds):
+                # Down to a factor of 32, where the loss is above that of a guess, too.
+                for power in range(-5, 5):
+                    rate = best * 2.0**power
+                    config = configured(optimizer, batch, seed, rate=rate)
+                    if rate >= 8 * best * (1 - 1e-9):
+                        # Half of what is too large ends at the loss of a guess instead: that is no better.
+                        dead = summarized(config, **accuracies(0.1, 0.0)) | {"validation_loss": math.log(10) + 0.01}
+                        runs.append(
+                            (config, dead, "done", []) if power % 2 else (config, summarized(config), "diverged", [])
+                        )
+                        continue
+                    loss = 0.4 * math.exp(0.1 * math.log2(rate / best) ** 2) + 1e-4 * np.sin(37.0 * seed + power)
+                    metrics = accuracies(0.9, 0.05) | {"validation_loss": loss}
+                    runs.append((config, summarized(config, **metrics), "done", []))
+    return runs
+
+
+def test_the_exponents_of_the_rates_are_found(tmp_path):
+    truth = {"sgd": 1.0, "adam": 0.5}
+    findings = analyse("scaling_rules", store(tmp_path, "scaling_rules", rate_runs(truth)))
+    exponents = findings.tables["exponents"].set_index(["optimizer", "rate"])
+    for optimizer, exponent in truth.items():
+        for rate in ("optimal", "largest stable"):
+            row = exponents.loc[(optimizer, rate)]
+            assert row["exponent"] == pytest.approx(exponent, abs=0.01), (optimizer, rate)
+            assert row["exponent_low"] <= row["exponent"] <= row["exponent_high"]
+    assert re.search(
+        r"optimal learning rate grows as batch\^0\.50 \[0\.\d\d, 0\.\d\d\] for adam, batch\^1\.00", findings.answer
+    )
+    # The rule that is right costs nothing; the other one that much at 64 times the batch (a factor of 8 in the rate).
+    transfer = findings.tables["transfer"].set_index(["optimizer", "batch", "rule"])
+    assert transfer.loc[("sgd", 1024, "linear"), "cost"] == pytest.approx(0, abs=1e-3)
+    wrong = 0.4 * (math.exp(0.1 * 9) - 1)
+    assert transfer.loc[("sgd", 1024, "square root"), "cost"] == pytest.approx(wrong, abs=1e-3)
+    assert transfer.loc[("adam", 1024, "square root"), "cost"] == pytest.approx(0, abs=1e-3)
+    drawn(findings)
+
+
+def target_runs(seeds=3):
+    """S = 50 (1 + B_c / B) with B_c 64 for sgd and 512 for kfac at target 0.8, for the better of two trials."""
+    runs = []
+    for optimizer, critical in (("sgd", 64), ("kfac", 512)):
+        for batch in (16, 64, 256, 1024):
+            for seed in range(seeds):
+                for trial in range(2):
+                    steps = 50 * (1 + critical / batch) * (1 + trial) * (1 + 0.02 * (seed - 1))
+                    config = configured(optimizer, batch, seed, trial)
+                    # Accuracy grows as a straight line, so that an easier target is reached in proportion.
+                    grid = np.arange(0, 1.5 * steps, steps / 7).astype(int)
+                    rows = [evaluation(int(at), batch, validation_accuracy=0.8 * at / steps) for at in grid]
+                    if batch == 1024 and optimizer == "sgd":
+                        rows = [row | {"validation_accuracy": 0.1} for row in rows]
+                    runs.append((config, summarized(config, **accuracies(0.8, 0.1)), "done", rows))
+    return runs
+
+
+def test_the_critical_batch_is_found_and_a_missed_target_is_counted(tmp_path):
+    findings = analyse("steps_to_target", store(tmp_path, "steps_to_target", target_runs()))
+    table = findings.tables["critical_batch"].set_index(["optimizer", "target"])
+    for optimizer, critical in (("sgd", 64), ("kfac", 512)):
+        for target in (0.8, 0.78, 0.75):
+            row = table.loc[(optimizer, target)]
+            assert row["critical_batch"] == pytest.approx(critical, rel=0.05)
+            assert row["steps_min"] == pytest.approx(50 * target / 0.8, rel=0.05)
+            assert row["critical_batch_low"] <= row["critical_batch"] <= row["critical_batch_high"]
+    assert findings.answer.index("kfac") < findings.answer.index("sgd")
+    assert "1 of 8 points: sgd at batch 1024" in " ".join(findings.notes)
+    assert (findings.tables["tuned_steps"].dropna(subset="trial")["trial"] == 0).all()
+    drawn(findings)
+
+
+def comparison_runs():
+    """Three problems; adam is best on all, sgd last; trial 2 is 0.05 above the defaults, and trial 1 diverges."""
+    runs = []
+    for place, model in enumerate(("mlp", "keskar_f1", "lenet5")):
+        for optimizer, quality in (("sgd", 0.70), ("momentum", 0.75), ("adam", 0.80)):
+            for seed in range(3):
+                for trial in range(4):
+                    config = configured(optimizer, 64, seed, trial, model=model)
+                    test = quality + 0.01 * place + 0.05 * (trial == 2) + 0.01 * (trial == 3) + 0.001 * seed
+                    if trial == 1:
+                        runs.append((config, summarized(config), "diverged", []))
+                    else:
+                        runs.append((config, summarized(config, **accuracies(test, 0.1)), "done", []))
+    return runs
+
+
+def test_ranks_gains_and_budgets_are_found(tmp_path):
+    findings = analyse("optimizer_comparison", store(tmp_path, "optimizer_comparison", comparison_runs()))
+    ranks = findings.tables["ranks"]
+    pooled = ranks[ranks["problem"] == "all"].set_index("optimizer")["rank"]
+    assert pooled.to_dict() == {"adam": 1, "momentum": 2, "sgd": 3}
+    assert "adam is the best of 3 optimizers, with 1.0 [1.0, 1.0]; the intervals of 0 others" in findings.answer
+    assert findings.tables["tuned_minus_default"]["gain"].to_numpy() == pytest.approx(0.05)
+    # Of the trials 1 to 3 one diverged, and is worth a guess: the best of one is their mean.
+    budget = findings.tables["best_of_k"].set_index(["optimizer", "model", "trials"])
+    assert budget.loc[("sgd", "mlp", 1), "expected"] == pytest.approx((0.1 + 0.751 + 0.711) / 3)
+    assert budget.loc[("sgd", "mlp", 3), "expected"] == pytest.approx(0.751)
+    assert any("27 of 108 runs diverged" in note for note in findings.notes)
+    drawn(findings)
+
+
+def drawn(findings):
+    """Every chart can be drawn for a paper."""
+    assert findings.charts
+    for chart in findings.charts:
+        assert chart.matplotlib().axes, chart.name
+
+
+MADE = {
+    "generalization_gap": gap_runs,
+    "scaling_rules": lambda: rate_runs({"sgd": 1.0}, seeds=1),
+    "steps_to_target": target_runs,
+    "optimizer_comparison": comparison_runs,
+}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("done", [0, 1])
+def test_a_study_that_has_hardly_begun_says_so(tmp_path, name, done):
+    runs = MADE[name]()
+    runs = [run if place < done else (run[0], None, "pending", []) for place, run in enumerate(runs)]
+    findings = analyse(name, store(tmp_path, name, runs))
+    assert "ot enough runs" in findings.answer
+    assert not re.search(r"\bnan\b|\binf\b", " ".join([findings.answer, *findings.notes]))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_an_analysis_takes_any_part_of_its_runs(tmp_path, name):
+    runs = MADE[name]()
+    generator = np.random.default_rng(0)
+    keep = generator.random(len(runs)) < 0.5
+    runs = [run if here else (run[0], None, "pending", []) for run, here in zip(runs, keep, strict=True)]
+    findings = analyse(name, store(tmp_path, name, runs))
+    assert not re.search(r"\bnan\b|\binf\b", " ".join([findings.answer, *findings.notes]))
+    drawn(findings)
+
+
+@pytest.mark.parametrize("name", ["generalization_gap", "scaling_rules", "optimizer_comparison"])
+def test_all_runs_may_have_diverged(tmp_path, name):
+    runs = [(config, summarized(config), "diverged", []) for config, *_ in MADE[name]()]
+    assert "ot enough runs" in analyse(name, store(tmp_path, name, runs)).answer
