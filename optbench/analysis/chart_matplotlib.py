@@ -166,6 +166,8 @@ def _legend(figure: Figure, panels: list[Axes]) -> None:
         if isinstance(handle, BarContainer):
             panels[0].bar([math.nan], [math.nan], color=handle.patches[0].get_facecolor(), label=label)
             continue
-        look = {"color": handle.get_color(), "linestyle": handle.get_linestyle(), "marker": handle.get_marker()}
-        panels[0].plot([], [], label=label, **look)
+        (line,) = panels[0].plot([], [])
+        line.update_from(handle)  # get_linestyle() does not tell one pattern of dashes from another
+        line.set_transform(panels[0].transData)
+        line.set_label(label)
     legend_above(figure, panels[0])

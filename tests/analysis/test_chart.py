@@ -163,3 +163,21 @@ def test_findings_refuse_names_that_are_no_files():
         Findings("?", "!", charts=twice)
     with pytest.raises(ValueError, match="names files"):
         Findings("?", "!", tables={"../x": None})
+
+
+def test_the_legend_shows_each_reference_with_its_own_dashes():
+    """A reference that only the second panel has is drawn in the legend as it is drawn there."""
+    chart = Chart(
+        name="two",
+        title="",
+        x_label="x",
+        y_label="y",
+        series=[Series(label="a", x=[1, 2], y=[1, 2], panel=panel) for panel in ("first", "second")],
+        references=[Reference(1.5, "everywhere"), Reference(1.2, "there", panel="second")],
+    )
+    figure = chart.matplotlib()
+    [legend] = figure.legends
+    dashes = {text.get_text(): line._dash_pattern for text, line in zip(legend.texts, legend.get_lines(), strict=True)}
+    drawn = {line.get_label(): line._dash_pattern for line in figure.axes[1].get_lines()}
+    assert dashes["there"] == drawn["there"]
+    assert dashes["there"] != dashes["everywhere"]
