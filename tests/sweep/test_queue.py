@@ -149,18 +149,24 @@ def check_random_kills(folder, runs, kills):
     assert wait(start()) == 0
     check_log(log.lines(), killed)
     taken, left = ([line for line in log.lines() if line[2] == word] for word in ("take", "leave"))
-    assert len(taken) > len(left)  # some died in the middle of a run
     for directory in directories:
         check_done(directory, 5)
+    return len(taken) - len(left)  # how many died in the middle of a run
 
 
 def test_workers_killed_at_random_moments(tmp_path):
-    check_random_kills(tmp_path, runs=40, kills=25)
+    # Where others keep the processors busy, the moments may all fall between two runs.
+    for number in range(5):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        if check_random_kills(folder, runs=40, kills=25):
+            return
+    pytest.fail("no worker died in the middle of a run")
 
 
 @pytest.mark.slow
 def test_workers_killed_at_many_random_moments(tmp_path):
-    check_random_kills(tmp_path, runs=150, kills=400)
+    assert check_random_kills(tmp_path, runs=150, kills=400) > 0
 
 
 # ---- several workers, several plans ------------------------------------------------------------------------------------------
