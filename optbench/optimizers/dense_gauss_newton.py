@@ -77,7 +77,7 @@ class SquareRoot:
         self._execution = objective.execution
         jacobian = objective.jacobian(memory_limit).to(outputs.dtype)  # (n, outputs of an example, P)
         count, each, self.size = jacobian.shape
-        loss = _known_loss(objective)
+        loss = objective.known_loss()
         residuals = loss.output_gradient(outputs, targets).reshape(count, each)
         chunk = max(1, CHUNK // (each * self.size))
         own = torch.zeros(self.size, dtype=torch.float64, device=outputs.device)
@@ -188,7 +188,7 @@ def check_objective(objective: Objective, curvature: str, memory_limit: int, eva
     """Raise UserError where ``SquareRoot`` would: a loss without known curvature, or too large a Jacobian."""
     with mode(objective, evaluation):
         outputs, targets = _outputs_and_targets(objective)
-        loss = _known_loss(objective)
+        loss = objective.known_loss()
         loss.output_hessian_product(outputs[:1], targets[:1], torch.zeros_like(outputs[:1]))
         check_memory(objective, outputs, curvature, memory_limit)
 
@@ -196,15 +196,6 @@ def check_objective(objective: Objective, curvature: str, memory_limit: int, eva
 def _outputs_and_targets(objective: Objective) -> tuple[Tensor, Tensor]:
     passes = [(recorded.outputs.detach(), recorded.targets) for recorded in objective.recorded_passes()]
     return torch.cat([outputs for outputs, _ in passes]), torch.cat([targets for _, targets in passes])
-
-
-def _known_loss(objective: Objective) -> Loss:
-    if not isinstance(objective.loss_function, Loss):
-        raise UserError(
-            f"loss={type(objective.loss_function).__name__}: its derivatives in the outputs are not known; accepted are "
-            "cross_entropy, mse, bernoulli and any other optbench.losses.Loss"
-        )
-    return objective.loss_function
 
 
 def _weighted(loss: Loss, outputs: Tensor, targets: Tensor, rows: Tensor) -> Tensor:

@@ -10,8 +10,6 @@ from torch.optim.optimizer import ParamsT
 
 from optbench import randomness
 from optbench.curvature.lanczos import flatten, on_flat_vectors, unflatten
-from optbench.errors import UserError
-from optbench.losses import Loss
 from optbench.objective import Objective
 from optbench.optimizers import krylov
 from optbench.optimizers.base import require, require_common
@@ -237,12 +235,7 @@ def _mean_squared_gradients(objective: Objective, probes: int, seed: int, update
     With random signs s_n the square of N⁻¹ Σ s_n ∇ℓ_n has the mean N⁻² Σ ∇ℓ_n ∘ ∇ℓ_n: the signs of different examples are
     independent. The signs are a function of ``seed``, ``update``, the probe and of the example's place in the global batch.
     """
-    loss = objective.loss_function
-    if not isinstance(loss, Loss):
-        raise UserError(
-            f"loss={type(loss).__name__}: its derivatives in the outputs are not known; accepted are cross_entropy, mse, "
-            "bernoulli and any other optbench.losses.Loss"
-        )
+    loss = objective.known_loss()
     gradients = torch.cat(
         [loss.output_gradient(each.outputs, each.targets).flatten(1) for each in objective.recorded_passes()]
     )

@@ -74,7 +74,7 @@ class ExampleProducts(MatrixProducts):
     @torch.no_grad()
     def per_example_losses(self) -> Tensor:
         """The loss of every example of this rank, (n,)."""
-        loss = self._loss()
+        loss = self.known_loss()
         return torch.cat(
             [
                 loss.per_example(self._part_outputs(number, part), part.targets)
@@ -101,7 +101,7 @@ class ExampleProducts(MatrixProducts):
     @torch.no_grad()
     def sample_targets_of(self, recorded: Recorded, key: int) -> Tensor:
         """``sample_targets`` of one micro-batch whose outputs are known."""
-        loss, outputs = self._loss(), recorded.outputs.detach()
+        loss, outputs = self.known_loss(), recorded.outputs.detach()
         shape = loss.sample_shape(outputs)
         first = (self._first + recorded.start) * shape[1:].numel()
         position = first + torch.arange(shape.numel(), device=outputs.device).view(shape)
@@ -184,7 +184,7 @@ class ExampleProducts(MatrixProducts):
         over the positions. Raises UserError for a model without a linear layer, and where batch norm in train mode
         follows the layer, which couples the examples.
         """
-        self._loss()
+        self.known_loss()
         modules = list(self.network.model.modules())
         linear = [index for index, module in enumerate(modules) if isinstance(module, nn.Linear)]
         if not linear:
@@ -222,7 +222,7 @@ class ExampleProducts(MatrixProducts):
         handle = layer.register_forward_hook(cut)
         try:
             with self._pass(part.start), torch.enable_grad():
-                total = self._loss().per_example(self.network.model(part.inputs), part.targets).sum()
+                total = self.known_loss().per_example(self.network.model(part.inputs), part.targets).sum()
         finally:
             handle.remove()
         gradients = torch.autograd.grad(total, after)

@@ -80,7 +80,7 @@ class MatrixProducts:
 
     def ggnvps(self, vectors: Sequence[Sequence[Tensor]]) -> list[Vector]:
         """G v for each of ``vectors``: a graph that cannot be kept is built once for all of them."""
-        return self._outer_products(vectors, "ggnvp", self._loss().output_hessian_product)
+        return self._outer_products(vectors, "ggnvp", self.known_loss().output_hessian_product)
 
     def empirical_fisher_vp(self, vector: Sequence[Tensor]) -> Vector:
         """E v: the product of the second moment of the per-example gradients, at the targets, with a vector."""
@@ -88,7 +88,7 @@ class MatrixProducts:
 
     def empirical_fisher_vps(self, vectors: Sequence[Sequence[Tensor]]) -> list[Vector]:
         """E v for each of ``vectors``: a graph that cannot be kept is built once for all of them."""
-        loss = self._loss()
+        loss = self.known_loss()
 
         def product(outputs: Tensor, targets: Tensor, directions: Tensor) -> Tensor:
             gradients = loss.output_gradient(outputs, targets)
@@ -125,7 +125,7 @@ class MatrixProducts:
         semi-definite by construction. The exact quadratic model of Martens & Grosse 2015, section 6.4 and appendix C.
         """
         self._check(vectors, "quadratic")
-        loss = self._loss()
+        loss = self.known_loss()
         gram: Tensor | float = 0.0
         for number, part in enumerate(self._parts):
             rows = []
@@ -177,7 +177,8 @@ class MatrixProducts:
         # The recurrent kernels lack forward-mode derivatives on GPUs, and keep what functional_call puts into them.
         return not has_recurrent_layers(self.network.model)
 
-    def _loss(self) -> Loss:
+    def known_loss(self) -> Loss:
+        """The loss, with its derivatives in the outputs; raises UserError where they are not known."""
         if not isinstance(self.loss_function, Loss):
             name = getattr(self.loss_function, "__name__", type(self.loss_function).__name__)
             raise UserError(
