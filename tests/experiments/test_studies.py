@@ -79,7 +79,7 @@ def test_every_scale_expands(name, scale):
         assert set(methods) <= set(configuration.choices("optimizer"))
     if name == "scaling_rules":
         rates = {key[3] for key in cells if key[0] == "sgd"}
-        assert sorted(rates) == [2.0**power for power in range(-6, 4)]
+        assert sorted(rates) == [2.0**power for power in range(-9, 4)]
     if name == "generalization_gap":
         batches = sorted({key[1] for key in cells})
         plain = ("none", 0, None, False)
