@@ -7,12 +7,13 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from transfer import RULES, best_rate, transfer_chart, transfer_costs
 
+from optbench.analysis.batch_hessians import predicted_exponents, top_eigenvalues
 from optbench.analysis.chart import Chart, Reference, Series
 from optbench.analysis.findings import Findings
-from optbench.analysis.intervals import Interval, student
+from optbench.analysis.intervals import Interval
 from optbench.analysis.learning_rates import Sweep, by_batch, crossover_over_seeds, exponent_over_seeds, sweep_of
-from optbench.analysis.pairs import differences_by_seed
 from optbench.analysis.scaling_laws import references
 from optbench.analysis.study import Study
 
@@ -20,7 +21,6 @@ QUESTION = (
     "How do the best and the largest stable learning rate grow with the batch, and what does a scaling rule cost?"
 )
 METRIC, RATE = "validation_loss", "base_learning_rate"
-RULES = {"no scaling": 0.0, "square root": 0.5, "linear": 1.0}
 KINDS: dict[Literal["optimal", "stable"], str] = {"optimal": "optimal", "stable": "largest stable"}
 REPETITIONS = 500
 
@@ -37,12 +37,39 @@ def analyse(study: Study) -> Findings:
     exponents = pd.DataFrame([
         _exponent(name, kind, (sweeps if kind == "optimal" else learned)[name]) for name in sweeps for kind in KINDS
     ])  # fmt: skip
-    transfer = _transfer(runs, sweeps)
-    charts = [_curves(sweeps), *(_against_batch(rates, kind) for kind in KINDS), _transfer_chart(transfer)]
-    tables = {"learning_rates": rates, "exponents": exponents, "transfer": transfer}
+    transfer = transfer_costs(runs, sweeps, METRIC, RATE)
+    tops = top_eigenvalues(study)
+    predicted = predicted_exponents(tops, sweeps)
+    charts = [
+        _exponents_chart(exponents, predicted),
+        _against_batch(rates, "optimal", {}),
+        _against_batch(rates, "stable", _predicted_limits(tops, _momentum(runs))),
+        _curves(sweeps),
+        transfer_chart(transfer),
+    ]
+    tables = {
+        "exponents": exponents,
+        "predicted_exponents": predicted,
+        "learning_rates": rates,
+        "batch_hessians": tops,
+        "transfer": transfer,
+    }
     kept = {name: table for name, table in tables.items() if len(table)}
     charts = [chart for chart in charts if chart.series]
-    return Findings(QUESTION, _answer(exponents), charts, kept, _notes(exponents, transfer, rates))
+    return Findings(QUESTION, _answer(exponents), charts, kept, _notes(exponents, predicted, transfer, rates))
+
+
+def _momentum(runs: pd.DataFrame) -> float:
+    """β of momentum SGD, which is the same in all its runs."""
+    own = runs[runs["optimizer"] == "momentum"]
+    return float(own["config.optimizer.momentum"].iloc[0]) if len(own) else math.nan
+
+
+def _predicted_limits(tops: pd.DataFrame, momentum: float) -> dict[str, pd.DataFrame]:
+    """2/λ₁' and 2 (1 + β)/λ₁' by step and batch, the geometric mean over seeds: columns step, batch, limit."""
+    means = np.exp(np.log(tops[tops["top"] > 0].set_index(["step", "batch"])["top"]).groupby(["step", "batch"]).mean())
+    factors = {"sgd": 2.0, "momentum": 2 * (1 + momentum)}
+    return {name: (factor / means).rename("limit").reset_index() for name, factor in factors.items()}
 
 
 def _chance(runs: pd.DataFrame) -> float:
@@ -56,18 +83,13 @@ def _unlearned(sweep: Sweep, chance: float) -> Sweep:
 
     A rate that is too large may kill all units instead; with one that is too small, a run merely has not come far.
     """
-    best = {batch: _best(grid) for batch, grid in sweep.items()}
+    best = {batch: best_rate(grid) for batch, grid in sweep.items()}
     return {
         batch: {
             rate: np.where((losses >= chance) & (rate > best[batch]), math.inf, losses) for rate, losses in grid.items()
         }
         for batch, grid in sweep.items()
     }
-
-
-def _best(grid: Mapping[float, np.ndarray]) -> float:
-    """The rate with the least mean loss, of those that were tested."""
-    return min(grid, key=lambda rate: float(grid[rate].mean()))
 
 
 def _rates(optimizer: str, sweep: Sweep, learned: Sweep) -> pd.DataFrame:
@@ -98,36 +120,6 @@ def _exponent(optimizer: str, kind: Literal["optimal", "stable"], sweep: Sweep) 
     return row | {"excluded": ", ".join(f"{batch:g}" for batch in found.excluded)}
 
 
-def _transfer(runs: pd.DataFrame, sweeps: Mapping[str, Sweep]) -> pd.DataFrame:
-    """The validation loss at the scaled rate minus that at the best tested rate, paired by seed, at every larger batch."""
-    rows = []
-    for optimizer, sweep in sweeps.items():
-        own = runs[(runs["optimizer"] == optimizer) & runs[RATE].notna()]
-        best = {batch: _best(grid) for batch, grid in sweep.items()}
-        smallest = min(sweep)
-        for batch in sorted(set(sweep) - {smallest}):
-            for rule, power in RULES.items():
-                wanted = best[smallest] * (batch / smallest) ** power
-                row = {
-                    "optimizer": optimizer,
-                    "batch": int(batch),
-                    "rule": rule,
-                    "scaled_rate": wanted,
-                    "best_rate": best[batch],
-                }
-                tested = min(sweep[batch], key=lambda rate, wanted=wanted: abs(math.log(rate / wanted)))  # type: ignore[misc]
-                found, diverged = Interval(math.nan, math.nan, math.nan), 0
-                if abs(math.log2(tested / wanted)) <= 0.51:  # half a step of the grid; beyond it nothing is known
-                    here = own[own["batch"] == batch]
-                    pairs = differences_by_seed(here, METRIC, RATE, tested, best[batch], match=("seed",))["difference"]
-                    diverged = int(np.isinf(pairs).sum())
-                    finite = pairs[np.isfinite(pairs)].to_numpy(float)
-                    found = student(finite) if len(finite) and not diverged else found
-                    row |= {"tested_rate": tested, "seeds": len(pairs)}
-                rows.append(row | {"cost": found.estimate, "low": found.low, "high": found.high, "diverged": diverged})
-    return pd.DataFrame(rows)
-
-
 # ---- charts -------------------------------------------------------------------------------------------------------------
 
 
@@ -155,7 +147,37 @@ def _curves(sweeps: Mapping[str, Sweep]) -> Chart:
     )
 
 
-def _against_batch(rates: pd.DataFrame, kind: Literal["optimal", "stable"]) -> Chart:
+def _exponents_chart(exponents: pd.DataFrame, predicted: pd.DataFrame) -> Chart:
+    """The measured exponents of both rates below each other, with those that the batch Hessian predicts."""
+    series = []
+    for rate in KINDS.values():
+        rows = exponents[(exponents["rate"] == rate) & exponents["exponent"].notna()]
+        ends = {"low": rows["exponent_low"], "high": rows["exponent_high"]}
+        if len(rows):
+            series.append(Series(label=rate, x=rows["optimizer"], y=rows["exponent"], kind="points", **ends))
+    for step, rows in predicted.groupby("step"):
+        label = f"predicted at step {step}"
+        series.append(
+            Series(
+                label=label, x=rows["optimizer"], y=rows["exponent"], kind="points", low=rows["low"], high=rows["high"]
+            )
+        )
+    return Chart(
+        name="exponents",
+        title="The exponents of the learning rate against batch size",
+        caption="Slopes of the logarithms; bars are 95 % bootstrap intervals over seeds. Predicted: those of the largest stable "
+        "rate from the batch Hessian at steps of one of SGD's runs, 95 % Student intervals; for Adam and RMSprop, the square "
+        "root. Lines: the square root and the linear rule.",
+        y_label="Exponent of the batch size",
+        horizontal=True,
+        series=series,
+        references=[Reference(0.5, "square root"), Reference(1.0, "linear")],
+    )
+
+
+def _against_batch(
+    rates: pd.DataFrame, kind: Literal["optimal", "stable"], predicted: Mapping[str, pd.DataFrame]
+) -> Chart:
     column = "optimal" if kind == "optimal" else "limit"
     series = []
     for optimizer, rows in rates.groupby("optimizer"):
@@ -164,16 +186,24 @@ def _against_batch(rates: pd.DataFrame, kind: Literal["optimal", "stable"]) -> C
         panel = str(optimizer)
         if kept.empty:
             continue
-        series.append(Series(label="measured", x=inside["batch"], y=inside[column], panel=panel, kind="points"))
-        ends = kept.drop(inside.index)
-        if len(ends):
+        ends = {"low": inside["stable"], "high": inside["unstable"]} if kind == "stable" else {}
+        series.append(Series(label="measured", x=inside["batch"], y=inside[column], panel=panel, kind="points", **ends))
+        at_end = kept.drop(inside.index)
+        if len(at_end):
             series.append(
-                Series(label="at the end of the grid", x=ends["batch"], y=ends[column], panel=panel, kind="points")
+                Series(label="at the end of the grid", x=at_end["batch"], y=at_end[column], panel=panel, kind="points")
             )
+        if panel in predicted:
+            for step, line in predicted[panel].groupby("step"):
+                x, label = line["batch"], f"predicted at step {step}"
+                series.append(Series(label=label, x=x, y=line["limit"], panel=panel, kind="curve"))
         batches = inside["batch"].to_numpy(float)
         for law, fit in references(batches, inside[column].to_numpy(float)).items() if len(batches) > 1 else ():
             series.append(Series(label=law, x=batches, y=fit(batches), panel=panel, kind="reference"))
-    limits = "The geometric mean of the largest rate at which all seeds learn and the next; dashed: "
+    limits = (
+        "Between the largest rate at which all seeds learn and the next (bars). Lines: 2/λ₁' of the batch Hessian at "
+        "steps of one of SGD's runs, and 2 (1 + β)/λ₁' for momentum; dashed: "
+    )
     return Chart(
         name=f"{kind}_rate",
         title=f"The {KINDS[kind]} learning rate against batch size",
@@ -190,35 +220,6 @@ def _against_batch(rates: pd.DataFrame, kind: Literal["optimal", "stable"]) -> C
         ticks_at_x=True,
         share_y=False,
         series=series,
-    )
-
-
-def _transfer_chart(transfer: pd.DataFrame) -> Chart:
-    series = []
-    if len(transfer):
-        for (optimizer, rule), rows in transfer[transfer["cost"].notna()].groupby(["optimizer", "rule"], sort=False):
-            series.append(
-                Series(
-                    label=str(rule),
-                    x=rows["batch"],
-                    y=rows["cost"],
-                    panel=str(optimizer),
-                    low=rows["low"],
-                    high=rows["high"],
-                )
-            )
-    return Chart(
-        name="transfer",
-        title="What a rule costs that carries over the best rate of the smallest batch",
-        caption="Validation loss minus that of the best tested rate, paired by seed; 95 % Student intervals. Left out: "
-        "rates that diverged or lie beyond the grid.",
-        x_label="Batch size (examples)",
-        y_label="Validation loss lost",
-        log_x=True,
-        ticks_at_x=True,
-        share_y=False,
-        series=series,
-        references=[Reference(0.0)],
     )
 
 
@@ -249,10 +250,16 @@ def _answer(exponents: pd.DataFrame) -> str:
     return text[0].upper() + text[1:]
 
 
-def _notes(exponents: pd.DataFrame, transfer: pd.DataFrame, rates: pd.DataFrame) -> Sequence[str]:
+def _notes(
+    exponents: pd.DataFrame, predicted: pd.DataFrame, transfer: pd.DataFrame, rates: pd.DataFrame
+) -> Sequence[str]:
     notes = [
-        "Exponents have 95 % bootstrap intervals over seeds, which are too narrow with three; with one seed there are none."
+        "Exponents have 95 % bootstrap intervals over seeds, which are too narrow with three; with one seed there are none. "
+        "Those of the largest stable rate hold the step of the grid, too, in which it is known to lie."
     ]
+    for optimizer, rows in predicted.groupby("optimizer", sort=False):
+        each = ", ".join(f"{row['exponent']:.2f} at step {row['step']}" for _, row in rows.iterrows())
+        notes.append(f"The batch Hessian predicts for the largest stable rate of {optimizer} an exponent of {each}.")
     if few := int((exponents["batches"] == 2).sum()):
         notes.append(f"{few} of {len(exponents)} exponents stand on two batch sizes only.")
     known = exponents[exponents["exponent_low"].notna()]

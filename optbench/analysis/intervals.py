@@ -76,16 +76,18 @@ def bootstrap_fit(
     repetitions: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    resampled_fit: Callable[[list[np.ndarray]], Sequence[float]] | None = None,
 ) -> list[Interval]:
     """As `bootstrap`, for statistics that are computed one resample at a time: one interval for each of their values.
 
-    fit: of a list of arrays (observations, ...), one a stratum; a value that does not exist is NaN.
+    fit: of a list of arrays (observations, ...), one a stratum; a value that does not exist is NaN. resampled_fit: takes its
+    place for the resamples, where these draw something that no observation tells.
     """
-    strata = _checked(strata)
+    strata, refit = _checked(strata), resampled_fit or fit
     estimates = np.asarray(fit(strata), dtype=float)
     generator = np.random.default_rng(seed)
     values = np.array([
-        fit([stratum[generator.integers(len(stratum), size=len(stratum))] for stratum in strata])
+        refit([stratum[generator.integers(len(stratum), size=len(stratum))] for stratum in strata])
         for _ in range(repetitions)
     ], dtype=float)  # fmt: skip
     return [_interval(float(estimate), column, level) for estimate, column in zip(estimates, values.T, strict=True)]

@@ -4,7 +4,7 @@ A sweep is batch -> learning rate -> losses over seeds, where a run that diverge
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -75,10 +75,14 @@ class StableLimit:
         """Whether the grid holds the limit between two rates."""
         return self.stable > 0 and math.isfinite(self.unstable)
 
+    def between(self, place: float) -> float:
+        """The rate at ``place``, from 0 to 1, of the way from stable to unstable in logarithms; NaN if it is not known."""
+        return self.stable * (self.unstable / self.stable) ** place if self.known else math.nan
+
     @property
     def learning_rate(self) -> float:
         """The geometric mean of the two rates between which the limit lies; NaN where the grid does not hold it."""
-        return math.sqrt(self.stable * self.unstable) if self.known else math.nan
+        return self.between(0.5)
 
 
 def stable_limit(rates: np.ndarray, diverged: np.ndarray, tolerance: float = 0.0) -> StableLimit:
@@ -159,15 +163,17 @@ def exponent_over_seeds(
 
     Seeds are resampled within every (batch, learning rate). A batch whose optimum is the lowest or highest rate of its grid,
     or whose grid does not hold the limit of stability, would bias the slope and has no part in it, in each resample anew.
+    A limit of stability is only known to lie between two rates of the grid: each resample draws it from there, uniformly in
+    logarithms, so that the interval is no narrower than the grid allows.
     """
-    batches, strata = np.array(sorted(sweep)), _strata(sweep)
+    batches = np.array(sorted(sweep))
 
-    def fit(losses: list[np.ndarray]) -> tuple[float, float]:
-        law = power_law(batches, _rates(sweep, losses, of, tolerance))
+    def fit(rates: np.ndarray) -> tuple[float, float]:
+        law = power_law(batches, rates)
         return law.exponent, law.coefficient
 
-    exponent, coefficient = bootstrap_fit(fit, strata, repetitions, level, seed)
-    return _scaling_exponent(exponent, coefficient, batches, _rates(sweep, strata, of, tolerance))
+    exponent, coefficient = _over_seeds(fit, sweep, of, tolerance, repetitions, level, seed)
+    return _scaling_exponent(exponent, coefficient, batches, _rates(sweep, _strata(sweep), of, tolerance))
 
 
 def crossover_over_seeds(
@@ -184,14 +190,35 @@ def crossover_over_seeds(
     Resampled, and batches excluded, as in `exponent_over_seeds`. ``undefined`` of the interval is the share of resamples
     whose crossover is not inside the range of batches; the bounds are of the others.
     """
-    batches, strata = np.array(sorted(sweep)), _strata(sweep)
+    batches = np.array(sorted(sweep))
 
-    def fit(losses: list[np.ndarray]) -> tuple[float]:
-        law = crossover(batches, _rates(sweep, losses, of, tolerance), exponents)
+    def fit(rates: np.ndarray) -> tuple[float]:
+        law = crossover(batches, rates, exponents)
         return (law.batch if law.inside else math.nan,)
 
-    (interval,) = bootstrap_fit(fit, strata, repetitions, level, seed)
-    return crossover(batches, _rates(sweep, strata, of, tolerance), exponents), interval
+    (interval,) = _over_seeds(fit, sweep, of, tolerance, repetitions, level, seed)
+    return crossover(batches, _rates(sweep, _strata(sweep), of, tolerance), exponents), interval
+
+
+def _over_seeds(
+    fit: Callable[[np.ndarray], Sequence[float]],
+    sweep: Sweep,
+    of: Literal["optimal", "stable"],
+    tolerance: float,
+    repetitions: int,
+    level: float,
+    seed: int,
+) -> list[Interval]:
+    """The intervals of what ``fit`` makes of the rates of all batches; see `exponent_over_seeds` for what is resampled."""
+    generator = np.random.default_rng([seed, 1])
+    return bootstrap_fit(
+        lambda losses: fit(_rates(sweep, losses, of, tolerance)),
+        _strata(sweep),
+        repetitions,
+        level,
+        seed,
+        resampled_fit=lambda losses: fit(_rates(sweep, losses, of, tolerance, generator.uniform(size=len(sweep)))),
+    )
 
 
 def _strata(sweep: Sweep) -> list[np.ndarray]:
@@ -199,13 +226,22 @@ def _strata(sweep: Sweep) -> list[np.ndarray]:
     return [np.asarray(sweep[batch][rate], dtype=float) for batch in sorted(sweep) for rate in sorted(sweep[batch])]
 
 
-def _rates(sweep: Sweep, losses: list[np.ndarray], of: Literal["optimal", "stable"], tolerance: float) -> np.ndarray:
-    """The optimal or largest stable rate of every batch with ``losses`` in place of the sweep's; NaN where it is not known."""
+def _rates(
+    sweep: Sweep,
+    losses: list[np.ndarray],
+    of: Literal["optimal", "stable"],
+    tolerance: float,
+    places: np.ndarray | None = None,
+) -> np.ndarray:
+    """The optimal or largest stable rate of every batch with ``losses`` in place of the sweep's; NaN where it is not known.
+
+    places: where in its step of the grid each limit of stability is taken to lie (`StableLimit.between`); the middle.
+    """
     remaining, found = iter(losses), []
-    for batch in sorted(sweep):
+    for number, batch in enumerate(sorted(sweep)):
         grid = {rate: next(remaining) for rate in sorted(sweep[batch])}
         if of == "stable":
-            found.append(_limit_of(grid, tolerance).learning_rate)
+            found.append(_limit_of(grid, tolerance).between(0.5 if places is None else float(places[number])))
         else:
             best = _optimum_of(grid)
             found.append(math.nan if best.border in ("lowest", "highest") else best.learning_rate)

@@ -170,6 +170,10 @@ class Expression:
             return False
         if isinstance(sign, ast.In | ast.NotIn) and right is None:
             return isinstance(sign, ast.NotIn)
+        if isinstance(sign, ast.Eq | ast.NotEq) and any(isinstance(side, Mapping) for side in (left, right)):
+            raise self._error(
+                f"{ast.unparse(node)}: a group of several choices; accepted: 'NAME' in {ast.unparse(node.left)}"
+            )
         try:
             return bool(_COMPARISONS[type(sign)](left, right))
         except TypeError as error:

@@ -96,6 +96,18 @@ def test_exponents_without_noise_are_exact(exponent):
     assert limit.exponent.estimate == pytest.approx(exponent, abs=0.2)
 
 
+def test_the_interval_of_a_limit_is_no_narrower_than_its_grid():
+    """All seeds diverge at the same rates, so that nothing but the position inside a factor of 2 is unknown.
+
+    For positions that are uniform in [0, 1] and independent, the slope in log2 has the variance 1 / (12 Sxx).
+    """
+    found = exponent_over_seeds(sweep(0.5), "stable", repetitions=1000).exponent
+    octaves = np.arange(6)
+    width = 1.96 / math.sqrt(12 * ((octaves - octaves.mean()) ** 2).sum())
+    assert found.high - found.low == pytest.approx(2 * width, rel=0.12)
+    assert found.estimate == pytest.approx((found.low + found.high) / 2, abs=0.02)
+
+
 def test_the_crossover_of_a_sweep_has_an_interval():
     """The optimum grows with the batch up to 100 and not beyond."""
     generator = np.random.default_rng(7)

@@ -80,6 +80,10 @@ def test_every_scale_expands(name, scale):
     if name == "scaling_rules":
         rates = {key[3] for key in cells if key[0] == "sgd"}
         assert sorted(rates) == [2.0**power for power in range(-9, 4)]
+        measuring = [cell.config for cell in expansion.cells if "batch_hessian" in cell.config["probe"]]
+        assert [(config["optimizer"]["name"], config["batch"]) for config in measuring] == [
+            ("sgd", 32 if scale == "smoke" else 64)
+        ]
     if name == "generalization_gap":
         batches = sorted({key[1] for key in cells})
         plain = ("none", 0, None, False)
@@ -253,12 +257,36 @@ def test_the_exponents_of_the_rates_are_found(tmp_path):
     assert re.search(
         r"optimal learning rate grows as batch\^0\.50 \[0\.\d\d, 0\.\d\d\] for adam, batch\^1\.00", findings.answer
     )
+    assert "predicted_exponents" not in findings.tables
     # The rule that is right costs nothing; the other one that much at 64 times the batch (a factor of 8 in the rate).
     transfer = findings.tables["transfer"].set_index(["optimizer", "batch", "rule"])
     assert transfer.loc[("sgd", 1024, "linear"), "cost"] == pytest.approx(0, abs=1e-3)
     wrong = 0.4 * (math.exp(0.1 * 9) - 1)
     assert transfer.loc[("sgd", 1024, "square root"), "cost"] == pytest.approx(wrong, abs=1e-3)
     assert transfer.loc[("adam", 1024, "square root"), "cost"] == pytest.approx(0, abs=1e-3)
+    drawn(findings)
+
+
+def test_the_batch_hessian_predicts_beside_them(tmp_path):
+    """λ₁' = 20 / b⁰·²: the limit of SGD grows as b⁰·², that of Adam as its root, and momentum's is larger by 1 + β."""
+    momentum = configured("momentum", rate=1.0)
+    momentum["optimizer"]["momentum"] = 0.9
+    runs = [*rate_runs({"sgd": 1.0, "adam": 0.5}), (momentum, summarized(momentum), "diverged", [])]
+    study = store(tmp_path, "scaling_rules", runs)
+    batches = np.array([16.0, 64.0, 256.0])
+    tops = 20 / batches**0.2
+    arrays = {"batch_sizes": batches, "top": np.stack([tops, tops], 1)}
+    arrays |= {"full_top": np.array(20 / 1024**0.2), "examples": np.array(1024)}
+    run = study.plan.directory(study.runs.loc[study.runs["optimizer"] == "sgd", "run_id"].iloc[0])
+    run.measurements.write("batch_hessian", 64, {}, arrays, 0.1, {})
+    findings = analyse("scaling_rules", study)
+    predicted = findings.tables["predicted_exponents"].set_index("optimizer")["exponent"]
+    assert predicted.to_dict() == pytest.approx({"adam": 0.1, "momentum": 0.2, "sgd": 0.2})
+    charts = {chart.name: chart for chart in findings.charts}
+    lines = {one.panel: one for one in charts["stable_rate"].series if one.label == "predicted at step 64"}
+    assert set(lines) == {"sgd"}  # momentum diverged everywhere: it has no panel
+    assert list(lines["sgd"].y) == pytest.approx(list(np.append(2 / tops, 2 * 1024**0.2 / 20)))
+    assert "predicted at step 64" in {one.label for one in charts["exponents"].series}
     drawn(findings)
 
 

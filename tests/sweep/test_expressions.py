@@ -14,6 +14,7 @@ CONFIG = {
     "clip_norm": None,
     "compile": False,
     "precision": "bf16",
+    "probe": {"spectrum": {"name": "spectrum"}, "extremes": {"name": "extremes"}},
 }
 
 
@@ -35,6 +36,7 @@ CONFIG = {
         ("compile == False and clip_norm == None", True),
         ("true", True),
         ("'f16' in precision", True),
+        ("'spectrum' in probe and 'trace' not in probe", True),
         ("batch != 128.0", False),
         ("batch\n  == 128", True),
     ],
@@ -146,6 +148,7 @@ def test_what_is_not_text_is_refused(text):
         ("model.depth.odd", r"model\.depth\.odd: model\.depth is 28, which has no options"),
         ("null.x", r"null: unknown key"),
         ("batch < 'large'", r"batch < 'large' cannot compare 128 and 'large'"),
+        ("probe == 'trace'", r"a group of several choices; accepted: 'NAME' in probe"),
         ("1 in batch", r"1 in batch cannot compare 1 and 128"),
         ("precision * 1000000000 == 0", r"precision \* 1000000000 needs numbers, and has 'bf16' and 1000000000"),
         ("(1, 2) * 1000000000", r"needs numbers"),
