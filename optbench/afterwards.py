@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from optbench import config as configuration
 from optbench.building import build_probes, build_task, load_data, set_precision
 from optbench.config import Config
 from optbench.errors import UserError
@@ -36,6 +37,12 @@ class Revived:
             _, problem = draw(self.run)
             if problem is not None:
                 yield {"probe": "figures", "probe_seconds": 0.0, "problem": problem}
+
+
+def measure(run: RunDirectory, *words: str) -> list[dict[str, Any]]:
+    """Measure ``run`` from its last checkpoint as `python -m optbench probe RUN WORDS` does; a row for each measurement."""
+    config = {**run.config(), "probe": configuration.compose(list(words))["probe"]}
+    return list(revive(run, config, run.checkpoint).measure())
 
 
 def revive(run: RunDirectory, config: Config, checkpoint: Path) -> Revived:

@@ -5,18 +5,20 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from gap_conditions import METRIC, PLAIN, conditions, of_best_trials
+from gap_sharpness import MEASURES, lines_between, sharpness_notes, solutions
 
 from optbench.analysis.chart import Chart, Reference, Series
 from optbench.analysis.findings import Findings
 from optbench.analysis.gap import METRICS, gap_by_batch
 from optbench.analysis.intervals import Interval, student
+from optbench.analysis.minima import line_chart, measures_chart, ratios
 from optbench.analysis.pairs import differences_by_seed
 from optbench.analysis.selection import select
 from optbench.analysis.study import Study
 
 QUESTION = "Do large batches generalize worse than small ones, or are they only tuned worse, and which remedy helps?"
-METRIC = "validation_accuracy"
-PLAIN, SMALL, TOGETHER = "plain", "small batch", "all together"
+SMALL = "small batch"
 #: How the trial of a remedy is chosen.
 KEPT, TUNED = "trial of the small batch", "best trial at the large batch"
 #: They scale the rate of the small batch's trial, so they are not tuned anew.
@@ -29,45 +31,36 @@ def analyse(study: Study) -> Findings:
     runs = study.runs
     if METRIC not in runs or not (runs["status"] == "done").any():
         return Findings(QUESTION, "Not enough runs for an answer: none is done.")
-    runs = runs.assign(condition=_conditions(runs))
+    runs = runs.assign(condition=conditions(runs))
     plain = runs[runs["condition"] == PLAIN]
     best = select(plain, ["optimizer", "batch"], METRIC)
-    chosen = _chosen(plain, best)
+    chosen = of_best_trials(plain, best)
     matched = _matched(study, chosen)
     losses, remedies = _losses(chosen), _remedies(runs, best)
+    sharpness, lines = solutions(study, chosen), lines_between(study, chosen)
+    sharper = ratios(sharpness, "optimizer", MEASURES)
     charts = [
         _by_batch(best, "gap_accuracy", "Generalization gap in accuracy", "Train minus test accuracy"),
         _by_batch(best, "gap_loss", "Generalization gap in loss", "Test minus train loss"),
         _by_batch(best, "test_accuracy", "Test accuracy", "Test accuracy"),
         _matched_chart(matched),
         _remedies_chart(remedies),
+        measures_chart(
+            sharpness, "optimizer", MEASURES, "sharpness", "Sharpness of small- and large-batch solutions", True
+        ),
+        line_chart(lines, chosen["batch"].min(), chosen["batch"].max(), "optimizer and seed"),
     ]
-    tables = {"best_trials": best, "small_minus_large": losses, "matched": matched, "remedies": remedies}
-    kept = {name: table for name, table in tables.items() if len(table)}
-    return Findings(
-        QUESTION, _answer(losses, remedies), [c for c in charts if c.series], kept, _notes(best, matched, remedies)
-    )
-
-
-def _conditions(runs: pd.DataFrame) -> pd.Series:
-    """The remedy of every run."""
-    warmup = runs["config.schedule.warmup"]
-    ways = {
-        "LARS": runs["optimizer"] == "lars",
-        "linear scaling": runs["config.scaling.name"] == "linear",
-        "square-root scaling": runs["config.scaling.name"] == "sqrt",
-        "warm-up": warmup.notna() & ~warmup.astype(str).isin(["0", "0.0"]),
-        "ghost batch norm": runs["config.norm_batch"].notna(),
-        "longer training": runs["config.budget.regime_adaptation"].eq(True),
+    tables = {
+        "best_trials": best,
+        "small_minus_large": losses,
+        "matched": matched,
+        "remedies": remedies,
+        "sharpness": sharpness,
+        "large_over_small_sharpness": sharper,
     }
-    names = [[name for name, here in ways.items() if here.loc[index]] for index in runs.index]
-    words = [found[0] if len(found) == 1 else TOGETHER if found else PLAIN for found in names]
-    return pd.Series(words, index=runs.index)
-
-
-def _chosen(runs: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
-    """The runs of the best trial of every optimizer and batch."""
-    return runs.merge(best[["optimizer", "batch", "trial"]].dropna(), on=["optimizer", "batch", "trial"])
+    kept = {name: table for name, table in tables.items() if len(table)}
+    notes = [*_notes(best, matched, remedies), *sharpness_notes(sharper)]
+    return Findings(QUESTION, _answer(losses, remedies), [c for c in charts if c.series], kept, notes)
 
 
 def _mean(differences: pd.Series) -> Interval:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from optbench.analysis.chart import Chart, Reference, Series
+from optbench.analysis.chart import Chart, Series
 from optbench.analysis.findings import Findings
-from optbench.analysis.intervals import student
+from optbench.analysis.minima import line_chart, measures_chart, over_seeds, ratios
 from optbench.analysis.study import Study
 from optbench.errors import UserError
 
@@ -59,12 +59,21 @@ def analyse(study: Study) -> Findings:
     minima = _minima(study, ways)
     if not minima:
         raise UserError(f"{study.name}: none of its runs has a measurement of the probe landscape yet")
-    differences = _differences(minima)
-    charts = [_measures_chart(minima), _curves_chart(minima)]
+    table = _table(minima)
+    differences = ratios(table, "weight_decay", MEASURES)
+    words = table["weight_decay"].map(lambda decay: f"decay {decay:g}")
+    charts = [
+        measures_chart(
+            table.assign(words=words), "words", MEASURES, "measures", "Test error and measures of sharpness"
+        ),
+        _curves_chart(minima),
+    ]
     if ways:
-        charts.append(_interpolation_chart(ways, minima))
+        lines = {_panel(decay): [line for (own, _), line in ways.items() if own == decay] for decay, _ in sorted(ways)}
+        small, large = _axis(minima, "batch")[0], _axis(minima, "batch")[-1]
+        charts.append(line_chart(lines, small, large, "seed and weight decay"))
     charts += _planes(minima)
-    tables = {"minima": _table(minima), "differences": differences}
+    tables = {"minima": table, "differences": differences}
     return Findings(QUESTION, _answer(differences), charts, tables, _notes(minima, differences, bool(ways)))
 
 
@@ -125,27 +134,6 @@ def _table(minima: Sequence[Minimum]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _differences(minima: Sequence[Minimum]) -> pd.DataFrame:
-    """The logarithm of every measure at the large-batch minimum over that at the small-batch one, paired by seed."""
-    rows = []
-    small, large = _axis(minima, "batch")[0], _axis(minima, "batch")[-1]
-    for name, label in MEASURES.items():
-        for decay in _axis(minima, "decay"):
-            pairs = [
-                (one.values.get(name, np.nan), other.values.get(name, np.nan))
-                for one in _of(minima, batch=small, decay=decay)
-                for other in _of(minima, batch=large, decay=decay, seed=one.seed)
-            ]
-            usable = np.array([pair for pair in pairs if min(pair) > 0])
-            if not len(usable):
-                continue
-            ratio = student(np.log(usable[:, 1] / usable[:, 0]))
-            row = {"measure": name, "meaning": label, "weight_decay": decay, "small_batch": usable[:, 0].mean()}
-            row |= {"large_batch": usable[:, 1].mean(), "ratio": np.exp(ratio.estimate), "low": np.exp(ratio.low)}
-            rows.append(row | {"high": np.exp(ratio.high), "seeds": len(usable)})
-    return pd.DataFrame(rows)
-
-
 # ---- charts -------------------------------------------------------------------------------------------------------------
 
 
@@ -157,40 +145,13 @@ def _panel(decay: float) -> str:
     return f"weight decay {decay:g}"
 
 
-def _over_seeds(values: Sequence[np.ndarray] | Sequence[float]) -> dict[str, Any]:
-    stacked = np.array(values)
-    return {"y": stacked.mean(axis=0), "low": stacked.min(axis=0), "high": stacked.max(axis=0)}
-
-
-def _measures_chart(minima: Sequence[Minimum]) -> Chart:
-    series = []
-    for name, label in MEASURES.items():
-        for batch in _axis(minima, "batch"):
-            chosen = {decay: [m.values[name] for m in _of(minima, batch=batch, decay=decay) if name in m.values]
-                      for decay in _axis(minima, "decay")}  # fmt: skip
-            chosen = {decay: values for decay, values in chosen.items() if values}
-            spread = [_over_seeds(values) for values in chosen.values()]
-            columns: dict[str, Any] = {key: [float(one[key]) for one in spread] for key in ("y", "low", "high")}
-            if chosen:
-                words = [f"decay {decay:g}" for decay in chosen]
-                series.append(Series(label=_name(batch), x=words, kind="points", panel=label, **columns))
-    return Chart(
-        name="measures",
-        title="Test error and measures of sharpness",
-        caption="Mean over seeds, bars from the smallest to the largest seed.",
-        share_y=False,
-        columns=2,
-        series=series,
-    )
-
-
 def _curves_chart(minima: Sequence[Minimum]) -> Chart:
     series = []
     for decay in _axis(minima, "decay"):
         for batch in _axis(minima, "batch"):
             chosen = _of(minima, batch=batch, decay=decay)
             if chosen:
-                found = _over_seeds([one.curve for one in chosen])
+                found = over_seeds([one.curve for one in chosen])
                 x = chosen[0].positions
                 series.append(Series(label=_name(batch), x=x, kind="curve", band=True, panel=_panel(decay), **found))
     return Chart(
@@ -201,29 +162,6 @@ def _curves_chart(minima: Sequence[Minimum]) -> Chart:
         y_label="Training loss",
         columns=3,
         series=series,
-    )
-
-
-def _interpolation_chart(ways: dict[tuple[float, int], Arrays], minima: Sequence[Minimum]) -> Chart:
-    series = []
-    for decay in sorted({decay for decay, _ in ways}):
-        chosen = [way for (own, _), way in ways.items() if own == decay]
-        for split in ("train", "test"):
-            found = _over_seeds([way[f"{split}_loss"] for way in chosen])
-            x = chosen[0]["positions"]
-            series.append(Series(label=split, x=x, kind="curve", band=True, panel=_panel(decay), **found))
-    small, large = _axis(minima, "batch")[0], _axis(minima, "batch")[-1]
-    return Chart(
-        name="interpolation",
-        title="The line between the minima",
-        caption=f"0 is the minimum of batch {small:,}, 1 that of batch {large:,}, of the same seed and weight decay; mean over "
-        "seeds, bands from the smallest to the largest.",
-        x_label="Position on the line",
-        y_label="Loss",
-        log_y=True,
-        columns=3,
-        series=series,
-        references=[Reference(0.0, axis="x"), Reference(1.0, axis="x")],
     )
 
 

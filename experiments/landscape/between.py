@@ -15,9 +15,8 @@ import pandas as pd
 import torch
 
 from optbench import config as configuration
-from optbench.afterwards import revive
+from optbench.afterwards import measure, revive
 from optbench.analysis.study import Study
-from optbench.config import Config
 from optbench.probes import Situation
 from optbench.store import RunDirectory
 
@@ -26,18 +25,10 @@ POINTS = {"smoke": (7, 5), "laptop": (41, 21), "full": (401, 51)}
 FIRST, LAST = -0.5, 1.5
 
 
-def probes(*words: str) -> Config:
-    """The part ``probe`` of the configuration that ``words`` make."""
-    chosen: Config = configuration.compose(list(words))["probe"]
-    return chosen
-
-
 def interpolate(small: RunDirectory, large: RunDirectory, points: int, examples: int) -> None:
     """Measure the line from the minimum of ``small`` to that of ``large``."""
     options = {"other": small.run_id, "points": points, "first": FIRST, "last": LAST, "examples": examples}
-    words = [f"probe.interpolation.{name}={value}" for name, value in options.items()]
-    config = {**large.config(), "probe": probes("probe=interpolation", *words)}
-    for row in revive(large, config, large.checkpoint).measure():
+    for row in measure(large, "probe=interpolation", *(f"probe.interpolation.{k}={v}" for k, v in options.items())):
         print(f"{large.run_id}: {row}", flush=True)
 
 
@@ -45,7 +36,8 @@ def measure_plane(run: RunDirectory, points: int, examples: int) -> None:
     """Measure the loss on a plane of two filter-normalized directions, the first two of every run of this seed."""
     options = {"plane": True, "points": points, "examples": examples}
     words = [f"probe.landscape.{name}={value}" for name, value in options.items()]
-    revived = revive(run, {**run.config(), "probe": probes("probe=landscape", *words)}, run.checkpoint)
+    probe = configuration.compose(["probe=landscape", *words])["probe"]
+    revived = revive(run, {**run.config(), "probe": probe}, run.checkpoint)
     began = time.perf_counter()
     found = revived.probes.scheduled[0].probe.measure(Situation(revived.task, list, run))
     seconds = time.perf_counter() - began

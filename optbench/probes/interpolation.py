@@ -18,8 +18,9 @@ class Interpolation(SubsetProbe):
     """Train and test loss and accuracy at θ₀ + x (θ - θ₀), as in Goodfellow, Vinyals & Saxe 2015 and Keskar et al. 2017.
 
     θ are the weights now, and θ₀ those before the first step, or with ``other`` those of the last checkpoint of another
-    run of the same model (a run id, or the beginning or end of one, among the same results). Between two runs the
-    running statistics of batch norm are interpolated too; from the start, those of now hold all along the way.
+    run of the same model (a run id, or the beginning or end of one, among the same results). "refreshed" statistics of
+    batch norm are taken at every point anew; "running" ones are interpolated between two runs, and from the start those of
+    now hold all along the way.
     points: on [first, last]; 0 is θ₀, and 1 is θ.
 
     Arrays: positions, train_loss, test_loss, train_accuracy, test_accuracy. Values: barrier, how far the train loss
@@ -52,6 +53,7 @@ class Interpolation(SubsetProbe):
         objectives = {split: measured.objective(split) for split in ("train", "test")}
 
         def look() -> dict[str, float]:
+            measured.refresh()
             found = {}
             for split, objective in objectives.items():
                 found[f"{split}_loss"], found[f"{split}_accuracy"] = objective.evaluate(measured.spec)

@@ -102,9 +102,9 @@ class MeasuredModel:
         self.execution = replace(
             task.execution, device=task.device, backward=_backward, dtype=None, loss_scale=None, clip_norm=None
         )
-        self._limit = examples
+        self._limit, self._statistics = examples, statistics
         self.model.eval()
-        self._set_statistics(statistics)
+        self._set_statistics()
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -146,22 +146,28 @@ class MeasuredModel:
     def _typed(self, values: Tensor) -> Tensor:
         return values.to(self.parameters[0].dtype) if values.is_floating_point() else values
 
-    @torch.no_grad()
-    def _set_statistics(self, statistics: str) -> None:
-        norms = self.network.norms
-        if not norms:
+    def _set_statistics(self) -> None:
+        if not self.network.norms:
             return
-        batch = self.task.recipe.horizon.plan.batch(self.task.step)
-        group = min(self.task.recipe.norm_batch or batch, batch)
-        layers.set_norm_batch(self.model, group)
-        if statistics == "running":
-            return
-        if statistics == "batch":
-            for norm in norms:
+        layers.set_norm_batch(self.model, self._group)
+        if self._statistics == "batch":
+            for norm in self.network.norms:
                 norm.train()
+        self.refresh()
+
+    @property
+    def _group(self) -> int:
+        """How many examples batch norm normalizes together."""
+        batch = self.task.recipe.horizon.plan.batch(self.task.step)
+        return min(self.task.recipe.norm_batch or batch, batch)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Take "refreshed" statistics for the weights that the copy has now; others stay as they are."""
+        if not self.network.norms or self._statistics != "refreshed":
             return
         count = self.count()
-        group = min(group, count)
+        group = min(self._group, count)
         # Whole groups only: what is left over may be a single example, which has no variance. Every rank passes all of
         # them, so that the result is the same on any number of ranks.
         size = group * max(_EVALUATION_BATCH // group, 1)
@@ -170,4 +176,4 @@ class MeasuredModel:
             for inputs, _ in self.task.source.evaluation("train", size, count - count % group):
                 self.model(self._typed(inputs))
 
-        layers.take_statistics(norms, passes)
+        layers.take_statistics(self.network.norms, passes)

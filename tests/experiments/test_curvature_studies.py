@@ -20,7 +20,9 @@ SIZES = np.array([2.0**power for power in range(10)])
 
 
 def script(study, name):
-    """A script of a study as a module."""
+    """A script of a study as a module, which finds those beside it as it does where it is run."""
+    if str(experiments_dir() / study) not in sys.path:
+        sys.path.append(str(experiments_dir() / study))
     path = experiments_dir() / study / f"{name}.py"
     specification = importlib.util.spec_from_file_location(f"{study}_{name}", path)
     module = importlib.util.module_from_spec(specification)
@@ -236,6 +238,7 @@ def test_rises_of_curves_that_are_known():
         ("batch_hessian", "maximal_learning_rates", ["critical_batches", "maximal_learning_rates"]),
         ("hessian_directions", "slices", ["points", "slices"]),
         ("landscape", "between", ["differences", "minima"]),
+        ("generalization_gap", "sharpness", ["sharpness", "large_over_small_sharpness"]),
     ],
 )
 def test_a_study_from_its_runs_to_its_findings(name, after, tables, tmp_path, monkeypatch):

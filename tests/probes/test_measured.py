@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from optbench import building, config
+from optbench.probes.base import Situation
+from optbench.probes.interpolation import Interpolation
 from optbench.probes.measured import MeasuredModel, copied
 
 WORDS = [
@@ -82,6 +84,19 @@ def test_refreshed_statistics_are_the_mean_over_groups_of_the_subset(task):
         torch.testing.assert_close(norm.running_mean, expected.running_mean, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(norm.running_var, expected.running_var, rtol=1e-4, atol=1e-6)
         assert not norm.training
+
+
+def test_an_interpolation_takes_the_statistics_of_every_point(task):
+    """At each point what a copy measures that is made of the weights there, also where running variances would be negative."""
+    start = [torch.randn_like(parameter) for parameter in task.model.parameters()]
+    situation = Situation(task, lambda: start, None)
+    found = Interpolation(points=5, first=-2, last=2, examples=24).measure(situation).arrays
+    for position, loss in zip(found["positions"], found["train_loss"], strict=True):
+        state = dict(task.model.state_dict())
+        for (name, now), then in zip(task.model.named_parameters(), start, strict=True):
+            state[name] = torch.lerp(then, now.detach(), float(position))
+        there = MeasuredModel(task, 24, state=state)
+        assert loss == pytest.approx(there.objective().evaluate(there.spec)[0], rel=1e-5)
 
 
 def test_batch_statistics_normalize_each_group_by_its_own(task):

@@ -1,0 +1,48 @@
+"""Measure the solutions of the best trials of the smallest and the largest batch: their sharpness, and the line between them.
+
+    python experiments/generalization_gap/sharpness.py [--scale laptop]
+
+It measures as `python -m optbench probe RUN probe=sharpness` does, and from the run of the smallest batch (0 on the line) to
+that of the largest (1), of the same optimizer and seed, as `probe=interpolation probe.interpolation.other=RUN`.
+"""
+
+import argparse
+
+import torch
+from gap_conditions import METRIC, PLAIN, conditions, of_best_trials
+
+from optbench.afterwards import measure
+from optbench.analysis.selection import select
+from optbench.analysis.study import Study
+
+EXAMPLES = 2048
+
+
+def main() -> None:
+    """Measure what the analysis will look at."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", default=None)
+    parser.add_argument("--results-dir", default="results")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    study = Study.read(given.results_dir, "generalization_gap", given.scale)
+    plain = study.runs[conditions(study.runs) == PLAIN]
+    chosen = of_best_trials(plain, select(plain, ["optimizer", "batch"], METRIC))
+    done = chosen[chosen["state"] == "done"]
+    ends = {"small": done["batch"].min(), "large": done["batch"].max()}
+    for (optimizer, seed), runs in done.groupby(["optimizer", "seed"]):
+        pair = {
+            end: study.plan.directory(run_id)
+            for end, batch in ends.items()
+            for run_id in runs.loc[runs["batch"] == batch, "run_id"]
+        }
+        for run in pair.values():
+            measure(run, "probe=sharpness", "probe.sharpness.start=false", f"probe.sharpness.examples={EXAMPLES}")
+        if len(pair) == 2:
+            other = f"probe.interpolation.other={pair['small'].run_id}"
+            measure(pair["large"], "probe=interpolation", other, f"probe.interpolation.examples={EXAMPLES}")
+        print(f"{optimizer}, seed {seed}: {len(pair)} solutions", flush=True)
+
+
+if __name__ == "__main__":
+    main()
