@@ -58,16 +58,18 @@ def keys(expansion):
 
 @pytest.mark.parametrize(("name", "scale"), [*SMALL, *FULL])
 def test_every_scale_expands(name, scale):
-    # One seed and few optimizers: of the others only the words differ.
+    # One seed, few optimizers and batches: of the others only the words differ.
     words = [
         "seed=0",
+        *(["batch=32,64"] if name in ("scaling_rules", "steps_to_target") else []),
         *(["optimizer=sgd,kfac"] if name == "optimizer_comparison" else []),
         *(["trial=0,1"] if name in ("generalization_gap", "optimizer_comparison") else []),
     ]
     said, expansion = expanded(name, scale, *words)
     assert expansion.scale == scale
     cells = keys(expansion)
-    assert len(str(said["scales"][scale]["seed"]).split(",")) >= 3 or scale == "smoke"
+    seeds = str(said["scales"][scale]["seed"])
+    assert scale == "smoke" or seeds in ("range(5)", "range(10)", "0,1,2", "0,1,2,3,4")
     assert (expansion.cells[0].config["launcher"]["name"] == "slurm") == (scale == "full")
     if name == "optimizer_comparison":
         problems = {cell.config["model"]["name"] for cell in expansion.cells}
