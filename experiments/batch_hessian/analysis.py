@@ -240,22 +240,21 @@ def _text(estimate: Interval, digits: int = 2) -> str:
     return text if np.isnan(estimate.low) else f"{text} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
 
 
-def _slopes(exponents: pd.DataFrame, point: Point, quantity: str) -> str | None:
-    """The slopes over the smaller and over the larger half of the batch sizes, as text."""
-    rows = exponents[(exponents["point"] == point.name) & (exponents["quantity"] == quantity)]
-    if len(rows) < 3:
-        return None
-    low, high = (
-        f"batch^{_text(Interval(row['exponent'], row['low'], row['high']))}" for _, row in rows.iloc[1:].iterrows()
-    )
-    return f"{low} from {rows['smallest_batch'].iloc[1]} to {rows['largest_batch'].iloc[1]} and {high} beyond"
-
-
 def _answer(points: Sequence[Point], exponents: pd.DataFrame) -> str:
+    """Of the last point: the batch at which λ₁' doubles, and the slopes over all batch sizes."""
     last = points[-1]
-    names = ["2/λ₁' of the batch Hessian", *(f"largest stable rate of {label}" for label in OPTIMIZERS.values())]
-    said = [f"{name} grows as {slopes}" for name in names if (slopes := _slopes(exponents, last, name)) is not None]
-    return f"{last.name[0].upper()}{last.name[1:]}, " + "; ".join(said) + "."
+    star = student(np.array([_fit(arrays) for arrays in last.hessians.values()]))
+    here = exponents[exponents["point"] == last.name].drop_duplicates("quantity")  # the first is over all sizes
+    slopes = [
+        f"{row['quantity']} grows as batch^{_text(Interval(row['exponent'], row['low'], row['high']))}"
+        for _, row in here.iterrows()
+    ]
+    span = f"from batch {last.batch_sizes[0]:.0f} to {last.batch_sizes[-1]:.0f}"
+    return (
+        f"{last.name[0].upper()}{last.name[1:]}, the largest eigenvalue of a batch's Hessian doubles at a batch of "
+        f"{_text(star, 1)} (fitted to batches of {FITTED_FROM} and more); {span}, {', '.join(slopes)}, where the rules say 1 for "
+        "SGD and 1/2 for Adam."
+    )
 
 
 def _notes(points: Sequence[Point]) -> list[str]:

@@ -161,15 +161,22 @@ def _matched_chart(matched: pd.DataFrame) -> Chart:
         for key, rows in known.groupby(["match", "optimizer"], sort=False):
             match, optimizer = map(str, key)
             panel = f"At {MATCHES[match]}"
-            series.append(Series(label=str(optimizer), x=rows["batch"], y=rows["test_accuracy_excess"], panel=panel))
+            # Losses are drawn downward. The smallest batch has none, and no interval.
+            lost = {
+                "y": rows["test_accuracy_excess"],
+                "low": rows["test_accuracy_excess_high"].where(rows["batch"] > rows["batch"].min()),
+                "high": rows["test_accuracy_excess_low"].where(rows["batch"] > rows["batch"].min()),
+            }
+            points = {name: -100 * values for name, values in lost.items()}
+            series.append(Series(label=str(optimizer), x=rows["batch"], panel=panel, **points))
     return Chart(
         name="matched",
-        title="Test accuracy lost to the batch at matched training",
-        caption="Relative to the smallest batch of the same optimizer, where all its runs have passed the same point.",
+        title="Test accuracy against batch size at matched training",
+        caption="The best trials. Minus that of the smallest batch of the same optimizer and seed, where all its runs "
+        "have passed the same point; 95 % Student intervals.",
         x_label="Batch size (examples)",
-        y_label="Test accuracy lost",
+        y_label="Test accuracy (points)",
         log_x=True,
-        percent_y=True,
         ticks_at_x=True,
         series=series,
         references=[Reference(0.0)],
@@ -184,18 +191,17 @@ def _remedies_chart(remedies: pd.DataFrame) -> Chart:
                 Series(
                     label=str(way),
                     x=rows["remedy"],
-                    y=rows["difference"],
+                    y=100 * rows["difference"],
                     kind="points",
-                    low=rows["low"],
-                    high=rows["high"],
+                    low=100 * rows["low"],
+                    high=100 * rows["high"],
                 )
             )
     return Chart(
         name="remedies",
         title="What the remedies add to the plain large batch",
         caption="Differences of test accuracy to momentum SGD at the large batch, paired by seed; 95 % Student intervals.",
-        y_label="Test accuracy gained",
-        percent_y=True,
+        y_label="Test accuracy gained (points)",
         horizontal=True,
         series=series,
         references=[Reference(0.0)],
@@ -217,7 +223,7 @@ def _answer(losses: pd.DataFrame, remedies: pd.DataFrame) -> str:
         return "Not enough runs for an answer: no optimizer has seeds that are done at two batch sizes."
     each = [f"{row['optimizer']} {_points(row)}" for _, row in rows.iterrows()]
     sizes = f"batch {rows['small'].min()} instead of {rows['large'].max()}"
-    words = f"Tuned at every batch, {sizes} changes test accuracy by: {', '.join(each)}."
+    words = f"With the best trial at every batch, {sizes} changes test accuracy by: {', '.join(each)}."
     known = remedies[(remedies["remedy"] != SMALL) & (remedies["seeds"] > 0)] if len(remedies) else remedies
     if known.empty:
         return f"{words} Not enough runs for the remedies."
@@ -225,13 +231,14 @@ def _answer(losses: pd.DataFrame, remedies: pd.DataFrame) -> str:
     helpful = int((known["low"] > 0).sum())
     return (
         f"{words} Of the remedies at batch {top['batch']}, {top['remedy']} ({top['chosen']}) adds the most: {_points(top)}; "
-        f"the intervals of {helpful} of {len(known)} are above zero."
+        f"{helpful} of {len(known)} have an interval above zero, each alone."
     )
 
 
 def _notes(best: pd.DataFrame, matched: pd.DataFrame, remedies: pd.DataFrame) -> Sequence[str]:
     notes = [
-        "Intervals are 95 % Student intervals of differences paired by seed, without a correction for their number."
+        "Intervals are 95 % Student intervals of differences paired by seed, without a correction for their number, and "
+        "without the chance of the choice of trials. What lies inside an interval has not been ruled out."
     ]
     missing = best[best["trial"].isna()]
     if len(missing):

@@ -64,7 +64,7 @@ def analyse(study: Study) -> Findings:
     words = table["weight_decay"].map(lambda decay: f"decay {decay:g}")
     charts = [
         measures_chart(
-            table.assign(words=words), "words", MEASURES, "measures", "Test error and measures of sharpness"
+            table.assign(words=words), "words", MEASURES, "measures", "Test error and measures of sharpness", log_y=True
         ),
         _curves_chart(minima),
     ]
@@ -201,19 +201,32 @@ def _verdict(low: float, high: float) -> str:
 
 
 def _answer(differences: pd.DataFrame) -> str:
-    parts = []
-    for name in ("test_error", "filter_rise", "interpolation_rise"):
-        rows = differences[differences["measure"] == name]
-        if rows.empty:
-            continue
-        said = [
-            f"{row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}] at decay {row['weight_decay']:g}"
-            if np.isfinite(row["low"])
-            else f"{row['ratio']:.2f} at decay {row['weight_decay']:g}"
-            for _, row in rows.iterrows()
-        ]
-        parts.append(f"{rows['meaning'].iloc[0]} {', '.join(said)}")
-    return f"Large batch over small batch: {'; '.join(parts)}."
+    """At how many weight decays the test errors are told apart, and by which measures the large-batch minimum is sharper."""
+    verdicts = {
+        str(name): [_verdict(row["low"], row["high"]) for _, row in rows.iterrows()]
+        for name, rows in differences.groupby("measure", sort=False)
+    }
+    if not np.isfinite(differences["low"]).any():
+        return "With one seed nothing is told apart: there are no intervals."
+    errors = verdicts.pop("test_error", [])
+    told = sum(verdict != "not told apart" for verdict in errors)
+    verdicts.pop("norm", None)
+    always = [MEASURES[name] for name, found in verdicts.items() if set(found) == {"larger"}]
+    mixed = [
+        f"{MEASURES[name]} (at {found.count('larger')} of {len(found)})"
+        for name, found in verdicts.items()
+        if set(found) != {"larger"}
+    ]
+    flips = [MEASURES[name] for name, found in verdicts.items() if {"larger", "smaller"} <= set(found)]
+    return (
+        f"The test errors of small- and large-batch minima are told apart at {told or 'none'} of {len(errors)} weight decays. "
+        f"The large-batch minimum is the sharper one at every weight decay by {_listed(always)}; at some, or none, by "
+        f"{_listed(mixed)}. With weight decay the order flips for {_listed(flips)}."
+    )
+
+
+def _listed(words: Sequence[str]) -> str:
+    return ", ".join(words) or "no measure"
 
 
 def _notes(minima: Sequence[Minimum], differences: pd.DataFrame, has_ways: bool) -> list[str]:

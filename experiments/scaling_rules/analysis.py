@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from transfer import RULES, best_rate, transfer_chart, transfer_costs
+from transfer import RULES, best_rate, cost_in_words, transfer_chart, transfer_costs
 
 from optbench.analysis.batch_hessians import predicted_exponents, top_eigenvalues
 from optbench.analysis.chart import Chart, Reference, Series
@@ -111,7 +111,9 @@ def _exponent(optimizer: str, kind: Literal["optimal", "stable"], sweep: Sweep) 
     row: dict[str, object] = {"optimizer": optimizer, "rate": KINDS[kind], "batches": len(found.batches)}
     bends = kind == "optimal" and len(found.batches) >= 3
     law, place = crossover_over_seeds(sweep, kind, repetitions=REPETITIONS // 5) if bends else (None, None)
-    for name, interval in (("exponent", found.exponent), ("crossover", place)):
+    # Two points are always on a line.
+    slope = found.exponent if len(found.batches) >= 3 else None
+    for name, interval in (("exponent", slope), ("crossover", place)):
         interval = interval or Interval(math.nan, math.nan, math.nan)
         if _one_seed(sweep):
             interval = replace(interval, low=math.nan, high=math.nan)
@@ -238,56 +240,54 @@ def _text(row: pd.Series, name: str = "exponent", digits: int = 2) -> str:
 def _answer(exponents: pd.DataFrame) -> str:
     parts = []
     for rate in KINDS.values():
-        rows = exponents[(exponents["rate"] == rate) & exponents["exponent"].notna()]
+        rows = exponents[(exponents["rate"] == rate) & exponents["exponent"].notna()].sort_values("exponent")
         if rows.empty:
             parts.append(
-                f"not enough runs for the {rate} learning rate: it is inside the grid at fewer than two batches"
+                f"not enough runs for the {rate} learning rate: it is inside the grid at fewer than three batches"
+            )
+        elif len(rows) == 1:
+            parts.append(
+                f"the {rate} learning rate of {rows.iloc[0]['optimizer']} grows as batch^{_text(rows.iloc[0])}"
             )
         else:
-            parts.append(f"the {rate} learning rate grows as batch^" + ", batch^".join(
-                f"{_text(row)} for {row['optimizer']}" for _, row in rows.iterrows()))  # fmt: skip
+            least, most = rows.iloc[0], rows.iloc[-1]
+            parts.append(
+                f"the {rate} learning rate grows least for {least['optimizer']}, as batch^{_text(least)}, and most for "
+                f"{most['optimizer']}, as batch^{_text(most)}"
+            )
+        known = rows[rows["exponent_low"].notna()]
+        if len(known):
+            parts[-1] += f" ({_holding(known, 1.0)} the linear rule's 1, {_holding(known, 0.5)} the square root's 0.5)"
     text = "; ".join(parts) + "."
     return text[0].upper() + text[1:]
+
+
+def _holding(rows: pd.DataFrame, value: float) -> str:
+    """Whose interval holds ``value``, as the beginning of a sentence."""
+    holds = list(rows.loc[(rows["exponent_low"] <= value) & (value <= rows["exponent_high"]), "optimizer"])
+    if not holds:
+        return "no interval holds"
+    return f"the interval of {holds[0]} holds" if len(holds) == 1 else f"those of {', '.join(holds)} hold"
 
 
 def _notes(
     exponents: pd.DataFrame, predicted: pd.DataFrame, transfer: pd.DataFrame, rates: pd.DataFrame
 ) -> Sequence[str]:
     notes = [
-        "Exponents have 95 % bootstrap intervals over seeds, which are too narrow with three; with one seed there are none. "
-        "Those of the largest stable rate hold the step of the grid, too, in which it is known to lie."
+        "Exponents have 95 % bootstrap intervals over seeds, which cover less than that with a handful of them, and none with "
+        "one. Those of the largest stable rate hold the step of the grid, too, in which it is known to lie."
     ]
     for optimizer, rows in predicted.groupby("optimizer", sort=False):
         each = ", ".join(f"{row['exponent']:.2f} at step {row['step']}" for _, row in rows.iterrows())
         notes.append(f"The batch Hessian predicts for the largest stable rate of {optimizer} an exponent of {each}.")
-    if few := int((exponents["batches"] == 2).sum()):
-        notes.append(f"{few} of {len(exponents)} exponents stand on two batch sizes only.")
-    known = exponents[exponents["exponent_low"].notna()]
-    for value, name in ((1.0, "linear"), (0.5, "square-root")):
-        holds = known[(known["exponent_low"] <= value) & (value <= known["exponent_high"])]
-        if len(known):
-            names = ", ".join(f"{row['rate']} of {row['optimizer']}" for _, row in holds.iterrows()) or "none"
-            notes.append(f"The interval holds the {name} rule's {value:g} for: {names}.")
     for _, row in exponents[exponents["crossover_inside"]].iterrows():
         notes.append(
             f"Of a linear law that levels off, {row['optimizer']}'s bends at batch {_text(row, 'crossover', 0)}."
         )
     for rule in RULES if len(transfer) else ():
         rows = transfer[(transfer["rule"] == rule) & (transfer["batch"] == transfer["batch"].max())]
-        costs = [
-            f"{row['optimizer']} "
-            + (
-                "diverged"
-                if row["diverged"]
-                else "is beyond the grid"
-                if math.isnan(row["cost"])
-                else f"{row['cost']:+.3f}"
-            )
-            for _, row in rows.iterrows()
-        ]
-        notes.append(
-            f"With {rule} up to batch {transfer['batch'].max()}, the validation loss lost is: {', '.join(costs)}."
-        )
+        costs = ", ".join(f"{row['optimizer']} {cost_in_words(row)}" for _, row in rows.iterrows())
+        notes.append(f"With {rule} up to batch {transfer['batch'].max()}, the validation loss lost is: {costs}.")
     if ends := int(rates["border"].isin(["lowest", "highest"]).sum()):
         notes.append(
             f"At {ends} of {len(rates)} points the best rate is the end of its grid, and has no part in the fits."

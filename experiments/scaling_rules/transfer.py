@@ -21,7 +21,10 @@ def best_rate(grid: Mapping[float, np.ndarray]) -> float:
 
 
 def transfer_costs(runs: pd.DataFrame, sweeps: Mapping[str, Sweep], metric: str, rate: str) -> pd.DataFrame:
-    """``metric`` at the scaled ``rate`` minus that at the best tested rate, paired by seed, at every larger batch."""
+    """``metric`` at the scaled ``rate`` minus that at the best tested rate, paired by seed, at every larger batch.
+
+    Without an interval where the two are the same rate of the grid.
+    """
     rows = []
     for optimizer, sweep in sweeps.items():
         own = runs[(runs["optimizer"] == optimizer) & runs[rate].notna()]
@@ -44,10 +47,24 @@ def transfer_costs(runs: pd.DataFrame, sweeps: Mapping[str, Sweep], metric: str,
                     pairs = differences_by_seed(here, metric, rate, tested, best[batch], match=("seed",))["difference"]
                     diverged = int(np.isinf(pairs).sum())
                     finite = pairs[np.isfinite(pairs)].to_numpy(float)
-                    found = student(finite) if len(finite) and not diverged else found
+                    if tested == best[batch]:
+                        found = Interval(0.0, math.nan, math.nan)
+                    elif len(finite) and not diverged:
+                        found = student(finite)
                     row |= {"tested_rate": tested, "seeds": len(pairs)}
                 rows.append(row | {"cost": found.estimate, "low": found.low, "high": found.high, "diverged": diverged})
     return pd.DataFrame(rows)
+
+
+def cost_in_words(row: pd.Series) -> str:
+    """A row of `transfer_costs`: diverged, beyond the grid, or what is lost, with its interval."""
+    if row["diverged"]:
+        return "diverged"
+    if math.isnan(row["cost"]):
+        return "beyond the grid"
+    if row["tested_rate"] == row["best_rate"]:
+        return "nothing (it is the best rate of the grid)"
+    return f"{row['cost']:+.3f}" + ("" if math.isnan(row["low"]) else f" [{row['low']:+.3f}, {row['high']:+.3f}]")
 
 
 def transfer_chart(transfer: pd.DataFrame) -> Chart:

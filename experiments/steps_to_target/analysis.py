@@ -21,6 +21,12 @@ QUESTION = (
 STEPS = "steps_to_target"
 #: Easier targets, by how much larger their error, or loss, may be.
 RELAXATIONS = (1.0, 1.1, 1.25)
+REGIMES = {
+    "perfect": "with perfect scaling (steps as 1/batch)",
+    "diminishing": "with diminishing returns",
+    "maximal": "beyond the largest useful batch (steps no longer fall)",
+    "not reached": "where the target was not reached",
+}
 CELL = ["optimizer", "batch"]
 REPETITIONS = 500
 
@@ -146,7 +152,7 @@ def _steps_chart(
             series.append(Series(label="S_min (1 + B_c / B)", x=sizes, y=fitted, panel=optimizer, kind="reference"))
         if len(noise) and optimizer in set(noise["optimizer"]):
             scale = float(noise[noise["optimizer"] == optimizer]["noise_scale"].median())
-            lines.append(Reference(scale, "gradient noise scale", axis="x", panel=optimizer))
+            lines.append(Reference(scale, "gradient noise scale (median of runs)", axis="x", panel=optimizer))
     return Chart(
         name="steps_to_target",
         title=f"Steps to {target.replace('_', ' ')} against batch size",
@@ -205,14 +211,20 @@ def _answer(table: pd.DataFrame, target: float, metric: str) -> str:
         return "Not enough runs for a critical batch size: no optimizer has reached the target at three batch sizes."
     ordered = rows.sort_values("critical_batch", ascending=False)
     each = ", ".join(f"{_text(row, 'critical_batch')} for {row['optimizer']}" for _, row in ordered.iterrows())
-    return f"To a {metric.replace('_', ' ')} of {target:g}, the critical batch size in examples is {each}."
+    words = f"To a {metric.replace('_', ' ')} of {target:g}, the critical batch size in examples is {each}"
+    tied = [
+        row["optimizer"]
+        for _, row in ordered[1:].iterrows()
+        if row["critical_batch_high"] >= ordered.iloc[0]["critical_batch_low"]
+    ]
+    return f"{words}; not told apart from the largest by their intervals: {', '.join(tied)}." if tied else f"{words}."
 
 
 def _notes(
     best: pd.DataFrame, table: pd.DataFrame, regimes: pd.DataFrame, noise: pd.DataFrame, targets: Sequence[float]
 ) -> list[str]:
     notes = [
-        "Intervals are 95 % bootstrap intervals over seeds, too narrow with three of them; with one seed there are none."
+        "Intervals are 95 % bootstrap intervals over seeds, which cover less than that with a handful of them, and none with one."
     ]
     lost = best[~best["reached"] & (best["done"] + best["diverged"] > 0)]
     where = ", ".join(f"{row['optimizer']} at batch {row['batch']}" for _, row in lost.iterrows())
@@ -236,13 +248,16 @@ def _notes(
     if len(regimes):
         counts = regimes["regime"].value_counts()
         notes.append(
-            "Between neighbouring batch sizes: " + ", ".join(f"{name} {count}" for name, count in counts.items()) + "."
+            "Of the pairs of neighbouring batch sizes, over all optimizers: "
+            + ", ".join(f"{count} {REGIMES[name]}" for name, count in counts.items())
+            + "."
         )
     if len(noise):
-        values = noise["noise_scale"]
+        each = noise.groupby("batch")["noise_scale"].median()
         notes.append(
-            f"The gradient noise scale where plain SGD ends: median {values.median():.3g}, "
-            f"from {values.min():.3g} to {values.max():.3g}."
+            "The gradient noise scale where runs of plain SGD end, the median over seeds, is "
+            + ", ".join(f"{value:.3g} at batch {batch}" for batch, value in each.items())
+            + "."
         )
     if edge := int(best["at_edge"].sum()):
         notes.append(f"At {edge} of {len(best)} points the best trial lies at an edge of the search space: widen it.")

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from optbench.analysis.frames import cells, count, higher_is_better, identified, require
+from optbench.analysis.intervals import Interval, student
 from optbench.analysis.targets import at_position, crossing
 
 Match = Literal["epoch", "step", "train_loss"]
@@ -79,31 +80,39 @@ def gap_by_batch(
 
     Columns: ``by``, batch, match, value; runs, done, diverged, failed, unfinished; passed, how many of those done pass it;
     for every metric M: M (mean over those that pass), M_std, M_min, M_max and M_excess: by how much M is worse than that of
-    the smallest batch of the cell (test_accuracy_excess is the test accuracy lost to the batch).
+    the smallest batch of the cell (test_accuracy_excess is the test accuracy lost to the batch), the mean of differences
+    paired by seed, with M_excess_low and M_excess_high, a 95 % Student interval.
     """
     runs = identified(runs)
-    require(runs, [*by, "batch", "run_id", "status"])
+    require(runs, [*by, "batch", "seed", "run_id", "status"])
     rows = []
     for key, cell in cells(runs, by):
         done = cell[cell["status"] == "done"]
         own = history[history["run_id"].isin(done["run_id"])]
         goal = common_value(own, match) if value is None else value
-        table = done[["run_id", "batch"]].join(matched(own, match, goal, metrics), on="run_id")
-        smallest: dict[str, float] = {}
+        table = done[["run_id", "batch", "seed"]].join(matched(own, match, goal, metrics), on="run_id")
+        smallest = table[table["batch"] == cell["batch"].min()].groupby("seed")[list(metrics)].mean()
         for inner, group in cells(cell, ["batch"]):
             found = table[table["batch"] == inner["batch"]]
             row = key | inner | {"match": match, "value": goal} | count(group)
             row["passed"] = int(found["step"].notna().sum())
             for name in metrics:
                 values = found[name].dropna()
-                mean = float(values.mean())
-                base = smallest.setdefault(name, mean)
+                losses = found.groupby("seed")[name].mean() - smallest[name]
+                excess = _mean_of_pairs(-losses if higher_is_better(name) else losses)
                 row |= {
-                    name: mean,
+                    name: float(values.mean()),
                     f"{name}_std": float(values.std()),
                     f"{name}_min": float(values.min()),
                     f"{name}_max": float(values.max()),
-                    f"{name}_excess": base - mean if higher_is_better(name) else mean - base,
+                    f"{name}_excess": excess.estimate,
+                    f"{name}_excess_low": excess.low,
+                    f"{name}_excess_high": excess.high,
                 }
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _mean_of_pairs(differences: pd.Series) -> Interval:
+    known = differences.dropna().to_numpy(float)
+    return student(known) if len(known) else Interval(math.nan, math.nan, math.nan)

@@ -56,7 +56,8 @@ def history():
 def runs():
     ids = ["s0", "s1", "l0", "l1", "x"]
     status = ["done"] * 4 + ["diverged"]
-    return pd.DataFrame({"run_id": ids, "batch": [64, 64, 512, 512, 512], "optimizer": "sgd", "status": status})
+    batches, seeds = [64, 64, 512, 512, 512], [0, 1, 0, 1, 2]
+    return pd.DataFrame({"run_id": ids, "batch": batches, "seed": seeds, "optimizer": "sgd", "status": status})
 
 
 def test_the_furthest_that_all_runs_pass(history):
@@ -74,6 +75,17 @@ def test_gap_against_batch_at_matched_epochs(runs, history):
     np.testing.assert_allclose(table["test_accuracy_excess"], [0, 448 / 1024 * 3 / 4])
     np.testing.assert_allclose(table["train_loss_excess"], 0, atol=1e-12)
     assert table[["runs", "done", "diverged", "passed"]].to_numpy().tolist() == [[2, 2, 0, 2], [3, 2, 1, 2]]
+
+
+def test_what_the_batch_costs_is_paired_by_seed(runs, history):
+    """Seed 1 is worse by 0.2 at both batches, which cancels, and by 0.06 more at the large one."""
+    worse = history["run_id"].map({"s1": 0.2, "l1": 0.26}).fillna(0.0)
+    row = (
+        gap_by_batch(runs, history.assign(test_loss=history["test_loss"] + worse), "epoch").set_index("batch").loc[512]
+    )
+    middle, width = 448 / 1024 * 3 + 0.03, 12.7062 * 0.06 / math.sqrt(2) / math.sqrt(2)
+    found = row[["test_loss_excess", "test_loss_excess_low", "test_loss_excess_high"]]
+    assert found.tolist() == pytest.approx([middle, middle - width, middle + width], rel=1e-5)
 
 
 def test_matched_updates_are_another_comparison(runs, history):
