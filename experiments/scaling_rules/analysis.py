@@ -129,13 +129,13 @@ def _curves(sweeps: Mapping[str, Sweep]) -> Chart:
     series = []
     for optimizer, sweep in sweeps.items():
         for batch, grid in sorted(sweep.items()):
-            means = [float(losses.mean()) for losses in grid.values()]
-            ends = [
-                (losses.min(), losses.max()) if np.isfinite(losses).all() else (math.nan, math.nan)
-                for losses in grid.values()
-            ]
-            low, high = zip(*ends, strict=True)
-            series.append(Series(label=f"batch {batch:g}", x=list(grid), y=means, low=low, high=high, panel=optimizer))
+            stable = {rate: losses for rate, losses in sorted(grid.items()) if np.isfinite(losses).all()}
+            points = [(float(losses.mean()), losses.min(), losses.max()) for losses in stable.values()]
+            if points:
+                y, low, high = zip(*points, strict=True)
+                series.append(
+                    Series(label=f"batch {batch:g}", x=list(stable), y=y, low=low, high=high, panel=optimizer)
+                )
     return Chart(
         name="loss_against_rate",
         title="Validation loss against learning rate",

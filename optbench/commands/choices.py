@@ -13,6 +13,12 @@ from optbench.suggestions import nearest
 from optbench.terminal import console
 
 _GROUPS = (*configuration.GROUPS, *configuration.LIST_GROUPS, "experiment")
+# What stands above the tables in Markdown, and so on top of conf/README.md.
+_TITLE = """\
+# What can be chosen
+
+Made by `python -m optbench list --markdown > conf/README.md`; what to edit is the `info` of the YAML files."""
+_MANY = 10  # choices, from which on a group comes first in Markdown
 
 
 def group_names() -> str:
@@ -34,10 +40,19 @@ def list_choices(words: Sequence[str]) -> int:
     """`list [GROUP]`: each choice with a line of explanation and its source."""
     parser = Parser(prog="optbench list", description="Show what there is to choose from.")
     parser.add_argument("group", nargs="?", help="optimizers, models, datasets, schedules, ...")
-    parser.add_argument("--options", action="store_true", help="also show every option with its default and type")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--options", action="store_true", help="also show every option with its default and type")
+    form.add_argument("--markdown", action="store_true", help="as Markdown with links, for conf/README.md")
     given = parser.parse_args(list(words))
+    groups = _GROUPS if given.group is None else (_group(given.group),)
+    if given.markdown:
+        tables = [
+            _markdown(group) for group in sorted(groups, key=lambda group: len(configuration.choices(group)) < _MANY)
+        ]
+        print("\n\n".join(tables if given.group else [_TITLE, *tables]))
+        return 0
     screen = console()
-    for group in _GROUPS if given.group is None else [_group(given.group)]:
+    for group in groups:
         if group == "experiment":
             _list_experiments(screen)
             continue
@@ -60,13 +75,43 @@ def _list_experiments(screen: Console) -> None:
     table = Table(title="-m experiment=...", title_justify="left", box=None, pad_edge=False)
     for column in ("sweep", "what it is"):
         table.add_column(column, overflow="fold")
-    for name, path in configuration.choices("experiment").items():
-        # An experiment is no choice with options; what it is stands in the first line after its package.
-        lines = path.read_text(encoding="utf-8").splitlines()
-        comments = [line.removeprefix("#").strip() for line in lines if line.startswith("#") and "@package" not in line]
-        table.add_row(name, comments[0] if comments else "")
+    for name in configuration.choices("experiment"):
+        table.add_row(name, _experiment(name)[0])
     screen.print(table)
     screen.print()
+
+
+def _experiment(name: str) -> tuple[str, str]:
+    """What an experiment is, and the folder of its study (or nothing), from the comments its file begins with."""
+    # An experiment is no choice with options, and has no info: what it is stands in the first line after its package.
+    lines = configuration.choices("experiment")[name].read_text(encoding="utf-8").splitlines()
+    comments = [line.removeprefix("#").strip() for line in lines if line.startswith("#") and "@package" not in line]
+    folders = (re.search(r"\bexperiments/(\w+)", comment) for comment in comments)
+    return comments[0] if comments else "", next((found[1] for found in folders if found), "")
+
+
+def _markdown(group: str) -> str:
+    """The table of a group in Markdown; links are relative to conf/."""
+    rows = []
+    for name in configuration.choices(group):
+        if group == "experiment":
+            about, folder = _experiment(name)
+            source = f"[experiments/{folder}](../experiments/{folder}/README.md)" if folder else ""
+        else:
+            info = configuration.read_choice(group, name)["info"]
+            about, source = info["about"], _linked(info.get("source") or "")
+        cells = (f"[{name}]({group}/{name}.yaml)", about, source)
+        rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    word, source = (
+        ("-m experiment=...", "question, source and protocol") if group == "experiment" else (f"{group}=...", "source")
+    )
+    return "\n".join([f"## `{word}`", "", f"| name | what it is | {source} |", "| --- | --- | --- |", *rows])
+
+
+def _linked(source: str) -> str:
+    """``source`` with its addresses and arXiv numbers as links."""
+    addresses = re.sub(r"https?://[^\s;,()]+", r"<\g<0>>", source)
+    return re.sub(r"\barXiv (\d{4}\.\d{4,5})\b", r"[arXiv \1](https://arxiv.org/abs/\1)", addresses)
 
 
 def _group(word: str) -> str:
