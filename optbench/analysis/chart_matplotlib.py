@@ -51,7 +51,7 @@ def draw(chart: Layout) -> Figure:
             axes.tick_params(labelbottom=True)
         if index % columns == 0:
             axes.set_ylabel(chart.x_label if chart.horizontal else chart.y_label)
-    _legend(figure, list(grid.flat[: len(panels)]))
+    _legend(figure, list(grid.flat[: len(panels)]), chart.looks())
     return figure
 
 
@@ -121,9 +121,10 @@ def _distances(y: Floats, low: Floats, high: Floats) -> tuple[Floats, Floats]:
 
 def _scale(axes: Axes, chart: Layout) -> None:
     values = axes.xaxis if chart.horizontal else axes.yaxis
-    if chart.log_y and chart.horizontal:
+    # matplotlib fails at a logarithmic axis without a positive value. Panels that share an axis share its scale.
+    if chart.log_y and chart.horizontal and math.isfinite(axes.dataLim.minposx):
         axes.set_xscale("log")
-    elif chart.log_y:
+    elif chart.log_y and not chart.horizontal and math.isfinite(axes.dataLim.minposy):
         axes.set_yscale("log")
     if chart.percent_y:
         values.set_major_formatter(PercentFormatter(xmax=1))
@@ -131,7 +132,7 @@ def _scale(axes: Axes, chart: Layout) -> None:
     if words := chart.categories:
         _name_categories(axes, chart, words)
         return
-    if chart.log_x:
+    if chart.log_x and math.isfinite(axes.dataLim.minposx):
         axes.set_xscale("log")
     if chart.ticks_at_x:
         ticks = chart.ticks()
@@ -151,7 +152,7 @@ def _name_categories(axes: Axes, chart: Layout, words: list[str]) -> None:
     axes.set_xlim(-0.6, len(words) - 0.4)
 
 
-def _legend(figure: Figure, panels: list[Axes]) -> None:
+def _legend(figure: Figure, panels: list[Axes], looks: dict[str, Style]) -> None:
     """One legend above all panels, with each label once; none for a single series."""
     seen: dict[str, Any] = {}
     for axes in panels:
@@ -164,7 +165,7 @@ def _legend(figure: Figure, panels: list[Axes]) -> None:
         # An empty line of the same look, so that the first panel, of which the legend is made, knows the label.
         handle = seen[label]
         if isinstance(handle, BarContainer):
-            panels[0].bar([math.nan], [math.nan], color=handle.patches[0].get_facecolor(), label=label)
+            panels[0].bar([math.nan], [math.nan], color=looks[label].colour, label=label)
             continue
         (line,) = panels[0].plot([], [])
         line.update_from(handle)  # get_linestyle() does not tell one pattern of dashes from another

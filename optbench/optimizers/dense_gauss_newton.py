@@ -1,10 +1,11 @@
-"""The Gauss-Newton matrix of a batch from the Jacobian itself, and systems with it solved directly.
+"""The Gauss-Newton matrix of a batch from the Jacobian itself, systems with it solved directly, and steps made of them.
 
 For batches and models that are small enough: a row of length P for each output of each example is held in memory.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,18 +20,6 @@ CURVATURES = ("gauss_newton", "empirical_fisher")
 SOLVERS = ("auto", "parameters", "outputs")
 # At most so many numbers are taken to float64 at a time.
 CHUNK = 2**22
-
-
-def require_common(curvature: str, solver: str, memory_limit: int) -> None:
-    """Raise a ValueError for options of ``SquareRoot`` that are not accepted."""
-    require(curvature in CURVATURES, "curvature", curvature, f"one of {', '.join(CURVATURES)}")
-    require(solver in SOLVERS, "solver", solver, f"one of {', '.join(SOLVERS)}")
-    require(memory_limit >= 1, "memory_limit", memory_limit, ">= 1")
-
-
-def mode(objective: Objective, evaluation: bool) -> contextlib.AbstractContextManager[None]:
-    """The model in eval mode, or left in the mode in which it is."""
-    return objective.evaluation_mode() if evaluation else contextlib.nullcontext()
 
 
 def flattened(tensors: Sequence[Tensor]) -> Tensor:
@@ -186,11 +175,60 @@ def check_memory(objective: Objective, outputs: Tensor, curvature: str, memory_l
 
 def check_objective(objective: Objective, curvature: str, memory_limit: int, evaluation: bool) -> None:
     """Raise UserError where ``SquareRoot`` would: a loss without known curvature, or too large a Jacobian."""
-    with mode(objective, evaluation):
+    with _mode(objective, evaluation):
         outputs, targets = _outputs_and_targets(objective)
         loss = objective.known_loss()
         loss.output_hessian_product(outputs[:1], targets[:1], torch.zeros_like(outputs[:1]))
         check_memory(objective, outputs, curvature, memory_limit)
+
+
+class DenseGaussNewton(torch.optim.Optimizer):
+    """An optimizer whose steps are made of a ``SquareRoot`` of the batch. Subclasses say how, in ``_iterate``.
+
+    ``defaults``, the options of the one parameter group, hold at least curvature, solver and memory_limit, which are those of
+    ``SquareRoot``, and evaluation_mode: whether steps minimize the loss of the model in eval mode, or in the mode in which
+    it is. ``diagnostics`` holds what the last step did.
+
+    Raises: ValueError for a value that is not accepted, and for several parameter groups.
+    """
+
+    def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
+        curvature, solver, memory_limit = (defaults[name] for name in ("curvature", "solver", "memory_limit"))
+        require(curvature in CURVATURES, "curvature", curvature, f"one of {', '.join(CURVATURES)}")
+        require(solver in SOLVERS, "solver", solver, f"one of {', '.join(SOLVERS)}")
+        require(memory_limit >= 1, "memory_limit", memory_limit, ">= 1")
+        self.diagnostics: dict[str, Any] = {}
+        super().__init__(params, defaults)
+        require(len(self.param_groups) == 1, "params", f"{len(self.param_groups)} groups", "one group")
+
+    def check(self, objective: Objective) -> None:
+        """Raise UserError if no step can be taken on ``objective``: its loss, its batch or its model does not allow it."""
+        group = self.param_groups[0]
+        check_objective(objective, group["curvature"], group["memory_limit"], group["evaluation_mode"])
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Make one update from ``closure``, an Objective; returns its loss where the step began."""
+        if not isinstance(closure, Objective):
+            raise UserError(
+                f"{type(self).__name__}.step: {type(closure).__name__} as closure; accepted: an "
+                "optbench.objective.Objective"
+            )
+        group = self.param_groups[0]
+        with torch.enable_grad():
+            value = closure()
+        with _mode(closure, group["evaluation_mode"]):
+            self._iterate(closure, group, float(closure.loss() if group["evaluation_mode"] else value))
+        return value
+
+    def _iterate(self, objective: Objective, group: dict[str, Any], start: float) -> None:
+        """Move the parameters of ``objective``, whose loss is ``start``, and fill ``diagnostics``."""
+        raise NotImplementedError
+
+
+def _mode(objective: Objective, evaluation: bool) -> contextlib.AbstractContextManager[None]:
+    """The model in eval mode, or left in the mode in which it is."""
+    return objective.evaluation_mode() if evaluation else contextlib.nullcontext()
 
 
 def _outputs_and_targets(objective: Objective) -> tuple[Tensor, Tensor]:

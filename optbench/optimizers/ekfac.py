@@ -1,16 +1,24 @@
 """EKFAC: K-FAC's eigenbases, with the second moments of the gradients along them measured."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from optbench.objective import Objective
 from optbench.optimizers.kfac import KFAC
 from optbench.optimizers.kronecker.collecting import collect
 from optbench.optimizers.kronecker.inverses import eigenbasis
 from optbench.optimizers.kronecker.statistics import SecondMoments
+
+
+def _without(signature: inspect.Signature, *names: str) -> inspect.Signature:
+    return signature.replace(parameters=[each for each in signature.parameters.values() if each.name not in names])
+
+
+_SIGNATURE = _without(inspect.signature(KFAC), "inverse", "placement")
 
 
 class EKFAC(KFAC):
@@ -20,47 +28,25 @@ class EKFAC(KFAC):
 
         S = E[(Q_G^T D_n Q_A)^2] elementwise,    U = Q_G [(Q_G^T D Q_A) / (S + λ)] Q_A^T,
 
-    where K-FAC has d_G d_A^T in the place of S. Everything else is as in ``KFAC``. The bases are renewed every
-    ``inverse_period`` steps, and S with them, from the same batch; in between it is averaged as the factors are. Every
-    rank keeps all bases, which the statistics of its own examples need; the eigendecompositions are divided over ranks.
+    where K-FAC has d_G d_A^T in the place of S. Everything else is as in ``KFAC``, and so are the arguments and their
+    defaults, but for inverse and placement, which are refused: there is one kind of inverse, on every rank. The bases are
+    renewed every ``inverse_period`` steps, and S with them, from the same batch; in between it is averaged as the factors
+    are. Every rank keeps all bases, which the statistics of its own examples need; the eigendecompositions are divided
+    over ranks.
 
     Source: George et al. 2018, "Fast approximate natural gradient descent in a Kronecker-factored eigenbasis", arXiv
     1806.03884, algorithm 1. Its damping is λ added to S, as here.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        lr: float = 0.01,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        decay_norm_and_bias: bool = False,
-        damping: float = 0.03,
-        kl_clip: float | None = 0.01,
-        factor_period: int = 10,
-        inverse_period: int = 100,
-        factor_decay: float = 0.95,
-        targets: str = "sampled",
-        approximation: str = "expand",
-        max_factor_size: int | None = 8192,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(
-            model,
-            lr=lr,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            decay_norm_and_bias=decay_norm_and_bias,
-            damping=damping,
-            kl_clip=kl_clip,
-            factor_period=factor_period,
-            inverse_period=inverse_period,
-            factor_decay=factor_decay,
-            targets=targets,
-            approximation=approximation,
-            max_factor_size=max_factor_size,
-            seed=seed,
-        )
+    # What help and the configuration see.
+    __signature__ = _SIGNATURE
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        try:
+            arguments = _SIGNATURE.bind(*args, **options).arguments
+        except TypeError as error:
+            raise TypeError(f"{type(self).__name__}: {error}") from None
+        super().__init__(**arguments)
         self.bases: list[tuple[Tensor, Tensor]] | None = None
         self.moments: list[Tensor] = []
         self.called: list[bool] = []

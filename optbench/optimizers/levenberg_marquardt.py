@@ -1,13 +1,11 @@
 """Levenberg-Marquardt with adaptive momentum, a search for the step length, and uphill steps."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from optbench.errors import UserError
 from optbench.objective import Objective
 from optbench.optimizers import dense_gauss_newton as dense
 from optbench.optimizers.base import require
@@ -19,7 +17,7 @@ SEARCH_FACTORS = tuple((0.01 + 0.05 * index) ** 3 for index in range(40))
 _PARALLEL = 1e-10
 
 
-class LevenbergMarquardt(torch.optim.Optimizer):
+class LevenbergMarquardt(dense.DenseGaussNewton):
     """Damped Gauss-Newton steps, each accepted or refused by the loss of its batch.
 
     For the loss L, its gradient g and its Gauss-Newton matrix G, all means over the batch:
@@ -88,8 +86,6 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         require(momentum_length is None or momentum_length > 0, "momentum_length", momentum_length, "> 0 or None")
         require(0 < momentum_slope < 1, "momentum_slope", momentum_slope, "in (0, 1)")
         require(uphill_power is None or uphill_power >= 0, "uphill_power", uphill_power, ">= 0 or None")
-        dense.require_common(curvature, solver, memory_limit)
-        self.diagnostics: dict[str, Any] = {}
         defaults = {
             "lr": lr,
             "damping": damping,
@@ -111,7 +107,6 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             "least_loss": math.inf,
         }
         super().__init__(params, defaults)
-        require(len(self.param_groups) == 1, "params", f"{len(self.param_groups)} groups", "one group")
 
     @classmethod
     def from_model(
@@ -119,25 +114,6 @@ class LevenbergMarquardt(torch.optim.Optimizer):
     ) -> "LevenbergMarquardt":
         """Levenberg-Marquardt for all trainable parameters of ``model``."""
         return cls(trainable(model), damping_bounds=(damping_low, damping_high), **options)
-
-    def check(self, objective: Objective) -> None:
-        """Raise UserError if no step can be taken on ``objective``: its loss, its batch or its model does not allow it."""
-        group = self.param_groups[0]
-        dense.check_objective(objective, group["curvature"], group["memory_limit"], group["evaluation_mode"])
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Make one update from ``closure``, an Objective; returns the loss where the step began."""
-        if not isinstance(closure, Objective):
-            raise UserError(
-                f"LevenbergMarquardt.step: {type(closure).__name__} as closure; accepted: an optbench.objective.Objective"
-            )
-        group = self.param_groups[0]
-        with torch.enable_grad():
-            value = closure()
-        with dense.mode(closure, group["evaluation_mode"]):
-            self._iterate(closure, group, float(closure.loss() if group["evaluation_mode"] else value))
-        return value
 
     def _iterate(self, objective: Objective, group: dict[str, Any], start: float) -> None:
         parameters: list[Tensor] = list(objective.network.parameters)

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from optbench.errors import UserError
 from optbench.objective import Objective
 from optbench.optimizers import dense_gauss_newton as dense
 from optbench.optimizers.base import require
@@ -65,7 +64,7 @@ REGULARIZERS = {
 }
 
 
-class SCoReGGN(torch.optim.Optimizer):
+class SCoReGGN(dense.DenseGaussNewton):
     """Minimizes L(w) + λ h(w) by Gauss-Newton steps whose damping matrix is λ times the Hessian of h, which is diagonal.
 
     With the gradient g and the Gauss-Newton matrix G of the batch's mean loss L, P parameters, and h' and H_h the first
@@ -123,8 +122,6 @@ class SCoReGGN(torch.optim.Optimizer):
         require(halvings >= 0, "halvings", halvings, ">= 0")
         require(damping in ("scaled", "published"), "damping", damping, "one of scaled, published")
         require(decrement in ("published", "own_metric"), "decrement", decrement, "one of published, own_metric")
-        dense.require_common(curvature, solver, memory_limit)
-        self.diagnostics: dict[str, float] = {}
         defaults = {
             "lr": lr,
             "regularizer": regularizer,
@@ -141,33 +138,13 @@ class SCoReGGN(torch.optim.Optimizer):
             "evaluation_mode": evaluation_mode,
         }
         super().__init__(params, defaults)
-        require(len(self.param_groups) == 1, "params", f"{len(self.param_groups)} groups", "one group")
 
     @classmethod
     def from_model(cls, model: nn.Module, **options: Any) -> "SCoReGGN":
         """SCoRe-GGN for all trainable parameters of ``model``."""
         return cls(trainable(model), **options)
 
-    def check(self, objective: Objective) -> None:
-        """Raise UserError if no step can be taken on ``objective``: its loss, its batch or its model does not allow it."""
-        group = self.param_groups[0]
-        dense.check_objective(objective, group["curvature"], group["memory_limit"], group["evaluation_mode"])
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Make one update from ``closure``, an Objective; returns L where the step began."""
-        if not isinstance(closure, Objective):
-            raise UserError(
-                f"SCoReGGN.step: {type(closure).__name__} as closure; accepted: an optbench.objective.Objective"
-            )
-        group = self.param_groups[0]
-        with torch.enable_grad():
-            value = closure()
-        with dense.mode(closure, group["evaluation_mode"]):
-            self._iterate(closure, group, closure.loss() if group["evaluation_mode"] else value)
-        return value
-
-    def _iterate(self, objective: Objective, group: dict[str, Any], loss: Tensor) -> None:
+    def _iterate(self, objective: Objective, group: dict[str, Any], start: float) -> None:
         parameters: list[Tensor] = list(objective.network.parameters)
         regularizer, weight = REGULARIZERS[group["regularizer"]], group["weight"]
         root = dense.SquareRoot(objective, group["curvature"], group["memory_limit"])
@@ -182,13 +159,13 @@ class SCoReGGN(torch.optim.Optimizer):
         decrement *= weight if group["decrement"] == "published" else math.sqrt(weight)
         factor = min(1.0, group["lr"] / (1 + self_concordance(group, len(weights)) * decrement))
 
-        def total(loss: Tensor, weights: Tensor) -> float:
-            return float(loss) + weight * float(regularizer.value(weights, group["scale"]).sum())
+        def total(loss: float, weights: Tensor) -> float:
+            return loss + weight * float(regularizer.value(weights, group["scale"]).sum())
 
-        start = total(loss, weights)
+        before = total(start, weights)
         for _ in range(group["halvings"]):
             trial = torch._foreach_add(parameters, dense.shaped(factor * step, parameters))
-            if total(dense.loss_at(objective, trial), weights + factor * step) <= start:
+            if total(float(dense.loss_at(objective, trial)), weights + factor * step) <= before:
                 break
             factor /= 2
         else:
@@ -196,7 +173,7 @@ class SCoReGGN(torch.optim.Optimizer):
         self.diagnostics = {
             "decrement": decrement,
             "factor": factor,
-            "objective": start,
+            "objective": before,
             "step_norm": factor * float(step.norm()),
         }
         if factor:

@@ -120,6 +120,27 @@ def test_reference_lines_keep_their_dashes():
     )
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("horizontal", [False, True])
+@pytest.mark.parametrize("kind", ["line", "bars"])
+@pytest.mark.parametrize(("x", "y"), [([64], [0.1]), ([0], [0.1]), ([64], [np.nan]), ([], [])], ids=str)
+def test_a_panel_with_one_point_or_none_is_drawn_on_logarithmic_axes(x, y, kind, horizontal):
+    """Even where the point has no place on them."""
+    alone = Series(label="a", panel="alone", x=x, y=y, kind=kind)
+    options = {"log_x": not horizontal, "log_y": True, "share_y": False, "horizontal": horizontal}
+    drawn = chart(alone, **options).matplotlib()
+    drawn.draw_without_rendering()
+    if x == [64] and y == [0.1]:
+        assert (drawn.axes[0].get_xscale() if horizontal else drawn.axes[0].get_yscale()) == "log"
+    beside = Series(label="b", panel="beside", x=[32, 64], y=[0.1, 0.2])
+    for series in ((alone, beside), (beside, alone)):
+        figure = chart(*series, **options).matplotlib()
+        figure.draw_without_rendering()
+        full = figure.axes[series.index(beside)]
+        assert (full.get_xscale() if horizontal else full.get_yscale()) == "log"
+        assert {text.get_text() for text in figure.legends[0].get_texts()} == {"a", "b"}
+
+
 def test_percent():
     series = Series(label="a", x=[1, 2], y=[0.5, 0.75])
     figure = chart(series, percent_y=True).matplotlib()

@@ -1,5 +1,8 @@
 """EKFAC: what it has beyond K-FAC (tests/optimizers/test_kfac.py holds both to the same promises)."""
 
+import inspect
+
+import pytest
 import torch
 from torch import nn
 
@@ -7,6 +10,7 @@ from optbench.execution import Network
 from optbench.losses import CrossEntropy
 from optbench.objective import Objective
 from optbench.optimizers.ekfac import EKFAC
+from optbench.optimizers.kfac import KFAC
 
 
 def problem(step=0):
@@ -64,3 +68,20 @@ def test_between_new_bases_the_moments_are_averaged_as_the_factors_are():
         alone.step(Objective(Network(fresh), CrossEntropy(), inputs, targets))
         for after, before, batch in zip(found[step][0], found[step - 1][0], alone.moments, strict=True):
             torch.testing.assert_close(after, (1 - newest) * before + newest * batch, rtol=1e-9, atol=1e-12)
+
+
+def test_the_arguments_are_those_of_kfac_but_for_its_inverses():
+    theirs = dict(inspect.signature(KFAC).parameters)
+    del theirs["inverse"], theirs["placement"]
+    assert list(inspect.signature(EKFAC).parameters.items()) == list(theirs.items())
+    optimizer = EKFAC(nn.Linear(2, 2), 0.3, 0.5, damping=0.7, max_factor_size=11, seed=5)
+    assert [optimizer.param_groups[0][name] for name in ("lr", "momentum")] == [0.3, 0.5]
+    assert (optimizer.damping, optimizer.factors.seed) == (0.7, 5)
+    assert EKFAC(nn.Linear(2, 2)).damping == KFAC(nn.Linear(2, 2)).damping
+
+
+@pytest.mark.parametrize("option", ["inverse", "placement", "nonsense"])
+@pytest.mark.parametrize("make", [EKFAC, EKFAC.from_model])
+def test_options_that_it_has_not_are_refused(make, option):
+    with pytest.raises(TypeError, match=f"EKFAC: got an unexpected keyword argument '{option}'"):
+        make(nn.Linear(2, 2), **{option: 1})

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from optbench.errors import UserError
-from optbench.losses import Loss
 from optbench.objective import Objective
 from optbench.optimizers.kronecker.layers import Layer
 from optbench.optimizers.kronecker.recurrent import unrolled
@@ -144,9 +142,7 @@ def can_collect_in_training(objective: Objective, layers: Sequence[Layer], targe
 
 
 def _output_directions(objective: Objective, recorded: Recorded, targets: str, key: int) -> Iterator[Tensor]:
-    loss, outputs = objective.loss_function, recorded.outputs.detach()
-    if not isinstance(loss, Loss):
-        raise UserError(f"loss={type(loss).__name__}: K-FAC needs an optbench.losses.Loss, whose curvature is known")
+    loss, outputs = objective.known_loss(), recorded.outputs.detach()
     if targets == "exact":
         yield from loss.output_hessian_sqrt_columns(outputs, recorded.targets)
     elif targets == "empirical":
