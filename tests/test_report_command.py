@@ -1,6 +1,7 @@
 """`report` and `compare`, as the command line calls them."""
 
 import re
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -137,7 +138,7 @@ def test_compare(tmp_path, capsys):
     assert "the loss was 99 at step 7" in rows["why"]
     page = (tmp_path / "side.html").read_text()
     assert "sgd, seed 1" in page
-    assert "Validation accuracy" in page
+    assert "Against seconds of training" in page
 
 
 def test_runs_that_differ_only_by_the_machine(tmp_path, capsys):
@@ -147,3 +148,16 @@ def test_runs_that_differ_only_by_the_machine(tmp_path, capsys):
     assert "(111111)" in capsys.readouterr().out
     [page] = (tmp_path / "comparisons").iterdir()
     assert "They differ in no setting that can change the result." in page.read_text()
+
+
+def test_an_interval_of_accuracies_ends_at_1():
+    from optbench.analysis.overview import overview
+
+    accuracies = (0.96, 0.98, 1.0)
+    runs = pd.DataFrame(
+        {"run_id": list("abc"), "optimizer": "sgd", "model": "mlp", "dataset": "digits", "batch": 32, "trial": 0}
+    )
+    runs = runs.assign(seed=range(3), status="done", validation_accuracy=accuracies, test_accuracy=accuracies)
+    study = SimpleNamespace(runs=runs, plan=SimpleNamespace(name="plain"))
+    # 0.98 -/+ 4.3027 * 0.02 / sqrt(3) = 0.0497.
+    assert "test accuracy 98.00 % [93.03 %, 100.00 %]" in overview(study).answer

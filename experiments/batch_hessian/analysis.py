@@ -23,7 +23,7 @@ PREDICTIONS = ("isotropic", "directional", "fitted")
 OPTIMIZERS = {"sgd": "SGD", "adam": "Adam"}
 #: Below it, batches of a trained network hold hardly any example that still has a loss.
 FITTED_FROM = 8
-MEASURE_RATES = "python experiments/batch_hessian/maximal_learning_rates.py"
+MEASURE_RATES = "experiments/batch_hessian/maximal_learning_rates.py"
 Arrays = dict[str, np.ndarray]
 
 
@@ -74,7 +74,7 @@ def analyse(study: Study) -> Findings:
     }
     if measured:
         tables["maximal_learning_rates"] = _rates(measured)
-    return Findings(QUESTION, _answer(points, exponents), charts, tables, _notes(points))
+    return Findings(QUESTION, _answer(points, exponents), charts, tables, _notes(points), [MEASURE_RATES])
 
 
 def _points(study: Study) -> list[Point]:
@@ -281,5 +281,5 @@ def _notes(points: Sequence[Point]) -> list[str]:
                 f"{point.batch_sizes[0]:.0f} and {high:.2f} times at batch {point.batch_sizes[-1]:.0f}."
             )
     if not any(point.rates for point in points):
-        notes.append(f"The largest stable learning rates have not been measured yet: {MEASURE_RATES}")
+        notes.append(f"The largest stable learning rates have not been measured yet: python {MEASURE_RATES}")
     return notes

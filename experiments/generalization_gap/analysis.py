@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from gap_conditions import METRIC, PLAIN, conditions, of_best_trials
-from gap_sharpness import MEASURES, lines_between, sharpness_notes, solutions
+from gap_sharpness import MEASURE, MEASURES, lines_between, sharpness_notes, solutions
 
 from optbench.analysis.chart import Chart, Reference, Series
 from optbench.analysis.findings import Findings
@@ -60,7 +60,7 @@ def analyse(study: Study) -> Findings:
     }
     kept = {name: table for name, table in tables.items() if len(table)}
     notes = [*_notes(best, matched, remedies), *sharpness_notes(sharper)]
-    return Findings(QUESTION, _answer(losses, remedies), [c for c in charts if c.series], kept, notes)
+    return Findings(QUESTION, _answer(losses, remedies), [c for c in charts if c.series], kept, notes, [MEASURE])
 
 
 def _mean(differences: pd.Series) -> Interval:

@@ -14,7 +14,7 @@ MEASURES = {
     "adaptive": "Rise in a ball with the weights' scale (ASAM)",
     "train_loss": "Training loss",
 }
-MEASURE = "python experiments/generalization_gap/sharpness.py"
+MEASURE = "experiments/generalization_gap/sharpness.py"
 
 
 def solutions(study: Study, chosen: pd.DataFrame) -> pd.DataFrame:
@@ -40,7 +40,7 @@ def lines_between(study: Study, chosen: pd.DataFrame) -> dict[str, Sequence[Mapp
 def sharpness_notes(sharper: pd.DataFrame) -> list[str]:
     """A sentence a measure: how many times sharper the large-batch solutions are; ``sharper``: as of `minima.ratios`."""
     if sharper.empty:
-        return [f"Sharpness, and the lines between solutions, have not been measured yet: {MEASURE}"]
+        return [f"Sharpness, and the lines between solutions, have not been measured yet: python {MEASURE}"]
     notes = []
     for name, meaning in MEASURES.items():
         rows = sharper[sharper["measure"] == name]

@@ -21,7 +21,7 @@ QUESTION = (
 )
 #: Of a saddle rate: rates below it are those of hardly any of a few thousand slices.
 RESOLUTION = 1e-3
-MEASURE = "python experiments/hessian_directions/slices.py"
+MEASURE = "experiments/hessian_directions/slices.py"
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,12 @@ def analyse(study: Study) -> Findings:
     """Traces, saddle rates and the extreme eigenvalues at every point, and sections of the loss."""
     found = _slices(study)
     if not found:
-        raise UserError(f"{study.name}: its slices have not been measured yet: {MEASURE}")
+        raise UserError(f"{study.name}: its slices have not been measured yet: python {MEASURE}")
     charts = [_saddle_chart(found), _trace_chart(found)]
     if any(one.planes for one in found):
         charts += [_sections_chart(found), *_surfaces(found)]
     tables = {"slices": _table(found), "points": _by_point(found)}
-    return Findings(QUESTION, _answer(found), charts, tables, _notes(found))
+    return Findings(QUESTION, _answer(found), charts, tables, _notes(found), [MEASURE])
 
 
 def _slices(study: Study) -> list[Slices]:

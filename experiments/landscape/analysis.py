@@ -17,7 +17,7 @@ QUESTION = (
     "Which measure of sharpness orders small- and large-batch minima as their test errors do, and which changes its mind with "
     "weight decay?"
 )
-MEASURE = "python experiments/landscape/between.py"
+MEASURE = "experiments/landscape/between.py"
 DISTANCE = 0.5  # along filter-normalized directions, at which the rise of the loss is read off
 SHARE = 0.25  # of the way between two minima, likewise
 Arrays = dict[str, np.ndarray]
@@ -74,7 +74,7 @@ def analyse(study: Study) -> Findings:
         charts.append(line_chart(lines, small, large, "seed and weight decay"))
     charts += _planes(minima)
     tables = {"minima": table, "differences": differences}
-    return Findings(QUESTION, _answer(differences), charts, tables, _notes(minima, differences, bool(ways)))
+    return Findings(QUESTION, _answer(differences), charts, tables, _notes(minima, differences, bool(ways)), [MEASURE])
 
 
 def _ways(study: Study) -> dict[tuple[float, int], Arrays]:
@@ -248,5 +248,5 @@ def _notes(minima: Sequence[Minimum], differences: pd.DataFrame, has_ways: bool)
         f"Mean training losses at the end: {'; '.join(losses)}. They differ, so not all are equally deep minima."
     )
     if not has_ways:
-        notes.append(f"The lines between minima have not been measured yet: {MEASURE}")
+        notes.append(f"The lines between minima have not been measured yet: python {MEASURE}")
     return notes

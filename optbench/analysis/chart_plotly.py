@@ -98,7 +98,9 @@ def _add_axes(
     y["title"] = {"text": words[1] if column == 0 else ""}
     of_arguments, of_values = (y, x) if chart.horizontal else (x, y)
     if number > 1:
-        of_arguments["matches"] = "y" if chart.horizontal else "x"
+        # Categories have the same range without; with it and "matches", plotly draws nothing below each other.
+        if not categories:
+            of_arguments["matches"] = "y" if chart.horizontal else "x"
         if chart.share_y:
             of_values["matches"] = "x" if chart.horizontal else "y"
     if categories:

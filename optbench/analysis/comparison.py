@@ -53,6 +53,7 @@ class Comparison:
 
     def __init__(self, results_dir: str | Path, runs: Sequence[RunDirectory]) -> None:
         self.runs = list(runs)
+        self.results_dir = Path(results_dir)
         names = [run.run_id for run in self.runs]
         self._histories = load_history(results_dir, names)
         self._frame = load(results_dir, names)
@@ -105,7 +106,7 @@ class Comparison:
                 made.figure(chart)
         made.heading("Runs")
         frame = self._frame.assign(state=self._frame["status"])
-        made.data["runs"] = run_table.data(frame, self.runs, folder)
+        made.data["runs"] = run_table.data(frame, self.results_dir, folder)
         made.parts.append('<div id="run-table"></div>')
         return made
 

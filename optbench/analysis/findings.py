@@ -26,6 +26,7 @@ class Findings:
     charts: the figures, in the order of the page; each has a name of its own.
     tables: data frames by name; a name is that of its files too, and the words of its heading ("best_trials").
     notes: plain statements, each a sentence or more: what the data do not support, where they contradict the paper.
+    scripts: what measured the runs beside the sweep, in the order of their use: "experiments/landscape/between.py".
     """
 
     question: str
@@ -33,6 +34,7 @@ class Findings:
     charts: Sequence[Chart] = ()
     tables: "Mapping[str, pd.DataFrame]" = field(default_factory=dict)
     notes: Sequence[str] = ()
+    scripts: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         names = [chart.name for chart in self.charts]

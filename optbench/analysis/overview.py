@@ -75,7 +75,9 @@ def _answer(
     if len(values) < 2:
         return words + f"{_shown(float(row[result]), result)}, of one seed: no interval can be given."
     interval = student(values)
-    bounds = f"[{_shown(interval.low, result)}, {_shown(interval.high, result)}]"
+    # Student's t does not know that accuracies end at 1.
+    least, most = (0.0, 1.0) if result.endswith("accuracy") else (-math.inf, math.inf)
+    bounds = f"[{_shown(max(interval.low, least), result)}, {_shown(min(interval.high, most), result)}]"
     seeds = f"95 % by Student's t over {len(values)} seeds, which also chose the setting"
     return words + f"{_shown(interval.estimate, result)} {bounds} ({seeds})."
 

@@ -1,7 +1,7 @@
 "use strict";
 // The table of runs: sorts by any column, filters by words and by state, and opens what is known of a run.
 (function () {
-  const RUNS = DATA.runs, PAGE = 200;
+  const RUNS = DATA.runs, PAGE = 200, COLLATOR = new Intl.Collator("en", {numeric: true});
   const root = document.getElementById("run-table");
   const stateColumn = RUNS.columns.findIndex((column) => column.key === "state");
   let order = RUNS.rows.map((_, index) => index), sorted = null, descending = false, shown = PAGE;
@@ -31,7 +31,7 @@
   function compare(a, b) {
     const x = RUNS.rows[a][sorted], y = RUNS.rows[b][sorted];
     if (x === null || y === null) return (x === null) - (y === null) || a - b;
-    const less = typeof x === "number" && typeof y === "number" ? x - y : String(x).localeCompare(String(y), "en", {numeric: true});
+    const less = typeof x === "number" && typeof y === "number" ? x - y : COLLATOR.compare(String(x), String(y));
     return (descending ? -less : less) || a - b;
   }
 

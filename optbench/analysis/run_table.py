@@ -18,6 +18,7 @@ from optbench.store import RunDirectory
 # All curves of a page together have about so many points; a run has at least, and at most, as many as these.
 _POINTS = 80_000
 _FEWEST, _MOST = 8, 80
+_DIGITS, _DIGITS_OF_A_CURVE = 7, 4
 CURVES = ("train_loss", "validation_loss", "test_loss", "validation_accuracy", "test_accuracy")
 _METRICS = (
     "learning_rate",
@@ -48,20 +49,29 @@ def settings(runs: pd.DataFrame) -> list[str]:
 
 def varied(runs: pd.DataFrame, columns: Sequence[str]) -> list[str]:
     """Those of the columns in which the runs differ."""
-    return [column for column in columns if runs[column].map(repr).nunique() > 1]
+    return [column for column in columns if _differs(runs[column])]
+
+
+def _differs(values: pd.Series) -> bool:
+    if values.dtype.kind in "iufb":
+        return values.nunique(dropna=False) > 1
+    first, *others = map(repr, values) if len(values) else [""]
+    return any(other != first for other in others)
 
 
 def as_table(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs with all of their results and settings, for a file: without the settings of the machine."""
     of_configuration = {column for column in runs.columns if str(column).startswith("config.")}
-    kept = [column for column in runs.columns if column not in of_configuration or column in set(settings(runs))]
+    own = set(settings(runs))
+    kept = [column for column in runs.columns if column not in of_configuration or column in own]
     return runs[[column for column in kept if not runs[column].isna().all()]]
 
 
-def data(runs: pd.DataFrame, directories: Sequence[RunDirectory], folder: Path) -> dict[str, Any]:
-    """What page.js and run_table.js need of the runs: columns, rows, details (the settings in which they differ), links.
+def data(runs: pd.DataFrame, results_dir: str | Path, folder: Path) -> dict[str, Any]:
+    """What page.js needs of the runs, column by column: of ten thousand runs that is a third of what rows take.
 
-    folder: where the page is to lie; links lead from there to those files of a run that exist.
+    "columns" of the table and the "values" in each; "settings", those in which the runs differ; "files", the files that
+    each run in ``results_dir`` has. folder: where the page is to lie; links lead from there.
     """
     cell = varied(runs, [str(name) for name in runs.columns if str(name).startswith("cell.")])
     # What a cell says that the frame has under its own name is shown once.
@@ -73,48 +83,45 @@ def data(runs: pd.DataFrame, directories: Sequence[RunDirectory], folder: Path) 
     columns = ["run_id", "state", *identity, *cell, *metrics]
     if (runs["why"] != "").any():
         columns.append("why")
-    rows = [[plain(value) for value in row] for row in runs[columns].itertuples(index=False)]
-    numbers = [all(row[place] is None or _is_number(row[place]) for row in rows) for place in range(len(columns))]
-    details = varied(runs, settings(runs))
-    # By the run's own values: a setting that another optimizer has is none of this one.
-    texts = [
-        {
-            name.removeprefix("config."): plain(value)
-            for name, value in zip(details, row, strict=True)
-            if plain(value) is not None
-        }
-        for row in runs[details].itertuples(index=False)
-    ]
-    links = [_links(directory, folder) for directory in directories]
+    values = [_column(runs[name]) for name in columns]
     return {
         "columns": [
             {
                 "key": name,
                 "label": name.removeprefix("cell.").replace("_", " ") if name != "run_id" else "run",
-                "number": number,
+                "number": all(value is None or _is_number(value) for value in column),
             }
-            for name, number in zip(columns, numbers, strict=True)
+            for name, column in zip(columns, values, strict=True)
         ],
-        "rows": rows,
-        "details": texts if details else [{} for _ in rows],
-        "links": links if any(links) else None,
+        "values": values,
+        # By the run's own values: a setting that another optimizer has is none of this one.
+        "settings": {name.removeprefix("config."): _column(runs[name]) for name in varied(runs, settings(runs))},
+        "files": _files(list(runs["run_id"]), Path(results_dir), folder),
     }
 
 
-def curves(runs: pd.DataFrame, histories: pd.DataFrame) -> list[dict[str, list[Any]] | None]:
-    """For each run its losses and accuracies at evaluations, thinned so that all runs together stay small."""
+def curves(runs: pd.DataFrame, histories: pd.DataFrame) -> dict[str, Any] | None:
+    """The losses and accuracies of the runs at evaluations, thinned so that all runs together stay small.
+
+    "lengths": the number of points of each run. "values": the points of all runs, one after another, by name: "step" and
+    those of CURVES that any run has. None where no run has any.
+    """
     names = [name for name in CURVES if name in histories and histories[name].notna().any()]
     if not names or "step" not in histories:
-        return [None] * len(runs)
+        return None
     most = int(np.clip(_POINTS / (len(names) * max(1, len(runs))), _FEWEST, _MOST))
     rows = histories.loc[histories[names].notna().any(axis=1), ["run_id", "step", *names]]
-    found = {}
-    for run_id, of_run in rows.groupby("run_id", sort=False):
-        kept = of_run.iloc[np.unique(np.linspace(0, len(of_run) - 1, min(most, len(of_run))).round().astype(int))]
-        found[run_id] = {
-            name: [_short(value) for value in kept[name]] for name in ("step", *names) if kept[name].notna().any()
-        }
-    return [found.get(run_id) for run_id in runs["run_id"]]
+    place = pd.Index(runs["run_id"]).get_indexer(pd.Index(rows["run_id"]))
+    order = np.argsort(place, kind="stable")[np.count_nonzero(place < 0) :]
+    there = np.bincount(place[order], minlength=len(runs))
+    lengths = np.minimum(there, most)
+    # Of each run the first point, the last, and others as evenly between them as there are any.
+    number = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    apart = (there - 1) / np.maximum(lengths - 1, 1)
+    chosen = np.floor(number * np.repeat(apart, lengths) + 0.5).astype(int)
+    kept = rows.iloc[order[np.repeat(np.cumsum(there) - there, lengths) + chosen]]
+    values = {name: [_short(value, _DIGITS_OF_A_CURVE) for value in kept[name].tolist()] for name in ("step", *names)}
+    return {"lengths": lengths.tolist(), "values": values}
 
 
 def curve_figure() -> dict[str, Any]:
@@ -163,22 +170,37 @@ def _is_number(value: Any) -> bool:
     return (isinstance(value, int | float) and not isinstance(value, bool)) or value in ("∞", "−∞")
 
 
-def _short(value: Any) -> float | int | None:
+def _short(value: Any, digits: int) -> float | int | None:
     if value is None or not math.isfinite(value):
         return None
-    return int(value) if float(value).is_integer() else float(f"{value:.5g}")
+    return int(value) if float(value).is_integer() else float(f"{value:.{digits}g}")
 
 
-def _links(directory: RunDirectory, folder: Path) -> list[tuple[str, str]]:
+def _column(values: pd.Series) -> list[Any]:
+    """The values as JSON has them, numbers with more digits than the table shows."""
+    found = [plain(value) for value in values.tolist()]
+    return [_short(value, _DIGITS) if isinstance(value, float) else value for value in found]
+
+
+def _files(run_ids: Sequence[str], results_dir: Path, folder: Path) -> dict[str, Any] | None:
+    """The folder of the runs as an address, the names of their files, and which of these each run has, as bits."""
     from urllib.parse import quote
 
+    there = [_there(RunDirectory.at(results_dir, run_id)) for run_id in run_ids]
+    if not any(there):
+        return None
+    runs = RunDirectory.at(results_dir, run_ids[0]).path.parent
+    address = Path(os.path.relpath(runs.resolve(), folder.resolve())).as_posix()
+    return {"folder": quote(address), "names": _FILES, "there": there}
+
+
+def _there(directory: RunDirectory) -> int:
     try:
         with os.scandir(directory.path) as entries:
-            there = {entry.name for entry in entries}
+            names = {entry.name for entry in entries}
     except OSError:
-        return []
-    base = os.path.relpath(directory.path.resolve(), folder.resolve())
-    return [(label, quote(f"{base}/{name}")) for label, name in _FILES if name in there]
+        return 0
+    return sum(1 << bit for bit, (_, name) in enumerate(_FILES) if name in names)
 
 
 def differences(configs: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:

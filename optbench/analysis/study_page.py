@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -81,7 +81,7 @@ def page(study: Study, findings: Findings, folder: Path) -> Page:
             made.table(table, f"tables/{name}.csv")
     _unsuccessful(made, study)
     _runs(made, study, folder)
-    _made_with(made, study, folder)
+    _made_with(made, study, findings.scripts, folder)
     return made
 
 
@@ -123,25 +123,26 @@ def _unsuccessful(made: Page, study: Study) -> None:
         f"{len(table)} of {len(study.cells)} runs. A run that diverged is a result, and counts as the worst in every choice."
     )
     table = table.rename(columns=lambda name: str(name).removeprefix("cell."))
-    table["why"] = [_without_place(why, study) for why in table["why"]]
+    table["why"] = _without_place(table["why"], study)
     made.table(table.dropna(axis=1, how="all"))
 
 
-def _without_place(why: str, study: Study) -> str:
-    """A message without the folder of this machine."""
-    return str(why).replace(str(study.results_dir.resolve()), "results").replace(str(study.results_dir), "results")
+def _without_place(messages: Iterable[str], study: Study) -> list[str]:
+    """The messages without the folder of this machine."""
+    places = (str(study.results_dir.resolve()), str(study.results_dir))
+    return [str(why).replace(places[0], "results").replace(places[1], "results") for why in messages]
 
 
 def _runs(made: Page, study: Study, folder: Path) -> None:
     made.heading("Runs")
-    runs = study.runs.assign(why=[_without_place(why, study) for why in study.runs["why"]])
-    made.data["runs"] = run_table.data(runs, [study.plan.directory(run_id) for run_id in study.cells], folder)
-    found = run_table.curves(runs, study.histories(["event", "step", *run_table.CURVES]))
-    if any(found):
+    runs = study.runs.assign(why=_without_place(study.runs["why"], study))
+    made.data["runs"] = run_table.data(runs, study.results_dir, folder)
+    found = run_table.curves(runs, study.histories(["step", *run_table.CURVES]))
+    if found:
         made.data["curves"] = found
         made.data["curveFigure"] = run_table.curve_figure()
     text = "A heading sorts; a run opens its settings and its curves."
-    if made.data["runs"]["links"]:
+    if made.data["runs"]["files"]:
         where = Path(os.path.relpath((study.results_dir / "runs").resolve(), folder.resolve())).as_posix()
         text += (
             f" The last column leads to the files of a run, which lie in {where}, seen from this page: "
@@ -152,10 +153,11 @@ def _runs(made: Page, study: Study, folder: Path) -> None:
     made.parts.append('<p class="small">All of it: <a href="tables/runs.csv">runs.csv</a></p>')
 
 
-def _made_with(made: Page, study: Study, folder: Path) -> None:
+def _made_with(made: Page, study: Study, scripts: Sequence[str], folder: Path) -> None:
     made.heading("How it was made")
     commands = [f"python -m optbench {shlex.join(words)}" for words in [command(study)] if words]
     scale = f" --scale {study.scale}" if study.scale else ""
+    commands += [f"python {shlex.quote(script)}{scale}" for script in scripts]
     made.code("\n".join([*commands, f"python -m optbench report {shlex.quote(study.name)}{scale}"]))
     readme = experiments_dir() / study.name / "README.md"
     if readme.is_file() and folder.resolve().is_relative_to(experiments_dir().parent):

@@ -82,16 +82,17 @@ class Browser:
         message, _, self._buffer = self._buffer.partition(b"\0")
         return json.loads(message)
 
-    def open(self, path, width=1280, height=900):
-        """Show a file at a width, and wait until it has loaded and drawn."""
+    def open(self, path, width=1280, height=900, draws=True):
+        """Show a file at a width, and wait until it has loaded and, unless it is one that cannot, drawn."""
         self.events.clear()
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 640}
         self.call("Emulation.setDeviceMetricsOverride", **metrics)
         self.call("Page.navigate", url=Path(path).resolve().as_uri())
         self.wait_for("document.readyState === 'complete'")
-        self.wait_for(
-            "[...document.querySelectorAll('[data-figure]')].every(place => place.querySelector('.main-svg'))"
-        )
+        if draws:
+            self.wait_for(
+                "[...document.querySelectorAll('[data-figure]')].every(place => place.querySelector('.main-svg'))"
+            )
         # What plotly does after its first drawing, such as making room for labels, takes a few frames.
         self.evaluate("new Promise(done => setTimeout(done, 300))")
 

@@ -1,18 +1,23 @@
 """The page in a real browser, and what it is made of."""
 
+import base64
+import gzip
 import json
 import os
 import re
+from pathlib import Path
+from urllib.parse import unquote, urlparse
 
+import numpy as np
 import pandas as pd
 import pytest
 from chromium import Browser, needs_chromium
-from planned import sweep
+from planned import accuracy, sweep
 
-from optbench.analysis import study_page
+from optbench.analysis import run_table, study_page
 from optbench.analysis.chart import Chart, Reference, Series
 from optbench.analysis.findings import Findings
-from optbench.analysis.page import Page, cell, to_script
+from optbench.analysis.page import Page, cell
 from optbench.analysis.study import Study
 
 WIDTHS = [1280, 400]
@@ -36,11 +41,30 @@ def findings():
             references=[Reference(0.5, "chance")],
             series=[Series(label="best", x=names, y=[0.8] * 9, low=[0.7] * 9, high=[0.9] * 9, kind="points")],
         ),
+        Chart(
+            name="beside",
+            title="Categories in several panels",
+            series=[
+                Series(label="trace", panel=panel, x=names[:4], y=values, kind="points")
+                for panel, values in (("early", [90, 110, 100, 120]), ("late", [150, 130, 140, 160]))
+            ],
+        ),
     ]
     wide = pd.DataFrame({f"column_{number}": [0.5, float("nan")] for number in range(30)})
     return Findings(
-        "Is <b> & co. shown?", "It is, 0.93 [0.81, 1.06].", charts, {"wide": wide}, ["It contradicts the paper."]
+        "Is <b> & co. shown?",
+        "It is, 0.93 [0.81, 1.06].",
+        charts,
+        {"wide": wide},
+        ["It contradicts the paper."],
+        ["experiments/things/between.py"],
     )
+
+
+def unpacked(page, identifier):
+    """What is compressed in an element of a page."""
+    content = re.search(rf'<script type="text/plain" id="{identifier}">(.*?)</script>', page, re.DOTALL)[1]
+    return gzip.decompress(base64.b64decode(content)).decode()
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +90,12 @@ def test_figures_are_drawn_as_wide_as_the_page_without_an_error(written, browser
     assert browser.problems() == []
     assert browser.overflow() == 0
     assert browser.evaluate("document.querySelectorAll('.plot .main-svg').length") >= 2
-    # The points of both figures: 3 panels of 3 series of 2 points, and 9.
-    assert browser.evaluate("document.querySelectorAll('.plot .scatterlayer .points path').length") == 27
+    # The points of the figures: 3 panels of 3 series of 2 points, 9, and 2 panels of 4.
+    assert browser.evaluate("document.querySelectorAll('.plot .scatterlayer .points path').length") == 35
+    # What panels share is as wide as the values of all.
+    low, high = browser.evaluate("document.querySelectorAll('.plot')[2]._fullLayout.yaxis.range")
+    assert 50 < low < 90
+    assert 160 < high < 200
     right = browser.evaluate(
         "Math.max(...[...document.querySelectorAll('.plot svg')].map(s => s.getBoundingClientRect().right))"
     )
@@ -131,7 +159,91 @@ def test_the_run_table_sorts_filters_and_opens(written, browser):
         "[...document.querySelector('#run-table tbody tr').querySelectorAll('a')].map(a => [a.text, a.href])"
     )
     assert [text for text, _ in links] == ["history", "configuration", "log"]
+    assert all(Path(unquote(urlparse(address).path)).is_file() for _, address in links)
+    # The run that waits has neither a history nor a log.
+    browser.evaluate("{" + typed.format("missing") + "}")
+    for state in ("failed", "diverged"):
+        browser.evaluate(f"document.querySelector('#run-table [data-state={state}]').click()")
+    assert browser.evaluate("[...document.querySelectorAll('#run-table tbody a')].map(a => a.text)") == [
+        "configuration"
+    ]
     assert browser.problems() == []
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_a_run_opens_its_own_settings_and_curves(written, browser):
+    browser.open(written[0])
+    table = pd.read_csv(written[0].parent / "tables" / "runs.csv").set_index("run_id")
+    # Of the state, the optimizer, the trial and the seed, each is another one than the last: no run has its neighbour's.
+    for number in (3, 6, 13, 23):
+        run_id = table.index[number]
+        browser.evaluate(f"document.querySelector('[data-run=\"{run_id}\"] .open').click()")
+        browser.wait_for("document.querySelector('#run-table .detail .main-svg')")
+        facts = browser.evaluate(
+            "Object.fromEntries([...document.querySelectorAll('#run-table .detail dt')]"
+            ".map(name => [name.textContent, name.nextSibling.textContent]))"
+        )
+        assert facts["optimizer.name"] == table["optimizer"][run_id]
+        assert [int(facts[name]) for name in ("batch", "seed", "trial")] == list(
+            table.loc[run_id, ["batch", "seed", "trial"]]
+        )
+        drawn = browser.evaluate(
+            "document.querySelector('#run-table .detail .plot').data.map(trace => [trace.name, trace.x, trace.y])"
+        )
+        optimizer, batch, seed, trial = (table[name][run_id] for name in ("optimizer", "batch", "seed", "trial"))
+        last = accuracy(optimizer, batch, seed, trial)
+        assert drawn == [
+            ["train loss", [5, 10], [0.4, 0.2]],
+            ["validation accuracy", [5, 10], [pytest.approx(last / 2, abs=1e-4), pytest.approx(last, abs=1e-4)]],
+        ]
+        browser.evaluate("document.querySelector('#run-table .open[aria-expanded=true]').click()")
+
+
+@needs_chromium
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("element", "content", "reason"),
+    [
+        ("plotly", "AAAA", "a packed part of this file is damaged"),
+        ("plotly", base64.b64encode(gzip.compress(b"this is no program", mtime=0)).decode(), "does not start"),
+        ("data", "AAAA", "a packed part of this file is damaged"),
+        (None, "", "this browser has no DecompressionStream"),
+    ],
+    ids=["damaged program", "another program", "damaged data", "old browser"],
+)
+def test_a_page_that_cannot_be_drawn_says_so_once(written, browser, element, content, reason, tmp_path):
+    text = written[0].read_text(encoding="utf-8")
+    if element:
+        text, replaced = re.subn(rf'(id="{element}">)[^<]*', rf"\g<1>{content}", text)
+        assert replaced == 1
+    path = tmp_path / "broken.html"
+    path.write_text(text, encoding="utf-8")
+    if element:
+        browser.open(path, draws=False)
+    else:
+        script = browser.call("Page.addScriptToEvaluateOnNewDocument", source="delete window.DecompressionStream")
+        browser.open(path, draws=False)
+        browser.call("Page.removeScriptToEvaluateOnNewDocument", identifier=script["identifier"])
+    browser.wait_for("document.querySelector('figure .banner') !== null")
+    messages = browser.evaluate("[...document.querySelectorAll('figure .banner')].map(said => said.textContent)")
+    assert len(messages) == 1
+    assert messages[0].startswith("The figures cannot be shown: ")
+    assert reason in messages[0]
+    # What needs no program stays: the answer, and under each figure the links to its files.
+    assert browser.evaluate("document.querySelector('.answer').offsetHeight > 0")
+    assert browser.evaluate("[...document.querySelectorAll('figcaption a')].every(link => link.offsetHeight > 0)")
+    assert browser.overflow() == 0
+    table = browser.evaluate("document.getElementById('run-table').textContent")
+    if element == "plotly":
+        # The table of runs does not need plotly; a run that is opened says why it has no curves.
+        assert "24 runs" in table
+        browser.evaluate("document.querySelector('#run-table .open').click()")
+        browser.wait_for("document.querySelector('#run-table .detail .banner') !== null")
+    else:
+        assert table.startswith("The table of runs cannot be shown: ")
+    if folder := os.environ.get("OPTBENCH_SCREENSHOTS"):
+        browser.screenshot(f"{folder}/broken-{element}-{len(content)}.png")
 
 
 @needs_chromium
@@ -157,7 +269,8 @@ def test_the_page_says_what_it_stands_on(written):
         "optbench 0.1.0, torch 2.13.0, python 3.11.7",
         "2 cores of Abacus",
         "abc123",
-        "python -m optbench --multirun optimizer=sgd,adam scale=smoke\npython -m optbench report things --scale smoke",
+        "python -m optbench --multirun optimizer=sgd,adam scale=smoke\npython experiments/things/between.py --scale smoke\n"
+        "python -m optbench report things --scale smoke",
         "which lie in ../runs",
         '<a href="figures/rates.pdf">PDF</a>',
         '<a href="tables/wide.csv">wide.csv</a>',
@@ -172,17 +285,25 @@ def test_the_page_names_no_place_and_asks_for_nothing(written):
     assert "/somewhere" not in text
     assert "secret" not in text
     assert "default-src 'none'" in text
-    own = text.replace(re.search(r"<script>.*?</script>", text, re.DOTALL)[0], "")  # without plotly.js
+    own = re.sub(r'(<script type="text/plain" id="\w+">)[^<]*', r"\1", text) + unpacked(text, "data")
     assert "http" not in own.replace('http-equiv="Content', "")
+    assert "secret" not in own
+    assert "/somewhere" not in own
 
 
 def test_links_lead_to_files(written):
     path, _ = written
-    data = json.loads(re.search(r'id="data">(.*?)</script>', path.read_text(encoding="utf-8"), re.DOTALL)[1])
-    assert {label for links in data["runs"]["links"] for label, _ in links} == {"history", "configuration", "log"}
-    for links in data["runs"]["links"]:
-        for _, address in links:
-            assert (path.parent / address).is_file()
+    runs = json.loads(unpacked(path.read_text(encoding="utf-8"), "data"))["runs"]
+    names = [name for _, name in runs["files"]["names"]]
+    assert names == ["history.jsonl", "config.yaml", "log.txt"]
+    found = []
+    for run_id, there in zip(runs["values"][0], runs["files"]["there"], strict=True):
+        in_folder = [(path.parent / runs["files"]["folder"] / run_id / name).is_file() for name in names]
+        assert [bool(there >> bit & 1) for bit in range(3)] == in_folder
+        found.append(in_folder)
+    # Run 7 waits.
+    assert found[7] == [False, True, False]
+    assert found[0] == [True, True, True]
     for address in re.findall(r'href="((?:figures|tables)/[^"]+)"', path.read_text(encoding="utf-8")):
         assert (path.parent / address).is_file()
 
@@ -212,8 +333,75 @@ def test_cell(value, text):
 
 
 def test_data_cannot_end_its_script():
-    assert "<" not in to_script({"a": "</script><script>alert(1)</script>"})
-    assert json.loads(to_script({"a": "</script>"})) == {"a": "</script>"}
+    page = Page("t", data={"a": "</script><script>alert(1)</script> ä"})
+    text = page.html()
+    assert text == page.html()
+    assert "alert" not in text
+    assert json.loads(unpacked(text, "data")) == page.data
+
+
+def test_a_page_is_small(written):
+    text = written[0].read_text(encoding="utf-8")
+    assert len(text) < 2_100_000
+    # All of plotly.js.
+    assert len(unpacked(text, "plotly")) > 4_000_000
+    # Of what is to be read, nothing comes after what is unpacked.
+    assert text.index("</main>") < text.index('id="data"') < text.index('id="plotly"')
+
+
+def points(lengths, most):
+    """The curves of runs with so many evaluations each, thinned to ``most``: the step of an evaluation is its number."""
+    run_ids = [f"run{number}" for number in range(len(lengths))]
+    rows = [(run_id, step, step / 7) for run_id, length in zip(run_ids, lengths, strict=True) for step in range(length)]
+    histories = (
+        pd.DataFrame(rows, columns=["run_id", "step", "train_loss"]).iloc[::-1].sort_values("step", kind="stable")
+    )
+    found = run_table.curves(pd.DataFrame({"run_id": run_ids}), histories)
+    assert max(found["lengths"]) <= most
+    assert len(found["values"]["step"]) == len(found["values"]["train_loss"]) == sum(found["lengths"])
+    assert found["values"]["train_loss"] == [pytest.approx(step / 7, rel=1e-3) for step in found["values"]["step"]]
+    ends = np.cumsum(found["lengths"])
+    return [found["values"]["step"][end - length : end] for end, length in zip(ends, found["lengths"], strict=True)]
+
+
+def test_curves_are_thinned_evenly_with_both_ends():
+    short, none, one, long, other = points([3, 0, 1, 800, 80], most=80)
+    assert (short, none, one, other) == ([0, 1, 2], [], [0], list(range(80)))
+    assert (long[0], long[-1], len(long)) == (0, 799, 80)
+    # 799 steps in 79 parts: 10 or 11 each.
+    assert set(np.diff(long)) == {10, 11}
+
+
+def test_of_many_runs_each_keeps_a_few_points(monkeypatch):
+    monkeypatch.setattr(run_table, "_POINTS", 800)
+    assert points([20] * 50, most=16) == [[0, 1, 3, 4, 5, 6, 8, 9, 10, 11, 13, 14, 15, 16, 18, 19]] * 50
+    # 800 points over 200 runs are 4 each, and the fewest are 8: of the steps 0 to 14 every second.
+    assert points([15] * 200, most=8) == [list(range(0, 15, 2))] * 200
+
+
+def test_without_evaluations_there_are_no_curves():
+    runs = pd.DataFrame({"run_id": ["a"]})
+    assert run_table.curves(runs, pd.DataFrame(columns=["run_id", "step"])) is None
+    rows = pd.DataFrame({"run_id": ["a"], "step": [1], "train_loss": [float("nan")]})
+    assert run_table.curves(runs, rows) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1, 1, 1], False),
+        ([0.5, 0.5, float("nan")], True),
+        ([float("nan")] * 2, False),
+        (["a", "a"], False),
+        (["a", None], True),
+        # A number and its text, and an integer and a float, are different settings.
+        ([1, "1"], True),
+        (pd.Series([1, 1.0], dtype=object), True),
+        ([], False),
+    ],
+)
+def test_settings_in_which_runs_differ(values, expected):
+    assert run_table.varied(pd.DataFrame({"a": values}), ["a"]) == ["a"] * expected
 
 
 def test_a_long_table_says_where_the_rest_is():
