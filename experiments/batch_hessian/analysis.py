@@ -246,14 +246,14 @@ def _answer(points: Sequence[Point], exponents: pd.DataFrame) -> str:
     star = student(np.array([_fit(arrays) for arrays in last.hessians.values()]))
     here = exponents[exponents["point"] == last.name].drop_duplicates("quantity")  # the first is over all sizes
     slopes = [
-        f"{row['quantity']} grows as batch^{_text(Interval(row['exponent'], row['low'], row['high']))}"
+        f"{row['quantity']} as batch^{_text(Interval(row['exponent'], row['low'], row['high']))}"
         for _, row in here.iterrows()
     ]
     span = f"from batch {last.batch_sizes[0]:.0f} to {last.batch_sizes[-1]:.0f}"
     return (
         f"{last.name[0].upper()}{last.name[1:]}, the largest eigenvalue of a batch's Hessian doubles at a batch of "
-        f"{_text(star, 1)} (fitted to batches of {FITTED_FROM} and more); {span}, {', '.join(slopes)}, where the rules say 1 for "
-        "SGD and 1/2 for Adam."
+        f"{_text(star, 1)} (fitted to batches of {FITTED_FROM} and more). These grow {span}: {', '.join(slopes)}; the rules say 1 "
+        "for SGD and 1/2 for Adam."
     )
 
 
