@@ -252,8 +252,8 @@ def _answer(points: Sequence[Point], exponents: pd.DataFrame) -> str:
     span = f"from batch {last.batch_sizes[0]:.0f} to {last.batch_sizes[-1]:.0f}"
     return (
         f"{last.name[0].upper()}{last.name[1:]}, the largest eigenvalue of a batch's Hessian doubles at a batch of "
-        f"{_text(star, 1)} (fitted to batches of {FITTED_FROM} and more). These grow {span}: {', '.join(slopes)}; the rules say 1 "
-        "for SGD and 1/2 for Adam."
+        f"{_text(star, 1)} (fitted to batches of {FITTED_FROM} and more). These grow {span}: {', '.join(slopes)}; the rules say "
+        "1 for SGD and 1/2 for Adam."
     )
 
 

@@ -65,7 +65,7 @@ function layoutOf(figure) {
     for (const key of Object.keys(layout)) {
       if (key.startsWith("yaxis")) layout[key] = Object.assign({}, layout[key], {automargin: true});
     }
-  } else {
+  } else if (!figure.data.some((trace) => trace.colorbar)) {
     // The tool bar has a column of its own, where it hides neither the legend nor points.
     layout.modebar = {orientation: "v"};
     layout.margin = Object.assign({}, layout.margin, {r: 48});
