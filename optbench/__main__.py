@@ -134,6 +134,7 @@ def _composed(words: list[str], parsed: argparse.Namespace) -> Any:
 
     overrides: list[str] = parsed.overrides
     configuration.check_overrides(overrides)
+    configuration.check_experiment(overrides)
     if parsed.cfg is not None and not parsed.multirun:
         configuration.compose(overrides)  # Hydra would show one that cannot run, too
     composed: list[Any] = []
@@ -157,7 +158,10 @@ def _composed(words: list[str], parsed: argparse.Namespace) -> Any:
         sys.argv = kept
     if not composed or isinstance(composed[0], Expansion):
         return composed[0] if composed else None
-    return configuration.resolve(composed[0])
+    config = configuration.resolve(composed[0])
+    configuration.check_trials(overrides, [config])
+    configuration.check_budget(overrides, [config])
+    return config
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
@@ -178,13 +182,14 @@ def train_one(config: dict[str, Any]) -> int:
     from optbench.store import RunDirectory, check_writable
 
     directory = RunDirectory.at(config["results_dir"], configuration.run_id(config))
-    console = terminal.console()
+    console, asked = terminal.console(), configuration.epochs_asked_for(config)
     if config["dry_run"]:
         state = directory.status().state if directory.path.is_dir() else "new"
         console.print(f"{directory.run_id}: {state}; dry_run=true starts nothing", soft_wrap=True)
         return 0
     if directory.is_finished and not config["force"]:
-        terminal.print_result(console, directory.summary() or {}, directory.path, " already; force=true runs it again")
+        note = " already; force=true runs it again"
+        terminal.print_result(console, directory.summary() or {}, directory.path, note, asked)
         if config["probe"]:
             names = ",".join(config["probe"])
             console.print(
@@ -194,7 +199,10 @@ def train_one(config: dict[str, Any]) -> int:
             )
         return 0
     check_writable(config["results_dir"])
-    # Only from here on is torch needed, which takes seconds to import.
+    # Only from here on is torch needed, which takes seconds to import, and Lightning more of them.
+    from optbench.data import fetch
+
+    fetch.require(config["dataset"]["name"], config["data_dir"], config["dataset"].get("check_hash", True))
     from optbench import building, run
 
     outcome = run.execute(config, console)
@@ -203,7 +211,15 @@ def train_one(config: dict[str, Any]) -> int:
     if outcome.tracker_problem:
         print(f"optbench: {outcome.tracker_problem}", file=sys.stderr)
     if outcome.summary is not None:
-        terminal.print_result(console, outcome.summary, directory.path)
+        terminal.print_result(console, outcome.summary, directory.path, epochs_asked_for=asked)
+        ranks = configuration.ranks(config)
+        if ranks > 1:
+            devices, nodes = config["trainer"]["devices"], config["trainer"]["num_nodes"]
+            console.print(
+                f"trained by {ranks} ranks (trainer.devices={devices} x trainer.num_nodes={nodes}), each with "
+                f"{config['batch'] // ranks} of the {config['batch']} examples of a batch",
+                soft_wrap=True,
+            )
         return 0
     print(f"optbench: {directory.run_id} {outcome.state}: {outcome.why}; files: {directory.path}", file=sys.stderr)
     if outcome.state == "failed":

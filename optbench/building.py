@@ -82,17 +82,14 @@ def build_task(config: Config, raw: RawData) -> Task:
         reconstruct=bool(config["model"]["info"].get("reconstructs")),
         dtype=torch.float64 if config["precision"] == "fp64" else torch.float32,
     )
+    # Of some datasets only the files say how large they are.
+    configuration.check_lengths(config, len(raw.train.inputs))
     horizon = configuration.horizon(config, len(raw.train.inputs))
     rate, _ = configuration.learning_rate(config)
     choices = {}
     for group in ("schedule", "momentum_schedule", "averaging"):
         choice = config[group]
         choices[group] = horizon.resolve(choice, choice["info"]["schema"], stretch=group == "schedule")
-    start = choices["averaging"].get("start", 0)
-    if start >= horizon.steps:
-        raise UserError(
-            f"averaging.start={config['averaging']['start']}: must be before the end, at {horizon.steps} steps"
-        )
     dtype = _DTYPES.get(config["precision"])
     recipe = Recipe(
         loss=losses.build(config["loss"]),

@@ -30,6 +30,8 @@ _DURATION_SPELLINGS = "such as 200 or 200steps, 5epochs, 10000samples, 10% of th
 _TIME_SPELLINGS = "minutes, or in quotes such as 30:00, 2:30:00, 1-12 or 1-12:00:00"
 # minutes[:seconds], hours:minutes:seconds, days-hours[:minutes[:seconds]]
 _TIME = re.compile(r"(\d+)(?::(\d+))?|(\d+):(\d+):(\d+)|(\d+)-(\d+)(?::(\d+)(?::(\d+))?)?")
+_RANGE = re.compile(r"(\d+)(?:\.\.\.?|-|:)(\d+)")  # of other languages: 0..3, 0-3, 0:3
+_MOST_LISTED = 8
 _SPELLINGS = {"duration": _DURATION_SPELLINGS, "time": _TIME_SPELLINGS}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*(steps?|epochs?|samples?|%)?")
 
@@ -177,6 +179,16 @@ class OptionType:
         return str(Duration.parse(value)) if self.base == "duration" else value
 
 
+def _several(key: str, value: object) -> str:
+    """What to type for a value that looks like a range of whole numbers in another language; otherwise nothing."""
+    match = _RANGE.fullmatch(value) if isinstance(value, str) else None
+    if match is None or int(match[1]) >= int(match[2]):
+        return ""
+    first, last = int(match[1]), int(match[2])
+    listed = f" or {key}={','.join(map(str, range(first, last + 1)))}" if last - first < _MOST_LISTED else ""
+    return f"; several values are swept over with -m: '{key}=range({first},{last + 1})'{listed}"
+
+
 def check(options: Mapping[str, Any], schema: Mapping[str, str], where: str = "") -> None:
     """Raise UserError for the first of ``options`` that ``schema`` does not know or accept.
 
@@ -191,7 +203,9 @@ def check(options: Mapping[str, Any], schema: Mapping[str, str], where: str = ""
             spelled = next(
                 (f" ({examples})" for base, examples in _SPELLINGS.items() if base in schema[name].split()), ""
             )
-            raise UserError(f"{prefix}{name}={shown}: must be {schema[name]}{spelled}")
+            raise UserError(
+                f"{prefix}{name}={shown}: must be {schema[name]}{spelled}{_several(f'{prefix}{name}', value)}"
+            )
     for name in schema:
         if name not in options:
             raise UserError(f"{prefix}{name}: missing; must be {schema[name]}")

@@ -1,6 +1,7 @@
 """What a person sees: a progress bar and a short table, or plain lines where there is no terminal."""
 
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -11,10 +12,20 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+_PIPED_COLUMNS = 200
+
 
 def console() -> Console:
-    """Standard output, with square brackets meant as they are; lines stay whole, for grep, where it is no terminal."""
-    return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 200)
+    """Standard output, with square brackets meant as they are.
+
+    Where it is no terminal, lines stay whole, for grep, and tables have $COLUMNS columns at most, or 200.
+    """
+    return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else _columns())
+
+
+def _columns() -> int:
+    asked = os.environ.get("COLUMNS", "")
+    return int(asked) if asked.isdecimal() and int(asked) > 0 else _PIPED_COLUMNS
 
 
 def number(value: object, digits: int = 4) -> str:
@@ -101,8 +112,17 @@ class RunDisplay:
             self.console.print("  ".join(shown), soft_wrap=True)
 
 
-def print_result(console: Console, summary: Mapping[str, Any], where: object, note: str = "") -> None:
-    """The short table at the end of a run: the result, the gap, the effective learning rate and where the files are."""
+def print_result(
+    console: Console,
+    summary: Mapping[str, Any],
+    where: object,
+    note: str = "",
+    epochs_asked_for: float | None = None,
+) -> None:
+    """The short table at the end of a run: the result, the gap, the effective learning rate and where the files are.
+
+    ``epochs_asked_for``: by the budget, where it is in epochs; a run of whole batches may go beyond them by a part of one.
+    """
     # Not the table's title, which would be folded at the table's width.
     console.print(f"{summary['run_id']}: {summary['status']}{note}", style="bold", soft_wrap=True)
     table = Table()
@@ -119,10 +139,14 @@ def print_result(console: Console, summary: Mapping[str, Any], where: object, no
             cells = [show(summary.get(f"averaged_{split}_{name}")) for split in ("train", "validation", "test")]
             table.add_row(f"averaged {name}", *cells, show(summary.get(f"averaged_gap_{name}")))
     console.print(table)
+    epochs = f"{summary['epochs']:.2f} epochs"
+    if epochs_asked_for is not None and summary["epochs"] > epochs_asked_for:
+        asked = f"{epochs_asked_for:.2f} epochs"
+        epochs += f" ({number(epochs_asked_for)} in whole batches)" if epochs != asked else ""
     lines = [
         f"learning rate {number(summary.get('learning_rate'))}"
         + (f" ({summary['scaling_rule']} scaling)" if summary.get("scaling_rule") not in (None, "none") else ""),
-        f"{summary['steps']} steps of {summary['batch']} examples, {summary['epochs']:.2f} epochs, "
+        f"{summary['steps']} steps of {summary['batch']} examples, {epochs}, "
         f"{summary['seconds_training']:.1f} s of training, {summary['parameters']:,} parameters",
     ]
     if summary.get("why"):

@@ -149,6 +149,16 @@ MISTAKES = [
     ("-m optimizer=sgd,adm", "optimizer=adm", "did you mean adam"),
     ("-m trainer.devices=2 seed=0,1", "trainer.devices=2", "--multirun", "accepted: trainer.devices=1"),
     ("dry_run=true batch=0", "batch=0", "int >= 1"),
+    ("trial=5 optimizer.learning_rate=0.1", "optimizer.learning_rate=0.1", "trial=5", "trial=0", "search_space"),
+    ("trial=5 optimizer.learning_rate=0.2", "optimizer.learning_rate=0.2", "trial=5", "trial=0", "search_space"),
+    ("-m trial=0,5 optimizer.learning_rate=0.1", "optimizer.learning_rate=0.1", "trial=5", "trial=0", "search_space"),
+    ("budget.epochs=1", "budget.epochs=1", "budget.steps=5", "accepted: only one of the two"),
+    ("-m seed=0,1 budget.epochs=1", "budget.epochs=1", "budget.steps=5", "accepted: only one of the two"),
+    ("schedule.warmup=5epochs", "schedule.warmup=5epochs", "0.495 epochs (5 steps)", "accepted: less"),
+    ("schedule=multistep schedule.milestones=[2000]", "schedule.milestones=[2000]", "5 steps", "accepted: ", "50%"),
+    ("results_dir=/proc/x", "results_dir=/proc/x", "cannot write in /proc", "accepted: a writable folder"),
+    ("-m seed=0,1 results_dir=/proc/x", "results_dir=/proc/x", "cannot write in /proc", "accepted: a writable folder"),
+    ("seed=0..3", "seed=0..3", "int >= 0", "with -m: 'seed=range(0,4)' or seed=0,1,2,3"),
 ]
 
 
@@ -196,6 +206,51 @@ def test_missing_files_are_named_with_every_place_and_with_what_needs_none(comma
     free = [name for name in choices("dataset") if read_choice("dataset", name)["info"]["download"] == "none"]
     assert set(err.rsplit("need no download: ", 1)[1].strip().split(", ")) == set(free)
     assert here() == []
+
+
+QUICK = [
+    "trial=5 optimizer.learning_rate=0.1",
+    "budget.epochs=1",
+    "schedule.warmup=5epochs",
+    "schedule=multistep schedule.milestones=[2000]",
+    "results_dir=/proc/x",
+    "seed=0..3",
+]
+
+
+def test_what_the_configuration_tells_is_said_before_torch_is_imported():
+    program = (
+        "import sys; from optbench.__main__ import main; "
+        f"print([main([*{TINY!r}, *words.split()]) for words in {QUICK!r}], 'torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert result.stdout == f"{[2] * len(QUICK)} False\n", result.stderr
+
+
+def test_missing_files_are_told_before_lightning_is_imported(tmp_path):
+    program = (
+        "import sys; from optbench.data import locate\n"
+        "def refuse(url): raise OSError('no network in tests')\n"
+        "locate.open_url, locate.SYSTEM_FOLDER = refuse, locate.Path('no-such-folder')\n"
+        "from optbench.__main__ import main\n"
+        f"print(main(['dataset=cifar10', 'tracker=none', 'data_dir={tmp_path}']), 'pytorch_lightning' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert result.stdout == "2 False\n"
+    assert "cifar-10-python.tar.gz" in result.stderr
+
+
+def test_files_that_lie_unpacked_are_not_looked_for_in_their_archive(command, tmp_path):
+    from optbench.data.cifar import CIFAR10
+
+    folder = tmp_path / CIFAR10.folder
+    folder.mkdir()
+    for file in CIFAR10.members:
+        (folder / file.name).write_bytes(b"not a pickle")
+    status, _, err = command("dataset=cifar10", "model=resnet20", "tracker=none", f"data_dir={tmp_path}")
+    assert status == 2
+    assert "cifar-10-python.tar.gz" not in err
+    assert str(folder) in err
 
 
 def test_a_zoo_optimizer_that_is_not_there_is_refused_before_anything_is_written(command):
@@ -391,6 +446,24 @@ def test_the_same_command_again_says_that_it_is_done_without_torch(tiny_run):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        # ceil(1293 / 128) = 11 steps, 11 * 128 / 1293 = 1.089 epochs
+        ("budget.epochs=1 budget.steps=null", "11 steps of 128 examples, 1.09 epochs (1 in whole batches), "),
+        ("budget.steps=11", "11 steps of 128 examples, 1.09 epochs, "),
+        # 1293 = 3 * 431
+        ("budget.epochs=1 budget.steps=null batch=431", "3 steps of 431 examples, 1.00 epochs, "),
+    ],
+)
+def test_a_run_beyond_its_epochs_says_why(budget, said, command):
+    words = [*TINY[:2], "tracker=none", "evaluate_train=64", *budget.split()]
+    assert said in command(*words)[1]
+    again = command(*words)[1]
+    assert "already" in again
+    assert said in again
+
+
 def test_force_runs_again_what_is_done(command):
     command(*TINY)
     summary = only_run() / "summary.json"
@@ -415,7 +488,7 @@ def test_results_and_choices_do_not_depend_on_the_working_directory(command, tmp
 def test_status_shows_the_runs(tiny_run, command):
     status, out, _ = command("status", "--results-dir", tiny_run[0] / "results")
     assert status == 0
-    assert "1 runs in" in out
+    assert "1 run in" in out
     [line] = [line for line in out.splitlines() if "digits" in line]
     summary = read(only_run(tiny_run[0] / "results") / "summary.json")
     for cell in (

@@ -258,6 +258,28 @@ def test_messages(change, message):
     assert str(raised.value) == message
 
 
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        ("0..3", "'seed=range(0,4)' or seed=0,1,2,3"),
+        ("2-4", "'seed=range(2,5)' or seed=2,3,4"),
+        ("0:2", "'seed=range(0,3)' or seed=0,1,2"),
+        ("0...1", "'seed=range(0,2)' or seed=0,1"),
+        ("0..99", "'seed=range(0,100)'"),
+    ],
+)
+def test_a_range_of_another_language_is_answered_with_ours(value, hint):
+    with pytest.raises(UserError) as raised:
+        check({"seed": value}, {"seed": "int >= 0"})
+    assert str(raised.value) == f"seed={value}: must be int >= 0; several values are swept over with -m: {hint}"
+
+
+@pytest.mark.parametrize("value", ["3..0", "1.5", "a..b", "1..", 0.5])
+def test_what_is_no_range_is_not_taken_for_one(value):
+    with pytest.raises(UserError, match=r": must be int >= 0$"):
+        check({"seed": value}, {"seed": "int >= 0"})
+
+
 def test_a_missing_key_is_named():
     with pytest.raises(UserError) as raised:
         check({name: value for name, value in RIGHT.items() if name != "momentum"}, SCHEMA)

@@ -7,13 +7,13 @@ from statistics import median
 from typing import Any
 
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from optbench.commands.fitted_table import FittedTable
 from optbench.store import RunDirectory, StoreError, run_directories
 from optbench.store.files import read_object
 from optbench.store.run_directory import FINISHED
-from optbench.sweep.survey import DOING, Survey
+from optbench.sweep.survey import DOING, Survey, in_words
 from optbench.terminal import number, percent
 
 # More runs than these are shown in groups.
@@ -74,66 +74,83 @@ def as_json(results_dir: str, surveys: Sequence[Survey], runs: Sequence[Mapping[
     return {"results_dir": results_dir, "sweeps": sweeps, "runs": runs}
 
 
-def show(results_dir: str, surveys: Sequence[Survey], runs: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
-    """A line a sweep; then a line a run, or where there are more than `MOST_ROWS`, a line a group of runs."""
+def show(
+    results_dir: str, surveys: Sequence[Survey], runs: Sequence[Mapping[str, Any]], width: int
+) -> list[RenderableType]:
+    """A line a sweep; then a line a run, or where there are more than `MOST_ROWS`, a line a group of runs.
+
+    ``width``: of the screen. Columns that it has no room for are left out, the less important ones first.
+    """
     if not runs and not surveys:
         return [Text(f"no runs in {results_dir}")]
-    shown: list[RenderableType] = [_sweep_table(surveys), Text()] if surveys else []
-    title = f"{len(runs)} runs in {results_dir}"
+    shown: list[RenderableType] = [*_sweeps(surveys, width), Text()] if surveys else []
+    title = f"{len(runs)} run{'' if len(runs) == 1 else 's'} in {results_dir}"
     if len(runs) <= MOST_ROWS:
-        return [*shown, _run_table(title, runs)]
-    return [*shown, _group_table(f"{title}; their results are medians of those that are done", runs)]
+        return [*shown, Text(title, style="bold"), *_run_table(runs, width)]
+    title += "; their results are medians of those that are done"
+    return [*shown, Text(title, style="bold"), *_group_table(runs, width)]
 
 
-def _sweep_table(surveys: Sequence[Survey]) -> Table:
-    table = Table()
-    table.add_column("sweep", overflow="fold")
+def _sweeps(surveys: Sequence[Survey], width: int) -> list[RenderableType]:
     states = [state for state in DOING if state != "done" and any(seen.counts[state] for seen in surveys)]
-    for column in ("done", *states):
-        table.add_column(column, justify="right")
-    for seen in surveys:
-        counts = seen.counts
-        table.add_row(seen.name, f"{counts['done']}/{len(seen.runs)}", *(str(counts[state] or "") for state in states))
-    return table
+    rows = [
+        [seen.name, f"{seen.counts['done']}/{len(seen.runs)}", *(str(seen.counts[state] or "") for state in states)]
+        for seen in surveys
+    ]
+    table = FittedTable(["sweep", "done", *states], rows, left=["sweep"], folded=["sweep"])
+    if table.least_width <= width:
+        return table.render(width)
+    return [Text(f"{seen.name}: {in_words(seen.counts)}") for seen in surveys]
 
 
-def _run_table(title: str, runs: Iterable[Mapping[str, Any]]) -> Table:
-    table = Table(title=title, title_justify="left")
-    columns = ["optimizer", "model", "dataset", "batch", "seed", "status", "learning rate", "steps", "train loss",
-               "test loss", "test accuracy", "gap", "seconds"]  # fmt: skip
-    for column in columns:
-        table.add_column(column, justify="left" if column in columns[:3] or column == "status" else "right")
-    for run in runs:
-        table.add_row(
+def _run_table(runs: Iterable[Mapping[str, Any]], width: int) -> list[RenderableType]:
+    columns = [*_CHOICES, "batch", "seed", "status", "learning rate", "steps", "train loss", "test loss", "test accuracy",
+               "gap", "seconds"]  # fmt: skip
+    rows = [
+        [
             *(str(run[group] or "–") for group in _CHOICES),
             *(number(run[key]) for key in ("batch", "seed")),
             run["status"],
             *(number(run[key]) for key in ("learning_rate", "steps", "train_loss", "test_loss")),
             *(percent(run[key]) for key in ("test_accuracy", "gap_accuracy")),
             number(run["seconds_training"]),
-        )
-    return table
+        ]
+        for run in runs
+    ]
+    first_to_go = ["seconds", "steps", "train loss", "gap", "test loss", "learning rate", "seed"]
+    return FittedTable(columns, rows, [*_CHOICES, "status"], _CHOICES, first_to_go).render(width)
 
 
-def _group_table(title: str, runs: Iterable[Mapping[str, Any]]) -> Table:
+def _group_table(runs: Iterable[Mapping[str, Any]], width: int) -> list[RenderableType]:
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
     for run in runs:
         groups[tuple(str("–" if run[key] is None else run[key]) for key in _GROUP_KEYS)].append(run)
-    table = Table(title=title, title_justify="left")
-    for column in _GROUP_KEYS:
-        table.add_column(column, justify="right" if column == "batch" else "left")
-    for column in ("runs", "done", "diverged", "failed", "other", "train loss", "test loss", "test accuracy", "gap"):
-        table.add_column(column, justify="right")
+    columns = [
+        *_GROUP_KEYS,
+        "runs",
+        "done",
+        "diverged",
+        "failed",
+        "other",
+        "train loss",
+        "test loss",
+        "test accuracy",
+        "gap",
+    ]
+    rows = []
     for key, members in groups.items():
         done = [run for run in members if run["status"] == "done"]
         counts = [sum(run["status"] == state for run in members) for state in ("done", "diverged", "failed")]
-        table.add_row(
-            *key,
-            *(str(count or "") for count in (len(members), *counts, len(members) - sum(counts))),
-            *(number(_median(done, key)) for key in ("train_loss", "test_loss")),
-            *(percent(_median(done, key)) for key in ("test_accuracy", "gap_accuracy")),
+        rows.append(
+            [
+                *key,
+                *(str(count or "") for count in (len(members), *counts, len(members) - sum(counts))),
+                *(number(_median(done, name)) for name in ("train_loss", "test_loss")),
+                *(percent(_median(done, name)) for name in ("test_accuracy", "gap_accuracy")),
+            ]
         )
-    return table
+    first_to_go = ["train loss", "gap", "test loss", "test accuracy"]
+    return FittedTable(columns, rows, _CHOICES, _CHOICES, first_to_go).render(width)
 
 
 def _median(runs: Iterable[Mapping[str, Any]], key: str) -> float | None:

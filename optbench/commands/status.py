@@ -88,7 +88,7 @@ def _document(results_dir: str, plan: Plan | None, seen: Sequence[Survey]) -> di
 def _view(results_dir: str, plan: Plan | None, seen: Sequence[Survey]) -> list[RenderableType]:
     if plan is not None:
         return sweep_view.show(plan, seen[0])
-    return overview.show(results_dir, seen, overview.read_runs(results_dir))
+    return overview.show(results_dir, seen, overview.read_runs(results_dir), console().width)
 
 
 def _print(view: Sequence[RenderableType]) -> None:

@@ -5,7 +5,8 @@ is a readable slug and a hash of that and of nothing else, so the same science o
 """
 
 from optbench.config.composing import check_overrides, compose, explain, plain
-from optbench.config.derived import batch_plan, horizon, learning_rate, ranks, training_examples
+from optbench.config.derived import batch_plan, epochs_asked_for, horizon, learning_rate, ranks, training_examples
+from optbench.config.experiments import check_experiment
 from optbench.config.files import (
     GROUPS,
     LIST_GROUPS,
@@ -19,7 +20,9 @@ from optbench.config.files import (
     read_choice,
 )
 from optbench.config.identity import run_id, science, to_yaml
+from optbench.config.lengths import check_lengths
 from optbench.config.resolving import resolve
+from optbench.config.typed import check_budget, check_trials
 
 __all__ = [
     "GROUPS",
@@ -28,10 +31,15 @@ __all__ = [
     "SCIENCE_KEYS",
     "Config",
     "batch_plan",
+    "check_budget",
+    "check_experiment",
+    "check_lengths",
     "check_overrides",
+    "check_trials",
     "choices",
     "compose",
     "conf_dir",
+    "epochs_asked_for",
     "explain",
     "front_page",
     "horizon",

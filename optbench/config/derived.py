@@ -55,6 +55,17 @@ def batch_plan(config: Mapping[str, Any], examples: int | None = None) -> BatchP
     return BatchPlan(config["batch"], milestones, batches)
 
 
+def budget_limit(budget: Mapping[str, Any]) -> str:
+    """Which of the limits of a budget holds: its steps, or else its samples, or else its epochs."""
+    return next(unit for unit in ("steps", "samples", "epochs") if budget[unit] is not None)
+
+
+def epochs_asked_for(config: Mapping[str, Any]) -> float | None:
+    """The epochs that the budget is given in, regime adaptation included; None where it is given in steps or samples."""
+    budget = config["budget"]
+    return budget["epochs"] * _stretch(config) if budget_limit(budget) == "epochs" else None
+
+
 def horizon(config: Mapping[str, Any], examples: int) -> Horizon:
     """How long the run is, given the number of training ``examples``."""
     return Horizon.of(config["budget"], batch_plan(config, examples), examples, _stretch(config))

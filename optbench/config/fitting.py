@@ -2,6 +2,7 @@
 
 from optbench.config.derived import batch_plan, ranks, training_examples
 from optbench.config.files import Config, choices, options, read_choice
+from optbench.config.lengths import check_lengths
 from optbench.errors import UserError
 from optbench.horizon import BatchPlan
 
@@ -48,6 +49,8 @@ def check_fit(config: Config) -> None:
             "is for first-order methods; accepted: fp64, fp32, tf32, bf16"
         )
     _check_momentum(config)
+    if examples is not None:
+        check_lengths(config, examples)
     if config["budget"]["stop_at_target"] and config["budget"]["target"] is None:
         raise UserError("budget.stop_at_target=true: needs budget.target, a value of budget.target_metric")
     budget = config["budget"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from optbench.config.derived import ranks
+from optbench.config.derived import budget_limit, ranks
 from optbench.config.files import GROUPS, SCIENCE_KEYS, Config, options
 from optbench.schema import OptionType
 
@@ -31,7 +31,7 @@ def science(config: Mapping[str, Any]) -> Config:
         numbers[group] = entry
     budget = numbers["budget"]
     # Only the limit that holds can change anything.
-    holds = next(unit for unit in ("steps", "samples", "epochs") if budget[unit] is not None)
+    holds = budget_limit(budget)
     numbers["budget"] = {
         name: value
         for name, value in budget.items()

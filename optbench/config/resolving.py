@@ -78,12 +78,18 @@ def _apply_trial(config: Config) -> None:
     defaults = read_choice("optimizer", optimizer["name"]) if optimizer["name"] in choices("optimizer") else optimizer
     for name, value in drawn.items():
         if optimizer[name] not in (defaults[name], value):
-            raise UserError(
-                f"optimizer.{name}={optimizer[name]}: trial={config['trial']} draws it from the search space; "
-                "leave one of the two out"
-            )
+            raise drawn_instead(optimizer["name"], name, optimizer[name], config["trial"])
     optimizer.update(drawn)
     schema.check(options(optimizer), optimizer["info"]["schema"], "optimizer")
+
+
+def drawn_instead(optimizer: str, option: str, value: object, trial: int) -> UserError:
+    """The error for an option of the search space that was given a value beside a trial, which draws one."""
+    return UserError(
+        f"optimizer.{option}={value}: trial={trial} draws it from the search space of optimizer={optimizer}; accepted: the "
+        f"value with trial=0, the trial without the value, or a choice of your own: a copy of conf/optimizer/{optimizer}.yaml "
+        "with another name and another search_space"
+    )
 
 
 def _choose_loss(config: Config) -> None:

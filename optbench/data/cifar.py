@@ -111,18 +111,23 @@ def unpickle(content: bytes, shown: str) -> dict[str, Any]:
     return {key.decode("latin-1") if isinstance(key, bytes) else str(key): value for key, value in batch.items()}
 
 
-def _read_members(layout: Layout, data_dir: str, check_hash: bool) -> dict[str, tuple[bytes, str]]:
-    """The content of each file by name, and how to show its place in a message."""
+def unpacked(layout: Layout, data_dir: str | Path) -> dict[str, Path] | None:
+    """The files of an unpacked archive by name, where they lie in a place that is looked at before one with the archive."""
     for place in places((*layout.archive.folders, layout.folder), data_dir):
         for folder in (place, place / layout.folder):
             paths = files_in(folder, layout.members)
             if paths is not None:
-                return {
-                    file.name: (read(file, paths[file.name], check_hash), str(paths[file.name]))
-                    for file in layout.members
-                }
+                return paths
         if files_in(place, layout.archive.files):
             break
+    return None
+
+
+def _read_members(layout: Layout, data_dir: str, check_hash: bool) -> dict[str, tuple[bytes, str]]:
+    """The content of each file by name, and how to show its place in a message."""
+    paths = unpacked(layout, data_dir)
+    if paths is not None:
+        return {file.name: (read(file, paths[file.name], check_hash), str(paths[file.name])) for file in layout.members}
     (archive,) = layout.archive.files
     path = locate(layout.archive, data_dir, check_hash)[archive.name]
     if check_hash:

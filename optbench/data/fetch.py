@@ -9,9 +9,9 @@ import tempfile
 import zlib
 from pathlib import Path
 
-from optbench.data.cifar import CIFAR10, CIFAR100
+from optbench.data.cifar import CIFAR10, CIFAR100, unpacked
 from optbench.data.idx import FASHION_MNIST, MNIST
-from optbench.data.locate import NO_DOWNLOAD, Source, download, files_in, find, md5_of, verify
+from optbench.data.locate import NO_DOWNLOAD, Source, download, files_in, find, locate, md5_of, verify
 from optbench.data.ptb import PTB
 from optbench.errors import UserError
 
@@ -53,6 +53,18 @@ def fetch(name: str, data_dir: str | Path) -> str:
         failures.append(f"the download from {source.url} failed: {error}")
         raise UserError(f"fetch {name}: {'; '.join(failures)}") from error
     return f"{name} was downloaded from {source.url} to {folder}."
+
+
+def require(name: str, data_dir: str | Path, check_hash: bool = True) -> None:
+    """Find the official files of the dataset ``name``, or download them, without reading them; nothing for other datasets.
+
+    Raises UserError if neither works.
+    """
+    if name not in SOURCES:
+        return
+    layout = {"cifar10": CIFAR10, "cifar100": CIFAR100}.get(name)
+    if layout is None or unpacked(layout, data_dir) is None:
+        locate(SOURCES[name], data_dir, check_hash)
 
 
 def _verify_all(source: Source, paths: dict[str, Path]) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -281,6 +282,13 @@ def check_writable(results_dir: str | Path) -> None:
         raise UserError(f"results_dir={results_dir}: {existing} is not a folder; accepted: a folder, or one to be made")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"results_dir={results_dir}: no permission to write in {existing}; accepted: a writable folder")
+    try:
+        # What permissions promise, a read-only or virtual file system such as /proc may refuse.
+        Path(tempfile.mkdtemp(prefix=".optbench-", dir=existing)).rmdir()
+    except OSError as error:
+        raise UserError(
+            f"results_dir={results_dir}: cannot write in {existing} ({error.strerror or error}); accepted: a writable folder"
+        ) from error
 
 
 def _now() -> str:

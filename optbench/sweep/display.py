@@ -3,7 +3,7 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -136,6 +136,10 @@ class SweepDisplay:
         parts += [f"{left} left"] if left > 0 else []
         words = f"{self.total} run{'' if self.total == 1 else 's'}: {', '.join(parts)}"
         return f"{words} in {clock(time.monotonic() - self._began)}"
+
+    def not_ended(self, run_ids: Sequence[str]) -> list[str]:
+        """Those of ``run_ids`` whose end no worker has reported."""
+        return [run_id for run_id in run_ids if run_id not in self._ended]
 
     @property
     def _finished(self) -> int:

@@ -49,6 +49,12 @@ def expand_experiment(
     for name, own in (grids or {"": {}}).items():
         with _naming(name):
             part = expand(config_loader, arguments, {**common, **own}, exclude, master, may_be_empty=bool(grids))
+        configs = [cell.config for cell in part.cells]
+        with _naming(name):
+            configuration.check_trials(
+                [*(f"{key}={text}" for key, text in {**common, **own}.items()), *arguments], configs
+            )
+            configuration.check_budget(arguments, configs)
         for cell in part.cells:
             found.setdefault(configuration.run_id(cell.config), cell)
         for key, values in part.axes.items():

@@ -14,7 +14,8 @@ from optbench.config import Config
 from optbench.errors import UserError
 from optbench.store import RunDirectory, check_writable
 from optbench.store.lock import look
-from optbench.sweep import code
+from optbench.sweep import code, slurm
+from optbench.sweep.company import at_work
 from optbench.sweep.dispatch import check, dispatch
 from optbench.sweep.estimate import estimate
 from optbench.sweep.expand import Cell, Expansion
@@ -26,6 +27,8 @@ _OF_THE_SWEEP = ("results_dir", "launcher", "sweep", "retry", "force", "dry_run"
 # What `retry` asks for, as states to start again.
 _RETRIED = {"none": (), "failed": ("failed",), "diverged": ("diverged",), "all": ("failed", "diverged")}
 _SHOWN_VALUES = 8
+# By whether it would have been done by this command.
+_NOTHING = {True: "nothing to do", False: "nothing to do, and nothing is submitted"}
 
 
 def sweep(expansion: Expansion, arguments: Sequence[str], experiment: str | None = None) -> int:
@@ -46,11 +49,20 @@ def sweep(expansion: Expansion, arguments: Sequence[str], experiment: str | None
     information = {"experiment": experiment, **_information(plan, expansion, arguments, launcher)}
     if not runs.to_do:
         plan.extend(runs.entries, information)
-        print(f"{plan.name}: {runs.in_words()}; nothing to do" + _hint(runs))
+        print(f"{plan.name}: {runs.in_words()}; {_NOTHING[launcher['name'] == 'local']}" + _hint(runs))
+        if runs.states["running"]:
+            print(f"{plan.name}: {at_work(plan, slurm.queued)} is at work; {plan.command('status')} shows the state")
         return 0
     runs.freeze()
+    others = at_work(plan, slurm.queued)
     plan.extend(runs.entries, information)
     console.print(f"{plan.name}: {runs.in_words()}; starting {len(runs.to_do)}", soft_wrap=True)
+    if others:
+        console.print(
+            f"{plan.name}: {others} is at work on it too, and each run is done by whoever takes it first; "
+            f"{plan.command('status')} shows the state",
+            soft_wrap=True,
+        )
     return dispatch(plan, runs.to_do, launcher)
 
 
@@ -109,6 +121,8 @@ def _information(
 
 def _hint(runs: "_Runs") -> str:
     words = []
+    if runs.states["done"] == len(runs.state):
+        return "; force=true runs it again" if len(runs.state) == 1 else ""
     if runs.states["failed"]:
         words.append("retry=failed continues those that failed")
     if runs.states["diverged"]:

@@ -16,6 +16,7 @@ import optbench
 from optbench import terminal
 from optbench.config import Config, ranks
 from optbench.errors import UserError
+from optbench.sweep.company import left_to_others
 from optbench.sweep.display import SweepDisplay
 from optbench.sweep.plan import Plan
 
@@ -76,7 +77,7 @@ class _Session:
     """One process of workers, and the person who watches it."""
 
     def __init__(self, plan: Plan, run_ids: Sequence[str], command: Sequence[str], threads: int) -> None:
-        self.plan = plan
+        self.plan, self.run_ids = plan, run_ids
         reading, writing = os.pipe()
         self._reports = reading
         words = [sys.executable, "-P", "-m", "optbench.worker", str(plan.results_dir), plan.name, *command]
@@ -150,6 +151,9 @@ class _Session:
 
     def _say_how_it_went(self, status: int) -> None:
         print(self.display.summary())
+        if self._interrupted is None:
+            for line in left_to_others(self.plan, self.display.not_ended(self.run_ids)):
+                print(line)
         if self._refused:
             print(f"optbench: {self._refused}", file=sys.stderr)
         elif status not in (0, 1) and status <= 128 and self._interrupted is None:

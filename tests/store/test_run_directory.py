@@ -370,6 +370,14 @@ def test_a_file_is_no_folder_for_results(tmp_path, folder):
         check_writable(tmp_path / folder)
 
 
+@pytest.mark.parametrize("folder", ["/proc", "/proc/absent/deeper"])
+def test_a_folder_that_only_looks_writable_is_found_out(folder):
+    if not Path("/proc/self").exists():
+        pytest.skip("no /proc here")
+    with pytest.raises(UserError, match=rf"results_dir={folder}: .* in /proc.*; accepted: a writable folder"):
+        check_writable(folder)
+
+
 @pytest.mark.parametrize("folder", ["", "absent"])
 def test_a_folder_without_permission_is_not_writable(tmp_path, folder, monkeypatch):
     # Not chmod: root, who runs the tests in a container, may write everywhere.

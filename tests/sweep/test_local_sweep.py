@@ -28,7 +28,7 @@ from sweeps import (
 )
 
 from optbench import config, run
-from optbench.store import RunDirectory, load
+from optbench.store import RunDirectory, RunLock, load
 from optbench.sweep.plan import Plan, plans
 
 
@@ -262,6 +262,19 @@ def test_two_commands_at_the_same_moment_train_each_run_once(tmp_path):
         assert directory.log.read_text().count("process ") == 1
         steps = [row["step"] for row in directory.rows() if row["event"] == "train"]
         assert steps == sorted(set(steps))
+
+
+@pytest.mark.slow
+def test_what_another_process_has_in_hand_is_said_to_be_left_to_it(tmp_path):
+    words = ["seed=0", "optimizer=sgd", f"results_dir={tmp_path}"]
+    directory = RunDirectory.at(tmp_path, config.run_id(config.compose([*TINY, *words])))
+    directory.make()
+    with RunLock(directory.lock):
+        output = sweep(tmp_path, *words[:2], "sweep=demo")
+    assert "1 run: 1 left in " in output
+    who = f"process {os.getpid()} on {os.uname().nodename}"
+    place = f"python -m optbench status demo --results-dir {tmp_path} shows their state"
+    assert f"demo: 1 run left to {who}, at work on it; {place}\n" in output
 
 
 # ---- file systems ----------------------------------------------------------------------------------------------------------

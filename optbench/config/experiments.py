@@ -1,0 +1,53 @@
+"""The files of conf/experiment, looked at before Hydra composes them: its own messages name neither file nor remedy."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from optbench.config.files import choices, read_choice
+from optbench.errors import UserError
+from optbench.suggestions import nearest
+
+# What `hydra.sweeper` may hold in an experiment; see optbench.sweep.grids.
+SWEEPER_KEYS = ("params", "scales", "grids", "exclude")
+_PACKAGE = "# @package _global_"
+_HEADER = re.compile(r"\s*#\s*@package\s+_global_\s*")
+
+
+def check_experiment(overrides: Sequence[str]) -> None:
+    """Raise UserError for an experiment without its first line, with a key that the sweeper does not know, or that is no YAML.
+
+    The experiment is the one that ``overrides`` choose; one that is not in conf/experiment is left to Hydra.
+    """
+    name = next((word.partition("=")[2] for word in overrides if word.startswith("experiment=")), "")
+    path = choices("experiment").get(name)
+    if path is None:
+        return
+    if not _is_global(path):
+        raise UserError(
+            f"experiment={name}: {path} lacks the line {_PACKAGE!r}, without which its keys count as options of an "
+            "experiment and not as those of the front page; accepted: that line as the first one"
+        )
+    try:
+        content = read_choice("experiment", name)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"experiment={name}: {path} is not YAML: {' '.join(str(error).split())}") from error
+    hydra = content.get("hydra") if isinstance(content, Mapping) else None
+    sweeper = hydra.get("sweeper") if isinstance(hydra, Mapping) else None
+    for key in sweeper if isinstance(sweeper, Mapping) else ():
+        if key not in (*SWEEPER_KEYS, "_target_"):
+            hint = nearest(str(key), SWEEPER_KEYS)
+            accepted = "" if hint.startswith("accepted") else f" (accepted: {', '.join(SWEEPER_KEYS)})"
+            raise UserError(f"experiment={name}: {path}: hydra.sweeper.{key}: unknown key; {hint}{accepted}")
+
+
+def _is_global(path: Path) -> bool:
+    """Whether the head of the file puts its keys on the front page; Hydra reads on only past empty lines and `# @` ones."""
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        if _HEADER.fullmatch(line):
+            return True
+        if line.strip() and not re.match(r"\s*#\s*@", line):
+            return False
+    return False

@@ -1,0 +1,67 @@
+"""Mistakes in a file of conf/experiment, as the command line answers them."""
+
+import dataclasses
+import shutil
+
+import pytest
+
+from hydra_plugins.optbench_sweeper import OptbenchSweeperConf
+from optbench import config as configuration
+from optbench.__main__ import main
+from optbench.config.experiments import SWEEPER_KEYS
+
+RIGHT = "# @package _global_\n# a comment\nhydra:\n  sweeper:\n    params:\n      seed: 0,1\n"
+WORDS = ["dataset=digits", "model=mlp", "budget.steps=5", "tracker=none", "dry_run=true"]
+
+
+@pytest.fixture
+def answer(tmp_path, monkeypatch, capsys):
+    """What the command line says to an experiment ``mine`` with this content: (exit status, output, the message)."""
+    shutil.copytree(configuration.conf_dir(), tmp_path / "conf")
+    monkeypatch.setenv("OPTBENCH_CONF", str(tmp_path / "conf"))
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "conf" / "experiment" / "mine.yaml"
+
+    def call(content):
+        path.write_text(content)
+        capsys.readouterr()
+        return main(["-m", "experiment=mine", *WORDS]), *capsys.readouterr(), str(path)
+
+    return call
+
+
+def test_a_right_one_is_planned(answer):
+    status, out, err, _ = answer(RIGHT)
+    assert (status, err) == (0, "")
+    assert "mine: 2 runs: 2 new" in out
+
+
+def test_an_unknown_key_of_the_sweeper_is_named_with_its_file_and_the_nearest(answer):
+    status, out, err, path = answer(RIGHT.replace("params:", "parms:"))
+    assert (status, out) == (2, "")
+    assert err == (
+        f"optbench: experiment=mine: {path}: hydra.sweeper.parms: unknown key; did you mean params? "
+        "(accepted: params, scales, grids, exclude)\n"
+    )
+
+
+@pytest.mark.parametrize("head", ["", "# What it is\n# @package _global_\n", "# @package experiment\n"])
+def test_a_file_whose_keys_do_not_get_to_the_front_page_is_told_which_line_it_lacks(head, answer):
+    status, out, err, path = answer(RIGHT.replace("# @package _global_\n", head))
+    assert (status, out) == (2, "")
+    assert err.startswith(f"optbench: experiment=mine: {path} lacks the line '# @package _global_'")
+    assert "accepted: that line as the first one" in err
+    assert err.count("\n") == 1
+
+
+def test_a_file_that_is_no_yaml_is_one_message_too(answer):
+    status, _, err, path = answer(RIGHT + "a: [\n")
+    assert (status, err.count("\n")) == (2, 1)
+    assert f"experiment=mine: {path} is not YAML: " in err
+    assert "line 8" in err
+
+
+def test_the_accepted_keys_are_those_of_the_sweeper():
+    fields = [field.name for field in dataclasses.fields(OptbenchSweeperConf)]
+    assert fields == ["_target_", *SWEEPER_KEYS]
