@@ -4,6 +4,7 @@ import re
 from types import SimpleNamespace
 
 import pandas as pd
+import planned
 import pytest
 from planned import accuracy, sweep, write
 
@@ -147,7 +148,21 @@ def test_runs_that_differ_only_by_the_machine(tmp_path, capsys):
     assert run("compare", "a", "b", "--results-dir", tmp_path) == 0
     assert "(111111)" in capsys.readouterr().out
     [page] = (tmp_path / "comparisons").iterdir()
-    assert "They differ in no setting that can change the result." in page.read_text()
+    text = page.read_text()
+    assert "They differ in no setting that can change the result." in text
+    assert 'class="banner"' not in text
+
+
+def test_runs_on_different_data_are_compared_with_a_warning(tmp_path, capsys, monkeypatch):
+    write(RunDirectory.at(tmp_path, "a-111111"), ("sgd", 32, 0, 0), "done")
+    usual = planned.config
+    monkeypatch.setattr(planned, "config", lambda *place: {**usual(*place), "dataset": {"name": "cifar10"}})
+    write(RunDirectory.at(tmp_path, "b-222222"), ("sgd", 32, 0, 0), "done")
+    assert run("compare", "a", "b", "--results-dir", tmp_path) == 0
+    warning = "They differ in data: their results are of different problems."
+    assert warning in capsys.readouterr().out
+    [page] = (tmp_path / "comparisons").iterdir()
+    assert f'<p class="banner">{warning}</p>' in page.read_text()
 
 
 def test_an_interval_of_accuracies_ends_at_1():

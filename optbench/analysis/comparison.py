@@ -41,6 +41,7 @@ _RESULTS = (
     "seconds_to_target",
     "why",
 )
+_PROBLEM = {"data": "dataset.name", "loss": "loss.name"}
 _PANELS = ("train_loss", "validation_loss", "validation_accuracy", "test_accuracy")
 
 
@@ -60,6 +61,13 @@ class Comparison:
         self.differences = run_table.differences({run.run_id: run.config() for run in self.runs})
         self.labels = _labels(self.differences, names)
         self.differences.columns = ["setting", *self.labels]
+
+    @property
+    def warning(self) -> str:
+        """What the runs do not have in common without which their losses and accuracies say little beside each other."""
+        settings = set(self.differences["setting"])
+        apart = [what for what, key in _PROBLEM.items() if key in settings]
+        return f"They differ in {' and '.join(apart)}: their results are of different problems." if apart else ""
 
     @property
     def results(self) -> pd.DataFrame:
@@ -93,6 +101,8 @@ class Comparison:
     def page(self, folder: Path) -> Page:
         """The page, as it is to lie in ``folder``."""
         made = Page(f"{len(self.runs)} runs side by side")
+        if self.warning:
+            made.paragraph(self.warning, "banner")
         made.heading("Settings in which they differ")
         if self.differences.empty:
             made.paragraph("They differ in no setting that can change the result.")

@@ -56,19 +56,31 @@ def list_choices(words: Sequence[str]) -> int:
         if group == "experiment":
             _list_experiments(screen)
             continue
+        if given.options:
+            _list_options(screen, group)
+            continue
         table = Table(title=f"{group}=...", title_justify="left", box=None, pad_edge=False)
         for column in ("choice", "what it is", "source"):
             table.add_column(column, overflow="fold")
         for name in configuration.choices(group):
-            choice = configuration.read_choice(group, name)
-            table.add_row(name, choice["info"]["about"], choice["info"].get("source", ""))
-            for option, value in configuration.options(choice).items() if given.options else ():
-                shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
-                where = f"{group}.{name}" if group in configuration.LIST_GROUPS else group
-                table.add_row("", f"  {where}.{option}={shown}  ({choice['info']['schema'][option]})", "")
+            info = configuration.read_choice(group, name)["info"]
+            table.add_row(name, info["about"], info.get("source", ""))
         screen.print(table)
         screen.print()
     return 0
+
+
+def _list_options(screen: Console, group: str) -> None:
+    """Each choice of a group, and below it every option with its default and type, in a line of its own."""
+    screen.print(f"{group}=...", style="italic")
+    for name in configuration.choices(group):
+        choice = configuration.read_choice(group, name)
+        screen.print("; ".join(filter(None, (f"{name}: {choice['info']['about']}", choice["info"].get("source")))))
+        where = f"{group}.{name}" if group in configuration.LIST_GROUPS else group
+        for option, value in configuration.options(choice).items():
+            shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+            screen.print(f"  {where}.{option}={shown}  ({choice['info']['schema'][option]})", soft_wrap=True)
+        screen.print()
 
 
 def _list_experiments(screen: Console) -> None:

@@ -48,6 +48,8 @@ def compare(words: Sequence[str]) -> int:
             table.add_row(heading(str(row[0])) if title == "results" else str(row[0]), *map(cell, row[1:]))
         screen.print(table)
         screen.print()
+    if comparison.warning:
+        screen.print(comparison.warning)
     with reporting("create", path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, comparison.page(path.parent).html().encode())
