@@ -11,7 +11,6 @@ the largest eigenvalue of the Hessian over all training examples where its STEPS
 It is written beside what the probes have measured of the run, as maximal_learning_rates, for analysis.py.
 """
 
-import argparse
 import math
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 from optbench.afterwards import revive
-from optbench.analysis.study import Study
+from optbench.analysis.studies import study_of_script
 from optbench.curvature import extreme_eigenpairs, operator
 from optbench.curvature.placement import place
 from optbench.probes import MeasuredModel
@@ -140,12 +139,8 @@ def measure(run: RunDirectory, batch_sizes: np.ndarray) -> dict[str, float]:
 
 def main() -> None:
     """Measure every run of the study that has ended."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", default=None)
-    parser.add_argument("--results-dir", default="results")
-    given = parser.parse_args()
+    study = study_of_script("batch_hessian", __doc__)
     torch.set_num_threads(1)
-    study = Study.read(given.results_dir, "batch_hessian", given.scale)
     for run_id in study.cells:
         found = study.measurements(run_id, "batch_hessian")
         if found and study.plan.directory(run_id).checkpoint.is_file():

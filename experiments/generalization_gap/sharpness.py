@@ -6,26 +6,20 @@ It measures as `python -m optbench probe RUN probe=sharpness` does, and from the
 that of the largest (1), of the same optimizer and seed, as `probe=interpolation probe.interpolation.other=RUN`.
 """
 
-import argparse
-
 import torch
 from gap_conditions import METRIC, PLAIN, conditions, of_best_trials
 
 from optbench.afterwards import measure
 from optbench.analysis.selection import select
-from optbench.analysis.study import Study
+from optbench.analysis.studies import study_of_script
 
 EXAMPLES = 2048
 
 
 def main() -> None:
     """Measure what the analysis will look at."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", default=None)
-    parser.add_argument("--results-dir", default="results")
-    given = parser.parse_args()
+    study = study_of_script("generalization_gap", __doc__)
     torch.set_num_threads(1)
-    study = Study.read(given.results_dir, "generalization_gap", given.scale)
     plain = study.runs[conditions(study.runs) == PLAIN]
     chosen = of_best_trials(plain, select(plain, ["optimizer", "batch"], METRIC))
     done = chosen[chosen["state"] == "done"]

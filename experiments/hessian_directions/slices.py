@@ -13,7 +13,6 @@ With the first seed, the loss is computed on planes too: along the Hessian direc
 unit length. Everything is written beside what the probes have measured of the run, as slices, for analysis.py.
 """
 
-import argparse
 import math
 import time
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from optbench import randomness
 from optbench.afterwards import revive
-from optbench.analysis.study import Study
+from optbench.analysis.studies import study_of_script
 from optbench.building import build_model, load_data
 from optbench.curvature import (
     StoppingRule,
@@ -162,12 +161,8 @@ def measure_run(run: RunDirectory, scale: str, with_start: bool, with_planes: bo
 
 def main() -> None:
     """Measure every run of the study that has ended."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", default=None)
-    parser.add_argument("--results-dir", default="results")
-    given = parser.parse_args()
+    study = study_of_script("hessian_directions", __doc__)
     torch.set_num_threads(1)
-    study = Study.read(given.results_dir, "hessian_directions", given.scale)
     runs = study.runs
     shortest, first = runs["cell.budget.epochs"].min(), runs["seed"].min()
     for _, row in runs[runs["state"] == "done"].iterrows():

@@ -8,7 +8,6 @@ that of the run of the largest batch. With the first seed the probe `landscape` 
 that is written as "plane", beside the lines that the run has measured as "landscape".
 """
 
-import argparse
 import time
 
 import pandas as pd
@@ -16,7 +15,7 @@ import torch
 
 from optbench import config as configuration
 from optbench.afterwards import measure, revive
-from optbench.analysis.study import Study
+from optbench.analysis.studies import study_of_script
 from optbench.probes import Situation
 from optbench.store import RunDirectory
 
@@ -47,12 +46,8 @@ def measure_plane(run: RunDirectory, points: int, examples: int) -> None:
 
 def main() -> None:
     """Measure the pairs of the study that have ended."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", default=None)
-    parser.add_argument("--results-dir", default="results")
-    given = parser.parse_args()
+    study = study_of_script("landscape", __doc__)
     torch.set_num_threads(1)
-    study = Study.read(given.results_dir, "landscape", given.scale)
     line_points, plane_points = POINTS[study.scale or "laptop"]
     runs = study.runs
     done: pd.DataFrame = runs[runs["state"] == "done"]

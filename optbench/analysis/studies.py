@@ -1,5 +1,6 @@
 """The analyses of the studies: experiments/NAME/analysis.py, found by the name of the experiment and loaded by its path."""
 
+import argparse
 import importlib.util
 import os
 import sys
@@ -45,3 +46,18 @@ def analysis_of(name: str) -> Callable[[Study], Findings] | None:
     if analyse is None:
         raise UserError(f"{path}: has no function analyse(study); see optbench.analysis.findings for what it returns")
     return analyse
+
+
+def study_of_script(name: str, description: str) -> Study:
+    """The study ``name`` for a script beside its analysis, which is called with [--scale SCALE] [--results-dir DIR].
+
+    description: for --help. Ends the process with one message where the words are wrong, or there is no such sweep.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", help="smoke, laptop, full (default: the sweep made last)")
+    parser.add_argument("--results-dir", default="results", metavar="DIR")
+    given = parser.parse_args()
+    try:
+        return Study.read(given.results_dir, name, given.scale)
+    except UserError as error:
+        parser.exit(2, f"optbench: {error}\n")

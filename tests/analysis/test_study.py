@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from planned import accuracy, sweep
 
+from optbench.analysis.studies import study_of_script
 from optbench.analysis.study import Study
 from optbench.errors import UserError
 
@@ -99,3 +100,13 @@ def test_read_finds_by_experiment_and_scale(study):
         Study.read(results, "things", "small")
     with pytest.raises(UserError, match=r"no sweep 'thinks'.*did you mean"):
         Study.read(results, "thinks")
+
+
+def test_a_script_of_a_study_that_was_not_run_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["between.py", "--results-dir", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        study_of_script("landscape", "Measure.")
+    assert ended.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith("optbench: ")
+    assert "landscape" in message
