@@ -227,12 +227,14 @@ def _answer(losses: pd.DataFrame, remedies: pd.DataFrame) -> str:
     known = remedies[(remedies["remedy"] != SMALL) & (remedies["seeds"] > 0)] if len(remedies) else remedies
     if known.empty:
         return f"{words} Not enough runs for the remedies."
-    top = known.iloc[int(known["difference"].argmax())]
-    helpful = int((known["low"] > 0).sum())
-    return (
-        f"{words} Of the remedies at batch {top['batch']}, {top['remedy']} ({top['chosen']}) adds the most: {_points(top)}; "
-        f"{helpful} of {len(known)} have an interval above zero, each alone."
-    )
+    best = []
+    for way, rows in known.groupby("chosen", sort=False):
+        top, helpful = rows.iloc[int(rows["difference"].argmax())], int((rows["low"] > 0).sum())
+        best.append(
+            f"with the {way}, {top['remedy']} adds the most, {_points(top)}, and {helpful} of {len(rows)} have an interval above "
+            "zero, each alone"
+        )
+    return f"{words} Of the remedies at batch {known['batch'].iloc[0]}, {'; '.join(best)}."
 
 
 def _notes(best: pd.DataFrame, matched: pd.DataFrame, remedies: pd.DataFrame) -> Sequence[str]:
