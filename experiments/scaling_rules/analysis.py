@@ -277,13 +277,20 @@ def _notes(
         "Exponents have 95 % bootstrap intervals over seeds, which cover less than that with a handful of them, and none with "
         "one. Those of the largest stable rate hold the step of the grid, too, in which it is known to lie."
     ]
-    for optimizer, rows in predicted.groupby("optimizer", sort=False):
-        each = ", ".join(f"{row['exponent']:.2f} at step {row['step']}" for _, row in rows.iterrows())
-        notes.append(f"The batch Hessian predicts for the largest stable rate of {optimizer} an exponent of {each}.")
-    for _, row in exponents[exponents["crossover_inside"]].iterrows():
+    if len(predicted):
+        each = [
+            f"{optimizer} " + ", ".join(f"{exponent:.2f}" for exponent in rows["exponent"])
+            for optimizer, rows in predicted.groupby("optimizer", sort=False)
+        ]
+        steps = ", ".join(str(step) for step in predicted["step"].unique())
         notes.append(
-            f"Of a linear law that levels off, {row['optimizer']}'s bends at batch {_text(row, 'crossover', 0)}."
+            "The exponents of the largest stable rate that the batch Hessian predicts, at steps "
+            f"{steps} of SGD's run, are: {'; '.join(each)}."
         )
+    bends = exponents[exponents["crossover_inside"]]
+    if len(bends):
+        places = ", ".join(f"{row['optimizer']} {_text(row, 'crossover', 0)}" for _, row in bends.iterrows())
+        notes.append(f"A linear law that levels off, fitted to the optimal rates, bends at the batch: {places}.")
     for rule in RULES if len(transfer) else ():
         rows = transfer[(transfer["rule"] == rule) & (transfer["batch"] == transfer["batch"].max())]
         costs = ", ".join(f"{row['optimizer']} {cost_in_words(row)}" for _, row in rows.iterrows())
