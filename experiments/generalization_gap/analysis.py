@@ -176,6 +176,7 @@ def _matched_chart(matched: pd.DataFrame) -> Chart:
         "have passed the same point; 95 % Student intervals.",
         x_label="Batch size (examples)",
         y_label="Test accuracy (points)",
+        share_y=False,
         log_x=True,
         ticks_at_x=True,
         series=series,
