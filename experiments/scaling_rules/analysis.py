@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from transfer import RULES, best_rate, cost_in_words, transfer_chart, transfer_costs
 
-from optbench.analysis.batch_hessians import predicted_exponents, top_eigenvalues
+from optbench.analysis.batch_hessians import predicted_exponents, predicted_limits, top_eigenvalues
 from optbench.analysis.chart import Chart, Reference, Series
 from optbench.analysis.findings import Findings
 from optbench.analysis.intervals import Interval
@@ -43,7 +43,7 @@ def analyse(study: Study) -> Findings:
     charts = [
         _exponents_chart(exponents, predicted),
         _against_batch(rates, "optimal", {}),
-        _against_batch(rates, "stable", _predicted_limits(tops, _momentum(runs))),
+        _against_batch(rates, "stable", predicted_limits(tops, _momentum(runs))),
         _curves(sweeps),
         transfer_chart(transfer),
     ]
@@ -63,13 +63,6 @@ def _momentum(runs: pd.DataFrame) -> float:
     """β of momentum SGD, which is the same in all its runs."""
     own = runs[runs["optimizer"] == "momentum"]
     return float(own["config.optimizer.momentum"].iloc[0]) if len(own) else math.nan
-
-
-def _predicted_limits(tops: pd.DataFrame, momentum: float) -> dict[str, pd.DataFrame]:
-    """2/λ₁' and 2 (1 + β)/λ₁' by step and batch, the geometric mean over seeds: columns step, batch, limit."""
-    means = np.exp(np.log(tops[tops["top"] > 0].set_index(["step", "batch"])["top"]).groupby(["step", "batch"]).mean())
-    factors = {"sgd": 2.0, "momentum": 2 * (1 + momentum)}
-    return {name: (factor / means).rename("limit").reset_index() for name, factor in factors.items()}
 
 
 def _chance(runs: pd.DataFrame) -> float:

@@ -32,6 +32,17 @@ def top_eigenvalues(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["step", "seed", "batch", "top"])
 
 
+def predicted_limits(tops: pd.DataFrame, momentum: float) -> dict[str, pd.DataFrame]:
+    """The predicted largest stable rates 2/λ₁' of SGD and 2 (1 + β)/λ₁' of momentum SGD, the geometric mean over seeds.
+
+    tops: as of `top_eigenvalues`. momentum: β. One frame an optimizer, with columns step, batch, limit.
+    """
+    known = tops[tops["top"] > 0]
+    means = np.exp(np.log(known["top"]).groupby([known["step"], known["batch"]]).mean())
+    factors = {"sgd": 2.0, "momentum": 2 * (1 + momentum)}
+    return {name: (factor / means).rename("limit").reset_index() for name, factor in factors.items()}
+
+
 def predicted_exponents(tops: pd.DataFrame, optimizers: Iterable[str]) -> pd.DataFrame:
     """The log-log slope of the predicted limit against the batch, of every optimizer that `POWERS` knows and step.
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from optbench.analysis.batch_hessians import predicted_exponents, top_eigenvalues
+from optbench.analysis.batch_hessians import predicted_exponents, predicted_limits, top_eigenvalues
 
 BATCHES = 2.0 ** np.arange(4, 12)
 EXAMPLES = 4096
@@ -37,6 +37,15 @@ def test_tops_are_means_over_draws_and_that_of_all_examples():
     assert tops.loc[(2, 16), "top"] == pytest.approx(3 * 7.25)
     assert tops.loc[(0, EXAMPLES), "top"] == pytest.approx(1 + 100 / EXAMPLES)
     assert (tops["step"] == 7).all()
+
+
+def test_limits_are_two_over_the_geometric_mean():
+    tops = top_eigenvalues(study({5: lambda batch, seed: 10.0**seed + 0 * batch}))
+    limits = predicted_limits(tops, 0.9)
+    assert set(limits["sgd"]["batch"]) == {*BATCHES, EXAMPLES}
+    assert limits["sgd"]["limit"].to_numpy() == pytest.approx(0.2)
+    assert limits["momentum"]["limit"].to_numpy() == pytest.approx(0.38)
+    assert (limits["sgd"]["step"] == 5).all()
 
 
 def test_a_power_law_gives_its_exponent_and_half_of_it_for_adaptive_methods():
