@@ -235,24 +235,19 @@ def _rates_chart(points: Sequence[Point]) -> Chart:
 # ---- words --------------------------------------------------------------------------------------------------------------
 
 
-def _text(estimate: Interval, digits: int = 2) -> str:
-    text = f"{estimate.estimate:.{digits}f}"
-    return text if np.isnan(estimate.low) else f"{text} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
-
-
 def _answer(points: Sequence[Point], exponents: pd.DataFrame) -> str:
     """Of the last point: the batch at which λ₁' doubles, and the slopes over all batch sizes."""
     last = points[-1]
     star = student(np.array([_fit(arrays) for arrays in last.hessians.values()]))
     here = exponents[exponents["point"] == last.name].drop_duplicates("quantity")  # the first is over all sizes
     slopes = [
-        f"{row['quantity']} as batch^{_text(Interval(row['exponent'], row['low'], row['high']))}"
+        f"{row['quantity']} as batch^{Interval(row['exponent'], row['low'], row['high']):.2f}"
         for _, row in here.iterrows()
     ]
     span = f"from batch {last.batch_sizes[0]:.0f} to {last.batch_sizes[-1]:.0f}"
     return (
         f"{last.name[0].upper()}{last.name[1:]}, the largest eigenvalue of a batch's Hessian doubles at a batch of "
-        f"{_text(star, 1)} (fitted to batches of {FITTED_FROM} and more). These grow {span}: {', '.join(slopes)}; the rules say "
+        f"{star:.1f} (fitted to batches of {FITTED_FROM} and more). These grow {span}: {', '.join(slopes)}; the rules say "
         "1 for SGD and 1/2 for Adam."
     )
 
@@ -268,9 +263,9 @@ def _notes(points: Sequence[Point]) -> list[str]:
         measured = point.growth("top")
         off = {name: _factor(point.growth(name), measured) for name in PREDICTIONS}
         notes.append(
-            f"{point.name[0].upper()}{point.name[1:]}, λ₁' doubles at b* = {_text(stars['fitted'], 1)} by the fit "
-            f"(by one to batches of {FITTED_FROM} and more, {_text(later, 1)}), "
-            f"{_text(stars['directional'], 1)} by the directional prediction and {_text(stars['isotropic'])} by the isotropic "
+            f"{point.name[0].upper()}{point.name[1:]}, λ₁' doubles at b* = {stars['fitted']:.1f} by the fit "
+            f"(by one to batches of {FITTED_FROM} and more, {later:.1f}), "
+            f"{stars['directional']:.1f} by the directional prediction and {stars['isotropic']:.2f} by the isotropic "
             f"one; the curves are off by factors of {off['fitted']:.2f}, {off['directional']:.2f} and {off['isotropic']:.2f}."
         )
         if point.rates:

@@ -64,8 +64,7 @@ def analyse(study: Study) -> Findings:
 
 
 def _mean(differences: pd.Series) -> Interval:
-    finite = differences[np.isfinite(differences)].to_numpy(float)
-    return student(finite) if len(finite) else Interval(math.nan, math.nan, math.nan)
+    return student(differences[np.isfinite(differences)].to_numpy(float))
 
 
 def _losses(chosen: pd.DataFrame) -> pd.DataFrame:

@@ -1,11 +1,11 @@
 """How sharp the solutions of the smallest and the largest batch are, and the loss on the line between them (Keskar et al.)."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
+from optbench.analysis.intervals import Interval
 from optbench.analysis.study import Study
 
 MEASURES = {
@@ -45,9 +45,7 @@ def sharpness_notes(sharper: pd.DataFrame) -> list[str]:
     for name, meaning in MEASURES.items():
         rows = sharper[sharper["measure"] == name]
         each = [
-            f"{row['optimizer']} {row['ratio']:.2f}"
-            + ("" if math.isnan(row["low"]) else f" [{row['low']:.2f}, {row['high']:.2f}]")
-            for _, row in rows.iterrows()
+            f"{row['optimizer']} {Interval(row['ratio'], row['low'], row['high']):.2f}" for _, row in rows.iterrows()
         ]
         if each:
             notes.append(f"{meaning}, at the large batch over that at the small one: {', '.join(each)}.")

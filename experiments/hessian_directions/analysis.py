@@ -231,9 +231,8 @@ def _answer(found: Sequence[Slices]) -> str:
             np.mean(rates) for rates in zip(*((o.values["saddle_rate"], o.predicted_rate) for o in some), strict=True)
         )
         parts.append(f"{observed:.0%} {name} (formula {predicted:.0%})")
-    interval = "" if math.isnan(pooled.low) else f" [{pooled.low:.2f}, {pooled.high:.2f}]"
     return (
-        f"Of random slices {', '.join(parts)} are saddles; the trace from values of the loss is {pooled.estimate:.2f}{interval} "
+        f"Of random slices {', '.join(parts)} are saddles; the trace from values of the loss is {pooled:.2f} "
         "times that from products with the Hessian."
     )
 

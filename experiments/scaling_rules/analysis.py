@@ -222,12 +222,7 @@ def _against_batch(
 
 
 def _text(row: pd.Series, name: str = "exponent", digits: int = 2) -> str:
-    text = f"{row[name]:.{digits}f}"
-    return (
-        text
-        if math.isnan(row[f"{name}_low"])
-        else f"{text} [{row[f'{name}_low']:.{digits}f}, {row[f'{name}_high']:.{digits}f}]"
-    )
+    return f"{Interval(row[name], row[f'{name}_low'], row[f'{name}_high']):.{digits}f}"
 
 
 def _answer(exponents: pd.DataFrame) -> str:

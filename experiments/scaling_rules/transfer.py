@@ -49,7 +49,7 @@ def transfer_costs(runs: pd.DataFrame, sweeps: Mapping[str, Sweep], metric: str,
                     finite = pairs[np.isfinite(pairs)].to_numpy(float)
                     if tested == best[batch]:
                         found = Interval(0.0, math.nan, math.nan)
-                    elif len(finite) and not diverged:
+                    elif not diverged:
                         found = student(finite)
                     row |= {"tested_rate": tested, "seeds": len(pairs)}
                 rows.append(row | {"cost": found.estimate, "low": found.low, "high": found.high, "diverged": diverged})
@@ -64,7 +64,7 @@ def cost_in_words(row: pd.Series) -> str:
         return "beyond the grid"
     if row["tested_rate"] == row["best_rate"]:
         return "nothing (it is the best rate of the grid)"
-    return f"{row['cost']:+.3f}" + ("" if math.isnan(row["low"]) else f" [{row['low']:+.3f}, {row['high']:+.3f}]")
+    return f"{Interval(row['cost'], row['low'], row['high']):+.3f}"
 
 
 def transfer_chart(transfer: pd.DataFrame) -> Chart:

@@ -11,6 +11,7 @@ from optbench.analysis.chart import Chart, Reference, Series
 from optbench.analysis.critical_batch import CriticalBatchIntervals, critical_batch, local_slopes
 from optbench.analysis.findings import Findings
 from optbench.analysis.frames import higher_is_better
+from optbench.analysis.intervals import Interval
 from optbench.analysis.selection import select
 from optbench.analysis.study import Study
 from optbench.analysis.targets import TIMES, times_to_target
@@ -201,8 +202,7 @@ def _text(row: pd.Series, name: str) -> str:
         if name == "critical_batch"
         else ""
     )
-    text = f"{bound}{row[name]:.3g}"
-    return text if math.isnan(row[f"{name}_low"]) else f"{text} [{row[f'{name}_low']:.3g}, {row[f'{name}_high']:.3g}]"
+    return f"{bound}{Interval(row[name], row[f'{name}_low'], row[f'{name}_high']):.3g}"
 
 
 def _answer(table: pd.DataFrame, target: float, metric: str) -> str:

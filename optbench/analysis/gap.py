@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from optbench.analysis.frames import cells, count, higher_is_better, identified, require
-from optbench.analysis.intervals import Interval, student
+from optbench.analysis.intervals import student
 from optbench.analysis.targets import at_position, crossing
 
 Match = Literal["epoch", "step", "train_loss"]
@@ -99,7 +99,7 @@ def gap_by_batch(
             for name in metrics:
                 values = found[name].dropna()
                 losses = found.groupby("seed")[name].mean() - smallest[name]
-                excess = _mean_of_pairs(-losses if higher_is_better(name) else losses)
+                excess = student((-losses if higher_is_better(name) else losses).dropna().to_numpy(float))
                 row |= {
                     name: float(values.mean()),
                     f"{name}_std": float(values.std()),
@@ -111,8 +111,3 @@ def gap_by_batch(
                 }
             rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _mean_of_pairs(differences: pd.Series) -> Interval:
-    known = differences.dropna().to_numpy(float)
-    return student(known) if len(known) else Interval(math.nan, math.nan, math.nan)

@@ -23,6 +23,8 @@ class Interval:
 
     level: the coverage that the interval is made for. undefined: the share of resamples in which the statistic does not
     exist (a fit through a single point, say); the bounds are of the others.
+
+    Formatted with the format of its numbers, f"{interval:.2f}", it is "0.93 [0.81, 1.06]"; without bounds "0.93".
     """
 
     estimate: float
@@ -30,6 +32,10 @@ class Interval:
     high: float
     level: float = 0.95
     undefined: float = 0.0
+
+    def __format__(self, numbers: str) -> str:
+        bounds = "" if math.isnan(self.low) else f" [{self.low:{numbers}}, {self.high:{numbers}}]"
+        return f"{self.estimate:{numbers}}{bounds}"
 
 
 def percentile_bounds(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
@@ -137,11 +143,13 @@ def optimality_gap(tasks: Tasks, optimum: float = 1.0) -> np.ndarray:
 def student(values: np.ndarray, level: float = 0.95) -> Interval:
     """The mean and Student's t interval, exact for normal values however few: for a handful of seeds.
 
-    The bounds are NaN for a single value.
+    The bounds are NaN for a single value, and all is for none.
     """
     from scipy.special import stdtrit
 
     values = np.asarray(values, dtype=float)
+    if not len(values):
+        return Interval(math.nan, math.nan, math.nan, level)
     centre, n = float(values.mean()), len(values)
     if n < 2:
         return Interval(centre, math.nan, math.nan, level)

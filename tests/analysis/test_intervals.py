@@ -126,3 +126,14 @@ def test_coverage_with_three_seeds_is_as_the_docstring_says():
     exact = [covered(intervals.student(sample), 0.0) for sample in samples]
     assert 0.70 < np.mean(percentile) < 0.80
     assert np.mean(exact) == pytest.approx(0.95, abs=0.02)
+
+
+def test_an_interval_is_written_with_the_format_of_its_numbers():
+    assert f"{intervals.Interval(0.934, 0.806, 1.057):.2f}" == "0.93 [0.81, 1.06]"
+    assert f"{intervals.Interval(-1, -2, 0.5):+.1f}" == "-1.0 [-2.0, +0.5]"
+    assert f"{intervals.Interval(12.3, math.nan, math.nan):.3g}" == "12.3"
+
+
+def test_of_no_values_there_is_no_mean():
+    found = intervals.student(np.array([]))
+    assert all(math.isnan(value) for value in (found.estimate, found.low, found.high))
