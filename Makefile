@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install data demo slurm chromium test test-fast lint types format benchmark clean
+.PHONY: help install data demo slurm chromium test test-fast lint types format benchmark pages docs clean
 
 help:  ## show these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,10 +33,10 @@ chromium:  ## install Chromium for the tests that look at pages in it (Debian, a
 	which chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium)
 
 test: data  ## the whole test suite; tests that need Slurm are skipped where it is not installed
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup
 
 test-fast: data  ## without the tests marked slow
-	$(BIN)/python -m pytest -q -n 2 -m 'not slow'
+	$(BIN)/python -m pytest -q -n auto -m 'not slow'
 
 lint: install  ## ruff: lint and formatting
 	$(BIN)/ruff check .
@@ -56,5 +56,15 @@ benchmark: install  ## speed, measured side by side with bare PyTorch
 	$(BIN)/python benchmarks/curvature.py
 	$(BIN)/python benchmarks/noise_scale.py
 
+$(VENV)/docs: $(VENV)/installed
+	$(BIN)/pip install --quiet --editable '.[docs]' --constraint constraints.txt
+	touch $@
+
+pages: install  ## build the pages of the studies, results/*/index.html, from their committed tables
+	$(BIN)/python -m optbench pages
+
+docs: $(VENV)/docs  ## build the documentation into site/, which needs no network to be read
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:  ## remove what was built, but no results
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -24,10 +24,10 @@ from torch import Tensor
 
 from optbench.curvature.lanczos import lanczos
 from optbench.curvature.operators import operator
-from optbench.execution import Execution
-from optbench.losses import CrossEntropy
 from optbench.models.layers import set_norm_batch
 from optbench.objective import Network, Objective
+from optbench.objective.execution import Execution
+from optbench.objective.losses import CrossEntropy
 
 PART = 128
 

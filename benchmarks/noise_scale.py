@@ -10,8 +10,10 @@ import time
 
 import torch
 
-from optbench import building, config
+from optbench import config
+from optbench.config import RunConfig
 from optbench.probes.noise_scale import NoiseScaleProbe
+from optbench.training import build
 
 CASES = {
     "LeNet-5, batch 128 in 4 parts": ["model=lenet5", "batch=128", "micro_batch=32"],
@@ -29,8 +31,8 @@ CASES = {
 
 def measure(words: list[str], turns: int) -> tuple[float, float]:
     """The processor seconds of a plain step, and the median of how much more a watched one takes."""
-    chosen = config.compose(["dataset=digits", "tracker=none", "optimizer=momentum", *words])
-    task = building.build_task(chosen, building.load_data(chosen))
+    chosen = RunConfig.of(config.compose(["dataset=digits", "tracker=none", "optimizer=momentum", *words]))
+    task = build.build_task(chosen, build.load_data(chosen))
     task.configure_optimizers()
     task.model.train()
     probe, plain, added = NoiseScaleProbe(), [], []

@@ -23,14 +23,14 @@ import torch
 from second_order_peers import PEERS, Actions
 from torch import Tensor, nn
 
-from optbench import environment
-from optbench.losses import CrossEntropy
 from optbench.models.layers import BatchNorm
 from optbench.models.resnet import ResidualBlock, basic, projection
 from optbench.models.shapes import convolution
 from optbench.objective import Network, Objective
+from optbench.objective.losses import CrossEntropy
 from optbench.optimizers.ekfac import EKFAC
 from optbench.optimizers.kfac import KFAC
+from optbench.provenance import environment
 
 
 def small_conv_net() -> nn.Module:

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,17 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from optbench import building, config, environment, run
+from optbench import config
+from optbench.config import RunConfig
 from optbench.data.raw import RawData, Split
 from optbench.data.source import Augmentation, BatchSource
 from optbench.data.spec import DataSpec
+from optbench.provenance import environment
 from optbench.store import RunDirectory
-from optbench.task import Task, Turns
-from optbench.terminal import RunDisplay
+from optbench.system.terminal import RunDisplay
+from optbench.training import build, run
+from optbench.training.recorder import Audience
+from optbench.training.task import StepTokens, Task
 
 
 def synthetic(examples: int, shape: tuple[int, int, int]) -> RawData:
@@ -85,14 +90,15 @@ def optbench_segment(settings: list[str], raw: RawData, steps: int, device: str)
     with tempfile.TemporaryDirectory() as folder:
         directory = RunDirectory.at(folder, "run")
         directory.create(config.to_yaml(chosen))
-        task = building.build_task(chosen, raw)
+        read = RunConfig.of(chosen)
+        task = build.build_task(read, raw)
         # A terminal that is not there still has everything rendered to it.
         display = RunDisplay(Console(file=io.StringIO(), force_terminal=True, width=120), steps)
         watch = StopWatch()
-        recorder = building.build_recorder(chosen, task, directory, display)
-        trainer = building.build_trainer(chosen, [watch, recorder, run._Progress(display, recorder)])
+        recorder = build.build_recorder(read, task, directory, Audience(display.row))
+        trainer = build.build_trainer(read, [watch, recorder, run._Progress(display, recorder)])
         with display:
-            trainer.fit(task, train_dataloaders=Turns(task))
+            trainer.fit(task, train_dataloaders=StepTokens(task))
     assert watch.seconds is not None
     return watch.seconds
 
@@ -100,7 +106,7 @@ def optbench_segment(settings: list[str], raw: RawData, steps: int, device: str)
 def bare_segment(settings: list[str], raw: RawData, steps: int, device: str) -> float:
     """Seconds of ``steps`` steps of a hand-written loop."""
     chosen = config.compose(settings)
-    model = building.build_model(chosen, raw).to(device).train()
+    model = build.build_model(RunConfig.of(chosen), raw).to(device).train()
     batch, options = chosen["batch"], chosen["optimizer"]
     optimizer = torch.optim.SGD(
         model.parameters(), lr=options["learning_rate"], momentum=options["momentum"], fused=True
@@ -228,8 +234,8 @@ def main() -> None:
     name = torch.cuda.get_device_name() if device == "cuda" else f"{environment.processor()}, one thread"
     common = ["optimizer=momentum", "tracker=none", "norm_batch=null"]
     lines = [
-        f"Measured on {name}; torch {torch.__version__}, pytorch-lightning {pl.__version__}, Python {platform.python_version()}; "
-        f"medians of {rounds} interleaved rounds.",
+        f"Measured on {name}; torch {torch.__version__}, pytorch-lightning {version('pytorch-lightning')}, "
+        f"Python {platform.python_version()}; medians of {rounds} interleaved rounds.",
         "",
         "| step | bare loop, ms | optbench, ms | ratio |",
         "| --- | ---: | ---: | ---: |",

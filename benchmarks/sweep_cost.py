@@ -19,7 +19,8 @@ from statistics import median
 import torch
 from torch import nn
 
-from optbench import config, environment
+from optbench import config
+from optbench.provenance import environment
 from optbench.store import RunDirectory, load
 from optbench.sweep.plan import plans
 

@@ -2,11 +2,23 @@
 
 import argparse
 import os
+import re
+import signal
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from optbench.errors import UserError
+import optbench
+from optbench.errors import UserError, WorkersFailed
+from optbench.system import importing, streams
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from optbench.store import RunDirectory
+    from optbench.training.recorder import OnEvaluation
+    from optbench.training.run import Outcome
 
 HELP = """\
 optbench: a bench for deep-learning optimizers.
@@ -18,14 +30,24 @@ optbench: a bench for deep-learning optimizers.
   python -m optbench list [GROUP]                            what there is: optimizers, models, datasets, schedules, ...
   python -m optbench status [NAME]                           the sweeps and the runs so far, or all about one sweep
   python -m optbench report NAME                             what a sweep found: a page, tables, figures; also while it runs
+  python -m optbench pages [FOLDER ...]                      build the pages of reports again, without the runs
   python -m optbench compare RUN RUN ...                     runs side by side: settings, results, curves
   python -m optbench retry NAME                              start again what failed or was lost
+  python -m optbench verify NAME                             run a random part again, and compare bit for bit
   python -m optbench cancel NAME                             stop a sweep, wherever it runs
   python -m optbench logs RUN                                what a run printed
   python -m optbench probe RUN probe=NAME                    measure a run afterwards, from its checkpoint
   python -m optbench sync [NAME ...]                         mirror runs, or sweeps, again to the trackers they name
+  python -m optbench resume RUN                              continue one run here, by its frozen configuration
+  python -m optbench du [NAME ...]                           how many bytes sweeps take, and of what
+  python -m optbench merge FOLDER                            take the finished runs of another machine's results folder
+  python -m optbench prune NAME ...                          remove the checkpoints of finished runs, keep the results
+  python -m optbench rm NAME ...                             remove sweeps or runs
+  python -m optbench tag NAME WORD ...                       give tags to a run, or to all runs of a sweep
+  python -m optbench note RUN "TEXT"                         keep a text beside a run
   python -m optbench doctor                                  what this machine has, and what is missing
   python -m optbench --cfg job [...]                         print the composed configuration and stop
+  python -m optbench --version                               print the version
 
 Examples
   python -m optbench optimizer=adam model=lenet5 budget.epochs=3
@@ -34,7 +56,8 @@ Examples
   python -m optbench model=resnet18 trainer=ddp trainer.devices=2
   python -m optbench -m optimizer=sgd,adam batch=128,1024 'trial=range(20)' dry_run=true
 
-A choice is a file in conf/GROUP; its options are GROUP.OPTION=VALUE (optimizer.learning_rate=0.01). The groups are
+A choice is a file in conf/GROUP, or in a folder of your own that --config-dir or $OPTBENCH_CONF names; its options are
+GROUP.OPTION=VALUE (optimizer.learning_rate=0.01). The groups are
   {groups}
 and the other keys, with their defaults:
   {keys}
@@ -48,15 +71,30 @@ Exit status: 0 done (or diverged, which is a result), 1 failed, 2 a mistake in t
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    from optbench.system.terminal import shown_as_text
+
+    streams.open_closed()  # before anything takes them for what they are not
+    with shown_as_text(), importing.start_folder():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    from optbench.config import search_path
     from optbench.store import StoreError
 
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _dispatch(words)
+        with search_path.forgotten_afterwards():
+            status = _dispatch(words)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # `... | head`: whoever read has read enough
+        streams.let_go(sys.stdout)
+        return 128 + signal.SIGPIPE
     except UserError as error:
-        print(f"optbench: {error}", file=sys.stderr)
+        print(f"optbench: {_shortened(str(error))}", file=sys.stderr)
         return 2
-    except StoreError as error:
+    except (StoreError, WorkersFailed) as error:
         print(f"optbench: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -64,83 +102,167 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _shortened(message: str) -> str:
+    """A message in which what somebody typed is no longer than a screen."""
+    return re.sub(r"\S{500,}", lambda match: f"{match[0][:80]}...", message)
+
+
 def _dispatch(words: list[str]) -> int:
-    from optbench import commands
+    from optbench import cli
 
     command = words[0] if words and words[0].isidentifier() else None
     if command == "help" or (command is None and {"--help", "-h"} & set(words)):
-        print(HELP.format(groups=commands.group_names(), keys=commands.key_defaults()))
+        print(HELP.format(groups=cli.group_names(), keys=cli.key_defaults()))
+        return 0
+    if command is None and "--version" in words:  # Hydra would say its own
+        print(f"optbench {optbench.__version__}")
         return 0
     if command is None:
-        return _train(words)
+        with streams.expendable():
+            return _train(words)
     if command == "probe":
         return _probe(words[1:])
-    if command not in commands.COMMANDS:
-        from optbench.suggestions import nearest
+    if command == "resume":
+        with streams.expendable():
+            return _resume(words[1:])
+    if command not in cli.COMMANDS:
+        from optbench.errors import nearest
 
         raise UserError(
-            f"{command}: no such command; {nearest(command, [*commands.COMMANDS, 'probe'])} "
+            f"{command}: no such command; {nearest(command, [*cli.COMMANDS, 'probe', 'resume'])} "
             "(a setting is written KEY=VALUE; see python -m optbench --help)"
         )
-    return commands.COMMANDS[command](words[1:])
+    return cli.COMMANDS[command](words[1:])
+
+
+class Typed(NamedTuple):
+    """The words of a command that trains, checked.
+
+    composed: one resolved configuration, with --multirun an `Expansion` of many, with --cfg None.
+    overrides: the words that are settings. experiment: the one that they choose.
+    warning: what is to be said of how this process was launched.
+    """
+
+    composed: Any
+    overrides: list[str]
+    experiment: str | None
+    warning: str | None
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether there are several configurations to be planned at once."""
+        from optbench.sweep.grid.expand import Expansion
+
+        return isinstance(self.composed, Expansion)
+
+    @property
+    def is_submitted(self) -> bool:
+        """Whether this is one run, and another process trains it."""
+        from optbench import config as configuration
+
+        return not self.is_sweep and configuration.works_as(self.composed["launcher"]) != "local"
+
+
+def read(words: Sequence[str]) -> Typed:
+    """Compose and check the words of a command that trains; raises UserError for what is refused, before anything starts."""
+    from optbench.config import Devices
+    from optbench.system.home import at_home
+
+    # A shell expands ~ at the beginning of a word only, and Hydra's grammar knows none.
+    words = [re.sub(r"^([\w.]+=)(~[^/]*)", lambda part: part[1] + at_home(part[2]), word) for word in words]
+    parsed = _parse(words)
+    composed = _composed(words, parsed)
+    overrides: list[str] = parsed.overrides
+    experiment = next((word.partition("=")[2] for word in overrides if word.startswith("experiment=")), None)
+    if composed is None:  # it was only to be shown
+        return Typed(None, overrides, experiment, None)
+    from optbench.training.launch_environment import check_alone, check_ranks, launched
+
+    started = launched()
+    typed = Typed(composed, overrides, experiment, started.warning)
+    if typed.is_sweep:
+        check_alone(started, "--multirun")
+        return typed
+    if experiment not in (None, "null"):
+        raise UserError(f"experiment={experiment}: is a sweep; accepted with --multirun (-m)")
+    if composed["scale"] is not None:
+        raise UserError(f"scale={composed['scale']}: only experiments have scales; accepted: with -m experiment=NAME")
+    if typed.is_submitted:
+        check_alone(started, f"launcher={composed['launcher']['name']}")
+    else:
+        check_ranks(Devices.of(composed["trainer"]), started)
+    return typed
 
 
 def _train(words: list[str]) -> int:
-    parsed = _parse(words)
-    composed = _composed(words, parsed)
-    if composed is None:  # it was only to be shown
+    typed = read(words)
+    if typed.warning:
+        print(f"optbench: {typed.warning}", file=sys.stderr)
+    if typed.composed is None:
         return 0
-    overrides: list[str] = parsed.overrides
-    experiment = next((word.partition("=")[2] for word in overrides if word.startswith("experiment=")), None)
-    from optbench.sweep.expand import Expansion
+    if not typed.is_sweep and not typed.is_submitted:
+        return train_one(typed.composed)
+    from optbench.sweep import launch
 
-    if isinstance(composed, Expansion):
-        if "RANK" in os.environ:
-            raise UserError(
-                "--multirun: under torchrun each rank would start the whole sweep; accepted: launcher=slurm, or one run"
-            )
-        from optbench.sweep import launch
-
-        return launch.sweep(composed, overrides, experiment)
-    if experiment not in (None, "null"):
-        raise UserError(f"experiment={experiment}: is a sweep; accepted with --multirun (-m)")
-    if composed["launcher"]["name"] != "local":
-        from optbench.sweep import launch
-
-        return launch.submit_one(composed, overrides)
-    return train_one(composed)
+    if typed.is_sweep:
+        return launch.sweep(typed.composed, typed.overrides, typed.experiment).status
+    return launch.submit_one(typed.composed, typed.overrides).status
 
 
 def _probe(words: list[str]) -> int:
-    from optbench.commands import probe
+    from optbench.cli import probe
 
     request = probe.read(words)
     # Only from here on is torch needed, which takes seconds to import.
-    from optbench import afterwards
+    from optbench.probes import posthoc
 
-    revived = afterwards.revive(request.run, request.config, request.checkpoint)
+    revived = posthoc.revive(request.run, request.config, request.checkpoint)
     return probe.show(request, revived.measure(), revived.task.step)
+
+
+def _resume(words: list[str]) -> int:
+    from optbench.cli import resume
+    from optbench.config import Devices
+    from optbench.training.launch_environment import check_ranks, launched
+
+    config = resume.read(words)
+    check_ranks(Devices.of(config["trainer"]), launched())
+    return train_one(config)
 
 
 def _composed(words: list[str], parsed: argparse.Namespace) -> Any:
     """What Hydra composes: one checked configuration, with --multirun an Expansion of many, with --cfg None."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     from optbench import config as configuration
-    from optbench.sweep.expand import Expansion
+    from optbench.sweep.grid.expand import Expansion
 
     overrides: list[str] = parsed.overrides
     configuration.check_overrides(overrides)
+    configuration.look_in([parsed.config_dir] if parsed.config_dir else [])
+    configuration.look_where_told(overrides)
     configuration.check_experiment(overrides)
     if parsed.cfg is not None and not parsed.multirun:
         configuration.compose(overrides)  # Hydra would show one that cannot run, too
-    composed: list[Any] = []
+    found: list[Any] = []
 
     def task(given: Any) -> None:
-        composed.append(given if isinstance(given, Expansion) else configuration.plain(given))
+        if found:
+            raise _ForeignSweep
+        if isinstance(given, Expansion):
+            found.append(given)
+            return
+        hydra_alone = HydraConfig.get()
+        if not OmegaConf.is_missing(hydra_alone.job, "num"):  # which only the jobs of a sweep have
+            raise _ForeignSweep
+        try:
+            found.append(configuration.Chosen.of(hydra_alone).named(configuration.plain(given)))
+        except (OmegaConfBaseException, UserError) as error:
+            found.append(error)  # Hydra would print a line of its own
 
     # So that Hydra lets exceptions through, to be shown as one message.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -148,20 +270,35 @@ def _composed(words: list[str], parsed: argparse.Namespace) -> Any:
     GlobalHydra.instance().clear()
     decorated = hydra.main(config_path=str(configuration.conf_dir()), config_name="config", version_base="1.3")(task)
     kept = sys.argv
+    noted = Path("multirun.yaml")  # by Hydra's own sweeper, before it calls the task
+    had_one = noted.exists()
     try:
         # Overrides last: Hydra does not look for any after a flag that follows one.
         sys.argv = [kept[0], *(word for word in words if word not in overrides), *overrides]
         decorated()
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if found and isinstance(found[0], Exception):
+            raise found[0]
+    except configuration.refusals() as error:
         raise UserError(configuration.explain(error, overrides)) from error
+    except _ForeignSweep:
+        if not had_one:
+            noted.unlink(missing_ok=True)
+        raise UserError(
+            "hydra/sweeper: another sweeper than optbench's, which would train only one of the cells; accepted: the "
+            "front page's line 'override hydra/sweeper: optbench', and no other choice of it"
+        ) from None
     finally:
         sys.argv = kept
-    if not composed or isinstance(composed[0], Expansion):
-        return composed[0] if composed else None
-    config = configuration.resolve(composed[0])
+    if not found or isinstance(found[0], Expansion):
+        return found[0] if found else None
+    config = configuration.resolve(found[0])
     configuration.check_trials(overrides, [config])
     configuration.check_budget(overrides, [config])
     return config
+
+
+class _ForeignSweep(BaseException):
+    """A sweeper that is not ours has called the task. Hydra prints and wraps every exception of a lower kind."""
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
@@ -172,23 +309,32 @@ def _parse(words: list[str]) -> argparse.Namespace:
 
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
-    return parser.parse_intermixed_args(words)
+    parsed = parser.parse_intermixed_args(words)
+    if parsed.experimental_rerun is not None:
+        raise UserError(
+            f"--experimental-rerun {parsed.experimental_rerun}: would unpickle that file, which may run any code; accepted: "
+            "the run's command again, or `python -m optbench retry`"
+        )
+    return parsed
 
 
 def train_one(config: dict[str, Any]) -> int:
     """Train one resolved configuration, unless it is done; prints its result and returns the exit status."""
     from optbench import config as configuration
-    from optbench import terminal
-    from optbench.store import RunDirectory, check_writable
+    from optbench.store import RunDirectory
+    from optbench.system import terminal
 
     directory = RunDirectory.at(config["results_dir"], configuration.run_id(config))
-    console, asked = terminal.console(), configuration.epochs_asked_for(config)
+    console, asked = terminal.console(), configuration.epochs_asked_for(configuration.RunConfig.of(config))
+    stale = _of_other_code(directory, config)
     if config["dry_run"]:
         state = directory.status().state if directory.path.is_dir() else "new"
-        console.print(f"{directory.run_id}: {state}; dry_run=true starts nothing", soft_wrap=True)
+        code = f" ({stale})" if stale else ""
+        console.print(f"{directory.run_id}: {state}{code}; dry_run=true starts nothing", soft_wrap=True)
         return 0
-    if directory.is_finished and not config["force"]:
-        note = " already; force=true runs it again"
+    outcome = execute_one(config, console, stale=stale)
+    if outcome is None:
+        note = f" already, {stale}; retry=stale runs it again" if stale else " already; force=true runs it again"
         terminal.print_result(console, directory.summary() or {}, directory.path, note, asked)
         if config["probe"]:
             names = ",".join(config["probe"])
@@ -198,35 +344,81 @@ def train_one(config: dict[str, Any]) -> int:
                 soft_wrap=True,
             )
         return 0
-    check_writable(config["results_dir"])
-    # Only from here on is torch needed, which takes seconds to import, and Lightning more of them.
-    from optbench.data import fetch
+    from optbench.training.launch_environment import launched
 
-    fetch.require(config["dataset"]["name"], config["data_dir"], config["dataset"].get("check_hash", True))
-    from optbench import building, run
-
-    outcome = run.execute(config, console)
-    if building.rank_from_environment() != 0:
-        return 0 if outcome.state in ("done", "diverged") else 1
+    if launched().rank != 0:
+        # Rank 0 says how the run ended; a launcher would kill it over another status of this rank.
+        return 1 if outcome.state == "failed" else 0
     if outcome.tracker_problem:
         print(f"optbench: {outcome.tracker_problem}", file=sys.stderr)
     if outcome.summary is not None:
         terminal.print_result(console, outcome.summary, directory.path, epochs_asked_for=asked)
-        ranks = configuration.ranks(config)
-        if ranks > 1:
-            devices, nodes = config["trainer"]["devices"], config["trainer"]["num_nodes"]
+        devices = configuration.Devices.of(config["trainer"])
+        if devices.ranks > 1:
             console.print(
-                f"trained by {ranks} ranks (trainer.devices={devices} x trainer.num_nodes={nodes}), each with "
-                f"{config['batch'] // ranks} of the {config['batch']} examples of a batch",
+                f"trained by {devices.ranks} ranks ({devices}), each with {config['batch'] // devices.ranks} of the "
+                f"{config['batch']} examples of a batch",
                 soft_wrap=True,
             )
         return 0
     print(f"optbench: {directory.run_id} {outcome.state}: {outcome.why}; files: {directory.path}", file=sys.stderr)
+    if outcome.refused:
+        return 1
     if outcome.state == "failed":
         print(f"optbench: the traceback is in {directory.log}", file=sys.stderr)
         return 1
     print("optbench: the same command continues it", file=sys.stderr)
     return 128 + outcome.signal if outcome.signal else 1
+
+
+def execute_one(
+    config: dict[str, Any],
+    console: "Console",
+    on_evaluation: "OnEvaluation | None" = None,
+    stale: str | None = None,
+) -> "Outcome | None":
+    """Train one resolved configuration here; None where it has ended already and is not to run again.
+
+    ``stale``: what `_of_other_code` says, where that is known. Raises as `optbench.training.run.execute` does.
+    """
+    from optbench import config as configuration
+    from optbench.store import RunDirectory, check_writable, tidy
+
+    directory = RunDirectory.at(config["results_dir"], configuration.run_id(config))
+    if config["retry"] == "stale" and (_of_other_code(directory, config) if stale is None else stale):
+        config = {**config, "force": True}
+    if directory.is_finished and not config["force"]:
+        tidy(directory)
+        return None
+    check_writable(config["results_dir"])
+    # Only from here on is torch needed, which takes seconds to import, and Lightning more of them.
+    from optbench.data import fetch
+
+    fetch.require(
+        configuration.works_as(config["dataset"]), config["data_dir"], config["dataset"].get("check_hash", True)
+    )
+    from optbench.training import run
+
+    return run.execute(config, console, on_evaluation)
+
+
+def _of_other_code(directory: "RunDirectory", config: dict[str, Any]) -> str:
+    """Describe the difference between the code that has computed a run and that of now; empty where there is none."""
+    from optbench.provenance import Vintages, changed_modules, fingerprints
+
+    vintages = Vintages(config["results_dir"])
+    code = (directory.summary() or {}).get("code")
+    if directory.is_finished:
+        standing = vintages.standing(directory.run_id, code, config)
+    else:
+        standing = vintages.of_begun(directory, config)
+    if standing == "current":
+        return ""
+    if standing == "unknown":
+        return "by code of which no fingerprint was recorded"
+    changed = changed_modules(config["results_dir"], fingerprints(code)[-1], vintages.sources.code(config))
+    which = f" ({', '.join(changed[:3])}{', ...' if len(changed) > 3 else ''} changed)" if changed else ""
+    return f"by other code than is there now{which}"
 
 
 if __name__ == "__main__":

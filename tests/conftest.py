@@ -1,10 +1,62 @@
 """Settings of the whole test suite."""
 
+import copy
 import os
+import pwd
+import shutil
+from pathlib import Path
 
+import pytest
 import torch
+
+from optbench.config import composing, search_path
 
 # Tests run several at a time, and more threads than cores slow each of them down many times over.
 torch.set_num_threads(1)
 # Parallel workers are given one, and tables are as wide as it says; tests that are about widths set their own.
 os.environ.pop("COLUMNS", None)
+# Processes that a test starts import this tree too, not another checkout that happens to be installed.
+_ROOT = Path(__file__).resolve().parent.parent
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+
+_compose_anew = composing._composed
+_COMPOSED = {}
+
+
+def _composed_once(overrides):
+    """A composition of the repository's own choices, which takes Hydra a quarter of a second, once in a process."""
+    elsewhere = search_path.conf_dir() != _ROOT / "conf" or search_path.own_places()
+    if elsewhere or any(word.startswith("hydra") for word in overrides):
+        return _compose_anew(overrides)
+    words = (os.environ.get("OPTBENCH_DATA"), *overrides)
+    if words not in _COMPOSED:
+        _COMPOSED[words] = _compose_anew(overrides)
+    return copy.deepcopy(_COMPOSED[words])
+
+
+composing._composed = _composed_once
+
+
+def pytest_xdist_auto_num_workers(config):
+    """One process more than there are cores, as one of them waits for Slurm most of the time."""
+    return len(os.sched_getaffinity(0)) + (shutil.which("sbatch") is not None)
+
+
+@pytest.fixture(autouse=True)
+def _own_search_path():
+    """Folders of choices that a test names are those of that test: in a later one they would be handed to its children."""
+    with search_path.forgotten_afterwards():
+        yield
+
+
+@pytest.fixture
+def homeless(monkeypatch):
+    """A user without $HOME and without an entry among the users, as in a container that runs under a bare number."""
+
+    def unknown(number):
+        raise KeyError(number)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with pytest.raises(RuntimeError, match="home directory"):
+        Path.home()

@@ -8,12 +8,15 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
-from optbench import building, optimizers, schema
-from optbench.config import GROUPS, choices, compose, options, read_choice, resolve
+from optbench import optimizers
+from optbench.config import GROUPS, Choice, RunConfig, choices, compose, options, read_choice, resolve, schema
 from optbench.config.composing import _chosen
-from optbench.schema import OptionType
-from optbench.tuning import validate
+from optbench.config.schema import OptionType
+from optbench.config.targets import load_target
+from optbench.config.tuning import validate
+from optbench.training import build
 
 CHOICES = [(group, name) for group in GROUPS for name in choices(group)]
 # Which of these a choice names itself; the others are read by the code of the group.
@@ -66,7 +69,7 @@ class TestEveryFile:
             assert "_target_" not in choice
             return
         if group == "scaling":  # one function reads the whole choice
-            assert choice["_target_"] == "optbench.scaling.learning_rate"
+            assert choice["_target_"] == "optbench.config.scaling.learning_rate"
             return
         target = target_of(group, choice)
         accepted = dict(inspect.signature(target).parameters)
@@ -105,11 +108,11 @@ def test_the_facts_that_decide_what_fits_are_of_the_accepted_words():
     for name in choices("model"):
         info = read_choice("model", name)["info"]
         assert info["accepts"]
-        assert set(info["accepts"]) <= {"image", "sequence", "tokens"}
+        assert set(info["accepts"]) <= {"image", "sequence", "tokens", "table"}
         assert isinstance(info["batch_norm"], bool)
     for name in choices("dataset"):
         info = read_choice("dataset", name)["info"]
-        assert info["kind"] in ("image", "sequence", "tokens")
+        assert info["kind"] in ("image", "sequence", "tokens", "table")
         assert info["target"] in ("class", "class_per_step", "real", "none")
         assert info["download"] in ("needed", "none")
 
@@ -165,7 +168,7 @@ def data(name):
     if lacking:
         pytest.skip(f"not installed: {', '.join(lacking)}")
     dataset = read_choice("dataset", name) | SMALL_DATA[name]
-    return building.load_data(resolve({**front_page(), "dataset": dataset, "model": fitting_model(dataset)}))
+    return build.load_data(RunConfig.of(resolve({**front_page(), "dataset": dataset, "model": fitting_model(dataset)})))
 
 
 def fitting_model(dataset):
@@ -178,7 +181,7 @@ def fitting_model(dataset):
 def train_one_step(**chosen):
     """One step of the front page with these choices; returns the task."""
     config = resolve({**front_page(), **chosen})
-    task = building.build_task(config, data(config["dataset"]["name"]))
+    task = build.build_task(RunConfig.of(config), data(config["dataset"]["name"]))
     task.configure_optimizers()
     task.model.train()
     before = {name: parameter.detach().clone() for name, parameter in task.model.named_parameters()}
@@ -267,9 +270,10 @@ def test_every_model_at_its_full_size_is_built_without_its_numbers(name):
         "image": DataSpec("image", (3, 32, 32), 10),
         "sequence": DataSpec("sequence", (20, 4), 3),
         "tokens": DataSpec("tokens", (20,), 50, "class_per_step", vocabulary=50),
+        "table": DataSpec("table", (7,), 3),
     }
     for kind in choice["info"]["accepts"]:
         with torch.device("meta"):
-            model = building.call_target(choice, specs[kind], **options(choice))
+            model = load_target(Choice.of("model", choice), nn.Module)(specs[kind], **options(choice))
         has_norms = any(key.endswith("running_mean") for key in model.state_dict())
         assert has_norms == choice["info"]["batch_norm"]

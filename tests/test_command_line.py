@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +14,9 @@ import pytest
 
 from optbench import config as configuration
 from optbench.__main__ import main
-from optbench.config import GROUPS, LIST_GROUPS, MACHINE_KEYS, SCIENCE_KEYS, choices, read_choice
+from optbench.config import GROUPS, LIST_GROUPS, MACHINE_KEYS, SCIENCE_KEYS, choices, read_choice, search_path
 from optbench.data import locate
-from optbench.task import Task
+from optbench.training.task import Task
 
 TINY = ["dataset=digits", "model=mlp", "budget.steps=5", "tracker=none"]
 RUN_FILES = {"config.yaml", "status.json", "history.jsonl", "history.parquet", "summary.json", "environment.json"}
@@ -158,7 +159,39 @@ MISTAKES = [
     ("schedule=multistep schedule.milestones=[2000]", "schedule.milestones=[2000]", "5 steps", "accepted: ", "50%"),
     ("results_dir=/proc/x", "results_dir=/proc/x", "cannot write in /proc", "accepted: a writable folder"),
     ("-m seed=0,1 results_dir=/proc/x", "results_dir=/proc/x", "cannot write in /proc", "accepted: a writable folder"),
-    ("seed=0..3", "seed=0..3", "int >= 0", "with -m: 'seed=range(0,4)' or seed=0,1,2,3"),
+    ("seed=0..3", "seed=0..3", "int in [0, ", "with -m: 'seed=range(0,4)' or seed=0,1,2,3"),
+    # What another program would do with the sweep, or only with its first cell.
+    ("-m seed=0,1,2 hydra/sweeper=basic", "hydra/sweeper=basic", "accepted: -m with launcher=local or slurm"),
+    ("-m seed=0,1,2 hydra/sweeper=optuna", "hydra/sweeper=optuna", "accepted: -m with launcher=local or slurm"),
+    ("-m seed=0,1 hydra/launcher=joblib", "hydra/launcher=joblib", "accepted: -m with launcher=local or slurm"),
+    ("-m seed=0,1 hydra.sweeper._target_=x.Y", "hydra.sweeper._target_=x.Y", "accepted: -m with launcher=local"),
+    ("hydra/launcher=basic", "hydra/launcher=basic", "accepted: -m with launcher=local or slurm"),
+    ("--experimental-rerun=x.pickle", "--experimental-rerun x.pickle", "would unpickle that file", "accepted: "),
+    ("scale=smoke", "scale=smoke", "accepted: with -m experiment=NAME"),
+    ("-m seed=0,1 scale=smoke", "scale=smoke", "has no scales", "accepted: an experiment"),
+    # Interpolations.
+    ("optimizer.learning_rate=${nope}", "optimizer.learning_rate=${nope}", "does not resolve"),
+    ("-m seed=0,1 optimizer.learning_rate=${nope}", "optimizer.learning_rate=${nope}", "does not resolve"),
+    ("batch=${seed} seed=${batch}", "=${", "does not resolve"),
+    ("data_dir=${oc.env:NO_SUCH_VARIABLE}", "data_dir=${oc.env:NO_SUCH_VARIABLE}", "does not resolve"),
+    ("batch=${nothing:1}", "batch=${nothing:1}", "does not resolve"),
+    # Numbers and texts that nothing can hold.
+    ("seed=9007199254740992", "seed=9007199254740992", "int in [0, 9007199254740991]"),
+    ("trial=1073741825", "trial=1073741825", "int in [0, 1073741824]"),
+    *[
+        (f"{key}={'x' * 5000}", f"{key.split()[-1]}=xxx", "5000 characters; accepted: at most 1000")
+        for key in ("sweep", "-m seed=0,1 sweep", "results_dir", "data_dir", "optimizer=zoo optimizer.name")
+    ],
+    (f"tracker=wandb tracker.project={'x' * 5000}", "tracker.project=xxx", "5000 characters; accepted: at most 1000"),
+    (f"tracker=wandb tracker.tags=[{'x' * 5000}]", "tracker.tags=", "5000 characters; accepted: at most 1000"),
+    (f"model={'x' * 5000}", "model=xxx", "too long for the name of a choice"),
+    (f"-m seed=0,1 model={'x' * 5000}", "model=xxx", "too long for the name of a choice"),
+    (f"model.{'x' * 5000}=1", "model.xxx", "too long for the name of a choice or an option"),
+    # Names and places.
+    ("-m seed=0,1 sweep=../x", "sweep=../x", "accepted: a name of at most 100 characters"),
+    ("-m seed=0,1 sweep=runs", "sweep=runs", "accepted: a name of at most 100 characters"),
+    ("results_dir=", "results_dir=''", "accepted: the path of a folder"),
+    ("results_dir=s3://bucket/x", "results_dir=s3://bucket/x", "accepted: the path of a folder"),
 ]
 
 
@@ -169,14 +202,28 @@ def check_message(status, out, err, *parts):
     assert err.count("\n") == 1
     assert err.endswith("\n")
     assert "Traceback" not in err
+    assert len(err) < 1000
     for part in parts:
         assert part in err
 
 
-@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake[0])
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake[0][:80])
 def test_a_mistake_is_one_message_and_leaves_nothing_behind(mistake, command):
     words, *parts = mistake
     check_message(*command(*TINY, *words.split()), *parts)
+    assert here() == []
+
+
+@pytest.mark.parametrize("mode", [["-m", "seed=0,1,2"], ["-m", "seed=0"]], ids=" ".join)
+def test_a_front_page_with_another_sweeper_trains_nothing(mode, command, tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("own") / "conf"
+    shutil.copytree(configuration.conf_dir(), folder)
+    front = (folder / "config.yaml").read_text(encoding="utf-8")
+    assert "override hydra/sweeper: optbench" in front
+    front = front.replace("override hydra/sweeper: optbench", "override hydra/sweeper: basic")
+    (folder / "config.yaml").write_text(front, encoding="utf-8")
+    monkeypatch.setattr(search_path, "_PACKAGE", folder.parent)
+    check_message(*command(*TINY, *mode), "hydra/sweeper", "only one of the cells", "accepted: ")
     assert here() == []
 
 
@@ -190,6 +237,9 @@ def test_a_mistake_is_one_message_and_leaves_nothing_behind(mistake, command):
         (["status", "extra"], ["no sweep 'extra'"]),
         (["sync", "no-such-run"], ["no-such-run", "accepted is a run id"]),
         (["doctor", "extra"], ["extra", "usage: optbench doctor"]),
+        *[([word, "../x"], ["../x: is no plain name"]) for word in ("status", "report", "retry", "cancel", "sync")],
+        (["status", "x" * 5000], ["has 5000 characters; accepted: a name of"]),
+        (["report", "first", "--results-dir="], ["--results-dir '': is empty"]),
     ],
     ids=" ".join,
 )

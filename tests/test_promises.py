@@ -19,8 +19,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from optbench import building, config, run
-from optbench.task import Task
+from optbench import config
+from optbench.config import RunConfig
+from optbench.training import build, run
+from optbench.training.task import Task
 
 OPTIMIZERS = sorted(config.choices("optimizer"))
 STEPS = 4
@@ -46,9 +48,10 @@ def composed(optimizer: str, *overrides: str) -> config.Config:
 
 def trained(chosen: config.Config) -> Task:
     """The task after its whole budget, trained by Lightning as in any run, without a run directory."""
-    task = building.build_task(chosen, building.load_data(chosen))
-    recorder = building.build_recorder(chosen, task, None)
-    building.build_trainer(chosen, [recorder]).fit(task, train_dataloaders=run.Turns(task))
+    read = RunConfig.of(chosen)
+    task = build.build_task(read, build.load_data(read))
+    recorder = build.build_recorder(read, task, None)
+    build.build_trainer(read, [recorder]).fit(task, train_dataloaders=run.StepTokens(task))
     assert recorder.outcome == "done", recorder.why
     return task
 
@@ -86,11 +89,12 @@ def micro_batches_of(optimizer: str, groups: int) -> str:
     return f"micro_batch={groups * composed(optimizer)['norm_batch']}"
 
 
+# One worker has what one rank reaches, and starts the two ranks, for all tests.
+@pytest.mark.xdist_group("promises")
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_the_result_does_not_depend_on_the_micro_batch(optimizer, undisturbed):
     start = {
-        name: tensor.clone()
-        for name, tensor in building.build_model(*_model_of(optimizer)).double().state_dict().items()
+        name: tensor.clone() for name, tensor in build.build_model(*_model_of(optimizer)).double().state_dict().items()
     }
     whole = undisturbed(optimizer)
     # A test of two equal things is only one if they moved.
@@ -101,8 +105,8 @@ def test_the_result_does_not_depend_on_the_micro_batch(optimizer, undisturbed):
 
 
 def _model_of(optimizer: str):
-    chosen = composed(optimizer)
-    return chosen, building.load_data(chosen)
+    read = RunConfig.of(composed(optimizer))
+    return read, build.load_data(read)
 
 
 # ---- ranks ----------------------------------------------------------------------------------------------------------
@@ -120,7 +124,7 @@ for optimizer in OPTIMIZERS:
 """
 
 
-def launch_two_ranks(folder: Path, overrides: list[str]) -> None:
+def launch_two_ranks(folder: Path, overrides: list[str], program: str = RANK) -> None:
     """Start two processes as a launcher such as torchrun would, and wait for both."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -131,7 +135,7 @@ def launch_two_ranks(folder: Path, overrides: list[str]) -> None:
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "GROUP_RANK": 0}
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test", "PYTHONPATH": root}
         environment = os.environ | {key: str(value) for key, value in (place | address).items()}
-        command = [sys.executable, "-c", RANK, str(folder), *overrides]
+        command = [sys.executable, "-c", program, str(folder), *overrides]
         processes.append(subprocess.Popen(command, env=environment, cwd=root, stderr=subprocess.PIPE, text=True))
     problems = [process.communicate(timeout=500)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(problems)[-4000:]
@@ -146,6 +150,7 @@ def two_ranks(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("promises")
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_two_ranks_give_what_one_gives(optimizer, undisturbed, two_ranks):
     assert_equal_to_rounding(torch.load(two_ranks / f"{optimizer}.pt", weights_only=True), undisturbed(optimizer))
@@ -198,10 +203,11 @@ def test_a_killed_run_ends_where_an_undisturbed_one_does(optimizer, tmp_path, mo
 def test_a_recorder_remembers_what_it_has_seen():
     """Whatever a run changes in its recorder is in the recorder's state, so that a resumed run ends with the same summary."""
     chosen = composed("adam", "eval_every=2", "budget.target=0.01")
-    task = building.build_task(chosen, building.load_data(chosen))
-    recorder = building.build_recorder(chosen, task, None)
+    read = RunConfig.of(chosen)
+    task = build.build_task(read, build.load_data(read))
+    recorder = build.build_recorder(read, task, None)
     before = copy.deepcopy({name: value for name, value in vars(recorder).items() if not callable(value)})
-    building.build_trainer(chosen, [recorder]).fit(task, train_dataloaders=run.Turns(task))
+    build.build_trainer(read, [recorder]).fit(task, train_dataloaders=run.StepTokens(task))
     changed = {name for name, value in vars(recorder).items() if not callable(value) and value != before.get(name)}
     # When it last wrote is a matter of the clock, whether it writes one of the rank, and the loss is for those who watch.
     changed -= {"_last_checkpoint", "_writes", "loss"}

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+import optbench
+
 CHECKOUT = Path(__file__).parents[1]
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]
 
 
 def run(words, cwd, **environment):
@@ -69,7 +71,7 @@ def test_it_holds_the_package_the_choices_and_the_shipped_data(wheel):
     assert [name for name in names if "digits" in name and not name.endswith((".py", ".yaml"))]
     assert [name for name in names if "data/" in name and name.endswith((".gz", ".xz", ".zip", ".txt", ".npz", ".bz2"))]
     assert tracked("hydra_plugins") <= names
-    known = ("optbench", "hydra_plugins", "optbench-0.1.0.dist-info")
+    known = ("optbench", "hydra_plugins", f"optbench-{optbench.__version__}.dist-info")
     assert not [name for name in names if name.split("/")[0] not in known]
 
 
@@ -79,6 +81,14 @@ def test_the_package_in_use_is_the_installed_one(installed):
     file, conf = run(["-c", program], elsewhere, **environment).split()
     assert Path(file).is_relative_to(environment["PYTHONPATH"])
     assert Path(conf) == Path(environment["PYTHONPATH"]).resolve() / "optbench" / "conf"
+
+
+def test_its_version_is_that_of_the_package(installed):
+    environment, elsewhere = installed
+    program = (
+        "from importlib.metadata import version; import optbench; print(version('optbench'), optbench.__version__)"
+    )
+    assert run(["-c", program], elsewhere, **environment).split() == [optbench.__version__] * 2
 
 
 def test_it_lists_its_choices(installed):

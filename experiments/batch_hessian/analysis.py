@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from optbench.analysis.chart import Chart, Reference, Series
+from optbench.analysis.charts.chart import Chart, Reference, Series
 from optbench.analysis.findings import Findings
-from optbench.analysis.intervals import Interval, student
-from optbench.analysis.scaling_laws import power_law, references
+from optbench.analysis.laws.scaling_laws import power_law, references
+from optbench.analysis.statistics.intervals import Interval, student
+from optbench.analysis.statistics.settings import seeds_only
 from optbench.analysis.study import Study
 from optbench.errors import UserError
 from optbench.theory import effective_batch
@@ -80,7 +81,7 @@ def analyse(study: Study) -> Findings:
 def _points(study: Study) -> list[Point]:
     models = study.runs["model"].nunique()
     points: dict[str, Point] = {}
-    for _, run in study.runs.iterrows():
+    for _, run in seeds_only(study.runs, ["model", "config.budget.epochs"]).iterrows():
         rates = {found.step: found for found in study.measurements(run["run_id"], "maximal_learning_rates")}
         for found in study.measurements(run["run_id"], "batch_hessian"):
             name = f"after {found.step:,} steps" if models == 1 else f"{run['model']}, after {found.step:,} steps"

@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optbench.afterwards import revive
+from optbench import config as configuration
 from optbench.analysis.studies import study_of_script
 from optbench.curvature import extreme_eigenpairs, operator
-from optbench.curvature.placement import place
+from optbench.curvature.swapped_parameters import place
 from optbench.probes import MeasuredModel
+from optbench.probes.posthoc import revive
 from optbench.store import RunDirectory
 
 STEPS = 100
@@ -42,7 +43,7 @@ class Trainer:
     """Trains a copy of a run's model from where the run ended, any number of times."""
 
     def __init__(self, run: RunDirectory) -> None:
-        config = {**run.config(), "probe": {}}
+        config = {**configuration.thaw(run), "probe": {}}
         task = revive(run, config, run.checkpoint).task
         measured = MeasuredModel(task, None)
         self.model, self.loss, self.objective = measured.model, task.recipe.loss, measured.objective()

@@ -8,13 +8,14 @@ import pandas as pd
 from gap_conditions import METRIC, PLAIN, conditions, of_best_trials
 from gap_sharpness import MEASURE, MEASURES, lines_between, sharpness_notes, solutions
 
-from optbench.analysis.chart import Chart, Reference, Series
+from optbench.analysis.charts.chart import Chart, Reference, Series
 from optbench.analysis.findings import Findings
-from optbench.analysis.gap import METRICS, gap_by_batch
-from optbench.analysis.intervals import Interval, student
-from optbench.analysis.minima import line_chart, measures_chart, ratios
-from optbench.analysis.pairs import differences_by_seed
-from optbench.analysis.selection import select
+from optbench.analysis.laws.gap import METRICS, gap_by_batch
+from optbench.analysis.laws.minima import line_chart, measures_chart, ratios
+from optbench.analysis.names import method
+from optbench.analysis.statistics.intervals import Interval, student
+from optbench.analysis.statistics.pairs import differences_by_seed
+from optbench.analysis.statistics.selection import select
 from optbench.analysis.study import Study
 
 QUESTION = "Do large batches generalize worse than small ones, or are they only tuned worse, and which remedy helps?"
@@ -33,6 +34,8 @@ def analyse(study: Study) -> Findings:
         return Findings(QUESTION, "Not enough runs for an answer: none is done.")
     runs = runs.assign(condition=conditions(runs))
     plain = runs[runs["condition"] == PLAIN]
+    if plain.empty:
+        return Findings(QUESTION, "Not enough runs for an answer: none is without a remedy.")
     best = select(plain, ["optimizer", "batch"], METRIC)
     chosen = of_best_trials(plain, best)
     matched = _matched(study, chosen)
@@ -139,7 +142,7 @@ def _by_batch(best: pd.DataFrame, metric: str, title: str, label: str) -> Chart:
     series = []
     for optimizer, rows in best[best["trial"].notna()].groupby("optimizer"):
         low, high = rows[metric] - rows[f"{metric}_std"], rows[metric] + rows[f"{metric}_std"]
-        series.append(Series(label=str(optimizer), x=rows["batch"], y=rows[metric], low=low, high=high))
+        series.append(Series(label=method(str(optimizer)), x=rows["batch"], y=rows[metric], low=low, high=high))
     return Chart(
         name=metric,
         title=f"{title} against batch size",
@@ -167,7 +170,7 @@ def _matched_chart(matched: pd.DataFrame) -> Chart:
                 "high": rows["test_accuracy_excess_low"].where(rows["batch"] > rows["batch"].min()),
             }
             points = {name: -100 * values for name, values in lost.items()}
-            series.append(Series(label=str(optimizer), x=rows["batch"], panel=panel, **points))
+            series.append(Series(label=method(str(optimizer)), x=rows["batch"], panel=panel, **points))
     return Chart(
         name="matched",
         title="Test accuracy against batch size at matched training",

@@ -23,5 +23,5 @@ def conditions(runs: pd.DataFrame) -> pd.Series:
 
 
 def of_best_trials(runs: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
-    """The runs of the best trial of every optimizer and batch; best: as of `optbench.analysis.selection.select`."""
+    """The runs of the best trial of every optimizer and batch; best: as of `optbench.analysis.statistics.selection.select`."""
     return runs.merge(best[["optimizer", "batch", "trial"]].dropna(), on=["optimizer", "batch", "trial"])

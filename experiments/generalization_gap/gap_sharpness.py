@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from optbench.analysis.intervals import Interval
+from optbench.analysis.statistics.intervals import Interval
 from optbench.analysis.study import Study
 
 MEASURES = {

@@ -9,9 +9,9 @@ that of the largest (1), of the same optimizer and seed, as `probe=interpolation
 import torch
 from gap_conditions import METRIC, PLAIN, conditions, of_best_trials
 
-from optbench.afterwards import measure
-from optbench.analysis.selection import select
+from optbench.analysis.statistics.selection import select
 from optbench.analysis.studies import study_of_script
+from optbench.probes.posthoc import measure
 
 EXAMPLES = 2048
 

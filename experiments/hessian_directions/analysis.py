@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from optbench.analysis.chart import Chart, Reference, Series
+from optbench.analysis.charts.chart import Chart, Reference, Series
+from optbench.analysis.charts.landscape import surface
 from optbench.analysis.findings import Findings
-from optbench.analysis.intervals import student
+from optbench.analysis.statistics.intervals import student
+from optbench.analysis.statistics.settings import seeds_only
 from optbench.analysis.study import Study
-from optbench.errors import UserError
 from optbench.theory.random_slices import principal_curvatures, saddle_frequency
 
 QUESTION = (
@@ -51,7 +52,9 @@ def analyse(study: Study) -> Findings:
     """Traces, saddle rates and the extreme eigenvalues at every point, and sections of the loss."""
     found = _slices(study)
     if not found:
-        raise UserError(f"{study.name}: its slices have not been measured yet: python {MEASURE}")
+        scale = f" --scale {study.scale}" if study.scale else ""
+        words = f"Not enough measurements for an answer: the slices are measured by python {MEASURE}{scale}"
+        return Findings(QUESTION, f"{words}, once runs are done.")
     charts = [_saddle_chart(found), _trace_chart(found)]
     if any(one.planes for one in found):
         charts += [_sections_chart(found), *_surfaces(found)]
@@ -61,7 +64,7 @@ def analyse(study: Study) -> Findings:
 
 def _slices(study: Study) -> list[Slices]:
     found = []
-    for _, run in study.runs.iterrows():
+    for _, run in seeds_only(study.runs, ["config.budget.epochs"]).iterrows():
         for measured in study.measurements(run["run_id"], "slices"):
             point = "before the first step" if measured.step == 0 else f"after {measured.step:,} steps"
             found.append(Slices(point, measured.step, int(run["seed"]), measured.values, measured.arrays()))
@@ -200,19 +203,12 @@ def _surfaces(found: Sequence[Slices]) -> list[Chart]:
 def _surface(one: Slices, name: str, names: tuple[str, str]) -> Chart:
     x, loss = one.planes["positions"], one.planes[name]
 
-    def matplotlib() -> Any:
-        from optbench.analysis.figures.landscape import surface
-
-        return surface(x, x, loss, names=names, normalization="unit length")
-
-    def plotly() -> Any:
-        from optbench.analysis.figures.pages import surface
-
-        return surface(x, x, loss, names=names, normalization="unit length")
-
     what = "the Hessian directions" if name == "hessian" else "two random directions"
     caption = f"Loss {one.point}, seed {one.seed}; both directions have length 1."
-    return Chart.custom(f"plane_{name}", f"The plane of {what}", caption, matplotlib, plotly)
+    title = f"The plane of {what}"
+    return surface(
+        x, x, loss, names=names, normalization="unit length", name=f"plane_{name}", title=title, caption=caption
+    )
 
 
 # ---- words --------------------------------------------------------------------------------------------------------------

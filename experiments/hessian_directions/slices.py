@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from optbench import config as configuration
 from optbench import randomness
-from optbench.afterwards import revive
 from optbench.analysis.studies import study_of_script
-from optbench.building import build_model, load_data
+from optbench.config import RunConfig
 from optbench.curvature import (
     StoppingRule,
     displaced_loss,
@@ -36,7 +36,9 @@ from optbench.curvature import (
 )
 from optbench.curvature.lanczos import Product, on_flat_vectors
 from optbench.probes import MeasuredModel
+from optbench.probes.posthoc import revive
 from optbench.store import RunDirectory
+from optbench.training.build import build_model, load_data
 
 VECTORS = {"smoke": 10, "laptop": 100, "full": 100}
 POINTS = {"smoke": 5, "laptop": 25, "full": 51}
@@ -144,12 +146,12 @@ def _unit(measured: MeasuredModel, generator: torch.Generator) -> list[Tensor]:
 
 def measure_run(run: RunDirectory, scale: str, with_start: bool, with_planes: bool) -> None:
     """Measure a run where it ended and, if ``with_start``, before its first step."""
-    config = {**run.config(), "probe": {}}
+    config = {**configuration.thaw(run), "probe": {}}
     examples = run.config()["probe"]["extremes"]["examples"]
-    task = revive(run, config, run.checkpoint).task
+    task, read = revive(run, config, run.checkpoint).task, RunConfig.of(config)
     for step in [0, task.step] if with_start else [task.step]:
         began = time.perf_counter()
-        state = build_model(config, load_data(config)).state_dict() if step == 0 else None
+        state = build_model(read, load_data(read)).state_dict() if step == 0 else None
         measured = MeasuredModel(task, examples, float64=True, state=state)
         points = POINTS[scale] if with_planes else None
         values, arrays = measure(measured, VECTORS[scale], points, config["seed"])

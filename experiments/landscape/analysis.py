@@ -1,15 +1,17 @@
 """Small- and large-batch minima, with and without weight decay: which of them look sharper, and to which measure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from optbench.analysis.chart import Chart, Series
+from optbench.analysis.charts.chart import Chart, Series
+from optbench.analysis.charts.landscape import surface
 from optbench.analysis.findings import Findings
-from optbench.analysis.minima import line_chart, measures_chart, over_seeds, ratios
+from optbench.analysis.laws.minima import line_chart, measures_chart, over_seeds, ratios
+from optbench.analysis.statistics.settings import seeds_only
 from optbench.analysis.study import Study
 from optbench.errors import UserError
 
@@ -91,7 +93,7 @@ def _decay(run: pd.Series) -> float:
 
 
 def _minima(study: Study, ways: dict[tuple[float, int], Arrays]) -> list[Minimum]:
-    runs, found = study.runs, []
+    runs, found = seeds_only(study.runs, ["batch", "cell.optimizer.weight_decay"]), []
     for _, run in runs.iterrows():
         lines = study.measurements(run["run_id"], "landscape")
         if run["state"] != "done" or not lines:
@@ -172,23 +174,13 @@ def _planes(minima: Sequence[Minimum]) -> list[Chart]:
 
 
 def _plane(one: Minimum) -> Chart:
-    names = ("Direction 1", "Direction 2")
-
-    def drawn(module: str) -> Callable[[], Any]:
-        def draw() -> Any:
-            from optbench.analysis.figures import landscape, pages
-
-            function = landscape.surface if module == "landscape" else pages.surface
-            arrays = (one.plane["x"], one.plane["y"], one.plane["loss_surface"])
-            return function(*arrays, names=names, normalization="filter-normalized")
-
-        return draw
-
     title = f"The loss around the minimum of batch {one.batch:,}"
     caption = (
         f"Training loss, {_panel(one.decay)}, seed {one.seed}; the same two random directions before normalization."
     )
-    return Chart.custom(f"plane_batch_{one.batch}", title, caption, drawn("landscape"), drawn("pages"))
+    arrays = (one.plane["x"], one.plane["y"], one.plane["loss_surface"])
+    scaled = "filter-normalized"
+    return surface(*arrays, normalization=scaled, name=f"plane_batch_{one.batch}", title=title, caption=caption)
 
 
 # ---- words --------------------------------------------------------------------------------------------------------------

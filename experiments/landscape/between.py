@@ -14,9 +14,9 @@ import pandas as pd
 import torch
 
 from optbench import config as configuration
-from optbench.afterwards import measure, revive
 from optbench.analysis.studies import study_of_script
-from optbench.probes import Situation
+from optbench.probes import ProbeContext
+from optbench.probes.posthoc import measure, revive
 from optbench.store import RunDirectory
 
 #: Points of a line and of a side of a plane.
@@ -36,9 +36,9 @@ def measure_plane(run: RunDirectory, points: int, examples: int) -> None:
     options = {"plane": True, "points": points, "examples": examples}
     words = [f"probe.landscape.{name}={value}" for name, value in options.items()]
     probe = configuration.compose(["probe=landscape", *words])["probe"]
-    revived = revive(run, {**run.config(), "probe": probe}, run.checkpoint)
+    revived = revive(run, {**configuration.thaw(run), "probe": probe}, run.checkpoint)
     began = time.perf_counter()
-    found = revived.probes.scheduled[0].probe.measure(Situation(revived.task, list, run))
+    found = revived.probes.scheduled[0].probe.measure(ProbeContext(revived.task, list, run))
     seconds = time.perf_counter() - began
     run.measurements.write("plane", revived.task.step, found.values, found.arrays, seconds, options)
     print(f"{run.run_id}: plane in {seconds:.1f} s", flush=True)

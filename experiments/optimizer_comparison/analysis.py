@@ -5,16 +5,17 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from comparison_aggregates import MEANINGS, aggregates, seeds_needed
 
-from optbench.analysis.chart import Chart, Reference, Series
+from optbench.analysis.charts.chart import Chart, Reference, Series
 from optbench.analysis.findings import Findings
-from optbench.analysis.frames import scores_by_task
-from optbench.analysis.intervals import Interval, bootstrap, mean
-from optbench.analysis.pairs import differences_by_seed
-from optbench.analysis.profiles import mean_ranks, profile_with_band
-from optbench.analysis.selection import select
+from optbench.analysis.names import method
+from optbench.analysis.statistics.intervals import Interval, bootstrap, mean
+from optbench.analysis.statistics.pairs import differences_by_seed
+from optbench.analysis.statistics.profiles import mean_ranks, profile_with_band, scores_by_task
+from optbench.analysis.statistics.selection import tuned_beside_default
+from optbench.analysis.statistics.tuning_budget import curves
 from optbench.analysis.study import Study
-from optbench.analysis.tuning_budget import curves
 
 QUESTION = (
     "Which optimizer is best at an equal tuning budget, on one problem and over all, and how much does tuning matter?"
@@ -31,7 +32,7 @@ def analyse(study: Study) -> Findings:
     runs = study.runs
     if METRIC not in runs or not (runs["status"] == "done").any():
         return Findings(QUESTION, "Not enough runs for an answer: none is done.")
-    best = select(runs, CELL, METRIC, [RESULT])
+    best = tuned_beside_default(runs, CELL, METRIC, [RESULT])
     tuned = runs.merge(best[[*CELL, "trial"]].dropna(), on=[*CELL, "trial"])
     scores = scores_by_task(tuned, RESULT, task=TASK)
     # Where one optimizer has no run yet, or none that could be chosen, its problem would be left out for all.
@@ -40,15 +41,23 @@ def analyse(study: Study) -> Findings:
     budget = curves(runs, CELL, METRIC, RESULT, diverged_result=_chance(runs), repetitions=200)
     order = list(ranks[ranks["problem"] == "all"]["optimizer"]) if len(ranks) else sorted(tuned["optimizer"].unique())
     charts = [_ranks_chart(ranks), _profiles_chart(complete, order), _budget_chart(budget, order), _gains_chart(gains)]
-    tables = {"best_trials": best, "ranks": ranks, "tuned_minus_default": gains, "best_of_k": budget}
+    overall = aggregates(complete, order, _chance(runs), REPETITIONS)
+    tables = {
+        "best_trials": best,
+        "ranks": ranks,
+        "over_all_problems": overall,
+        "tuned_minus_default": gains,
+        "best_of_k": budget,
+    }
     kept = {name: table for name, table in tables.items() if len(table)}
     charts = [chart for chart in charts if chart.series]
-    return Findings(QUESTION, _answer(ranks, gains, study), charts, kept, _notes(runs, best, ranks, gains))
+    notes = [*_notes(runs, best, ranks, gains), *_overall(overall, complete, ranks)]
+    return Findings(QUESTION, _answer(ranks, gains, study), charts, kept, notes)
 
 
 def _chance(runs: pd.DataFrame) -> float:
     """The accuracy of guessing among the most classes of any of the problems: what a diverged run is worth."""
-    classes = pd.to_numeric(runs.get("config.dataset.info.size.classes", pd.Series(dtype=float)), errors="coerce")
+    classes = pd.to_numeric(runs.get("classes", pd.Series(dtype=float)), errors="coerce")
     return 1 / float(classes.max()) if classes.notna().any() else 0.0
 
 
@@ -79,8 +88,8 @@ def _ranks(tuned: pd.DataFrame, scores: Mapping[str, list[np.ndarray]]) -> pd.Da
 
 def _gains(runs: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
     """The test accuracy of the best trial minus that of the defaults, paired by seed, mean over problems."""
-    both = pd.concat([tuned.assign(setting="tuned"), runs[runs["trial"] == 0].assign(setting="default")])
-    pairs = differences_by_seed(both, RESULT, "setting", "tuned", "default", match=[*CELL, "seed"])
+    both = pd.concat([tuned.assign(side="tuned"), runs[runs["trial"] == 0].assign(side="default")])
+    pairs = differences_by_seed(both, RESULT, "side", "tuned", "default", match=[*CELL, "seed"])
     rows = []
     for optimizer, own in pairs.groupby("optimizer"):
         finite = own[np.isfinite(own["difference"])]
@@ -114,7 +123,11 @@ def _ranks_chart(ranks: pd.DataFrame) -> Chart:
     series = []
     if len(rows):
         low, high = rows["low"], rows["high"]
-        series.append(Series(label="mean rank", x=rows["optimizer"], y=rows["rank"], kind="points", low=low, high=high))
+        series.append(
+            Series(
+                label="mean rank", x=rows["optimizer"].map(method), y=rows["rank"], kind="points", low=low, high=high
+            )
+        )
     return Chart(
         name="ranks",
         title="Mean rank of the tuned optimizers",
@@ -136,7 +149,9 @@ def _profiles_chart(scores: Mapping[str, list[np.ndarray]], order: list[str]) ->
             band = profile_with_band(relative, -lost, REPETITIONS)
             low, high = band["low"], band["high"]
             series.append(
-                Series(label=name, x=100 * lost, y=band["fraction"], low=low, high=high, kind="curve", band=True)
+                Series(
+                    label=method(name), x=100 * lost, y=band["fraction"], low=low, high=high, kind="curve", band=True
+                )
             )
     return Chart(
         name="profiles",
@@ -155,7 +170,7 @@ def _budget_chart(budget: pd.DataFrame, order: list[str]) -> Chart:
     for _, rows in budget[budget["optimizer"].isin(order[:SHOWN])].groupby(CELL):
         first = rows.iloc[0]
         series.append(
-            Series(label=str(first["optimizer"]), x=rows["trials"], y=rows["expected"], panel=_problem(first))
+            Series(label=method(str(first["optimizer"])), x=rows["trials"], y=rows["expected"], panel=_problem(first))
         )
     return Chart(
         name="best_of_k",
@@ -176,7 +191,7 @@ def _gains_chart(gains: pd.DataFrame) -> Chart:
     if len(gains):
         rows = gains[gains["gain"].notna()].sort_values("gain", ascending=False)
         points = {name: 100 * rows[column] for name, column in (("y", "gain"), ("low", "low"), ("high", "high"))}
-        series.append(Series(label="tuned minus default", x=rows["optimizer"], kind="points", **points))
+        series.append(Series(label="tuned minus default", x=rows["optimizer"].map(method), kind="points", **points))
     return Chart(
         name="tuned_minus_default",
         title="What tuning adds to the defaults",
@@ -215,6 +230,35 @@ def _answer(ranks: pd.DataFrame, gains: pd.DataFrame, study: Study) -> str:
         f"{words}. The best of {len(study.trials)} trials adds to the defaults, in the median over optimizers, "
         f"{100 * middle['gain']:.1f} points of test accuracy{_bounds(middle, 100)} ({middle['optimizer']})."
     )
+
+
+def _overall(overall: pd.DataFrame, scores: Mapping[str, list[np.ndarray]], ranks: pd.DataFrame) -> list[str]:
+    """State the aggregates, define them, and estimate how many seeds would tell the first two apart."""
+    if len(overall) < 2:
+        return []
+    notes = []
+    for name, words, best in (
+        ("interquartile_mean", "interquartile mean", overall["interquartile_mean"].idxmax()),
+        ("optimality_gap", "optimality gap", overall["optimality_gap"].idxmin()),
+    ):
+        row = overall.loc[best]
+        value = Interval(row[name], row[f"{name}_low"], row[f"{name}_high"])
+        notes.append(f"Over all problems {row['optimizer']} has the best {words}, {value:.3f}.")
+    first, second = overall.iloc[0], overall.iloc[1]
+    chance = Interval(second["improvement"], second["improvement_low"], second["improvement_high"])
+    notes.append(
+        f"A run of {second['optimizer']}, second by mean rank, beats one of {first['optimizer']} with probability {chance:.2f}."
+    )
+    rows = ranks[ranks["problem"] == "all"].set_index("optimizer")
+    if rows.loc[second["optimizer"], "low"] <= rows.loc[first["optimizer"], "high"]:
+        needed = seeds_needed(scores, first["optimizer"], second["optimizer"])
+        if needed is not None:
+            notes.append(
+                f"Their ranks are not told apart; at the difference and the spread seen here their mean accuracies need about "
+                f"{needed} seeds a problem (power 80 %, level 95 %)."
+            )
+    reference = "Scores are test accuracies over the mean of the best optimizer on the same problem."
+    return [*notes, " ".join([reference, *MEANINGS])]
 
 
 def _notes(runs: pd.DataFrame, best: pd.DataFrame, ranks: pd.DataFrame, gains: pd.DataFrame) -> list[str]:

@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 from transfer import RULES, best_rate, cost_in_words, transfer_chart, transfer_costs
 
-from optbench.analysis.batch_hessians import predicted_exponents, predicted_limits, top_eigenvalues
-from optbench.analysis.chart import Chart, Reference, Series
+from optbench.analysis.charts.chart import Chart, Reference, Series
 from optbench.analysis.findings import Findings
-from optbench.analysis.intervals import Interval
-from optbench.analysis.learning_rates import Sweep, by_batch, crossover_over_seeds, exponent_over_seeds, sweep_of
-from optbench.analysis.scaling_laws import references
+from optbench.analysis.laws.batch_hessians import predicted_exponents, predicted_limits, top_eigenvalues
+from optbench.analysis.laws.learning_rates import Sweep, by_batch, crossover_over_seeds, exponent_over_seeds, sweep_of
+from optbench.analysis.laws.scaling_laws import references
+from optbench.analysis.names import method
+from optbench.analysis.statistics.intervals import Interval
 from optbench.analysis.study import Study
 
 QUESTION = (
@@ -56,7 +57,9 @@ def analyse(study: Study) -> Findings:
     }
     kept = {name: table for name, table in tables.items() if len(table)}
     charts = [chart for chart in charts if chart.series]
-    return Findings(QUESTION, _answer(exponents), charts, kept, _notes(exponents, predicted, transfer, rates))
+    return Findings(
+        QUESTION, _answer(exponents, rates, study), charts, kept, _notes(exponents, predicted, transfer, rates)
+    )
 
 
 def _momentum(runs: pd.DataFrame) -> float:
@@ -67,7 +70,7 @@ def _momentum(runs: pd.DataFrame) -> float:
 
 def _chance(runs: pd.DataFrame) -> float:
     """The cross-entropy of guessing: the logarithm of the number of classes."""
-    classes = pd.to_numeric(runs.get("config.dataset.info.size.classes", pd.Series(dtype=float)), errors="coerce")
+    classes = pd.to_numeric(runs.get("classes", pd.Series(dtype=float)), errors="coerce")
     return math.log(classes.dropna().iloc[0]) if classes.notna().any() else math.inf
 
 
@@ -127,7 +130,7 @@ def _curves(sweeps: Mapping[str, Sweep]) -> Chart:
             if points:
                 y, low, high = zip(*points, strict=True)
                 series.append(
-                    Series(label=f"batch {batch:g}", x=list(stable), y=y, low=low, high=high, panel=optimizer)
+                    Series(label=f"batch {batch:g}", x=list(stable), y=y, low=low, high=high, panel=method(optimizer))
                 )
     return Chart(
         name="loss_against_rate",
@@ -149,12 +152,19 @@ def _exponents_chart(exponents: pd.DataFrame, predicted: pd.DataFrame) -> Chart:
         rows = exponents[(exponents["rate"] == rate) & exponents["exponent"].notna()]
         ends = {"low": rows["exponent_low"], "high": rows["exponent_high"]}
         if len(rows):
-            series.append(Series(label=rate, x=rows["optimizer"], y=rows["exponent"], kind="points", **ends))
+            series.append(
+                Series(label=rate, x=rows["optimizer"].map(method), y=rows["exponent"], kind="points", **ends)
+            )
     for step, rows in predicted.groupby("step"):
         label = f"predicted at step {step}"
         series.append(
             Series(
-                label=label, x=rows["optimizer"], y=rows["exponent"], kind="points", low=rows["low"], high=rows["high"]
+                label=label,
+                x=rows["optimizer"].map(method),
+                y=rows["exponent"],
+                kind="points",
+                low=rows["low"],
+                high=rows["high"],
             )
         )
     return Chart(
@@ -178,7 +188,7 @@ def _against_batch(
     for optimizer, rows in rates.groupby("optimizer"):
         kept = rows[np.isfinite(rows[column])]
         inside = kept[~kept["border"].isin(["lowest", "highest"])] if kind == "optimal" else kept
-        panel = str(optimizer)
+        panel = method(str(optimizer))
         if kept.empty:
             continue
         ends = {"low": inside["stable"], "high": inside["unstable"]} if kind == "stable" else {}
@@ -188,8 +198,8 @@ def _against_batch(
             series.append(
                 Series(label="at the end of the grid", x=at_end["batch"], y=at_end[column], panel=panel, kind="points")
             )
-        if panel in predicted:
-            for step, line in predicted[panel].groupby("step"):
+        if str(optimizer) in predicted:
+            for step, line in predicted[str(optimizer)].groupby("step"):
                 x, label = line["batch"], f"predicted at step {step}"
                 series.append(Series(label=label, x=x, y=line["limit"], panel=panel, kind="curve"))
         batches = inside["batch"].to_numpy(float)
@@ -225,13 +235,14 @@ def _text(row: pd.Series, name: str = "exponent", digits: int = 2) -> str:
     return f"{Interval(row[name], row[f'{name}_low'], row[f'{name}_high']):.{digits}f}"
 
 
-def _answer(exponents: pd.DataFrame) -> str:
+def _answer(exponents: pd.DataFrame, rates: pd.DataFrame, study: Study) -> str:
     parts = []
     for rate in KINDS.values():
         rows = exponents[(exponents["rate"] == rate) & exponents["exponent"].notna()].sort_values("exponent")
         if rows.empty:
             parts.append(
-                f"not enough runs for the {rate} learning rate: it is inside the grid at fewer than three batches"
+                f"not enough runs for an exponent of the {rate} learning rate, which takes three batch sizes at which that "
+                "rate lies inside its grid"
             )
         elif len(rows) == 1:
             parts.append(
@@ -247,6 +258,11 @@ def _answer(exponents: pd.DataFrame) -> str:
         if len(known):
             parts[-1] += f" ({_holding(known, 1.0)} the linear rule's 1, {_holding(known, 0.5)} the square root's 0.5)"
     text = "; ".join(parts) + "."
+    if exponents["exponent"].isna().all():
+        sizes = ", ".join(f"{batch:g}" for batch in sorted(rates["batch"].unique()))
+        text += f" The runs have the batch sizes {sizes}."
+        if study.scale == "smoke":
+            text += f" The command python -m optbench -m experiment={study.name} scale=laptop trains at nine."
     return text[0].upper() + text[1:]
 
 

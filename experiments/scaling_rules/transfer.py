@@ -6,10 +6,11 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from optbench.analysis.chart import Chart, Reference, Series
-from optbench.analysis.intervals import Interval, student
-from optbench.analysis.learning_rates import Sweep
-from optbench.analysis.pairs import differences_by_seed
+from optbench.analysis.charts.chart import Chart, Reference, Series
+from optbench.analysis.laws.learning_rates import Sweep
+from optbench.analysis.names import method
+from optbench.analysis.statistics.intervals import Interval, student
+from optbench.analysis.statistics.pairs import differences_by_seed
 
 #: The exponent of the batch in each rule.
 RULES = {"no scaling": 0.0, "square root": 0.5, "linear": 1.0}
@@ -77,7 +78,7 @@ def transfer_chart(transfer: pd.DataFrame) -> Chart:
                     label=str(rule),
                     x=rows["batch"],
                     y=rows["cost"],
-                    panel=str(optimizer),
+                    panel=method(str(optimizer)),
                     low=rows["low"],
                     high=rows["high"],
                 )

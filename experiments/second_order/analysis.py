@@ -1,188 +1,73 @@
-"""Tables and figures of the studies that are sweeps: `python experiments/second_order/analysis.py [--results-dir results]`.
+"""The three studies of second-order methods that are sweeps: autoencoder, convolutional net, Entropy-SGD.
 
-With --reruns it prints, instead, the commands that train what was chosen on further seeds. Choices are made on seed 0 and on
-validation data; what is reported are the other seeds.
+`report` analyses each by its experiment: second_order_autoencoder, second_order_convnet, second_order_entropy. The runs of their
+baselines, experiments of their own, are taken in.
 """
 
-import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import figures
 import numpy as np
 import pandas as pd
+import second_order_charts
+from second_order_choices import Part, chosen, part_of, reported, scored
 
-from optbench.store import load, load_history
+from optbench.analysis.findings import Findings
+from optbench.analysis.study import Study
+from optbench.errors import UserError
 
-SEEDS = (1, 2, 3)
-TARGET = 0.8  # validation accuracy
-
-
-@dataclass(frozen=True)
-class Study:
-    """A study made of sweeps.
-
-    of: which runs are its own, a mask. experiment: of a run, the experiment that it belongs to. varied: what a command must
-    set to name a run of the experiment, and what tells methods apart (``method``, the first ones) from their choices.
-    score: of a run with its history, lower is better.
-    """
-
-    name: str
-    of: Callable[[pd.DataFrame], pd.Series]
-    experiment: Callable[[pd.Series], str]
-    varied: tuple[str, ...]
-    label: Callable[[pd.Series], str]
-    score: Callable[[pd.Series, pd.DataFrame], float]
-
-
-# ---- which runs, and how they are called ------------------------------------------------------------------------------------
-
-
-def _is(runs: pd.DataFrame, **values: str | float) -> pd.Series:
-    """The runs whose configuration has these values; a double underscore stands for a dot."""
-    mask = pd.Series(True, index=runs.index)
-    for name, value in values.items():
-        column = f"config.{name.replace('__', '.')}"
-        mask &= runs[column].eq(value) if column in runs else False
-    return mask
-
-
-def _autoencoders(runs: pd.DataFrame) -> pd.Series:
-    return _is(
-        runs, model__name="autoencoder", model__hidden="[100, 50]", init__name="sparse", dataset__train_limit=4000
-    )
-
-
-def _convnets(runs: pd.DataFrame) -> pd.Series:
-    return _is(runs, model__name="lenet5", model__padded=False, budget__target=TARGET, dataset__train_limit=8192)
-
-
-def _perceptrons(runs: pd.DataFrame) -> pd.Series:
-    return _is(runs, model__name="mlp", model__hidden="[64]", schedule__name="cosine", dataset__train_limit=10000)
-
-
-NAMES = {
-    "kfac_natural": "K-FAC, natural",
-    "hessian_free": "Hessian-free",
-    "nesterov": "Nesterov",
-    "adam": "Adam",
-    "sgd": "SGD",
-    "momentum": "momentum SGD",
-    "kfac": "K-FAC",
-    "ekfac": "EKFAC",
+QUESTIONS = {
+    "autoencoder": "Does K-FAC need fewer steps than Nesterov momentum on a deep autoencoder, and less time?",
+    "convnet": "Do K-FAC and EKFAC need fewer steps to a target than SGD with momentum, and the more so the larger the batch?",
+    "entropy": "Does Entropy-SGD come to the test error of SGD at equal numbers of gradients?",
 }
+SCRIPTS = ("experiments/second_order/reruns.py", "experiments/second_order/step_cost.py")
 
 
-def _entropy_label(run: pd.Series) -> str:
-    return (
-        f"Entropy-SGD, L = {run['config.optimizer.inner_steps']:.0f}"
-        if run["optimizer"] == "entropy_sgd"
-        else NAMES[run["optimizer"]]
-    )
-
-
-def _convnet_label(run: pd.Series) -> str:
-    return f"{NAMES[run['optimizer']]}, batch {run['batch']:.0f}"
-
-
-def steps_to_target(history: pd.DataFrame) -> float:
-    """The step at which the validation accuracy crosses the target, on a line between evaluations; infinite if it does not."""
-    steps, accuracies = history["step"].to_numpy(float), history["validation_accuracy"].to_numpy(float)
-    reached = np.flatnonzero(accuracies >= TARGET)
-    if not len(reached):
-        return float("inf")
-    after = int(reached[0])
-    before_step, before = (steps[after - 1], accuracies[after - 1]) if after else (0.0, 0.1)
-    return float(before_step + (steps[after] - before_step) * (TARGET - before) / (accuracies[after] - before))
-
-
-STUDIES = (
-    Study(
-        "autoencoder",
-        _autoencoders,
-        lambda run: "second_order_autoencoder" + ("_nesterov" if run["optimizer"] == "nesterov" else ""),
-        ("optimizer", "trial", "optimizer.learning_rate", "momentum_schedule.maximum"),
-        lambda run: NAMES[run["optimizer"]],
-        lambda run, history: float(history["validation_loss"].iloc[-1]),
-    ),
-    Study(
-        "convnet",
-        _convnets,
-        lambda run: "second_order_convnet",
-        ("optimizer", "batch", "trial", "optimizer.learning_rate"),
-        _convnet_label,
-        lambda run, history: steps_to_target(history),
-    ),
-    Study(
-        "entropy",
-        _perceptrons,
-        lambda run: "second_order_entropy" + ("" if run["optimizer"] == "entropy_sgd" else "_baselines"),
-        ("optimizer", "trial", "optimizer.inner_steps"),
-        _entropy_label,
-        lambda run, history: -float(history["validation_accuracy"].iloc[-1]),
-    ),
-)
-
-
-def scored(study: Study, results_dir: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The ended runs of ``study`` with method, choice and score (infinite where they diverged), and their evaluations."""
-    runs = load(results_dir)
-    runs = runs[study.of(runs) & runs["status"].isin(["done", "diverged"])].copy()
-    if runs.empty:
-        return runs, runs
-    history = load_history(results_dir, runs["run_id"])
-    history = history[history["event"] == "evaluation"]
-    evaluations = dict(list(history.groupby("run_id")))
-    runs["method"] = [study.label(run) for _, run in runs.iterrows()]
-    runs["choice"] = [_words(study, run) for _, run in runs.iterrows()]
-    runs["score"] = [
-        study.score(run, evaluations[run["run_id"]]) if run["status"] == "done" else np.inf
-        for _, run in runs.iterrows()
+def analyse(study: Study) -> Findings:
+    """The results of the chosen options on the seeds that they were not chosen on."""
+    part = part_of(study.name)
+    runs, evaluations = gathered(part, study)
+    ranked = scored(part, runs, evaluations)
+    if ranked.empty or not (ranked["seed"] != 0).any():
+        return Findings(QUESTIONS[part.name], "Not enough runs for an answer: no choice has been run on other seeds.")
+    rows = table(part, ranked)
+    means = with_processor_seconds(curves(ranked, evaluations), part, study.results_dir / "second_order")
+    charts = {
+        "autoencoder": lambda: second_order_charts.autoencoder(means),
+        "convnet": lambda: second_order_charts.convnet(rows),
+        "entropy": lambda: second_order_charts.entropy(means),
+    }
+    notes = [
+        "Choices are made on seed 0 and on validation data; the results are of the other seeds.",
+        f"{int(rows['diverged'].sum())} of {int(rows['tried'].sum())} tried options diverged.",
     ]
-    runs = runs.dropna(subset=["score"])
-    return runs.sort_values(["method", "score"]), history
+    tables = {"methods": rows, "curves": means}
+    return Findings(QUESTIONS[part.name], answer(part, rows), [charts[part.name]()], tables, notes, SCRIPTS)
 
 
-def _words(study: Study, run: pd.Series) -> str:
-    """What a command must say to name the run, but for its seed."""
-    words = []
-    for name in study.varied:
-        value = run[name] if name in ("optimizer", "batch", "trial") else run.get(f"config.{name}")
-        nesterov_grid = run["optimizer"] == "nesterov" and study.name == "autoencoder"
-        if pd.isna(value) or (name in ("trial", "optimizer") and nesterov_grid):
-            continue
-        if name == "optimizer" and value == "entropy_sgd":
-            continue
-        further_rates = study.name == "convnet" and run["optimizer"] == "momentum" and run["trial"] == 0
-        if name == "optimizer.learning_rate" and not (nesterov_grid or further_rates):
-            continue
-        words.append(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}")
-    return " ".join(words)
+def gathered(part: Part, study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The runs of the study and of the latest sweeps of its other experiments, and the evaluations in their histories."""
+    studies = [study]
+    for name in part.experiments:
+        if name != study.name:
+            try:
+                studies.append(Study.read(study.results_dir, name))
+            except UserError:  # has not been started
+                continue
+    runs = pd.concat([one.runs for one in studies], ignore_index=True)
+    runs = runs.drop_duplicates("run_id", ignore_index=True)
+    histories = pd.concat([one.histories() for one in studies], ignore_index=True)
+    rows = histories[histories["event"] == "evaluation"] if "event" in histories else histories
+    return runs, rows.drop_duplicates(["run_id", "step"], ignore_index=True) if len(rows) else rows
 
 
-def chosen(runs: pd.DataFrame) -> pd.DataFrame:
-    """For each method the run of seed 0 with the best score, and of equal ones that with the best validation accuracy."""
-    first = runs[runs["seed"] == 0].sort_values(["score", "validation_accuracy"], ascending=[True, False])
-    return first.groupby("method").head(1).sort_values("method")
-
-
-def reported(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of what was chosen, on the seeds that it was not chosen on."""
-    best = chosen(runs)[["method", "choice"]]
-    return runs[runs["seed"] != 0].merge(best, on=["method", "choice"])
-
-
-# ---- tables -----------------------------------------------------------------------------------------------------------------
-
-
-def table(study: Study, runs: pd.DataFrame) -> pd.DataFrame:
-    """A line a method: what was tried and chosen, and mean and standard deviation of the results over the reported seeds."""
+def table(part: Part, runs: pd.DataFrame) -> pd.DataFrame:
+    """A row a method: what was tried and chosen, and mean and standard deviation of the results over the reported seeds."""
     rows = []
+    again_of_all = reported(runs)
     for _, best in chosen(runs).iterrows():
         tried = runs[(runs["method"] == best["method"]) & (runs["seed"] == 0)]
-        again = reported(runs)
-        again = again[again["method"] == best["method"]]
+        again = again_of_all[again_of_all["method"] == best["method"]]
         row = {
             "method": best["method"],
             "choice": best["choice"],
@@ -193,7 +78,7 @@ def table(study: Study, runs: pd.DataFrame) -> pd.DataFrame:
             "steps": again["config.budget.steps"].max(),
             "seconds": again["seconds_training"].mean(),
         }
-        if study.name == "convnet":
+        if part.name == "convnet":
             row |= {"reached": int(np.isfinite(tried["score"]).sum()), "steps_to_target_seed_0": best["score"]}
             row |= {
                 "steps_to_target": again["score"].median(),
@@ -202,7 +87,7 @@ def table(study: Study, runs: pd.DataFrame) -> pd.DataFrame:
             }
         else:
             metrics = ["train_loss", "test_loss"] + (
-                ["test_accuracy", "gap_accuracy"] if study.name == "entropy" else []
+                ["test_accuracy", "gap_accuracy"] if part.name == "entropy" else []
             )
             for metric in metrics:
                 row |= {metric: again[metric].mean(), f"{metric}_deviation": again[metric].std()}
@@ -210,58 +95,37 @@ def table(study: Study, runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def curves(runs: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
+def curves(runs: pd.DataFrame, evaluations: pd.DataFrame) -> pd.DataFrame:
     """Evaluations of the reported runs, averaged over seeds."""
-    rows = history.merge(reported(runs)[["run_id", "method"]], on="run_id")
+    rows = evaluations.merge(reported(runs)[["run_id", "method"]], on="run_id")
     columns = ["seconds", "train_loss", "validation_loss", "test_loss", "validation_accuracy", "test_accuracy"]
-    kept = [column for column in columns if rows[column].notna().any()]
+    kept = [column for column in columns if column in rows and rows[column].notna().any()]
     return rows.groupby(["method", "step"])[kept].mean().reset_index()
 
 
-def with_processor_seconds(means: pd.DataFrame, study: Study, folder: Path) -> pd.DataFrame:
+def with_processor_seconds(means: pd.DataFrame, part: Part, folder: Path) -> pd.DataFrame:
     """Curves with the processor seconds of the steps by ``step_cost.py``, where it has been run."""
     path = folder / "step_cost.csv"
     if not path.is_file():
         return means
     costs = pd.read_csv(path)
-    of_method = dict(costs.loc[costs["study"] == study.name, ["method", "seconds_a_step"]].to_numpy())
+    of_method = dict(costs.loc[costs["study"] == part.name, ["method", "seconds_a_step"]].to_numpy())
     return means.assign(processor_seconds=means["step"] * means["method"].map(of_method))
 
 
-def main() -> None:
-    """Write the tables and figures of every study that has runs, or print the commands of what was chosen."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results-dir", default="results")
-    parser.add_argument("--reruns", action="store_true", help="print commands instead")
-    parser.add_argument("--study", choices=[study.name for study in STUDIES], help="only this one")
-    given = parser.parse_args()
-    folder = Path(given.results_dir) / "second_order"
-    for study in STUDIES:
-        if given.study not in (None, study.name):
-            continue
-        runs, history = scored(study, given.results_dir)
-        if runs.empty:
-            continue
-        if given.reruns:
-            for _, best in chosen(runs).iterrows():
-                seeds = ",".join(str(seed) for seed in SEEDS)
-                # What nearly came to the target is given half as many steps again.
-                more = "" if np.isfinite(best["score"]) else f" budget.steps={1.5 * best['steps']:.0f}"
-                print(f"python -m optbench -m experiment={study.experiment(best)} {best['choice']}{more} seed={seeds}")
-            continue
-        folder.mkdir(parents=True, exist_ok=True)
-        rows, means = table(study, runs), with_processor_seconds(curves(runs, history), study, folder)
-        rows.to_csv(folder / f"{study.name}.csv", index=False, float_format="%.6g")
-        means.to_csv(folder / f"{study.name}_curves.csv", index=False, float_format="%.6g")
-        path = folder / f"{study.name}.png"
-        if study.name == "autoencoder":
-            figures.autoencoder(means, path)
-        elif study.name == "convnet":
-            figures.convnet(rows, path)
-        else:
-            figures.entropy(means, path)
-        print(rows.to_string(index=False))
-
-
-if __name__ == "__main__":
-    main()
+def answer(part: Part, rows: pd.DataFrame) -> str:
+    """The result of each method in a sentence, the best first."""
+    if part.name == "convnet":
+        kept = rows.sort_values("steps_to_target")
+        words = [
+            f"{row.method} {row.steps_to_target:.3g} [{row.least:.3g}, {row.most:.3g}]" for row in kept.itertuples()
+        ]
+        return f"Steps to the target, the median over seeds and their range: {'; '.join(words)}."
+    metric, scale, unit = ("test_accuracy", 100, " %") if part.name == "entropy" else ("train_loss", 1, "")
+    kept = rows.sort_values(metric, ascending=part.name != "entropy")
+    words = [
+        f"{row['method']} {scale * row[metric]:.4g} ± {scale * row[f'{metric}_deviation']:.2g}{unit}"
+        for row in kept.to_dict("records")
+    ]
+    name = metric.replace("_", " ")
+    return f"{name.capitalize()} at the end, mean and standard deviation over seeds: {'; '.join(words)}."

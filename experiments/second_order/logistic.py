@@ -1,20 +1,18 @@
 """SCoRe-GGN on ill-conditioned logistic regression: `python experiments/second_order/logistic.py [--seeds 10]`.
 
-Writes results/second_order/logistic.csv (gaps of every run at some steps), logistic_curves.csv (medians) and logistic.png.
+Writes results/second_order/logistic.csv (gaps of every run at some steps), logistic_curves.csv (medians) and
+logistic.png, .pdf.
 """
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pandas as pd
+import second_order_charts
 import torch
 from problems import Method, Problem, Row, best_trial, few_digits, ill_conditioned, train
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 WEIGHT, SCALE = 1e-3, 1.0
 SCORE = {"weight": WEIGHT, "scale": SCALE}
@@ -130,7 +128,7 @@ def main() -> None:
     medians[(medians["step"] <= NEWTON_STEPS) | (medians["step"] % 50 == 0)].to_csv(
         folder / "logistic_curves.csv", index=False, float_format="%.6g"
     )
-    draw(medians, folder / "logistic.png")
+    second_order_charts.write(second_order_charts.logistic(medians), folder)
     print(reached.to_string())
 
 
@@ -148,23 +146,6 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
                 row[f"{column}_to_{tolerance:g}"] = middle if np.isfinite(middle) else np.nan
         rows.append(row)
     return pd.DataFrame(rows).set_index(["problem", "method"])
-
-
-def draw(medians: pd.DataFrame, path: Path) -> None:
-    """The median gap over seeds against evaluations of the gradient and against seconds, for both problems."""
-    figure, axes = plt.subplots(2, 2, figsize=(11, 7.5), sharey=True)
-    for line, (problem, runs) in zip(axes, medians.groupby("problem", sort=False), strict=True):
-        for name, rows in runs.groupby("method", sort=False):
-            gap = rows["gap"].clip(lower=1e-14)
-            line[0].plot(rows["step"].clip(lower=1), gap, label=name)
-            line[1].plot(rows["seconds"].clip(lower=1e-3), gap, label=name)
-        line[0].set(
-            title=problem, xscale="log", yscale="log", xlabel="step", ylabel="objective - optimum, median of the seeds"
-        )
-        line[1].set(title=problem, xscale="log", yscale="log", xlabel="seconds")
-    axes[0][1].legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor, nn
 
-from optbench import optimizers, tuning
+from optbench import optimizers
+from optbench.config import Choice, tuning
+from optbench.config.yaml_text import read_yaml
 from optbench.data import digits, idx
-from optbench.losses import Bernoulli, CrossEntropy, Loss, SquaredError
 from optbench.objective import Network, Objective
+from optbench.objective.losses import Bernoulli, CrossEntropy, Loss, SquaredError
 
 CONF = Path(__file__).parents[2] / "conf" / "optimizer"
 TUNING_SEED = 1000
@@ -172,7 +173,7 @@ class Method:
 
     def choice(self) -> dict[str, Any]:
         """The optimizer's YAML."""
-        choice: dict[str, Any] = yaml.safe_load((CONF / f"{self.optimizer}.yaml").read_text())
+        choice: dict[str, Any] = read_yaml((CONF / f"{self.optimizer}.yaml").read_text())
         return choice
 
 
@@ -189,7 +190,7 @@ def train(
     returns; its time does not count. A total that is not finite ends the training.
     """
     choice = method.choice() | dict(method.fixed) | dict(options)
-    optimizer = optimizers.build(choice, problem.model, choice["learning_rate"], seed)
+    optimizer = optimizers.build(Choice.of("optimizer", choice), problem.model, choice["learning_rate"], seed)
     network = Network(problem.model)
     seconds, evaluations = 0.0, 0
     rows: list[Row] = []

@@ -1,30 +1,30 @@
 """Levenberg-Marquardt and others on the regression of a sine: `python experiments/second_order/regression.py [--seeds 10]`.
 
-Writes results/second_order/regression.csv (the end of every run), regression_curves.csv (medians) and regression.png.
+Writes results/second_order/regression.csv (the end of every run), regression_curves.csv (medians) and regression.png and .pdf.
+`--ablation` trains Levenberg-Marquardt without some of its three additions instead, at its defaults and on 20 seeds:
+regression_ablation.csv. `--only WORDS` trains the methods whose names hold one of WORDS, and keeps the rows of the others.
 """
 
 import argparse
 from pathlib import Path
 
-import matplotlib
 import pandas as pd
-from problems import Method, best_trial, sine, train
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+import second_order_charts
+from problems import Method, Row, best_trial, sine, train
 
 STEPS = 200
-PLAIN = {"momentum_length": None, "line_search": False, "uphill_power": None}
+WITHOUT = {"momentum": ("momentum_share", None), "search": ("line_search", False), "uphill": ("uphill_power", None)}
+PLAIN = dict(WITHOUT.values())
 METHODS = (
     Method("LM, identity", "lm", STEPS, PLAIN | {"damping_matrix": "identity"}, ("damping", "damping_increase")),
     Method("LM, max diagonal", "lm", STEPS, PLAIN, ("damping", "damping_increase")),
-    Method("LM, momentum + search", "lm", STEPS, {}, ("damping", "damping_increase", "momentum_length")),
+    Method("LM, all three", "lm", STEPS, {}, ("damping", "damping_increase", "momentum_share")),
     Method(
         "LM, published momentum",
         "lm",
         STEPS,
         {"published_momentum": True},
-        ("damping", "damping_increase", "momentum_length"),
+        ("damping", "damping_increase", "momentum_share"),
     ),
     Method("L-BFGS", "lbfgs", STEPS, {}, ("learning_rate", "max_iter", "history_size")),
     Method("Hessian-free", "hessian_free", STEPS // 2, {}, ("damping", "cg_iterations")),
@@ -32,36 +32,80 @@ METHODS = (
     Method("Adam", "adam", 10 * STEPS, {}, ("learning_rate", "beta1", "beta2")),
     Method("momentum SGD", "momentum", 10 * STEPS, {}, ("learning_rate", "momentum")),
 )
+# All three additions, each pair, and none.
+ABLATION = tuple(
+    Method(
+        " + ".join(words) or "none",
+        "lm",
+        STEPS,
+        {option: value for word, (option, value) in WITHOUT.items() if word not in words},
+        (),
+    )
+    for words in (
+        ("momentum", "search", "uphill"),
+        ("search", "uphill"),
+        ("momentum", "uphill"),
+        ("momentum", "search"),
+        (),
+    )
+)
 FLOOR = 0.04 / 12  # the variance of the noise
 SOLVED = 0.02  # a mean squared error that no network has which misses one of the sine's waves
 
 
 def main() -> None:
-    """Tune on seeds of their own, train on ten others, write tables and the figure."""
+    """Tune on seeds of their own, train on others, write tables and the figure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, help="10, and 20 for the ablation")
     parser.add_argument("--trials", type=int, default=6)
+    parser.add_argument("--ablation", action="store_true")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="WORDS")
     parser.add_argument("--results-dir", default="results")
     given = parser.parse_args()
-    rows = []
-    for method in METHODS:
-        trial = best_trial(method, sine, given.trials, lambda problem, rows: problem.validation_loss(), seeds=2)
-        print(method.name, "trial", trial, method.options(trial), flush=True)
-        for seed in range(given.seeds):
-            problem = sine(seed)
-            run = train(method, problem, seed, method.options(trial))
-            rows += [row | {"method": method.name, "seed": seed, "trial": trial} for row in run]
-            rows[-1]["validation_mse"] = 2 * problem.validation_loss()
-    table = pd.DataFrame(rows)
-    table["train_mse"] = 2 * table.pop("total")  # the loss is half of the squared error
+    methods = ABLATION if given.ablation else METHODS
     folder = Path(given.results_dir) / "second_order"
     folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for method in methods:
+        if not any(words in method.name for words in given.only):
+            continue
+        rows += trained(method, given.trials, given.seeds or (20 if given.ablation else 10))
+    table = pd.DataFrame(rows)
+    table["train_mse"] = 2 * table.pop("total")  # the loss is half of the squared error
     ends = table.groupby(["method", "seed"], sort=False).tail(1)
-    ends.to_csv(folder / "regression.csv", index=False, float_format="%.6g")
+    order = [method.name for method in methods]
+    if given.ablation:
+        print(summary(merged(ends, folder / "regression_ablation.csv", order)).to_string())
+        return
     medians = table.groupby(["method", "step"], sort=False)[["seconds", "train_mse"]].median().reset_index()
-    medians[medians["step"] % 10 == 0].to_csv(folder / "regression_curves.csv", index=False, float_format="%.6g")
-    draw(medians, folder / "regression.png")
-    print(summary(ends).to_string())
+    medians = merged(medians[medians["step"] % 10 == 0], folder / "regression_curves.csv", order)
+    second_order_charts.write(second_order_charts.regression(medians, FLOOR), folder)
+    print(summary(merged(ends, folder / "regression.csv", order)).to_string())
+
+
+def trained(method: Method, trials: int, seeds: int) -> list[Row]:
+    """The rows of ``method`` at its best trial, on ``seeds`` seeds that it was not tuned on."""
+    trial = 0
+    if method.tuned:
+        trial = best_trial(method, sine, trials, lambda problem, rows: problem.validation_loss(), seeds=2)
+    print(method.name, "trial", trial, method.options(trial), flush=True)
+    rows: list[Row] = []
+    for seed in range(seeds):
+        problem = sine(seed)
+        run = train(method, problem, seed, method.options(trial))
+        rows += [row | {"method": method.name, "seed": seed, "trial": trial} for row in run]
+        rows[-1]["validation_mse"] = 2 * problem.validation_loss()
+    return rows
+
+
+def merged(table: pd.DataFrame, path: Path, order: list[str]) -> pd.DataFrame:
+    """``table`` with the rows that ``path`` has of other methods of ``order``, in this order; written to ``path``."""
+    if path.exists():
+        before = pd.read_csv(path)
+        table = pd.concat([table, before[~before["method"].isin(table["method"]) & before["method"].isin(order)]])
+    table = table.sort_values("method", key=lambda names: names.map(order.index), kind="stable")
+    table.to_csv(path, index=False, float_format="%.6g")
+    return table
 
 
 def summary(ends: pd.DataFrame) -> pd.DataFrame:
@@ -77,21 +121,6 @@ def summary(ends: pd.DataFrame) -> pd.DataFrame:
         solved=("train_mse", lambda errors: int((errors < SOLVED).sum())),
         seconds=("seconds", "median"),
     )
-
-
-def draw(medians: pd.DataFrame, path: Path) -> None:
-    """The median error over seeds against steps and against seconds."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True)
-    for name, rows in medians.groupby("method", sort=False):
-        axes[0].plot(rows["step"].clip(lower=1), rows["train_mse"], label=name)
-        axes[1].plot(rows["seconds"].clip(lower=1e-3), rows["train_mse"], label=name)
-    for axis, label in zip(axes, ("step", "seconds"), strict=True):
-        axis.axhline(FLOOR, color="grey", linestyle=":")
-        axis.set(xscale="log", yscale="log", xlabel=label)
-    axes[0].set_ylabel("mean squared error, median of the seeds")
-    axes[1].legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

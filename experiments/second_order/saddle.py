@@ -1,21 +1,18 @@
 """Saddle-free against damped Newton from a saddle: `python experiments/second_order/saddle.py [--seeds 10] [--data-dir data]`.
 
-Writes results/second_order/saddle.csv (the end of every run), saddle_curves.csv (medians along the runs) and saddle.png.
+Writes results/second_order/saddle.csv (the end of every run), saddle_curves.csv (medians along the runs) and saddle.png and .pdf.
 """
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib
 import pandas as pd
+import second_order_charts
 import torch
 from problems import Method, Problem, Row, best_trial, small_images, train
 from torch import Tensor
 from torch.func import functional_call, hessian
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 STEPS = 50
 EVERY = 1  # steps of a Newton method between Hessians
@@ -94,32 +91,8 @@ def main() -> None:
     measured = ["total", "gradient_norm", "smallest_eigenvalue", "largest_eigenvalue", "negative_share", "seconds"]
     medians = table.groupby(["method", "step"], sort=False)[measured].median().reset_index()
     medians.to_csv(folder / "saddle_curves.csv", index=False, float_format="%.6g")
-    draw(table, folder / "saddle.png")
+    second_order_charts.write(second_order_charts.saddle(table, STEPS), folder)
     print(ends.groupby("method", sort=False)[measured].describe(percentiles=[0.5]).T.to_string())
-
-
-def draw(table: pd.DataFrame, path: Path) -> None:
-    """Loss, the most negative eigenvalue and the share of negative ones against the step: median and range over seeds."""
-    figure, axes = plt.subplots(1, 3, figsize=(13, 3.8))
-    shown = table.assign(most_negative=(-table["smallest_eigenvalue"]).clip(lower=1e-10))
-    panels = (
-        ("total", "training loss"),
-        ("most_negative", "-(most negative eigenvalue)"),
-        ("negative_share", "share of negative eigenvalues"),
-    )
-    for axis, (column, label) in zip(axes, panels, strict=True):
-        for name, rows in shown.groupby("method", sort=False):
-            steps = rows.groupby("step")[column]
-            scale = rows["step"].max() / STEPS
-            x = steps.median().index / scale
-            axis.plot(x, steps.median(), label=name if scale == 1 else f"{name} ({scale:.0f} steps each)")
-            axis.fill_between(x, steps.min(), steps.max(), alpha=0.15)
-        axis.set(xlabel="step", ylabel=label)
-        if column != "negative_share":
-            axis.set_yscale("log")
-    axes[0].legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

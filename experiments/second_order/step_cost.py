@@ -11,10 +11,14 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from analysis import STUDIES, chosen, scored
+from analysis import gathered
+from second_order_choices import PARTS, chosen, scored
 
-from optbench import building, config
-from optbench.task import Task
+from optbench import config
+from optbench.analysis.study import Study
+from optbench.config import RunConfig
+from optbench.training import build
+from optbench.training.task import Task
 
 # Steps that are measured: whole periods of K-FAC's factors.
 STEPS = {4096: 20, 1000: 40, 512: 60, 200: 200, 64: 200}
@@ -22,8 +26,10 @@ STEPS = {4096: 20, 1000: 40, 512: 60, 200: 200, 64: 200}
 
 def processor_seconds(overrides: list[str], steps: int) -> float:
     """Processor seconds a step over the first ``steps`` ones of the run that ``overrides`` describe."""
-    composed = config.compose([*overrides, "tracker=none", "budget.target=null", "budget.stop_at_target=false"])
-    task: Task = building.build_task(composed, building.load_data(composed))
+    composed = RunConfig.of(
+        config.compose([*overrides, "tracker=none", "budget.target=null", "budget.stop_at_target=false"])
+    )
+    task: Task = build.build_task(composed, build.load_data(composed))
     task.configure_optimizers()
     task.model.train()
     task.take_step()  # which also makes what a run makes once
@@ -41,14 +47,15 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    for study in STUDIES[:2]:
-        for _, run in chosen(scored(study, given.results_dir)[0]).iterrows():
+    for part in PARTS[:2]:
+        study = Study.read(given.results_dir, part.experiments[0])
+        for _, run in chosen(scored(part, *gathered(part, study))).iterrows():
             batch = int(run["batch"])
             steps = 5 if run["optimizer"] == "hessian_free" else STEPS[batch]
-            overrides = [f"experiment={study.experiment(run)}", *run["choice"].split(), f"batch={batch}"]
+            overrides = [f"experiment={part.experiment(run)}", *run["choice"].split(), f"batch={batch}"]
             overrides += [f"data_dir={given.data_dir}", f"budget.steps={run['config.budget.steps']:.0f}"]
             cost = processor_seconds(overrides, steps)
-            rows.append({"study": study.name, "method": run["method"], "seconds_a_step": cost})
+            rows.append({"study": part.name, "method": run["method"], "seconds_a_step": cost})
             print(rows[-1], flush=True)
     table = pd.DataFrame(rows)
     table.to_csv(Path(given.results_dir) / "second_order" / "step_cost.csv", index=False, float_format="%.4g")

@@ -7,14 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from optbench.analysis.chart import Chart, Reference, Series
-from optbench.analysis.critical_batch import CriticalBatchIntervals, critical_batch, local_slopes
+from optbench.analysis.charts.chart import Chart, Reference, Series
 from optbench.analysis.findings import Findings
 from optbench.analysis.frames import higher_is_better
-from optbench.analysis.intervals import Interval
-from optbench.analysis.selection import select
+from optbench.analysis.laws.critical_batch import CriticalBatchIntervals, critical_batch, local_slopes
+from optbench.analysis.names import method
+from optbench.analysis.statistics.algoperf import score_intervals
+from optbench.analysis.statistics.intervals import Interval
+from optbench.analysis.statistics.selection import select
+from optbench.analysis.statistics.settings import seeds_only
+from optbench.analysis.statistics.targets import TIMES, times_to_target
 from optbench.analysis.study import Study
-from optbench.analysis.targets import TIMES, times_to_target
 
 QUESTION = (
     "Up to which batch size does doubling the batch halve the steps to a target, and for which optimizer is it largest?"
@@ -34,7 +37,7 @@ REPETITIONS = 500
 
 def analyse(study: Study) -> Findings:
     """S_min and B_c of every optimizer at three targets, the regimes between batch sizes, and the gradient noise scale."""
-    runs = study.runs
+    runs = seeds_only(study.runs, [*CELL, "trial"])
     goals = runs.get("config.budget.target", pd.Series(dtype=float)).dropna()
     if goals.empty or not (runs["status"] == "done").any():
         return Findings(QUESTION, "Not enough runs for an answer: none is done.")
@@ -53,9 +56,16 @@ def analyse(study: Study) -> Findings:
     )
     best = tuned[first].drop(columns="values")
     tables = {"tuned_steps": best, "critical_batch": table, "regimes": regimes, "noise_scale": noise}
+    tables["algoperf"] = scores = _scores(steps[first])
     kept = {name: frame for name, frame in tables.items() if len(frame)}
     charts = [chart for chart in (scatter, sensitivity) if chart.series]
-    return Findings(QUESTION, _answer(table, first, metric), charts, kept, _notes(best, table, regimes, noise, targets))
+    return Findings(
+        QUESTION,
+        _answer(table, first, metric),
+        charts,
+        kept,
+        [*_notes(best, table, regimes, noise, targets), *_of_scores(scores)],
+    )
 
 
 def _relaxed(target: float, factor: float, higher: bool) -> float:
@@ -119,6 +129,35 @@ def _regimes(steps: dict[str, dict[float, np.ndarray]]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
+def _scores(steps: dict[str, dict[float, np.ndarray]]) -> pd.DataFrame:
+    """AlgoPerf's score of every optimizer, each batch size at which all have ended a workload; none for one optimizer."""
+    common = sorted(set.intersection(*map(set, steps.values()))) if steps else []
+    if len(steps) < 2 or not common:
+        return pd.DataFrame()
+    found = score_intervals(
+        {name: [own[batch] for batch in common] for name, own in steps.items()}, repetitions=REPETITIONS
+    )
+    one_seed = max(len(own[batch]) for own in steps.values() for batch in common) < 2
+    rows = []
+    for name, score in sorted(found.items(), key=lambda pair: -pair[1].estimate):
+        low, high = (math.nan, math.nan) if one_seed else (score.low, score.high)
+        rows.append({"optimizer": name, "score": score.estimate, "low": low, "high": high, "batch_sizes": len(common)})
+    return pd.DataFrame(rows)
+
+
+def _of_scores(scores: pd.DataFrame) -> list[str]:
+    if scores.empty:
+        return []
+    each = ", ".join(
+        f"{row['optimizer']} {Interval(row['score'], row['low'], row['high']):.2f}" for _, row in scores.iterrows()
+    )
+    return [
+        f"AlgoPerf's score in steps, with the batch sizes as workloads, is {each}: the mean share of batch sizes at which the "
+        "optimizer takes no more than τ times the steps of the fastest, for τ from 1 to 4. It depends on which optimizers "
+        "take part."
+    ]
+
+
 def _noise(study: Study) -> pd.DataFrame:
     """The gradient noise scale at the end of the runs that measured it."""
     rows = []
@@ -143,17 +182,21 @@ def _steps_chart(
         medians = [float(np.median(values)) for values in reached.values()]
         low, high = [v.min() for v in reached.values()], [v[np.isfinite(v)].max() for v in reached.values()]
         series.append(
-            Series(label="measured", x=list(reached), y=medians, panel=optimizer, kind="points", low=low, high=high)
+            Series(
+                label="measured", x=list(reached), y=medians, panel=method(optimizer), kind="points", low=low, high=high
+            )
         )
         sizes = np.geomspace(min(reached), max(reached), 40)
         perfect = medians[0] * min(reached) / sizes
-        series.append(Series(label="perfect scaling", x=sizes, y=perfect, panel=optimizer, kind="reference"))
+        series.append(Series(label="perfect scaling", x=sizes, y=perfect, panel=method(optimizer), kind="reference"))
         if optimizer in fits:
             fitted = fits[optimizer].fit(sizes)
-            series.append(Series(label="S_min (1 + B_c / B)", x=sizes, y=fitted, panel=optimizer, kind="reference"))
+            series.append(
+                Series(label="S_min (1 + B_c / B)", x=sizes, y=fitted, panel=method(optimizer), kind="reference")
+            )
         if len(noise) and optimizer in set(noise["optimizer"]):
             scale = float(noise[noise["optimizer"] == optimizer]["noise_scale"].median())
-            lines.append(Reference(scale, "gradient noise scale (median of runs)", axis="x", panel=optimizer))
+            lines.append(Reference(scale, "gradient noise scale (median of runs)", axis="x", panel=method(optimizer)))
     return Chart(
         name="steps_to_target",
         title=f"Steps to {target.replace('_', ' ')} against batch size",
@@ -174,7 +217,7 @@ def _sensitivity_chart(table: pd.DataFrame) -> Chart:
         for optimizer, rows in table[table["limit"] == ""].groupby("optimizer"):
             series.append(
                 Series(
-                    label=str(optimizer),
+                    label=method(str(optimizer)),
                     x=rows["target"],
                     y=rows["critical_batch"],
                     low=rows["critical_batch_low"],

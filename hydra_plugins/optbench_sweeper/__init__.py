@@ -1,10 +1,12 @@
-"""Where Hydra looks for plug-ins: the sweeper of `python -m optbench --multirun`, which hands over to optbench.sweep."""
+"""Where Hydra looks for plug-ins: the sweeper of `python -m optbench --multirun`, and the search path of its choices."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -38,7 +40,19 @@ class OptbenchSweeper(Sweeper):
 
     def sweep(self, arguments: Sequence[str]) -> Any:
         """Called by Hydra with the overrides of the command line."""
-        from optbench.sweep.grids import expand_experiment
+        from optbench.sweep.grid.grids import expand_experiment
 
         words: Any = (self._params, self._scales, self._grids, self._exclude)
         return self._task(expand_experiment(self._loader, arguments, words, self._master))
+
+
+class OptbenchSearchPath(SearchPathPlugin):
+    """Lets Hydra look in the user's own places of choices, after ours."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Called by Hydra before it composes anything, in programs that are not optbench, too."""
+        from optbench.config import conf_dir, own_places
+
+        if any(entry.provider == "main" and entry.path == str(conf_dir()) for entry in search_path.get_path()):
+            for place in own_places():
+                search_path.append("optbench", f"file://{place.folder}")

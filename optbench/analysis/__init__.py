@@ -1,1 +1,1 @@
-"""What finished and running studies say: statistics, fits, figures, pages. Nothing here imports torch."""
+"""Analyse finished and running studies: statistics, fits, charts, pages. Nothing here imports torch."""

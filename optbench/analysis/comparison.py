@@ -6,9 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from optbench.analysis import run_table
-from optbench.analysis.chart import Chart, Series
-from optbench.analysis.page import Page, cell
+from optbench.analysis.charts.chart import Chart, Series
+from optbench.analysis.names import method
+from optbench.analysis.report import run_table
+from optbench.analysis.report.page import Page, cell
 from optbench.store import RunDirectory, load, load_history
 
 # The settings by which runs are told apart in a legend, if they differ in them.
@@ -64,7 +65,7 @@ class Comparison:
 
     @property
     def warning(self) -> str:
-        """What the runs do not have in common without which their losses and accuracies say little beside each other."""
+        """A sentence where the runs are of different data or losses, so that their results do not compare; else empty."""
         settings = set(self.differences["setting"])
         apart = [what for what, key in _PROBLEM.items() if key in settings]
         return f"They differ in {' and '.join(apart)}: their results are of different problems." if apart else ""
@@ -116,8 +117,7 @@ class Comparison:
                 made.figure(chart)
         made.heading("Runs")
         frame = self._frame.assign(state=self._frame["status"])
-        made.data["runs"] = run_table.data(frame, self.results_dir, folder)
-        made.parts.append('<div id="run-table"></div>')
+        made.runs(run_table.data(frame, self.results_dir, folder))
         return made
 
 
@@ -127,11 +127,14 @@ def _labels(differences: pd.DataFrame, run_ids: Sequence[str]) -> list[str]:
     labels = []
     for run_id in run_ids:
         values = [(name, rows[name][run_id]) for name in names if rows[name][run_id] is not None]
-        labels.append(", ".join(
-            cell(value) if name.endswith(".name") else f"{name.rpartition('.')[2].replace('_', ' ')} {cell(value)}"
-            for name, value in values
-        ))  # fmt: skip
+        labels.append(", ".join(_words(name, value) for name, value in values))
     if all(labels) and len({*labels}) == len(labels):
         return labels
     # The end of a run id is a hash of all its settings.
     return [f"{label} ({run_id[-6:]})".strip() for label, run_id in zip(labels, run_ids, strict=True)]
+
+
+def _words(name: str, value: Any) -> str:
+    if name == "optimizer.name":
+        return cell(method(value))
+    return cell(value) if name.endswith(".name") else f"{name.rpartition('.')[2].replace('_', ' ')} {cell(value)}"

@@ -1,4 +1,4 @@
-"""What a study found: the answer to its question, and the figures and tables that it stands on.
+"""The findings of a study: the answer to its question, and the figures and tables that it is based on.
 
 A study is a folder experiments/NAME with a README.md and an analysis.py, which has one function:
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from optbench.analysis.chart import Chart
+from optbench.analysis.charts.chart import Chart
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a study found.
+    """The findings of a study.
 
     question: what was asked, in a sentence.
     answer: what the runs say, in a sentence with its interval: "The optimal learning rate grows as batch^0.93 [0.81, 1.06]".
@@ -44,3 +44,17 @@ class Findings:
         for name in [*names, *self.tables]:
             if not name.replace("_", "").replace("-", "").isalnum():
                 raise ValueError(f"{name!r} names files: accepted are letters, digits, - and _")
+
+    def _repr_html_(self) -> str:
+        """The question, the answer, the notes and the tables, for a notebook; all text is escaped."""
+        from optbench.analysis.report.page import Page, heading
+
+        page = Page("")
+        page.paragraph(self.question)
+        page.paragraph(self.answer)
+        if self.notes:
+            page.items(self.notes)
+        for name, frame in self.tables.items():
+            page.paragraph(heading(name))
+            page.table(frame)
+        return page.body()

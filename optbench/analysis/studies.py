@@ -9,28 +9,69 @@ from pathlib import Path
 
 from optbench.analysis.findings import Findings
 from optbench.analysis.study import Study
+from optbench.config import place_of
+from optbench.config.children import EXPERIMENTS
+from optbench.config.search_path import places, same_content
 from optbench.errors import UserError
 
-_PACKAGE = Path(__file__).resolve().parents[1]
+
+def study_folders() -> tuple[Path, ...]:
+    """The folders of studies, in the order in which they count.
+
+    They are experiments/ beside every place of choices, optbench's own first, and before those of the user's own places what
+    $OPTBENCH_EXPERIMENTS names.
+    """
+    ours, *own = (place.folder.parent / "experiments" for place in places())
+    named = (Path(name) for name in os.environ.get(EXPERIMENTS, "").split(os.pathsep) if name)
+    return tuple(dict.fromkeys(folder.resolve() for folder in (ours, *named, *own)))
 
 
-def experiments_dir() -> Path:
-    """The folder of studies: $OPTBENCH_EXPERIMENTS, or the checkout's experiments/, or the one packaged in a wheel."""
-    if "OPTBENCH_EXPERIMENTS" in os.environ:
-        return Path(os.environ["OPTBENCH_EXPERIMENTS"]).resolve()
-    checkout = _PACKAGE.parent
-    # As for the choices: an editable install may hold a stale packaged copy too, so the checkout comes first.
-    return checkout / "experiments" if (checkout / "conf" / "config.yaml").is_file() else _PACKAGE / "experiments"
+def studies() -> dict[str, Path]:
+    """The folder of each study that can be analysed here, by its name: those with an analysis.py.
+
+    Raises UserError where two folders offer a study of one name with different analyses.
+    """
+    found: dict[str, Path] = {}
+    for folder in study_folders():
+        for path in sorted(folder.glob("*/analysis.py")):
+            first = found.setdefault(path.parent.name, path.parent)
+            if not same_content(first / path.name, path):
+                raise UserError(
+                    f"experiment={path.parent.name}: has two analyses, {first / path.name} and {path}; accepted: another name "
+                    "for one's own"
+                )
+    return dict(sorted(found.items()))
+
+
+def folder_of(name: str) -> Path | None:
+    """The folder of the study that the experiment ``name`` belongs to; None where there is none with an analysis.py.
+
+    It is the study of its name, or else the one beside its own file whose name it extends: second_order_convnet, in
+    conf/experiment, is of experiments/second_order.
+    """
+    known = studies()  # a name that a sweep's files give may be a path to anywhere
+    if name in known:
+        return known[name]
+    try:
+        beside = place_of("experiment", name).folder.parent / "experiments"
+    except KeyError:
+        return None
+    while "_" in name:
+        name = name.rpartition("_")[0]
+        if name in known and known[name].parent == beside.resolve():
+            return known[name]
+    return None
 
 
 def analysis_of(name: str) -> Callable[[Study], Findings] | None:
-    """The function ``analyse`` of the study ``name``; None where it has no folder with an analysis.py.
+    """The function ``analyse`` for the experiment ``name``; None where no study that it belongs to has an analysis.py.
 
     Modules beside it can be imported from it. Raises UserError where the file has no such function.
     """
-    path = experiments_dir() / name / "analysis.py"
-    if not path.is_file():
+    folder = folder_of(name)
+    if folder is None:
         return None
+    path = folder / "analysis.py"
     specification = importlib.util.spec_from_file_location(f"optbench_experiment_{name}", path)
     if specification is None or specification.loader is None:
         raise UserError(f"{path}: is not a Python file that can be loaded")
@@ -42,14 +83,14 @@ def analysis_of(name: str) -> Callable[[Study], Findings] | None:
         specification.loader.exec_module(module)
     finally:
         sys.path.remove(str(path.parent))
-    analyse = getattr(module, "analyse", None)
+    analyse: Callable[[Study], Findings] | None = getattr(module, "analyse", None)
     if analyse is None:
         raise UserError(f"{path}: has no function analyse(study); see optbench.analysis.findings for what it returns")
     return analyse
 
 
 def study_of_script(name: str, description: str) -> Study:
-    """The study ``name`` for a script beside its analysis, which is called with [--scale SCALE] [--results-dir DIR].
+    """The study ``name`` for a script beside its analysis, which is called with ``[--scale SCALE] [--results-dir DIR]``.
 
     description: for --help. Ends the process with one message where the words are wrong, or there is no such sweep.
     """

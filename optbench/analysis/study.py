@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from optbench.analysis.frames import identified
-from optbench.errors import UserError
+from optbench.errors import UserError, nearest
 from optbench.store import RunDirectory, StoreError, load, load_history
 from optbench.store.files import read_object
-from optbench.suggestions import nearest
+from optbench.store.reading import integers
 from optbench.sweep.plan import Plan, plans
-from optbench.sweep.survey import IN_HAND, Doing, Survey, survey
+from optbench.sweep.status.survey import IN_HAND, Phase, Survey, survey
 
-_WORST_FIRST: tuple[Doing, ...] = ("failed", "lost", "diverged", "preempted", "missing")
+_WORST_FIRST: tuple[Phase, ...] = ("failed", "lost", "diverged", "preempted", "missing")
 
 
 @dataclass(frozen=True)
@@ -73,8 +72,8 @@ class Study:
 
     @cached_property
     def survey(self) -> Survey:
-        """What every run is doing, as far as the store and the queue tell."""
-        from optbench.sweep import slurm
+        """The state of every run, as far as the store and the queue tell it."""
+        from optbench.sweep.launchers import slurm
 
         return survey(self.plan, slurm.queued)
 
@@ -82,12 +81,11 @@ class Study:
     def runs(self) -> pd.DataFrame:
         """One row a run, in the order of the plan: those that are pending, failed or diverged too.
 
-        The columns of `optbench.store.load` (status, the summary, ``config.KEY``), with optimizer, model, dataset, batch,
-        seed, trial and base_learning_rate filled from the configuration where there is no summary; ``cell.KEY``, the place
-        in the grid (numbers as numbers); and state and why as `status` shows them: running, stuck, queued, lost, missing, ...
+        The columns of `optbench.store.load` (status, the summary, ``config.KEY``); ``cell.KEY``, the place in the grid (numbers
+        as numbers); and state and why as `status` shows them: running, stuck, queued, lost, missing, ...
         """
         there = [run_id for run_id in self.cells if self.plan.directory(run_id).path.is_dir()]
-        frame = load(self.results_dir, there).set_index("run_id").reindex(list(self.cells))
+        frame = load(self.results_dir, there, search_spaces=True).set_index("run_id").reindex(list(self.cells))
         absent = ~frame.index.isin(there)
         frame.loc[absent, "status"] = "pending"
         frame.loc[absent, ["why", "since", "problem"]] = "", "", "its directory is gone"
@@ -97,7 +95,7 @@ class Study:
         columns = {f"cell.{key}": [_value(cell.get(key)) for cell in self.cells.values()] for key in keys}
         columns["state"] = [doing[run_id].state for run_id in self.cells]
         columns["why"] = [doing[run_id].why for run_id in self.cells]
-        return identified(pd.concat([frame.drop(columns="why"), pd.DataFrame(columns, index=frame.index)], axis=1))
+        return integers(pd.concat([frame.drop(columns="why"), pd.DataFrame(columns, index=frame.index)], axis=1))
 
     def histories(self, columns: Iterable[str] | None = None) -> pd.DataFrame:
         """The histories of all runs one under the other, with run_id in front; only the named ``columns`` if any are.
@@ -108,7 +106,7 @@ class Study:
         return load_history(self.results_dir, there, columns)
 
     def measurements(self, run_id: str, probe: str | None = None) -> list[Measurement]:
-        """What probes, or the one named, have measured in a run, in the order of the steps."""
+        """The measurements of all probes, or of the one named, in a run, in the order of the steps."""
         run = self.plan.directory(run_id)
         found = [
             Measurement(
@@ -120,23 +118,23 @@ class Study:
         return sorted(found, key=lambda measurement: measurement.step)
 
     @property
-    def counts(self) -> dict[Doing, int]:
-        """How many runs are in each state, those with none included."""
+    def counts(self) -> dict[Phase, int]:
+        """The number of runs in each state, those with none included."""
         return self.survey.counts
 
     @property
     def is_over(self) -> bool:
-        """Whether nobody works on any of its runs, or is going to."""
+        """True where no run is being trained or waits to be."""
         return self.survey.is_over
 
     @property
     def open_runs(self) -> int:
-        """How many runs have not ended: all but those that are done or diverged."""
+        """The number of runs that have not ended: all but those that are done or diverged."""
         return len(self.cells) - self.counts["done"] - self.counts["diverged"]
 
     @property
     def in_hand(self) -> int:
-        """How many runs somebody works on, or will."""
+        """The number of runs that are being trained or wait to be."""
         return sum(self.counts[state] for state in IN_HAND)
 
     @property
@@ -161,7 +159,7 @@ class Study:
 
     @cached_property
     def environments(self) -> list[dict[str, Any]]:
-        """What the runs ran on: the distinct contents of environment.json but for the host and the command.
+        """The machines and versions of the runs: the distinct contents of environment.json without host, command and code.
 
         Each with "runs", the number of runs that had it; the most frequent first.
         """
@@ -171,7 +169,7 @@ class Study:
                 environment = read_object(self.plan.directory(run_id).path / "environment.json")
             except (FileNotFoundError, StoreError):
                 continue
-            environment = {key: value for key, value in environment.items() if key not in ("host", "command")}
+            environment = {key: value for key, value in environment.items() if key not in ("host", "command", "code")}
             entry = found.setdefault(repr(environment), {**environment, "runs": 0})
             entry["runs"] += 1
         return sorted(found.values(), key=lambda entry: -entry["runs"])

@@ -4,8 +4,12 @@ A configuration here is a plain nested mapping. Everything in it that can change
 is a readable slug and a hash of that and of nothing else, so the same science on other hardware has the same id.
 """
 
-from optbench.config.composing import check_overrides, compose, explain, plain
-from optbench.config.derived import batch_plan, epochs_asked_for, horizon, learning_rate, ranks, training_examples
+from optbench.config import data_files
+from optbench.config.chosen import Chosen
+from optbench.config.commands import CommandWriter, command_of
+from optbench.config.composing import check_overrides, compose, explain, plain, refusals
+from optbench.config.data_options import kind_of, target_of
+from optbench.config.derived import batch_plan, epochs_asked_for, horizon, learning_rate, training_examples
 from optbench.config.experiments import check_experiment
 from optbench.config.files import (
     GROUPS,
@@ -13,15 +17,27 @@ from optbench.config.files import (
     MACHINE_KEYS,
     SCIENCE_KEYS,
     Config,
+    check_choice,
+    check_one_file,
     choices,
-    conf_dir,
+    file_of,
     front_page,
+    name_of,
     options,
+    place_of,
     read_choice,
+    title,
+    works_as,
 )
-from optbench.config.identity import run_id, science, to_yaml
+from optbench.config.fitting import check_groups
+from optbench.config.frozen import settle, thaw, thaw_to_measure
+from optbench.config.identity import run_id, science, setting, to_yaml
 from optbench.config.lengths import check_lengths
+from optbench.config.places import check_own, check_sweep_name, folder
 from optbench.config.resolving import resolve
+from optbench.config.run_config import Choice, Devices, RunConfig
+from optbench.config.search_path import conf_dir, look_in, look_where_told, own_places, places, plugins
+from optbench.config.target_files import own_targets
 from optbench.config.typed import check_budget, check_trials
 
 __all__ = [
@@ -29,28 +45,58 @@ __all__ = [
     "LIST_GROUPS",
     "MACHINE_KEYS",
     "SCIENCE_KEYS",
+    "Choice",
+    "Chosen",
+    "CommandWriter",
     "Config",
+    "Devices",
+    "RunConfig",
     "batch_plan",
     "check_budget",
+    "check_choice",
     "check_experiment",
+    "check_groups",
     "check_lengths",
+    "check_one_file",
     "check_overrides",
+    "check_own",
+    "check_sweep_name",
     "check_trials",
     "choices",
+    "command_of",
     "compose",
     "conf_dir",
+    "data_files",
     "epochs_asked_for",
     "explain",
+    "file_of",
+    "folder",
     "front_page",
     "horizon",
+    "kind_of",
     "learning_rate",
+    "look_in",
+    "look_where_told",
+    "name_of",
     "options",
+    "own_places",
+    "own_targets",
+    "place_of",
+    "places",
     "plain",
-    "ranks",
+    "plugins",
     "read_choice",
+    "refusals",
     "resolve",
     "run_id",
     "science",
+    "setting",
+    "settle",
+    "target_of",
+    "thaw",
+    "thaw_to_measure",
+    "title",
     "to_yaml",
     "training_examples",
+    "works_as",
 ]

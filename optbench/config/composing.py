@@ -1,24 +1,33 @@
 """Composing: from the words of the command line to one configuration, by Hydra, with messages for people."""
 
+import errno
 import re
 from collections.abc import Sequence
 from typing import Any
 
+from optbench.config.abbreviations import full_keys, unknown_key
+from optbench.config.chosen import Chosen
 from optbench.config.files import (
     GROUPS,
     LIST_GROUPS,
-    MACHINE_KEYS,
-    SCIENCE_KEYS,
     Config,
+    check_choice,
     choices,
-    conf_dir,
     front_page,
     options,
     read_choice,
 )
 from optbench.config.resolving import resolve
-from optbench.errors import UserError
-from optbench.suggestions import nearest
+from optbench.config.search_path import conf_dir, look_where_told
+from optbench.config.yaml_text import YAMLError
+from optbench.errors import UserError, nearest
+
+# Other programs that would call the training once a cell, and of which no cell but one would be trained.
+_OF_OTHERS = ("hydra/sweeper", "hydra/launcher", "hydra.sweeper._target_", "hydra.launcher")
+# What Hydra and the bench read of a node that is to be called.
+_CALLED = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
+# The others say what Hydra imports and calls, and where it writes.
+_OF_HYDRA = ("hydra.job.name", "hydra.searchpath", "hydra.verbose")
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:
@@ -26,30 +35,66 @@ def compose(overrides: Sequence[str] = ()) -> Config:
 
     Raises UserError for an override that Hydra or a schema refuses.
     """
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
     check_overrides(overrides)
-    GlobalHydra.instance().clear()
+    look_where_told(overrides)
     try:
-        with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
-            composed = plain(hydra_compose("config", overrides=list(overrides)))
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        composed = _composed(overrides)
+    except refusals() as error:
         raise UserError(explain(error, overrides)) from error
     return resolve(composed)
 
 
+def _composed(overrides: Sequence[str]) -> Config:
+    """What Hydra makes of the front page and ``overrides``, with every choice named by its file."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
+        node = hydra_compose("config", overrides=list(overrides), return_hydra_config=True)
+        return Chosen.take_from(node).named(plain(node))
+
+
+def refusals() -> tuple[type[Exception], ...]:
+    """What Hydra raises for a mistake of the user's, to be put into words by `explain`."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    return (HydraException, OmegaConfBaseException, YAMLError, OSError, RecursionError, ValueError)
+
+
 def check_overrides(overrides: Sequence[str]) -> None:
-    """Raise UserError for what Hydra takes without a word, or refuses without naming it: a group of no or of two choices."""
+    """Raise UserError for what Hydra takes without a word, or refuses without naming it.
+
+    That is a group of no or of two choices, and what is a choice file's to say: what is called, and what fits it.
+    """
     for word in overrides:
         group, _, value = word.partition("=")
+        if group.lstrip("+~").startswith(_OF_OTHERS):
+            launchers = " or ".join(choices("launcher"))
+            raise UserError(
+                f"{word}: optbench plans and starts its sweeps itself; accepted: -m with launcher={launchers}"
+            )
+        _check_key(word)
         if group in GROUPS and (value.strip() in ("", "null") or value.lstrip().startswith("[")):
             raise UserError(f"{word}: must be one choice; accepted: {', '.join(choices(group))}")
         if group in LIST_GROUPS and value.strip() in ("", "null"):
             raise UserError(f"{word}: must be a list of choices; accepted: {_listed(group)}")
+
+
+def _check_key(word: str) -> None:
+    """Raise UserError where ``word`` sets what only a file may: a target or the info of a choice, or Hydra's own."""
+    key = word.partition("=")[0].lstrip("+~").strip()
+    parts = re.split(r"[./@:]", key)
+    group = parts[0]
+    if group == "hydra" and key not in _OF_HYDRA:
+        raise UserError(f"{word}: is not to be set here; accepted of Hydra's own: {', '.join(_OF_HYDRA)}")
+    if any(part in _CALLED for part in parts) or (group in (*GROUPS, *LIST_GROUPS) and "info" in parts[1:3]):
+        raise UserError(
+            f"{word}: is fixed by the file of the choice; choose with {group}=..., or write a choice of your own, "
+            f"{group}/NAME.yaml in a folder that --config-dir or OPTBENCH_CONF names"
+        )
 
 
 def plain(composed: Any) -> Config:
@@ -64,7 +109,15 @@ def plain(composed: Any) -> Config:
 
 def explain(error: Exception, overrides: Sequence[str]) -> str:
     """One message for what Hydra refused: the key, the value and what is accepted."""
+    from omegaconf.errors import InterpolationResolutionError
+
     text = str(error)
+    if isinstance(error, InterpolationResolutionError) and error.full_key:
+        return f"{error.full_key}{_as_written(error)}: does not resolve ({text.splitlines()[0]})"
+    if isinstance(error, RecursionError):
+        return "the defaults of a choice lead back to itself; `python -m optbench list` names the file"
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG and overrides:
+        return f"{max(overrides, key=len)}: is too long for the name of a choice or an option"
     if match := re.search(r"Could not (?:find|load) '([\w/]+)/([^/']+)'", text):
         group, name = match[1], match[2]
         return f"{group}={name}: no such {group}; {nearest(name, choices(group))} (`python -m optbench list {group}`)"
@@ -74,9 +127,11 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         if option and group in LIST_GROUPS:
             return _explain_option(group, key)
         if option and group in GROUPS:
-            known = options(read_choice(group, _chosen(group, overrides)))
-            return f"{key}: unknown key; {nearest(option, known)} (`python -m optbench list {group} --options`)"
-        return f"{key}: unknown key; {nearest(group, [*GROUPS, *LIST_GROUPS, *SCIENCE_KEYS, *MACHINE_KEYS])}"
+            known = _options(group, _chosen(group, overrides))
+            found = full_keys(key, {group: known})
+            hint = f"did you mean {' or '.join(found)}?" if found else nearest(option, known)
+            return f"{key}: unknown key; {hint} (`python -m optbench list {group} --options`)"
+        return unknown_key(key, {group: _options(group, _chosen(group, overrides)) for group in GROUPS})
     if match := re.match(r"Ambiguous value for argument '(.+)'", text):
         group, _, names = match[1].partition("=")
         if group in LIST_GROUPS:
@@ -90,8 +145,21 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
     return in_a_line
 
 
+def _as_written(error: Any) -> str:
+    """The interpolation that OmegaConf could not resolve, as "=${...}"; nothing where it is not to be found."""
+    try:
+        return f"={error.parent_node._get_node(error.key)._value()}"
+    except AttributeError:
+        return ""
+
+
 def _listed(group: str) -> str:
     return f"one, or several as in '{group}=[A,B]', of {', '.join(choices(group))}"
+
+
+def _options(group: str, name: str) -> Config:
+    check_choice(group, name)
+    return options(read_choice(group, name))
 
 
 def _explain_option(group: str, key: str) -> str:
@@ -99,7 +167,7 @@ def _explain_option(group: str, key: str) -> str:
     _, name, *option = key.split(".")
     if name not in choices(group):
         return f"{key}: no such {group}; {nearest(name, choices(group))} (`python -m optbench list {group}`)"
-    known = options(read_choice(group, name))
+    known = _options(group, name)
     if not option or option[0] in known:
         return f"{key}: {name} is not among the chosen; choose it too, as in '{group}=[{name}]'"
     return f"{key}: unknown key; {nearest(option[0], known)} (`python -m optbench list {group} --options`)"
@@ -109,4 +177,4 @@ def _chosen(group: str, overrides: Sequence[str]) -> str:
     """The choice of ``group`` that holds with ``overrides``: the last that names it, or else the front page's."""
     names = [entry[group] for entry in front_page()["defaults"] if isinstance(entry, dict) and group in entry]
     names += [word.partition("=")[2] for word in overrides if word.partition("=")[0] == group]
-    return next(name for name in reversed(names) if name in choices(group))
+    return str(next(name for name in reversed(names) if name in choices(group)))

@@ -4,13 +4,11 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import yaml
+from optbench.config.files import check_one_file, choices, read_file
+from optbench.config.yaml_text import YAMLError
+from optbench.errors import UserError, nearest
 
-from optbench.config.files import choices, read_choice
-from optbench.errors import UserError
-from optbench.suggestions import nearest
-
-# What `hydra.sweeper` may hold in an experiment; see optbench.sweep.grids.
+# What `hydra.sweeper` may hold in an experiment; see optbench.sweep.grid.grids.
 SWEEPER_KEYS = ("params", "scales", "grids", "exclude")
 _PACKAGE = "# @package _global_"
 _HEADER = re.compile(r"\s*#\s*@package\s+_global_\s*")
@@ -19,20 +17,21 @@ _HEADER = re.compile(r"\s*#\s*@package\s+_global_\s*")
 def check_experiment(overrides: Sequence[str]) -> None:
     """Raise UserError for an experiment without its first line, with a key that the sweeper does not know, or that is no YAML.
 
-    The experiment is the one that ``overrides`` choose; one that is not in conf/experiment is left to Hydra.
+    The experiment is the one that ``overrides`` choose; one that no place of choices offers is left to Hydra.
     """
     name = next((word.partition("=")[2] for word in overrides if word.startswith("experiment=")), "")
     path = choices("experiment").get(name)
     if path is None:
         return
+    check_one_file("experiment", name)
     if not _is_global(path):
         raise UserError(
             f"experiment={name}: {path} lacks the line {_PACKAGE!r}, without which its keys count as options of an "
             "experiment and not as those of the front page; accepted: that line as the first one"
         )
     try:
-        content = read_choice("experiment", name)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = read_file(path)
+    except (YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"experiment={name}: {path} is not YAML: {' '.join(str(error).split())}") from error
     hydra = content.get("hydra") if isinstance(content, Mapping) else None
     sweeper = hydra.get("sweeper") if isinstance(hydra, Mapping) else None

@@ -1,13 +1,15 @@
-"""The choices that can be made, as their files state them: conf/GROUP/NAME.yaml and the front page conf/config.yaml."""
+"""The choices that can be made, as their files state them: GROUP/NAME.yaml in a place of choices, and the front page."""
 
 import copy
-import os
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from optbench.config.search_path import Place, conf_dir, places, same_content
+from optbench.config.tuning import LAST_TRIAL
+from optbench.config.yaml_text import YAMLError, read_yaml
+from optbench.errors import UserError, nearest
+from optbench.system.file_cache import FileCache
 
 Config = dict[str, Any]
 
@@ -33,8 +35,8 @@ LIST_GROUPS = ("probe",)
 SCIENCE_KEYS = {
     "batch": "int >= 1",
     "base_batch": "int >= 1",
-    "seed": "int >= 0",
-    "trial": "int >= 0",
+    "seed": f"int in [0, {2**53 - 1}]",  # above, a table that holds a missing value, too, rounds it
+    "trial": f"int in [0, {LAST_TRIAL}]",
     "norm_batch": "int >= 1 or null",
     "clip_norm": "float > 0 or null",
     "precision": "one of fp64, fp32, tf32, bf16, fp16",
@@ -51,68 +53,231 @@ MACHINE_KEYS = {
     "results_dir": "str",
     "data_dir": "str",
     "force": "bool",
-    "retry": "one of none, failed, diverged, all",
+    "retry": "one of none, failed, diverged, stale, all",
     "sweep": "str or null",
     "scale": "str or null",
     "dry_run": "bool",
     "progress": "bool",
 }
-_FIXED = ("_target_", "name", "info")  # in every choice, and not options of it
-_PACKAGE = Path(__file__).resolve().parents[1]
-
-
-def conf_dir() -> Path:
-    """The folder of choices: $OPTBENCH_CONF, or the checkout's conf/, or the one packaged in a wheel."""
-    if "OPTBENCH_CONF" in os.environ:
-        return Path(os.environ["OPTBENCH_CONF"]).resolve()
-    checkout = _PACKAGE.parent / "conf"
-    # An editable install may hold a stale packaged copy too, so the checkout comes first.
-    return checkout if (checkout / "config.yaml").is_file() else _PACKAGE / "conf"
-
+# Hydra's word for the place of the file whose defaults it stands in.
+_HERE = "@_here_"
+_FIXED = ("_target_", "name", "info", "fingerprint")  # of every choice or of its data, and not options of it
 
 # What the files and folders below conf/ held when they were last read, for a sweep reads them once for each of its runs.
-_READ: dict[Path, tuple[tuple[int, int, int], Any]] = {}
-_CLOCK_NANOSECONDS = 2_000_000_000
-
-
-def _unless_read(path: Path, read: Callable[[], Any]) -> Any:
-    """What ``read()`` returns, or returned while ``path`` was as it is now; not to be changed by the caller."""
-    try:
-        status = path.stat()
-    except OSError:
-        return read()
-    stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
-    known = _READ.get(path)
-    if known is not None and known[0] == stamp:
-        return known[1]
-    content = read()
-    # What changed just now may change again at the same tick of the file system's clock.
-    if time.time_ns() - status.st_mtime_ns > _CLOCK_NANOSECONDS:
-        _READ[path] = (stamp, content)
-    return content
+_READ: FileCache[Any] = FileCache()
 
 
 def choices(group: str) -> dict[str, Path]:
-    """The choices of ``group`` by name, each with its file."""
-    folder = conf_dir() / group
-    known = _unless_read(folder, lambda: {path.stem: path for path in sorted(folder.glob("*.yaml"))})
-    return dict(known)
+    """The choices of ``group`` by name, each with its file: that in the first of the places that offer it.
+
+    Hydra takes the same one. `check_one_file` refuses a name that another place offers with another content.
+    """
+    found: dict[str, Path] = {}
+    for place in places():
+        for name, path in _files_in(place, group).items():
+            found.setdefault(name, path)
+    return found
+
+
+def _files_in(place: Place, group: str) -> dict[str, Path]:
+    folder = place.folder / group
+    found: dict[str, Path] = _READ.get(
+        folder, lambda: {path.stem: path for path in sorted(folder.glob("*.yaml"))}, "folder"
+    )
+    return found
+
+
+def place_of(group: str, name: str) -> Place:
+    """The place that offers the choice ``name`` of ``group``; raises KeyError where none does."""
+    for place in places():
+        if name in _files_in(place, group):
+            return place
+    raise KeyError(name)
+
+
+def is_own(group: str, choice: Mapping[str, Any]) -> bool:
+    """Whether a composed choice comes from a file of the user's own, and not of optbench's."""
+    name = file_of(choice)
+    return name in choices(group) and place_of(group, name) != places()[0]
+
+
+def check_one_file(group: str, name: str) -> None:
+    """Raise UserError where two places offer the choice ``name`` with different contents.
+
+    Run ids and frozen configurations know a choice by its name. Whichever file counted in silence, one name would mean
+    different things on two machines, or after the next installation.
+    """
+    offering = [files[name] for files in (_files_in(place, group) for place in places()) if name in files]
+    for other in offering[1:]:
+        if not same_content(offering[0], other):
+            raise UserError(
+                f"{group}={name}: is the name of two files, {offering[0]} and {other}; accepted: another name for one's own, "
+                f"such as my_{name}.yaml with 'defaults: [{name}]' and what it changes"
+            )
 
 
 def read_choice(group: str, name: str) -> Config:
-    """One choice as its file states it, not composed with anything."""
-    return _read_yaml(conf_dir() / group / f"{name}.yaml")
+    """One choice as Hydra composes it from its file and from those that its ``defaults`` name, under its file's name.
+
+    Raises UserError for a file that cannot be read so.
+    """
+    composed = copy.deepcopy(_composed_file(group, name))
+    info = composed.get("info")
+    return called(composed, name, root_of(group, name)) if isinstance(info, Mapping) else composed
+
+
+def check_choice(group: str, name: str) -> None:
+    """Raise UserError, with the file, for a choice that lacks what every choice has, or states another name than its file's."""
+    path, composed = choices(group)[name], _composed_file(group, name)
+    where = f"{group}={name}: {path}"
+    info = composed.get("info")
+    if not isinstance(info, Mapping) or not isinstance(info.get("schema"), Mapping):
+        raise UserError(
+            f"{where} has no info with a schema; accepted: as in CONTRIBUTING.md, or 'defaults: [NAME]', which takes over "
+            "those of another choice"
+        )
+    stated = _content(path).get("name", name)
+    if not is_free(composed) and stated != name:
+        raise UserError(f"{where} says name: {stated}; accepted: the name of the file, name: {name}, or no name")
+
+
+def inherited_name(group: str, name: str) -> object:
+    """The name that the files of a choice state, which is that of the choice it inherits from; its own without any."""
+    return _composed_file(group, name).get("name", name)
+
+
+def is_free(choice: Mapping[str, Any]) -> bool:
+    """Whether a choice's name is one of its options, as in the zoo."""
+    return "name" in (choice["info"].get("schema") or ())
+
+
+def root_of(group: str, name: str) -> str:
+    """The choice that ``name`` inherits from in the end, by the defaults of its file and of those; itself where by none."""
+    path = choices(group).get(name)
+    content = _content(path) if path is not None and group in (*GROUPS, *LIST_GROUPS) else None
+    parents = _parents(content, group) if isinstance(content, dict) else []
+    return root_of(group, parents[-1]) if parents else name
+
+
+def called(choice: Mapping[str, Any], name: str, root: str) -> Config:
+    """``choice`` under the name of its file: as its name, or beside the name that is one of its options."""
+    info = {**choice["info"], "inherits": root} if root != name else choice["info"]
+    if is_free(choice):
+        return {**choice, "info": {**info, "choice": name}}
+    return {**choice, "name": name, "info": info}
+
+
+def works_as(choice: Mapping[str, Any]) -> str:
+    """The name by which code knows what a choice does: its own, or that of the one that it inherits from."""
+    return str(choice.get("info", {}).get("inherits", choice["name"]))
+
+
+def _parents(content: Config, group: str) -> list[str]:
+    """The choices in the defaults of a file's ``content``, in their order."""
+    defaults = content.get("defaults", [])
+    entries = defaults if isinstance(defaults, list) else [defaults]
+    names = [str(entry).removeprefix(f"/{group}/") for entry in entries if entry != "_self_"]
+    return [name.removesuffix(_HERE) for name in names] if group in LIST_GROUPS else names
+
+
+def _without_here(defaults: object) -> str:
+    """The first of ``defaults`` that Hydra would put beside the file, where each choice of a group has a key of its own."""
+    entries = defaults if isinstance(defaults, list) else [defaults]
+    return next((str(entry) for entry in entries if entry != "_self_" and not str(entry).endswith(_HERE)), "")
+
+
+def file_of(choice: Mapping[str, Any]) -> str:
+    """The name of the file that a choice comes from."""
+    return str(choice.get("info", {}).get("choice", choice["name"]))
+
+
+def name_of(choice: Mapping[str, Any]) -> str:
+    """What a choice is called in run ids, columns and conditions: no two files share it, nor do data of one's own."""
+    title = choice.get(choice.get("info", {}).get("named_by"))
+    return str(title) if title is not None else known_as(choice)
+
+
+def known_as(choice: Mapping[str, Any]) -> str:
+    """What a choice is called by its file, and by its name where that is an option."""
+    file = choice.get("info", {}).get("choice", "zoo")
+    # The zoo's optimizers had their ids before there was a second such file.
+    return str(choice["name"]) if file == "zoo" else f"{file}.{choice['name']}"
+
+
+def _composed_file(group: str, name: str, heirs: tuple[str, ...] = ()) -> Config:
+    """The content of a choice's file, merged with that of the choices in its ``defaults`` in the order that Hydra has.
+
+    Not to be changed by the caller.
+    """
+    path = choices(group).get(name, conf_dir() / group / f"{name}.yaml")
+    check_one_file(group, name)
+    try:
+        content = _content(path)
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{group}={name}: {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{group}={name}: {path} holds no mapping; accepted: KEY: VALUE lines")
+    if "defaults" not in content or group not in (*GROUPS, *LIST_GROUPS):
+        return content
+    if group in LIST_GROUPS and (elsewhere := _without_here(content["defaults"])):
+        raise UserError(
+            f"{group}={name}: {path}: defaults: {elsewhere}: would add {group}.{elsewhere} beside it; accepted: "
+            f"{elsewhere}{_HERE}, which takes over its options"
+        )
+    parts = []
+    for parent in _parents(content, group):
+        if parent in (name, *heirs) or parent not in choices(group):
+            raise UserError(
+                f"{group}={name}: {path}: defaults: {parent}: is no other choice of this group; "
+                f"{nearest(parent, choices(group))}"
+            )
+        parts.append(_composed_file(group, parent, (*heirs, name)))
+    defaults = content["defaults"]
+    own_place = defaults.index("_self_") if isinstance(defaults, list) and "_self_" in defaults else len(parts)
+    content = {key: value for key, value in content.items() if key != "defaults"}
+    merged: Config = {}
+    for part in [*parts[:own_place], content, *parts[own_place:]]:
+        merged = _merged(merged, part)
+    return merged
+
+
+def _merged(below: Config, above: Config) -> Config:
+    """As OmegaConf merges: mappings key by key, and of anything else the one above counts."""
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        merged[key] = _merged(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def front_page() -> Config:
     """conf/config.yaml as it stands, not composed."""
-    return _read_yaml(conf_dir() / "config.yaml")
+    found: Config = read_file(conf_dir() / "config.yaml")
+    return found
 
 
-def _read_yaml(path: Path) -> Config:
-    # The parser in C, where PyYAML has it, takes milliseconds less a file.
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return copy.deepcopy(_unless_read(path, lambda: yaml.load(path.read_text(encoding="utf-8"), Loader=loader)))
+def read_file(path: Path) -> Any:
+    """What a YAML file below conf/ states, not composed with anything. Raises YAMLError, OSError, UnicodeDecodeError."""
+    return copy.deepcopy(_content(path))
+
+
+def _content(path: Path) -> Any:
+    """What a file states, not to be changed by the caller."""
+    return _READ.get(path, lambda: read_yaml(path.read_text(encoding="utf-8")))
+
+
+def title(group: str, name: str) -> str:
+    """The name of a choice as pages, tables and charts show it: ``title`` of the ``info`` in its own file, or else ``name``.
+
+    A title is not inherited: a choice that changes another one's options is not that one.
+    """
+    path = choices(group).get(name)
+    try:
+        content = _content(path) if path is not None else None
+    except UserError:  # of a file that cannot be read
+        return name
+    info = content.get("info") if isinstance(content, Mapping) else None
+    return str(info.get("title", name)) if isinstance(info, Mapping) else name
 
 
 def options(choice: Mapping[str, Any]) -> Config:

@@ -1,81 +1,106 @@
 """Whether choices that are right by themselves go together."""
 
-from optbench.config.derived import batch_plan, ranks, training_examples
-from optbench.config.files import Config, choices, options, read_choice
+from optbench.config.data_options import check_unused, hint, kind_of, target_of
+from optbench.config.derived import batch_plan, learning_rate, training_examples
+from optbench.config.durations import BatchPlan
+from optbench.config.files import choices, read_choice
 from optbench.config.lengths import check_lengths
+from optbench.config.run_config import RunConfig
 from optbench.errors import UserError
-from optbench.horizon import BatchPlan
 
 
-def check_fit(config: Config) -> None:
+def _kind(name: str) -> str | None:
+    """The kind of data of a choice; None where its file is none that can be chosen."""
+    try:
+        found: str | None = read_choice("dataset", name).get("info", {}).get("kind")
+        return found
+    except UserError:
+        return None
+
+
+def check_fit(config: RunConfig) -> None:
     """Raise UserError where two choices, each right by itself, do not go together."""
-    model, dataset, optimizer = config["model"], config["dataset"], config["optimizer"]
-    kind, target = dataset["info"]["kind"], dataset["info"]["target"]
-    accepts = model["info"]["accepts"]
+    model, dataset, optimizer = config.model, config.dataset, config.optimizer
+    chosen = config.text["dataset"]
+    kind, target = kind_of(chosen), target_of(chosen)
+    accepts = model.info["accepts"]
     if kind not in accepts:
-        fitting = [name for name in choices("dataset") if read_choice("dataset", name)["info"]["kind"] in accepts]
+        fitting = [name for name in choices("dataset") if _kind(name) in accepts]
         raise UserError(
-            f"model={model['name']} reads {' or '.join(accepts)}, but dataset={dataset['name']} is of kind {kind}; "
+            f"model={model.name} reads {' or '.join(accepts)}, but dataset={dataset.name} is of kind {kind}{hint(chosen)}; "
             f"datasets that fit: {', '.join(fitting)}"
         )
-    reconstructs = bool(model["info"].get("reconstructs"))
+    check_unused(chosen)
+    reconstructs = bool(model.info.get("reconstructs"))
     fits = {
         "cross_entropy": not reconstructs and target in ("class", "class_per_step"),
         "mse": reconstructs or target == "real",
         "bernoulli": reconstructs,
     }
-    loss = config["loss"]["name"]
+    loss = config.loss.rule
     if not fits.get(loss, True):
         accepted = [name for name, right in fits.items() if right]
         raise UserError(
-            f"loss={loss}: does not fit model={model['name']} on dataset={dataset['name']}, whose "
+            f"loss={loss}: does not fit model={model.name} on dataset={dataset.name}, whose "
             + (f"targets are of kind {target}" if not reconstructs else "target is its input")
             + (f"; accepted: auto, {', '.join(accepted)}" if accepted else "; choose an autoencoder model")
         )
     examples = training_examples(config)
     plan = batch_plan(config)
     if examples is not None and plan.largest > examples:
-        grown = " (to which schedule=batch_growth takes it)" if plan.largest > config["batch"] else ""
+        grown = " (to which schedule=batch_growth takes it)" if plan.largest > config.batch else ""
         raise UserError(
-            f"batch={plan.largest}{grown}: larger than the training set of dataset={dataset['name']}, which has {examples} "
+            f"batch={plan.largest}{grown}: larger than the training set of dataset={dataset.name}, which has {examples} "
             f"examples; accepted: 1 to {examples}"
         )
-    _check_division(config, plan)
-    if config["precision"] == "fp16" and (
-        optimizer["info"]["family"] == "second_order" or optimizer["info"].get("evaluations") == "several"
+    _check_shares(config, plan)
+    if model.info.get("batch_norm"):
+        check_groups(config)
+    if config.precision == "fp16" and (
+        optimizer.info["family"] == "second_order" or optimizer.info.get("evaluations") == "several"
     ):
         raise UserError(
-            f"precision=fp16: optimizer={optimizer['name']} evaluates the objective more than once a step, and loss scaling "
+            f"precision=fp16: optimizer={optimizer.name} evaluates the objective more than once a step, and loss scaling "
             "is for first-order methods; accepted: fp64, fp32, tf32, bf16"
         )
     _check_momentum(config)
+    _check_compression(config)
+    learning_rate(config)  # which refuses a rule that is not known, and a rate that no float can hold
     if examples is not None:
         check_lengths(config, examples)
-    if config["budget"]["stop_at_target"] and config["budget"]["target"] is None:
+    budget = config.budget
+    if budget.stop_at_target and budget.target is None:
         raise UserError("budget.stop_at_target=true: needs budget.target, a value of budget.target_metric")
-    budget = config["budget"]
-    if budget["target"] is not None and budget["target_metric"].endswith("accuracy") and reconstructs:
+    if budget.target is not None and budget.target_metric.endswith("accuracy") and reconstructs:
         raise UserError(
-            f"budget.target_metric={budget['target_metric']}: a reconstruction has no accuracy; "
+            f"budget.target_metric={budget.target_metric}: a reconstruction has no accuracy; "
             "accepted: validation_loss, train_loss"
         )
 
 
-def _check_division(config: Config, plan: BatchPlan) -> None:
-    world_size = ranks(config)
-    micro, norm = config["micro_batch"], config["norm_batch"]
-    grouped = bool(config["model"]["info"].get("batch_norm"))
+def _check_shares(config: RunConfig, plan: BatchPlan) -> None:
+    world_size = config.trainer.ranks
     for stage in plan.stages:
-        batch = stage.batch
-        if batch % world_size:
+        if stage.batch % world_size:
             raise UserError(
-                f"batch={batch}: trainer.devices={config['trainer']['devices']} x trainer.num_nodes="
-                f"{config['trainer']['num_nodes']} ranks must share it equally; accepted: multiples of {world_size}"
+                f"batch={stage.batch}: {config.trainer} ranks must share it equally; accepted: multiples of {world_size}"
             )
-        if not grouped:
-            continue
+
+
+def check_groups(config: RunConfig, examples: int | None = None) -> None:
+    """Raise UserError where the groups of batch norm do not fit the batch, its micro-batches or the ranks."""
+    world_size = config.trainer.ranks
+    micro, norm = config.micro_batch, config.norm_batch
+    for stage in batch_plan(config, examples).stages:
+        batch = stage.batch
         share = batch // world_size
         group = batch if norm is None else min(norm, batch)
+        if group == 1:
+            option = f"norm_batch={norm}" if norm == 1 else f"batch={batch}"
+            raise UserError(
+                f"{option}: model={config.model.name} has batch norm, and one example by itself has no variance to "
+                "normalize with; accepted: 2 or more"
+            )
         if batch % group == 1:
             raise UserError(
                 f"norm_batch={norm}: leaves one example of batch={batch} by itself, which has no variance to normalize with; "
@@ -93,17 +118,32 @@ def _check_division(config: Config, plan: BatchPlan) -> None:
             )
 
 
-def _check_momentum(config: Config) -> None:
-    cycles = config["schedule"].get("cycle_momentum") and config["schedule"]["name"] == "one_cycle"
-    if config["momentum_schedule"]["name"] == "none":
+def _check_compression(config: RunConfig) -> None:
+    """Refuse a compression of gradients that would be in the run id and change nothing, or that torch refuses."""
+    trainer = config.trainer
+    compression = trainer.compression
+    if compression != "none" and trainer.ranks == 1:
+        raise UserError(
+            f"trainer.compression={compression}: one rank sends no gradients; accepted: none, or several ranks, as with "
+            "trainer=ddp"
+        )
+    if compression == "bf16" and trainer.accelerator == "cpu":
+        raise UserError(
+            "trainer.compression=bf16: torch sums gradients between ranks in bf16 on GPUs only; accepted with "
+            "trainer.accelerator=cpu: none, fp16"
+        )
+
+
+def _check_momentum(config: RunConfig) -> None:
+    cycles = config.schedule.options.get("cycle_momentum") and config.schedule.rule == "one_cycle"
+    if config.momentum_schedule.rule == "none":
         return
     if cycles:
         raise UserError(
             "momentum_schedule: schedule=one_cycle cycles the momentum itself; set schedule.cycle_momentum=false"
         )
-    known = options(config["optimizer"])
-    if not {"momentum", "beta1"} & set(known):
+    if not {"momentum", "beta1"} & set(config.optimizer.options):
         raise UserError(
-            f"momentum_schedule={config['momentum_schedule']['name']}: optimizer={config['optimizer']['name']} has no momentum; "
+            f"momentum_schedule={config.momentum_schedule.name}: optimizer={config.optimizer.name} has no momentum; "
             "accepted: none, or an optimizer with an option momentum or beta1"
         )

@@ -6,14 +6,18 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
-from optbench.config.derived import budget_limit, ranks
-from optbench.config.files import GROUPS, SCIENCE_KEYS, Config, options
-from optbench.schema import OptionType
+from optbench.config import scaling
+from optbench.config.durations import Budget
+from optbench.config.files import GROUPS, SCIENCE_KEYS, Config, file_of, known_as, name_of, options
+from optbench.config.run_config import Choice, Devices
+from optbench.config.schema import OptionType
+from optbench.config.yaml_text import write_yaml
+from optbench.moved import published_target
 
 # Where a run trains and who is told of it are no part of its science.
 _NOT_SCIENCE = ("launcher", "tracker")
+# A run's directory has its id for a name, and that may have 255 bytes.
+_LONGEST_SLUG = 150
 
 
 def science(config: Mapping[str, Any]) -> Config:
@@ -25,13 +29,24 @@ def science(config: Mapping[str, Any]) -> Config:
         choice = config[group]
         typed, left_out = choice["info"]["schema"], choice["info"].get("not_in_run_id", [])
         entry = {key: choice[key] for key in ("_target_", "name") if key in choice and key not in left_out}
+        if "_target_" in entry:
+            entry["_target_"] = published_target(entry["_target_"])
+        if known_as(choice) != str(choice["name"]):
+            entry["choice"] = file_of(choice)
         for name, value in options(choice).items():
             if name not in left_out:
                 entry[name] = OptionType.parse(typed[name]).canonical(value)
+        if choice.get("fingerprint") is not None and "fingerprint" not in typed:
+            entry["fingerprint"] = choice["fingerprint"]  # of data for which no official hash vouches
         numbers[group] = entry
+    rule = scaling.rule_beside_family(
+        Choice.of("scaling", config["scaling"]), Choice.of("optimizer", config["optimizer"])
+    )
+    if rule is not None and config["batch"] != config["base_batch"]:
+        numbers["scaling"]["rule"] = rule
     budget = numbers["budget"]
     # Only the limit that holds can change anything.
-    holds = budget_limit(budget)
+    holds = Budget.of(config["budget"]).limit
     numbers["budget"] = {
         name: value
         for name, value in budget.items()
@@ -39,21 +54,28 @@ def science(config: Mapping[str, Any]) -> Config:
     }
     if numbers["trainer"].get("compression", "none") != "none":
         # What compression loses depends on how many ranks there are.
-        numbers["trainer"]["ranks"] = ranks(config)
+        numbers["trainer"]["ranks"] = Devices.of(config["trainer"]).ranks
     return numbers
 
 
 def run_id(config: Mapping[str, Any]) -> str:
     """Such as ``adam-resnet18-cifar10-b512-s0-3f9a1c27de``: what a reader looks for, and a hash of the science."""
-    canonical = json.dumps(science(config), sort_keys=True, separators=(",", ":"))
-    digest = hashlib.sha256(canonical.encode()).hexdigest()[:10]
-    names = "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", str(config[group]["name"])) for group in GROUPS[:3])
+    names = "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", name_of(config[group])) for group in GROUPS[:3])
+    names = names[:_LONGEST_SLUG]
     trial = f"-t{config['trial']}" if config["trial"] else ""
-    return f"{names}-b{config['batch']}-s{config['seed']}{trial}-{digest}"
+    return f"{names}-b{config['batch']}-s{config['seed']}{trial}-{_digest(science(config))}"
+
+
+def setting(config: Mapping[str, Any]) -> str:
+    """A hash of all of the science but the seed: runs whose numbers may be averaged have the same one, and no others."""
+    return _digest({key: value for key, value in science(config).items() if key != "seed"})
+
+
+def _digest(numbers: Config) -> str:
+    canonical = json.dumps(numbers, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:10]
 
 
 def to_yaml(config: Mapping[str, Any]) -> str:
     """A resolved configuration as YAML text, in the order of the front page."""
-    # The dumper in C, where PyYAML has it, takes a fifth of the time: it is once a run of a sweep.
-    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    return yaml.dump(dict(config), Dumper=dumper, sort_keys=False, allow_unicode=True, width=120)
+    return write_yaml(dict(config))

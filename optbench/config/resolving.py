@@ -3,28 +3,59 @@
 from collections.abc import Mapping
 from typing import Any
 
-from optbench import schema
-from optbench.config.files import GROUPS, LIST_GROUPS, MACHINE_KEYS, SCIENCE_KEYS, Config, choices, options, read_choice
+from optbench.config import places, schema
+from optbench.config.abbreviations import unknown_key
+from optbench.config.data_files import check_installed, check_validation, identify
+from optbench.config.data_options import check_needed, choose_task, target_of
+from optbench.config.files import (
+    GROUPS,
+    LIST_GROUPS,
+    MACHINE_KEYS,
+    SCIENCE_KEYS,
+    Config,
+    choices,
+    is_own,
+    options,
+    read_choice,
+    works_as,
+)
 from optbench.config.fitting import check_fit
-from optbench.errors import UserError
-from optbench.suggestions import nearest
+from optbench.config.offered import check_fixed
+from optbench.config.run_config import RunConfig
+from optbench.config.target_files import check_target
+from optbench.errors import UserError, nearest
 
 
 def resolve(config: Config) -> Config:
-    """Check a composed configuration and fill in what follows from it: the trial, the loss, the budget.
+    """Check a composed configuration and fill in what follows from it: the trial, the loss, the fingerprint of its data.
 
     Raises UserError for the first thing that cannot run; nothing has started by then.
     """
     keys = {key: value for key, value in config.items() if key not in (*GROUPS, *LIST_GROUPS)}
+    for key in keys:
+        if key not in SCIENCE_KEYS | MACHINE_KEYS:
+            raise UserError(unknown_key(key, {group: _known_options(config.get(group)) for group in GROUPS}))
     schema.check(keys, SCIENCE_KEYS | MACHINE_KEYS)
+    config = {**config, **{key: places.folder(config[key], f"{key}=") for key in ("results_dir", "data_dir")}}
+    if config["sweep"] is not None:
+        places.check_sweep_name(config["sweep"], "sweep=")
     for group in GROUPS:
         _check_choice(group, config.get(group))
     config = {**config, **{group: dict(config[group]) for group in GROUPS}}
     config |= {group: _check_choices(group, config.get(group) or {}) for group in LIST_GROUPS}
     _apply_trial(config)
+    choose_task(config)
     _choose_loss(config)
-    check_fit(config)
+    check_installed(config["dataset"])
+    check_needed(config["dataset"])
+    check_validation(config["dataset"])
+    check_fit(RunConfig.of(config))
+    identify(config)  # last, as it may have much to read
     return config
+
+
+def _known_options(choice: object) -> list[str]:
+    return list(options(choice)) if isinstance(choice, Mapping) and "schema" in (choice.get("info") or ()) else []
 
 
 def _check_choices(group: str, chosen: object) -> Config:
@@ -47,28 +78,16 @@ def _check_choice(group: str, choice: object, where: str | None = None) -> None:
         raise UserError(f"{group}: missing; must be one choice; {accepted}")
     if not isinstance(choice, Mapping) or "name" not in choice or "info" not in choice:
         raise UserError(f"{group}={choice}: not a choice of this group; {accepted}")
-    typed = choice["info"].get("schema", {})
-    if "name" not in typed:
-        if choice["name"] not in known:
-            raise UserError(f"{where}.name={choice['name']}: is fixed; choose with {group}=...; {accepted}")
-        # Neither is in the run id, and both would change the numbers.
-        if _rules(choice) != _rules(read_choice(group, choice["name"])):
-            raise UserError(
-                f"{where}.name, {where}.info: are fixed, and differ from those of {group}={choice['name']}; "
-                f"choose with {group}=...; {accepted}"
-            )
-    schema.check(options(choice), typed, where)
-
-
-def _rules(choice: Mapping[str, Any]) -> Config:
-    """What a choice's info decides; the rest of it explains."""
-    return {name: value for name, value in choice["info"].items() if name not in ("about", "source")}
+    check_fixed(group, choice, where)
+    if is_own(group, choice):
+        check_target(choice, where)
+    schema.check(options(choice), choice["info"].get("schema", {}), where)
 
 
 def _apply_trial(config: Config) -> None:
     if config["trial"] == 0:
         return
-    from optbench import tuning
+    from optbench.config import tuning
 
     optimizer = config["optimizer"]
     space = optimizer["info"].get("search_space") or {}
@@ -93,10 +112,12 @@ def drawn_instead(optimizer: str, option: str, value: object, trial: int) -> Use
 
 
 def _choose_loss(config: Config) -> None:
-    if config["loss"]["name"] != "auto":
-        return
+    if works_as(config["loss"]) == "auto":
+        config["loss"] = read_choice("loss", automatic_loss(config))
+
+
+def automatic_loss(config: Mapping[str, Any]) -> str:
+    """The loss that loss=auto stands for: by the model where it reconstructs, or else by the kind of the targets."""
     if config["model"]["info"].get("reconstructs"):
-        name = config["model"]["info"].get("loss", "bernoulli")
-    else:
-        name = "mse" if config["dataset"]["info"]["target"] == "real" else "cross_entropy"
-    config["loss"] = read_choice("loss", name)
+        return str(config["model"]["info"].get("loss", "bernoulli"))
+    return "mse" if target_of(config["dataset"]) == "real" else "cross_entropy"

@@ -3,9 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import yaml
-
-from optbench.config.derived import budget_limit
+from optbench.config.durations import Budget
 from optbench.config.files import Config
 from optbench.config.resolving import drawn_instead
 from optbench.errors import UserError
@@ -37,7 +35,7 @@ def check_budget(words: Sequence[str], configs: Iterable[Config]) -> None:
     if not typed:
         return
     for config in configs:
-        holds = budget_limit(config["budget"])
+        holds = Budget.of(config["budget"]).limit
         for unit, text in typed.items():
             # Of several samples and epochs that are swept over, too, the smaller unit holds.
             if unit != holds and config["budget"][unit] is not None:
@@ -54,7 +52,11 @@ def _settings(words: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _value(text: str) -> Any:
+    """What Hydra reads in the ``text`` after KEY=; the text itself where it cannot read it."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return OverridesParser.create().parse_override(f"key={text}").value()
+    except HydraException:
         return text

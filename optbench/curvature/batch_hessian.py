@@ -97,7 +97,8 @@ def batch_hessian(
 
     def direction() -> Tensor:
         vector = torch.randn(dimension, dtype=torch.float64, generator=generator)
-        return (vector / vector.norm()).to(device, dtype)
+        found: Tensor = (vector / vector.norm()).to(device, dtype)
+        return found
 
     full = _extremes(make_product(torch.arange(examples)), direction(), 2 * steps)
     noise = hessian_noise(make_product, examples, full.vectors[-1], generator, probes, base_batch)

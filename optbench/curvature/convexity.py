@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from optbench.curvature.lanczos import Product, lanczos
-from optbench.curvature.placement import kept, place
 from optbench.curvature.surfaces import shifted
+from optbench.curvature.swapped_parameters import kept, place
 
 
 @dataclass(frozen=True)

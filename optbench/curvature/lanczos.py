@@ -163,7 +163,8 @@ def orthonormal_extension(basis: Tensor, vector: Tensor) -> Tensor | None:
     if not rest.norm() > 1e3 * torch.finfo(vector.dtype).eps:
         return None
     rest = _orthogonal_to(basis, rest / rest.norm())
-    return rest / rest.norm()
+    found: Tensor | None = rest / rest.norm()
+    return found
 
 
 def _orthogonal_to(basis: Tensor, vector: Tensor) -> Tensor:

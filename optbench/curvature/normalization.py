@@ -43,11 +43,13 @@ def filter_norms(tensor: Tensor, groups: int = 0) -> Tensor:
     shape = (groups, tensor.shape[0] // groups, tensor.shape[1], -1) if groups else (1, 1, tensor.shape[0], -1)
     blocks = tensor.detach().reshape(shape)
     norms = torch.linalg.vector_norm(blocks, dim=(1, 3), keepdim=True, dtype=torch.float64)
-    return norms.to(tensor.dtype).expand(blocks.shape).reshape(tensor.shape)
+    found: Tensor = norms.to(tensor.dtype).expand(blocks.shape).reshape(tensor.shape)
+    return found
 
 
 def _tensor_norm(tensor: Tensor, _: int) -> Tensor:
-    return torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64).to(tensor.dtype)
+    found: Tensor = torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64).to(tensor.dtype)
+    return found
 
 
 def _scaled_to(norms: Callable[[Tensor, int], Tensor], direction: Tensor, parameter: Tensor, groups: int) -> Tensor:

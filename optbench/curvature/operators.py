@@ -5,8 +5,8 @@
     fisher              F = the Fisher matrix of the model's own distribution, which is G for every loss of the bench
     empirical_fisher    E = 1/N sum_n g_n g_n^T, with the gradients g_n at the targets of the data
 
-See ``optbench.products.matrices`` for the symbols. The matrix is that of the mode that the model is in: take products within
-``objective.evaluation_mode()`` for the running statistics of batch norm and no dropout.
+See ``optbench.objective.products.matrices`` for the symbols. The matrix is that of the mode that the model is in: take
+products within ``objective.evaluation_mode()`` for the running statistics of batch norm and no dropout.
 """
 
 import copy
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from optbench.curvature.lanczos import Product, flatten, unflatten
 from optbench.errors import UserError
-from optbench.execution import Execution, Network
 from optbench.models.layers import BatchNorm
 from optbench.objective import Objective
+from optbench.objective.execution import Execution, Network
 
 MATRICES = ("hessian", "gauss_newton", "fisher", "empirical_fisher")
 PARAMETERS = ("all", "weights")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from optbench.curvature.lanczos import flatten, unflatten
 from optbench.curvature.normalization import filter_norms
-from optbench.curvature.placement import kept, place
+from optbench.curvature.swapped_parameters import kept, place
 from optbench.errors import UserError
 from optbench.objective import Objective
 
@@ -102,7 +102,8 @@ def ball_sharpness(
         along = stretch * flatten(gradient)
         if not along.any():
             along = torch.randn(len(along), dtype=torch.float64, generator=generator).to(along)
-        return along * (radius / along.norm())
+        found: Tensor = along * (radius / along.norm())
+        return found
 
     loss, gradient = evaluate(theta)
     step, best = ascent(gradient), None

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from optbench.curvature.placement import kept, place
+from optbench.curvature.swapped_parameters import kept, place
 
 Evaluate: TypeAlias = Callable[[list[Tensor]], Mapping[str, float]]
 

@@ -168,7 +168,8 @@ def hutch_plus_plus_trace(
     def draw(count: int) -> Tensor:
         vectors = operator.random_vectors(count, generator)
         vectors = vectors - vectors @ basis.T @ basis
-        return (operator.products(vectors).double() * vectors).sum(1, keepdim=True)
+        found: Tensor = (operator.products(vectors).double() * vectors).sum(1, keepdim=True)
+        return found
 
     def estimate(samples: Tensor) -> Estimate:
         return _mean(samples, 2 * sketch + len(samples), operator.dimension, inside)

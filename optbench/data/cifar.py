@@ -7,75 +7,20 @@ read, so these are read by an unpickler that knows arrays and plain containers a
 
 import io
 import pickle
+import pickletools
 import tarfile
-from dataclasses import dataclass
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from optbench.data.locate import RemoteFile, Source, files_in, locate, md5_of, places, read, verify
+from optbench.data.locate import locate, md5_of, read, verify
 from optbench.data.raw import RawData, Split
+from optbench.data.sources import CIFAR10, CIFAR100, Layout, unpacked
 from optbench.data.splits import image_classification
 from optbench.errors import UserError
-
-_URL = "https://www.cs.toronto.edu/~kriz/"
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What the archive of a CIFAR holds: the folder in it, the files of each split, and the keys in them."""
-
-    archive: Source
-    folder: str
-    train: tuple[RemoteFile, ...]
-    test: RemoteFile
-    meta: RemoteFile
-    label_key: str
-    names_key: str
-
-    @property
-    def members(self) -> tuple[RemoteFile, ...]:
-        """All the files in the archive that are read."""
-        return (*self.train, self.test, self.meta)
-
-
-CIFAR10 = Layout(
-    archive=Source(
-        "cifar10",
-        ("cifar10", "cifar-10"),
-        (RemoteFile("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a"),),
-        _URL,
-    ),
-    folder="cifar-10-batches-py",
-    train=(
-        RemoteFile("data_batch_1", "c99cafc152244af753f735de768cd75f"),
-        RemoteFile("data_batch_2", "d4bba439e000b95fd0a9bffe97cbabec"),
-        RemoteFile("data_batch_3", "54ebc095f3ab1f0389bbae665268c751"),
-        RemoteFile("data_batch_4", "634d18415352ddfa80567beed471001a"),
-        RemoteFile("data_batch_5", "482c414d41f54cd18b22e5b47cb7c3cb"),
-    ),
-    test=RemoteFile("test_batch", "40351d587109b95175f43aff81a1287e"),
-    meta=RemoteFile("batches.meta", "5ff9c542aee3614f3951f8cda6e48888"),
-    label_key="labels",
-    names_key="label_names",
-)
-CIFAR100 = Layout(
-    archive=Source(
-        "cifar100",
-        ("cifar100", "cifar-100"),
-        (RemoteFile("cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85"),),
-        _URL,
-    ),
-    folder="cifar-100-python",
-    train=(RemoteFile("train", "16019d7e3df5f24257cddd939b257f8d"),),
-    test=RemoteFile("test", "f0ef6b0ae62326f3e7ffdfab6717acfc"),
-    meta=RemoteFile("meta", "7973b15100ade9c7d40fb424638fde48"),
-    label_key="fine_labels",
-    names_key="fine_label_names",
-)
-
 
 # numpy.core became numpy._core in numpy 2; the function is taken from the installed numpy either way.
 _RECONSTRUCT = np.empty(0).__reduce__()[0]
@@ -97,30 +42,29 @@ class ArrayUnpickler(pickle.Unpickler):
         return _ALLOWED[module, name]
 
 
+_LARGEST = 1 << 28  # bytes of one file in an archive; the largest of the official ones has 155 million
+
+
+def _check_memo(content: bytes) -> None:
+    """Refuse a number of the memo beyond the length of the pickle: the unpickler would make a table as large as it."""
+    for opcode, argument, _ in pickletools.genops(content):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(content):
+            raise pickle.UnpicklingError(f"announces {argument} objects")
+
+
 def unpickle(content: bytes, shown: str) -> dict[str, Any]:
     """The dict in a CIFAR pickle, its keys as str whether Python 2 or 3 wrote them.
 
     Raises UserError, naming the file as ``shown``, for anything that is not a dict of arrays and plain containers.
     """
     try:
+        _check_memo(content)
         batch = ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
     except Exception as error:  # damaged pickles raise nearly anything
         raise UserError(f"{shown}: not a CIFAR file: {error}") from error
     if not isinstance(batch, dict):
         raise UserError(f"{shown}: not a CIFAR file: it holds a {type(batch).__name__}, not a dict")
     return {key.decode("latin-1") if isinstance(key, bytes) else str(key): value for key, value in batch.items()}
-
-
-def unpacked(layout: Layout, data_dir: str | Path) -> dict[str, Path] | None:
-    """The files of an unpacked archive by name, where they lie in a place that is looked at before one with the archive."""
-    for place in places((*layout.archive.folders, layout.folder), data_dir):
-        for folder in (place, place / layout.folder):
-            paths = files_in(folder, layout.members)
-            if paths is not None:
-                return paths
-        if files_in(place, layout.archive.files):
-            break
-    return None
 
 
 def _read_members(layout: Layout, data_dir: str, check_hash: bool) -> dict[str, tuple[bytes, str]]:
@@ -144,8 +88,12 @@ def _read_archive(layout: Layout, path: Path) -> dict[str, tuple[bytes, str]]:
             for member in tar:
                 stream = tar.extractfile(member) if member.isfile() and member.name in wanted else None
                 if stream is not None:
+                    if member.size > _LARGEST:
+                        raise UserError(
+                            f"{path}:{member.name}: announces {member.size} bytes; accepted: at most {_LARGEST}"
+                        )
                     contents[wanted[member.name]] = (stream.read(), f"{path}:{member.name}")
-    except (OSError, EOFError, tarfile.TarError) as error:
+    except (OSError, EOFError, ValueError, MemoryError, tarfile.TarError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
     lacking = [name for name in wanted.values() if name not in contents]
     if lacking:
@@ -182,7 +130,7 @@ def _load(
     names = unpickle(meta_content, shown).get(layout.names_key)
     if not isinstance(names, list):
         raise UserError(f"{shown}: not a CIFAR file: `{layout.names_key}` is not a list")
-    class_names = [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+    class_names = [name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in names]
     train = _split(layout, [contents[file.name] for file in layout.train], len(class_names))
     test = _split(layout, [contents[layout.test.name]], len(class_names))
     return image_classification(train, test, class_names, validation, train_limit, statistics)

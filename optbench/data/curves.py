@@ -14,6 +14,7 @@ from optbench import randomness
 from optbench.data.raw import RawData, Split
 from optbench.data.spec import DataSpec
 from optbench.data.splits import channel_statistics, limit_train
+from optbench.system import memory
 
 SIDE = 28
 MARGIN = 2.0  # pixels between the control points and the border
@@ -71,6 +72,8 @@ def load(
     ``examples`` for training, ``validation``, and 10,000 for testing, each from its own random stream. No targets. An
     image is determined by 2 (degree + 1) numbers: 8 for cubic curves, 6 for quadratic ones. ``data_dir`` is not used.
     """
+    images = examples + validation + 10000
+    memory.require(images * SIDE * SIDE, f"dataset=curves, {images:,} images of {SIDE} x {SIDE}")
     splits = {
         name: Split(_images(count, degree, randomness.generator(generation_seed, f"curves/{name}")), None)
         for name, count in (("train", examples), ("validation", validation), ("test", 10000))

@@ -9,13 +9,11 @@ import tempfile
 import zlib
 from pathlib import Path
 
-from optbench.data.cifar import CIFAR10, CIFAR100, unpacked
-from optbench.data.idx import FASHION_MNIST, MNIST
-from optbench.data.locate import NO_DOWNLOAD, Source, download, files_in, find, locate, md5_of, verify
-from optbench.data.ptb import PTB
+from optbench.data.extras import lacking, remedy
+from optbench.data.locate import NO_DOWNLOAD, Source, download, files_in, find, folder_for, locate, md5_of, verify
+from optbench.data.sources import LAYOUTS, SOURCES, unpacked
 from optbench.errors import UserError
 
-SOURCES = {source.dataset: source for source in (FASHION_MNIST, MNIST, CIFAR10.archive, CIFAR100.archive, PTB)}
 DEBIAN_PACKAGES = {"fashion_mnist": "dataset-fashion-mnist"}
 _DEBIAN_TIMEOUT = 120
 
@@ -28,11 +26,13 @@ def fetch(name: str, data_dir: str | Path) -> str:
     works, or if ``name`` has no files to fetch.
     """
     if name in NO_DOWNLOAD:
+        if missing := lacking(name):
+            raise UserError(f"fetch {name}: needs no download, but {', '.join(missing)}: {remedy(name)}")
         return f"{name} needs no download."
     if name not in SOURCES:
         raise UserError(f"fetch {name}: cannot be fetched; accepted: {', '.join(SOURCES)}")
     source = SOURCES[name]
-    folder = (Path(data_dir) / source.folders[0]).expanduser()
+    folder = folder_for(source, data_dir)
     if paths := files_in(folder, source.files):
         _verify_all(source, paths)
         return f"{name} was already in {folder}."
@@ -62,7 +62,7 @@ def require(name: str, data_dir: str | Path, check_hash: bool = True) -> None:
     """
     if name not in SOURCES:
         return
-    layout = {"cifar10": CIFAR10, "cifar100": CIFAR100}.get(name)
+    layout = LAYOUTS.get(name)
     if layout is None or unpacked(layout, data_dir) is None:
         locate(SOURCES[name], data_dir, check_hash)
 

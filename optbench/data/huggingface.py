@@ -4,7 +4,6 @@ A row holds an image, as a struct of ``bytes`` (an encoded file) and ``path``, a
 classes are in the metadata of the schema.
 """
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optbench.data.locate import missing, places
+from optbench.data import pixels
+from optbench.data.folders import TEST_SPLITS, folder_of_shards, shards, split_for_testing
+from optbench.data.held_out import check_held_out
 from optbench.data.raw import RawData, Split
 from optbench.data.splits import image_classification
 from optbench.errors import UserError
 
 _IMAGE_COLUMNS = ("img", "image")
 _LABEL_COLUMNS = ("label", "fine_label", "labels")
-_TEST_SPLITS = ("test", "validation", "valid", "val")
-_GREY_MODES = ("1", "L", "LA")
 
 
 def load(
@@ -34,91 +33,146 @@ def load(
     resize: int | None = None,
     validation: int | None = None,
     train_limit: int | None = None,
+    test_split: str | None = None,
 ) -> RawData:
     """Read the shards of a folder: ``train-*`` for training, ``test-*`` (or else ``validation-*``) for testing.
 
     path: the folder, absolute or in one of the places where data are looked for; shards may also lie one folder below
-    it. image_column, label_column: None finds ``img`` or ``image``, and ``label``, ``fine_label`` or ``labels``.
-    resize: make every image a square of this side; None demands that all have one size. validation: None takes 10 % of
-    the training set. Images are grey if all are, otherwise all become RGB. Mean and standard deviation are computed on
-    the training part. Raises UserError if the folder or a column is not found, or if the images or labels are not of
-    this form.
+    it. test_split: the split to test on, such as ``validation``; None takes the first of test, validation, valid and val
+    that is there. image_column, label_column: None finds ``img`` or ``image``, and ``label``, ``fine_label`` or
+    ``labels``. resize: make every image a square of this side; None demands that all have one size. validation: None
+    takes 10 % of the training set. Images are grey if all are, otherwise all become RGB (see ``images``). Mean and
+    standard deviation are computed on the training part. Raises UserError if the folder or a column is not found, if
+    images or labels are not of this form or cannot be read, and if the two splits have other classes.
     """
-    if path is None:
-        raise UserError("dataset.path=null: must be the folder of the parquet shards of an image classification set")
-    looked_in = [Path(path)] if Path(path).is_absolute() else [Path(path).absolute(), *places((path,), data_dir)]
-    folder = next((found for place in looked_in if (found := _folder_of_shards(place)) is not None), None)
-    if folder is None:
-        raise missing(
-            f"dataset.path={path}", "train-*-of-*.parquet", looked_in, "put the parquet shards of the dataset there"
-        )
-    test_name = next((name for name in _TEST_SPLITS if _shards(folder, name)), None)
-    if test_name is None:
-        raise UserError(f"dataset.path={path}: {folder} has no test set: no test-*-of-*.parquet, nor validation-*")
+    folder = folder_of_shards(path, data_dir)
+    test_name = split_for_testing(folder, test_split)
     train_table = _read(folder, "train", image_column, label_column)
     test_table = _read(folder, test_name, image_column, label_column)
-    grey = all(mode in _GREY_MODES for table in (train_table, test_table) for mode in table.modes)
-    size = _common_size(train_table, test_table, resize)
-    splits = [Split(_decode(table, size, grey, resize), table.labels) for table in (train_table, test_table)]
-    classes = len(train_table.class_names) or int(max(split.targets.max() for split in splits)) + 1
-    class_names = train_table.class_names or [str(index) for index in range(classes)]
+    class_names = _common_names(train_table, test_table)
+    if test_split is None and bool((test_table.labels == -1).all()):
+        raise UserError(_unlabelled(folder, test_name))
+    classes = len(class_names) or int(max(table.labels.max() for table in (train_table, test_table))) + 1
     for table in (train_table, test_table):
-        if table.labels.min() < 0 or table.labels.max() >= classes:
-            raise UserError(f"{table.shown}: labels must be in 0 .. {classes - 1}; is this split unlabelled?")
-    held_out = max(len(splits[0]) // 10, 1) if validation is None else validation
-    return image_classification(splits[0], splits[1], class_names, held_out, train_limit)
+        _check_labels(table, classes)
+    examples = len(train_table.encoded)
+    held_out = max(examples // 10, 1) if validation is None else validation
+    check_held_out(examples, held_out)  # before hours of decoding
+    form = pixels.common_form([table.images for table in (train_table, test_table)], resize)
+    splits = [Split(pixels.decode(table.images, form), table.labels) for table in (train_table, test_table)]
+    names = class_names or [str(index) for index in range(classes)]
+    return image_classification(splits[0], splits[1], names, held_out, train_limit)
 
 
 @dataclass
 class _Table:
+    """The rows of one split. origins: the shards in order, each with the number of its rows."""
+
     encoded: list[bytes]
     labels: Tensor
     class_names: list[str]
-    modes: set[str]
-    sizes: set[tuple[int, int]]
-    shown: str
+    origins: list[tuple[Path, int]]
 
+    def shown(self, row: int) -> str:
+        """Where ``row`` is, for messages: the shard, and the row in it."""
+        for path, count in self.origins:
+            if row < count:
+                return f"{path}: row {row}"
+            row -= count
+        raise IndexError(row)
 
-def _shards(folder: Path, split: str) -> list[Path]:
-    return sorted(folder.glob(f"{split}-*-of-*.parquet"))
-
-
-def _folder_of_shards(place: Path) -> Path | None:
-    if not place.is_dir():
-        return None
-    below = sorted(child for child in place.iterdir() if child.is_dir())
-    return next((folder for folder in (place, *below) if _shards(folder, "train")), None)
+    @property
+    def images(self) -> pixels.Encoded:
+        """The images of all rows."""
+        return pixels.Encoded(self.encoded, self.shown)
 
 
 def _read(folder: Path, split: str, image_column: str | None, label_column: str | None) -> _Table:
+    paths = shards(folder, split)
+    _check_complete(paths)
+    table = _Table([], torch.empty(0, dtype=torch.int64), [], [])
+    labels = []
+    for path in paths:
+        encoded, targets, names = _read_shard(path, image_column, label_column)
+        if names and table.class_names and names != table.class_names:
+            raise UserError(f"{path}: {_other_names(table.class_names, names)} in {paths[0].name}")
+        table.class_names = table.class_names or names
+        table.encoded += encoded
+        table.origins.append((path, len(encoded)))
+        labels.append(targets)
+    table.labels = torch.cat(labels)
+    if not table.encoded:
+        raise UserError(f"{folder}: the {split} split is empty: no rows in {len(paths)} {split}-*-of-*.parquet")
+    return table
+
+
+def _read_shard(
+    path: Path, image_column: str | None, label_column: str | None
+) -> tuple[list[bytes], Tensor, list[str]]:
+    """The encoded images, the labels and the class names of one shard, whatever other columns and integer types it has."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    paths = _shards(folder, split)
-    _check_complete(paths)
     try:
-        schema = pq.read_schema(paths[0])
-        image = _column(schema.names, image_column, _IMAGE_COLUMNS, "image_column", paths[0])
-        label = _column(schema.names, label_column, _LABEL_COLUMNS, "label_column", paths[0])
-        table = pa.concat_tables([pq.read_table(path, columns=[image, label]) for path in paths])
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{folder}: cannot be read: {error}") from error
-    shown = f"{folder}/{split}-*"
-    encoded = [_bytes_of(value, shown, image) for value in table.column(image).to_pylist()]
-    labels = table.column(label)
-    if labels.null_count or not pa.types.is_integer(labels.type):
-        raise UserError(
-            f"dataset.label_column={label}: must hold integers without gaps in {shown}, but is {labels.type}"
-        )
-    targets = torch.from_numpy(labels.to_numpy().astype(np.int64))
-    modes, sizes = _headers(encoded, shown)
-    return _Table(encoded, targets, _class_names(schema, label), modes, sizes, shown)
+        schema = pq.read_schema(path)
+        image = _column(schema.names, image_column, _IMAGE_COLUMNS, "image_column", path)
+        label = _column(schema.names, label_column, _LABEL_COLUMNS, "label_column", path)
+        table = pq.read_table(path, columns=[image, label])
+        values, labels = table.column(image).to_pylist(), table.column(label)
+        if labels.null_count or not pa.types.is_integer(labels.type):
+            raise UserError(
+                f"dataset.label_column={label}: must hold integers without gaps in {path}, but is {labels.type} with "
+                f"{labels.null_count} gaps"
+            )
+        targets = torch.from_numpy(np.array(labels.cast(pa.int64()).to_numpy(), np.int64))
+    except UserError:
+        raise
+    except Exception as error:  # damaged shards raise nearly anything
+        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:300]}") from error
+    encoded = [_bytes_of(value, f"{path}: row {row}", image) for row, value in enumerate(values)]
+    return encoded, targets, _class_names(schema, label)
 
 
 def _check_complete(paths: Sequence[Path]) -> None:
-    announced = int(paths[0].stem.rpartition("-of-")[2].partition("-")[0])
-    if len(paths) != announced:
-        raise UserError(f"{paths[0].parent}: {len(paths)} of the {announced} shards such as {paths[0].name} are there")
+    announced = paths[0].stem.rpartition("-of-")[2].partition("-")[0]
+    if not announced.isdecimal() or len(paths) != int(announced):
+        raise UserError(
+            f"{paths[0].parent}: {len(paths)} of the {announced.lstrip('0')} shards such as {paths[0].name} are there"
+        )
+
+
+def _check_labels(table: _Table, classes: int) -> None:
+    wrong = ((table.labels < 0) | (table.labels >= classes)).nonzero().flatten()
+    if len(wrong):
+        row = int(wrong[0])
+        raise UserError(
+            f"{table.shown(row)}: has the label {int(table.labels[row])}; labels must be in 0 .. {classes - 1}"
+        )
+
+
+def _unlabelled(folder: Path, split: str) -> str:
+    others = [name for name in TEST_SPLITS if name != split and shards(folder, name)]
+    accepted = " or ".join(f"dataset.test_split={name}" for name in others) or "shards with labels"
+    return (
+        f"{folder}: every label of {split}-* is -1: this split is unlabelled, and nothing can be tested on it; "
+        f"accepted: {accepted}"
+    )
+
+
+def _common_names(train: _Table, test: _Table) -> list[str]:
+    if train.class_names and test.class_names and train.class_names != test.class_names:
+        raise UserError(
+            f"{test.origins[0][0]}: {_other_names(train.class_names, test.class_names)} in the training split; "
+            "both must have the same classes in the same order"
+        )
+    return train.class_names or test.class_names
+
+
+def _other_names(first: list[str], second: list[str]) -> str:
+    if len(first) != len(second):
+        return f"names {len(second)} classes, but there are {len(first)}"
+    index = next(i for i, (one, other) in enumerate(zip(first, second, strict=True)) if one != other)
+    return f"calls class {index} {second[index]!r}, but that is {first[index]!r}"
 
 
 def _column(names: Sequence[str], chosen: str | None, usual: Sequence[str], option: str, path: Path) -> str:
@@ -131,7 +185,7 @@ def _column(names: Sequence[str], chosen: str | None, usual: Sequence[str], opti
 def _bytes_of(value: Any, shown: str, column: str) -> bytes:
     content = value.get("bytes") if isinstance(value, dict) else value
     if not isinstance(content, bytes):
-        raise UserError(f"dataset.image_column={column}: must hold the bytes of an image in every row of {shown}")
+        raise UserError(f"dataset.image_column={column}: must hold the bytes of an image, {shown} does not")
     return content
 
 
@@ -142,54 +196,3 @@ def _class_names(schema: Any, label: str) -> list[str]:
         return [str(name) for name in features[label]["names"]]
     except (KeyError, TypeError, ValueError):
         return []
-
-
-# ---- images ---------------------------------------------------------------------------------------------------------
-
-
-def image_module() -> Any:
-    """Pillow's ``Image``; raises UserError if Pillow is not installed."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise UserError("reading image files needs Pillow: pip install 'optbench[images]'") from error
-    return Image
-
-
-def _headers(encoded: Sequence[bytes], shown: str) -> tuple[set[str], set[tuple[int, int]]]:
-    image_class, modes, sizes = image_module(), set(), set()
-    for row, content in enumerate(encoded):
-        try:
-            with image_class.open(io.BytesIO(content)) as image:
-                modes.add(image.mode)
-                sizes.add(image.size)
-        except OSError as error:
-            raise UserError(f"{shown}: row {row} is not an image: {error}") from error
-    return modes, sizes
-
-
-def _common_size(train: _Table, test: _Table, resize: int | None) -> tuple[int, int]:
-    if resize is not None:
-        return resize, resize
-    sizes = sorted(train.sizes | test.sizes)
-    if len(sizes) > 1:
-        raise UserError(
-            f"dataset.resize=null: the images have {len(sizes)} sizes, such as {sizes[0]} and {sizes[-1]}; "
-            "accepted: a side in pixels, such as dataset.resize=32"
-        )
-    return sizes[0]
-
-
-def _decode(table: _Table, size: tuple[int, int], grey: bool, resize: int | None) -> Tensor:
-    image_class, (width, height) = image_module(), size
-    pixels = np.empty((len(table.encoded), height, width, 1 if grey else 3), np.uint8)
-    for row, content in enumerate(table.encoded):
-        try:
-            with image_class.open(io.BytesIO(content)) as image:
-                image = image.convert("L" if grey else "RGB")
-                if resize is not None and image.size != size:
-                    image = image.resize(size, image_class.Resampling.BILINEAR)
-                pixels[row] = np.asarray(image).reshape(pixels.shape[1:])
-        except OSError as error:
-            raise UserError(f"{table.shown}: row {row} cannot be decoded: {error}") from error
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()

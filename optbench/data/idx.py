@@ -4,6 +4,7 @@ An IDX file is two zero bytes, a byte for the type (8: unsigned byte), a byte fo
 dimension as a big-endian 32-bit integer, and then the values in C order.
 """
 
+import math
 import struct
 from pathlib import Path
 
@@ -11,41 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optbench.data.locate import RemoteFile, Source, locate, read
+from optbench.data.locate import Source, locate, read
 from optbench.data.raw import RawData, Split
+from optbench.data.sources import FASHION_MNIST, IDX_FILES, MNIST
 from optbench.data.splits import image_classification
 from optbench.errors import UserError
 
 _UNSIGNED_BYTE = 8
-_NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-
-
-def _files(*hashes: str) -> tuple[RemoteFile, ...]:
-    return tuple(RemoteFile(name, md5, gzipped=True) for name, md5 in zip(_NAMES, hashes, strict=True))
-
-
-FASHION_MNIST = Source(
-    dataset="fashion_mnist",
-    folders=("fashion-mnist", "fashion_mnist", "FashionMNIST/raw"),
-    files=_files(
-        "f4a8712d7a061bf5bd6d2ca38dc4d50a",
-        "9018921c3c673c538a1fc5bad174d6f9",
-        "8181f5470baa50b63fa0f6fddb340f0a",
-        "15d484375f8d13e6eb1aabb0c3f46965",
-    ),
-    url="https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
-)
-MNIST = Source(
-    dataset="mnist",
-    folders=("mnist", "MNIST/raw"),
-    files=_files(
-        "6bbc9ace898e44ae57da46a324031adb",
-        "a25bea736e30d166cdddb491f175f624",
-        "2646ac647ad5339dbf082846283269ea",
-        "27ae3e4e09519cfbb04c329615203637",
-    ),
-    url="https://ossci-datasets.s3.amazonaws.com/mnist/",
-)
 FASHION_MNIST_CLASSES = [
     "T-shirt/top",
     "trouser",
@@ -66,11 +39,13 @@ def parse(content: bytes, path: Path) -> Tensor:
         raise UserError(
             f"{path}: not an IDX file of unsigned bytes: it starts with {content[:4].hex(' ') or 'nothing'}"
         )
+    if not 1 <= content[3] <= 4:
+        raise UserError(f"{path}: announces {content[3]} dimensions; accepted: 1 to 4")
     header = 4 + 4 * content[3]
     if len(content) < header:
         raise UserError(f"{path}: ends within its header")
     shape = struct.unpack(f">{content[3]}I", content[4:header])
-    if len(content) - header != int(np.prod(shape)):
+    if len(content) - header != math.prod(shape):
         raise UserError(f"{path}: holds {len(content) - header} values, but its header announces {shape}")
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy())
 
@@ -86,7 +61,7 @@ def _load(
 ) -> RawData:
     paths = locate(source, data_dir, check_hash)
     arrays = [parse(read(file, paths[file.name], check_hash), paths[file.name]) for file in source.files]
-    for images, labels, name in ((arrays[0], arrays[1], _NAMES[0]), (arrays[2], arrays[3], _NAMES[2])):
+    for images, labels, name in ((arrays[0], arrays[1], IDX_FILES[0]), (arrays[2], arrays[3], IDX_FILES[2])):
         if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
             shapes = f"images of shape {tuple(images.shape)} do not match labels of shape {tuple(labels.shape)}"
             raise UserError(f"{paths[name]}: {shapes}")

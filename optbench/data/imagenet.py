@@ -6,7 +6,6 @@ images of 224, and takes the centre.
 """
 
 import math
-import os
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -17,15 +16,13 @@ import torch
 from torch import Tensor
 
 from optbench import randomness
-from optbench.data.huggingface import image_module
-from optbench.data.locate import missing, places
+from optbench.data import images
+from optbench.data.folders import image_root, images_by_class
 from optbench.data.raw import RawData, Split
 from optbench.data.spec import DataSpec
 from optbench.data.splits import limit_train, split_validation
 from optbench.errors import UserError
 
-_SUFFIXES = (".jpeg", ".jpg", ".png")
-_FOLDERS = ("imagenet", "ILSVRC2012", "ImageNet")
 _SCALE = (0.08, 1.0)  # of the area of a training crop, relative to the image
 _LOG_RATIO = math.log(4 / 3)  # of its sides, at most, either way
 _ATTEMPTS = 10
@@ -45,13 +42,10 @@ class StreamingImages:
     def __init__(self, folder: str | Path, split: str, size: int = 224, workers: int = 8) -> None:
         root = Path(folder) / split
         self.size, self.workers = size, workers
-        self.class_names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir()) if root.is_dir() else []
-        self.paths: list[str] = []
-        targets: list[int] = []
-        for target, name in enumerate(self.class_names):
-            files = sorted(e.path for e in os.scandir(root / name) if e.name.lower().endswith(_SUFFIXES))
-            self.paths += files
-            targets += [target] * len(files)
+        by_class = images_by_class(root) if root.is_dir() else {}
+        self.class_names = list(by_class)
+        self.paths = [str(path) for files in by_class.values() for path in files]
+        targets = [target for target, files in enumerate(by_class.values()) for _ in files]
         if not self.paths:
             raise UserError(f"{root}: no images in one folder a class, such as n01440764/NAME.JPEG")
         self.targets = torch.tensor(targets, dtype=torch.int64)
@@ -117,11 +111,7 @@ def _stack(futures: "list[Future[np.ndarray]]") -> Tensor:
 
 
 def _open(path: str) -> Any:
-    try:
-        with image_module().open(path) as image:
-            return image.convert("RGB")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be decoded: {error}") from error
+    return images.decode(path, path)
 
 
 def crop_box(width: int, height: int, draws: list[float]) -> tuple[int, int, int, int]:
@@ -147,7 +137,7 @@ def random_crop(path: str, size: int, draws: list[float]) -> np.ndarray:
     """A random crop of the image at ``path``, resized and perhaps mirrored: uint8 (size, size, 3)."""
     image = _open(path)
     left, top, width, height = crop_box(image.width, image.height, draws)
-    resampling = image_module().Resampling.BILINEAR
+    resampling = images.image_module().Resampling.BILINEAR
     image = image.crop((left, top, left + width, top + height)).resize((size, size), resampling)
     pixels = np.asarray(image)
     return pixels[:, ::-1] if draws[-1] < 0.5 else pixels
@@ -160,7 +150,9 @@ def centre(path: str, size: int) -> np.ndarray:
     width, height = image.size
     factor = shorter / min(width, height)
     resized = (shorter, int(height * factor)) if width <= height else (int(width * factor), shorter)
-    image = image.resize((max(resized[0], shorter), max(resized[1], shorter)), image_module().Resampling.BILINEAR)
+    image = image.resize(
+        (max(resized[0], shorter), max(resized[1], shorter)), images.image_module().Resampling.BILINEAR
+    )
     left, top = round((image.width - size) / 2), round((image.height - size) / 2)
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
@@ -173,11 +165,7 @@ def load(
     There is no download: the files are given out at https://image-net.org after registration. Raises UserError if they
     are not found, or if the two splits do not have the same classes.
     """
-    looked_in = places(_FOLDERS, data_dir)
-    folder = next((place for place in looked_in if (place / "train").is_dir() and (place / "val").is_dir()), None)
-    if folder is None:
-        remedy = "register at https://image-net.org for the files, which cannot be downloaded without"
-        raise missing("dataset=imagenet", "train/WNID/*.JPEG and val/WNID/*.JPEG", looked_in, remedy)
+    folder = image_root(data_dir)
     official_train = StreamingImages(folder, "train", size, workers)
     test = StreamingImages(folder, "val", size, workers)
     if official_train.class_names != test.class_names:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from optbench.data.extras import lacking
 from optbench.errors import UserError
+from optbench.system.home import at_home
 
 NO_DOWNLOAD = (
     "digits",
@@ -64,7 +66,17 @@ def places(folders: Sequence[str], data_dir: str | Path) -> list[Path]:
         roots.append(Path(os.environ["OPTBENCH_DATA"]))
     found = [place for root in roots for place in (root, *(root / folder for folder in folders))]
     found += [SYSTEM_FOLDER / folder for folder in folders]
-    return list(dict.fromkeys(place.expanduser().absolute() for place in found))
+    return list(dict.fromkeys(Path(at_home(place)).absolute() for place in found))
+
+
+def folder_for(source: Source, data_dir: str | Path) -> Path:
+    """Where a download of ``source`` goes. Raises UserError where ``data_dir`` begins with the ~ of nobody here."""
+    expanded = at_home(data_dir)
+    if expanded.startswith("~"):
+        raise UserError(
+            f"data_dir={data_dir}: there is no home folder of {Path(expanded).parts[0]} here; accepted: a folder"
+        )
+    return Path(expanded) / source.folders[0]
 
 
 def files_in(place: Path, files: Sequence[RemoteFile]) -> dict[str, Path] | None:
@@ -93,7 +105,7 @@ def locate(source: Source, data_dir: str | Path, check_hash: bool = True) -> dic
     found = find(source, data_dir)
     if found is not None:
         return found
-    target = (Path(data_dir) / source.folders[0]).expanduser()
+    target = folder_for(source, data_dir)
     made = [folder for folder in (target, target.parent) if not folder.exists()]
     try:
         return download(source, target, check_hash)
@@ -114,8 +126,13 @@ def missing(wanted: str, looked_for: str, looked_in: Sequence[Path], remedy: str
     """The error for files that are nowhere: what was looked for, where, what to do, and what needs no download."""
     return UserError(
         f"{wanted}: not found: {looked_for}; looked in {', '.join(map(str, looked_in))}; {remedy}; "
-        f"datasets that need no download: {', '.join(NO_DOWNLOAD)}"
+        f"datasets that need no download: {', '.join(without_download())}"
     )
+
+
+def without_download() -> list[str]:
+    """The datasets that work here without a download: those of ``NO_DOWNLOAD`` whose packages are installed."""
+    return [name for name in NO_DOWNLOAD if not lacking(name)]  # an extra has the name of the dataset that it is for
 
 
 def download(source: Source, folder: Path, check_hash: bool = True) -> dict[str, Path]:
@@ -150,7 +167,8 @@ def _download_one(url: str, path: Path, file: RemoteFile, check_hash: bool) -> N
 
 def open_url(url: str) -> IO[bytes]:
     """Open ``url`` for reading; gives up after ``TIMEOUT`` seconds without a byte."""
-    return urllib.request.urlopen(url, timeout=TIMEOUT)
+    found: IO[bytes] = urllib.request.urlopen(url, timeout=TIMEOUT)
+    return found
 
 
 def _few_words(error: Exception) -> str:

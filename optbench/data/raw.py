@@ -34,8 +34,9 @@ class ImageStream(Protocol):
 class Split:
     """Examples and their targets, tensors on the CPU.
 
-    inputs: images uint8 (N, C, H, W); sequences float32 (N, T, F); tokens int64 (N, T); or an ``ImageStream`` of N
-    images. targets: int64 (N,); int64 (N, T), where -100 means no target; float32 (N, outputs); or None.
+    inputs: images uint8 (N, C, H, W), or of a floating-point type in a unit of their own; rows of tables of a floating-point
+    type (N, F), already normalized; sequences float32 (N, T, F); tokens int64 (N, T); or an ``ImageStream`` of N images.
+    targets: int64 (N,); int64 (N, T), where -100 means no target; float32 (N, outputs); or None.
     """
 
     inputs: Any
@@ -54,8 +55,8 @@ class Split:
 class RawData:
     """A dataset in its three splits.
 
-    mean, std: of each channel of images in [0, 1]: the published constants where there are any, otherwise computed on
-    the training split; None for anything but images.
+    mean, std: of each channel of images, of which those of bytes are scaled to [0, 1]: the published constants where there
+    are any, otherwise computed on the training split; None for anything but images.
     """
 
     train: Split

@@ -19,6 +19,7 @@ from optbench import randomness
 from optbench.data.raw import RawData, Split
 from optbench.data.spec import DataSpec
 from optbench.data.splits import limit_train
+from optbench.system import memory
 
 TEST_EXAMPLES = 10000
 TOLERANCE = 0.04
@@ -43,6 +44,10 @@ def _raw_data(
     generation_seed: int,
 ) -> RawData:
     """Generate the three splits, each from its own random stream, so that none depends on the size of another."""
+    steps, features = spec.shape
+    sequences = examples + validation + TEST_EXAMPLES
+    what = f"dataset={task}, {sequences:,} sequences of {steps:,} steps with {features:,} features"
+    memory.require(4 * sequences * steps * features, what)
     splits = {
         name: generate(count, randomness.generator(generation_seed, f"{task}/{name}"))
         for name, count in (("train", examples), ("validation", validation), ("test", TEST_EXAMPLES))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from optbench import randomness
 from optbench.data.raw import RawData, Split
+from optbench.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,22 @@ class Augmentation:
     cutout: int = 0
 
     @classmethod
-    def of(cls, dataset: Mapping[str, Any]) -> "Augmentation":
-        """The augmentation that a dataset's options ask for; none if ``augment`` is "none" or the data are not images."""
-        if dataset.get("augment", "none") == "none":
+    def of(cls, options: Mapping[str, Any]) -> "Augmentation":
+        """The augmentation that a dataset's ``options`` ask for; none if ``augment`` is "none" or the data are not images."""
+        if options.get("augment", "none") == "none":
             return cls()
-        return cls(**{name: dataset[name] for name in ("crop", "crop_padding", "flip", "cutout") if name in dataset})
+        return cls(**{name: options[name] for name in ("crop", "crop_padding", "flip", "cutout") if name in options})
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise UserError for crops or squares larger than images of ``shape`` (C, H, W)."""
+        side = min(shape[1:], default=0)
+        for name, size in (("crop", self.crop), ("cutout", self.cutout)):
+            # A crop shifts an image by up to so many pixels; reflected are all but the pixels at its edge.
+            most = side - 1 if name == "crop" and self.crop_padding == "reflect" else side
+            if size > most:
+                raise UserError(
+                    f"dataset.{name}={size}: the images have {side} pixels on a side; accepted: 0 to {most}"
+                )
 
     def stock(self, images: Tensor) -> Tensor:
         """All training images (N, C, H, W) as ``take`` wants them: padded once, not batch by batch.
@@ -123,6 +135,10 @@ class BatchSource:
     ) -> None:
         self.spec, self.seed = raw.spec, seed
         self.augmentation = augmentation or Augmentation()
+        if raw.spec.kind == "image":
+            self.augmentation.check(raw.spec.shape)
+        if reconstruct and isinstance(raw.train.inputs, Tensor) and raw.train.inputs.is_floating_point():
+            _check_unit_interval(raw)
         self.reconstruct, self.dtype = reconstruct, dtype
         self.splits = {"train": raw.train, "validation": raw.validation, "test": raw.test}
         self.examples = len(raw.train.inputs)
@@ -148,15 +164,18 @@ class BatchSource:
         return data.to(self.device, self.dtype) if data.is_floating_point() else data.to(self.device)
 
     def _affine(self, raw: RawData, normalize: bool) -> tuple[Tensor | None, Tensor | None]:
-        """x -> x * scale + shift takes raw images (0 .. 255) to normalized ones, or to [0, 1]."""
+        """x -> x * scale + shift takes raw images to normalized ones, or bytes (0 .. 255) to [0, 1]."""
         if raw.spec.kind != "image":
             return None, None
         channels = raw.spec.shape[0]
         # In float64, so that only the results are rounded to the dtype of training.
         mean = torch.tensor(raw.mean if normalize and raw.mean else [0.0] * channels, dtype=torch.float64)
         std = torch.tensor(raw.std if normalize and raw.std else [1.0] * channels, dtype=torch.float64)
+        std = std.where(std > 0, 1.0)  # a channel that is the same everywhere has no scale
         shape = (1, channels, 1, 1)
-        scale, shift = 1 / (255 * std), -mean / std
+        images = raw.train.inputs
+        unit = 1 if isinstance(images, Tensor) and images.is_floating_point() else 255
+        scale, shift = 1 / (unit * std), -mean / std
         return scale.view(shape), shift.view(shape)
 
     def batch(
@@ -208,7 +227,7 @@ class BatchSource:
         if self._scale is None or self._shift is None:
             return inputs
         # In place, on the copy that the conversion has just made: many times faster than addcmul with broadcasting.
-        return inputs.to(self.dtype).mul_(self._scale).add_(self._shift)
+        return inputs.to(self.dtype, copy=True).mul_(self._scale).add_(self._shift)
 
     def evaluation(
         self, split: str, size: int, limit: int | None = None, rank: int = 0, world_size: int = 1
@@ -226,3 +245,13 @@ class BatchSource:
             else:
                 inputs = self._prepare(data.inputs[start:stop])
             yield inputs, inputs.flatten(1) if self.reconstruct else data.targets[start:stop]
+
+
+def _check_unit_interval(raw: RawData) -> None:
+    for name in ("train", "validation", "test"):
+        low, high = (float(value) for value in getattr(raw, name).inputs.aminmax())
+        if low < 0 or high > 1:
+            raise UserError(
+                f"model: an autoencoder reconstructs values in [0, 1], and the images of the {name} split have {low} to {high}; "
+                "accepted: images of bytes, or floating-point values in [0, 1]"
+            )

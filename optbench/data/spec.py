@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["image", "sequence", "tokens"]
+Kind = Literal["image", "sequence", "tokens", "table"]
 Target = Literal["class", "class_per_step", "real", "none"]
 
 
@@ -11,7 +11,8 @@ Target = Literal["class", "class_per_step", "real", "none"]
 class DataSpec:
     """The shapes of a dataset's examples and targets.
 
-    kind: "image": float (channels, height, width); "sequence": float (steps, features); "tokens": int64 (steps,).
+    kind: "image": float (channels, height, width); "sequence": float (steps, features); "tokens": int64 (steps,);
+        "table": float (features,).
     shape: the shape of one example, as above.
     outputs: how many numbers a model must put out per prediction: classes, vocabulary size, or real targets.
     target: "class": one int64 class an example; "class_per_step": int64 (steps,), where -100 means no target;

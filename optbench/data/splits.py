@@ -1,11 +1,13 @@
 """The one way in which validation examples and a smaller training set are chosen: fixed, whatever the run's seed."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from optbench.data.held_out import HeldOut, check_held_out
 from optbench.data.raw import RawData, Split
 from optbench.data.spec import DataSpec
-from optbench.errors import UserError
 
 
 def fixed_permutation(length: int) -> Tensor:
@@ -20,12 +22,37 @@ def split_validation(official_train: Split, validation: int) -> tuple[Split, Spl
     UserError if nothing would be left to train on.
     """
     examples = len(official_train)
-    if not 1 <= validation < examples:
-        raise UserError(
-            f"dataset.validation={validation}: must be in 1 .. {examples - 1}, there are {examples} examples"
-        )
+    check_held_out(examples, validation)
     order = fixed_permutation(examples)
     return official_train.take(order[:-validation]), official_train.take(order[-validation:])
+
+
+def divide(
+    held_out: HeldOut, train: Split, test: Split | None = None, validation: Split | None = None
+) -> tuple[Split, Split, Split]:
+    """(train, validation, test) of data that may lack the last two, which are then held out of the training examples.
+
+    The training examples are in random order. Raises UserError as ``HeldOut.sizes`` does.
+    """
+    for_test, for_validation = held_out.sizes(len(train), test is not None, validation is not None)
+    if test is None:
+        train, test = split_validation(train, for_test)
+    if validation is None:
+        train, validation = split_validation(train, for_validation)
+    else:
+        train = train.take(fixed_permutation(len(train)))
+    return train, validation, test
+
+
+def standardized(parts: Sequence[Tensor]) -> list[Tensor]:
+    """Each of ``parts`` (N, F) with the mean and the (population) standard deviation of every column of the first.
+
+    A column that is the same in all of the first is divided by 1.
+    """
+    training = parts[0].double()
+    mean, std = training.mean(0), training.std(0, correction=0)
+    std = std.where(std > 0, 1.0)
+    return [((part.double() - mean) / std).to(part.dtype) for part in parts]
 
 
 def limit_train(train: Split, train_limit: int | None) -> Split:
@@ -39,7 +66,13 @@ def limit_train(train: Split, train_limit: int | None) -> Split:
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and (population) standard deviation of each channel of uint8 images (N, C, H, W), scaled to [0, 1]."""
+    """Mean and (population) standard deviation of each channel of images (N, C, H, W).
+
+    Those of uint8 images are of the values scaled to [0, 1], those of floating-point images of the values as they are.
+    """
+    if images.is_floating_point():
+        channels = [images[:, channel].double() for channel in range(images.shape[1])]
+        return tuple(c.mean().item() for c in channels), tuple(c.std(correction=0).item() for c in channels)
     values = torch.arange(256, dtype=torch.float64) / 255
     means, deviations = [], []
     for channel in range(images.shape[1]):

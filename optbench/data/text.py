@@ -22,6 +22,10 @@ def windows(tokens: Tensor, sequence_length: int, where: str) -> Split:
     the end is dropped. Raises UserError, naming the part ``where``, if there is not one window.
     """
     count = (len(tokens) - 1) // sequence_length
+    if len(tokens) < 2:
+        raise UserError(
+            f"the {where} part has {len(tokens)} tokens; needs two, as the second is the target of the first"
+        )
     if count < 1:
         raise UserError(
             f"dataset.sequence_length={sequence_length}: the {where} part has {len(tokens)} tokens; "

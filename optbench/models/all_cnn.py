@@ -50,4 +50,5 @@ class AllCNNC(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Images (N, C, H, W) -> logits (N, outputs)."""
-        return self.features(self.enlarge(inputs)).mean((2, 3))
+        outputs: Tensor = self.features(self.enlarge(inputs)).mean((2, 3))
+        return outputs

@@ -39,4 +39,5 @@ class Autoencoder(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Images (N, C, H, W) with values in [0, 1] -> logits or reconstructions (N, C * H * W)."""
-        return self.decoder(self.encoder(inputs.flatten(1)))
+        outputs: Tensor = self.decoder(self.encoder(inputs.flatten(1)))
+        return outputs

@@ -5,13 +5,12 @@ C3 and C4 of the paper are C1 and C2 on CIFAR-100. F2 is F1 with seven layers on
 
 from collections.abc import Sequence
 from itertools import pairwise
-from math import prod
 
 from torch import Tensor, nn
 
 from optbench.data.spec import DataSpec
 from optbench.models.layers import BatchNorm, Dropout
-from optbench.models.shapes import enlarge, flat_features, image_shape, require, require_dropout
+from optbench.models.shapes import enlarge, flat_features, flat_width, image_shape, require, require_dropout
 from optbench.models.vgg import SMALLEST, STAGES
 
 
@@ -29,13 +28,14 @@ class KeskarF1(nn.Module):
         super().__init__()
         require(hidden >= 1, "hidden", hidden, "must be >= 1")
         require(layers >= 1, "layers", layers, "must be >= 1")
-        widths = [prod(image_shape(data))] + [hidden] * layers
+        widths = [flat_width(data)] + [hidden] * layers
         modules = [module for pair in pairwise(widths) for module in _dense(*pair)]
         self.layers = nn.Sequential(*modules, nn.Linear(hidden, data.outputs))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Images (N, C, H, W) -> logits (N, outputs)."""
-        return self.layers(inputs.flatten(1))
+        """Images (N, C, H, W) or rows (N, F) -> logits (N, outputs)."""
+        outputs: Tensor = self.layers(inputs.flatten(1))
+        return outputs
 
 
 class KeskarC1(nn.Module):
@@ -69,7 +69,8 @@ class KeskarC1(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Images (N, C, H, W) -> logits (N, outputs)."""
-        return self.head(self.features(inputs).flatten(1))
+        outputs: Tensor = self.head(self.features(inputs).flatten(1))
+        return outputs
 
 
 class KeskarC2(nn.Module):
@@ -106,4 +107,5 @@ class KeskarC2(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Images (N, C, H, W) -> logits (N, outputs)."""
-        return self.head(self.features(self.enlarge(inputs)).flatten(1))
+        outputs: Tensor = self.head(self.features(self.enlarge(inputs)).flatten(1))
+        return outputs

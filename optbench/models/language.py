@@ -76,4 +76,5 @@ class RecurrentLanguageModel(nn.Module):
             inputs = F.one_hot(tokens, self.vocabulary).to(self.readout.weight.dtype)
         else:
             inputs = self.embedding_dropout(self.embedding(tokens))
-        return self.readout(self.dropout(self.stack(inputs)))
+        outputs: Tensor = self.readout(self.dropout(self.stack(inputs)))
+        return outputs

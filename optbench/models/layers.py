@@ -79,7 +79,11 @@ class BatchNorm(nn.Module):
         mean = all_reduce_sum(working.sum(over), self.ranks) / count
         centred = working - mean.view(shape)
         variance = all_reduce_sum(centred.square().sum(over), self.ranks) / count
-        outputs = centred * (self.weight * torch.rsqrt(variance + self.eps)).view(shape) + self.bias.view(shape)
+        scale = torch.rsqrt(variance + self.eps)
+        # A layer that was torch's may have neither or only one of the two.
+        outputs = centred * (scale if self.weight is None else self.weight * scale).view(shape)
+        if self.bias is not None:
+            outputs = outputs + self.bias.view(shape)
         if self.recording != "hold":
             self.recorded.append((mean.detach(), variance.detach() * (count / max(count - 1, 1))))
         return outputs.to(group.dtype)
@@ -96,9 +100,14 @@ class BatchNorm(nn.Module):
         """Move the running statistics towards the mean over the groups recorded since the last call."""
         if self.recorded:
             mean, variance = self.mean_over_groups()
-            self.recorded.clear()
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
+            self.move(mean, variance)
+
+    @torch.no_grad()
+    def move(self, mean: Tensor, variance: Tensor) -> None:
+        """Move the running statistics towards ``mean`` and ``variance``, once per step, and forget what was recorded."""
+        self.recorded.clear()
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
 
 
 class _AllReduceSum(torch.autograd.Function):
@@ -113,16 +122,17 @@ class _AllReduceSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
-        return _AllReduceSum.apply(gradient, ctx.ranks), None
+        return all_reduce_sum(gradient, ctx.ranks), None
 
     @staticmethod
     def jvp(ctx, tangent: Tensor, _: None) -> Tensor:  # type: ignore[no-untyped-def]
-        return _AllReduceSum.apply(tangent, ctx.ranks)
+        return all_reduce_sum(tangent, ctx.ranks)
 
 
 def all_reduce_sum(value: Tensor, ranks: dist.ProcessGroup | None) -> Tensor:
     """The sum of ``value`` over ``ranks``, differentiable to any order."""
-    return _AllReduceSum.apply(value, ranks)
+    total: Tensor = _AllReduceSum.apply(value, ranks)  # type: ignore[no-untyped-call]
+    return total
 
 
 class Dropout(nn.Module):
@@ -198,9 +208,7 @@ def commit_batch_norms(norms: Iterable[BatchNorm], world_size: int = 1) -> None:
         parts = iter(flat.split([tensor.numel() for pair in statistics for tensor in pair]))
         statistics = [(next(parts), next(parts)) for _ in statistics]
     for norm, (mean, variance) in zip(recorded, statistics, strict=True):
-        norm.recorded.clear()
-        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
-        norm.running_var.lerp_(variance.to(norm.running_var.dtype), norm.momentum)
+        norm.move(mean, variance)
 
 
 @torch.no_grad()

@@ -41,7 +41,8 @@ class LeNet5(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Images (N, C, H, W) -> logits (N, outputs)."""
-        return self.head(self.features(self.enlarge(inputs)).flatten(1))
+        outputs: Tensor = self.head(self.features(self.enlarge(inputs)).flatten(1))
+        return outputs
 
 
 class CaffeLeNet(nn.Module):
@@ -63,4 +64,5 @@ class CaffeLeNet(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Images (N, C, H, W) -> logits (N, outputs)."""
-        return self.head(self.features(self.enlarge(inputs)).flatten(1))
+        outputs: Tensor = self.head(self.features(self.enlarge(inputs)).flatten(1))
+        return outputs

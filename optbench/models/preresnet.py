@@ -22,7 +22,8 @@ class PreActivationBlock(nn.Module):
         """Inputs (N, C_in, H, W) -> (N, C_out, H / stride, W / stride)."""
         activated = self.activate(inputs)
         kept = inputs if self.shortcut is None else self.shortcut(activated)
-        return kept + self.residual(activated)
+        outputs: Tensor = kept + self.residual(activated)
+        return outputs
 
 
 def basic(inputs: int, outputs: int, stride: int, dropout: float = 0.0) -> nn.Module:
@@ -106,4 +107,5 @@ class PreResNet(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Images (N, C, H, W) -> logits (N, outputs)."""
-        return self.head(self.blocks(self.stem(inputs)).mean((2, 3)))
+        outputs: Tensor = self.head(self.blocks(self.stem(inputs)).mean((2, 3)))
+        return outputs

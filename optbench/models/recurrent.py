@@ -55,7 +55,8 @@ class RecurrentStack(nn.Module):
 def _layer(cell: str, features: int, hidden: int, nonlinearity: str) -> nn.RNNBase:
     if cell == "rnn":
         return nn.RNN(features, hidden, nonlinearity=nonlinearity, batch_first=True)
-    return {"gru": nn.GRU, "lstm": nn.LSTM}[cell](features, hidden, batch_first=True)
+    found: nn.RNNBase = {"gru": nn.GRU, "lstm": nn.LSTM}[cell](features, hidden, batch_first=True)
+    return found
 
 
 class RecurrentNetwork(nn.Module):
@@ -96,7 +97,8 @@ class RecurrentNetwork(nn.Module):
         elif self.read == "rows":
             inputs = inputs.transpose(1, 2).flatten(2)
         states = self.stack(inputs)
-        return self.readout(self.dropout(states if self.per_step else states[:, -1]))
+        outputs: Tensor = self.readout(self.dropout(states if self.per_step else states[:, -1]))
+        return outputs
 
 
 def _reading(data: DataSpec, read: str) -> str:

@@ -123,4 +123,5 @@ class ResNet(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Images (N, C, H, W) -> logits (N, outputs)."""
-        return self.head(self.blocks(self.stem(inputs)).mean((2, 3)))
+        outputs: Tensor = self.head(self.blocks(self.stem(inputs)).mean((2, 3)))
+        return outputs

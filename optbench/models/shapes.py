@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from math import prod
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +41,11 @@ def image_shape(data: DataSpec) -> Shape:
         )
     channels, height, width = data.shape
     return channels, height, width
+
+
+def flat_width(data: DataSpec) -> int:
+    """How many numbers an example is, for a model that flattens it; UserError if examples are no images or rows of a table."""
+    return data.shape[0] if data.kind == "table" else prod(image_shape(data))
 
 
 class Enlarge(nn.Module):
@@ -92,7 +98,7 @@ def flat_features(features: nn.Module, shape: Shape) -> int:
     features.eval()
     outputs = torch.func.functional_call(features, on_meta, torch.empty(1, *shape, device="meta"))
     features.train()
-    return outputs.numel()
+    return int(outputs.numel())
 
 
 def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:

@@ -16,7 +16,8 @@ class _ConvNet(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Images (N, C, H, W) -> logits (N, outputs)."""
-        return self.head(self.features(self.enlarge(inputs)).flatten(1))
+        outputs: Tensor = self.head(self.features(self.enlarge(inputs)).flatten(1))
+        return outputs
 
 
 class TwoConvTwoDense(_ConvNet):

@@ -33,7 +33,8 @@ class CausalSelfAttention(nn.Module):
         )
         # No dropout in here: the fused kernel would draw masks that depend on how the batch is cut.
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        return self.projection(mixed.transpose(1, 2).flatten(2))
+        outputs: Tensor = self.projection(mixed.transpose(1, 2).flatten(2))
+        return outputs
 
 
 class Block(nn.Module):
@@ -52,7 +53,8 @@ class Block(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Inputs and outputs are (examples, steps, width)."""
         hidden = inputs + self.attention_dropout(self.attention(self.attention_norm(inputs)))
-        return hidden + self.mlp_dropout(self.contract(F.gelu(self.expand(self.mlp_norm(hidden)))))
+        outputs: Tensor = hidden + self.mlp_dropout(self.contract(F.gelu(self.expand(self.mlp_norm(hidden)))))
+        return outputs
 
 
 class GPT(nn.Module):
@@ -105,4 +107,5 @@ class GPT(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits (examples, steps, vocabulary); those at step t depend on the tokens up to and including t."""
         hidden = self.embedding_dropout(self.embedding(tokens) + self.positions.weight[: tokens.shape[1]])
-        return self.readout(self.norm(self.blocks(hidden)))
+        outputs: Tensor = self.readout(self.norm(self.blocks(hidden)))
+        return outputs

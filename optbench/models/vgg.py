@@ -65,4 +65,5 @@ class VGG(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Images (N, C, H, W) -> logits (N, outputs)."""
-        return self.head(self.features(self.enlarge(inputs)).flatten(1))
+        outputs: Tensor = self.head(self.features(self.enlarge(inputs)).flatten(1))
+        return outputs

@@ -1,6 +1,5 @@
 """Optimizers: ours, torch's, and any of the pytorch-optimizer package, built alike from a configuration."""
 
-import importlib
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from optbench.config.run_config import Choice
+from optbench.config.targets import load_target
 from optbench.errors import UserError
 from optbench.optimizers.damped_newton import DampedNewton
 from optbench.optimizers.decoupled import with_decoupled_weight_decay
@@ -59,12 +60,10 @@ _ARGUMENTS: list[tuple[str, tuple[str, ...]]] = [
 _FOREACH_ON_CPU = ("Adadelta", "Adamax", "RAdam", "RMSprop")
 
 
-def build(
-    config: Mapping[str, Any], model: nn.Module, learning_rate: float | None, seed: int = 0
-) -> torch.optim.Optimizer:
-    """The optimizer that ``config`` (the composed ``optimizer`` group) describes, for the parameters of ``model``.
+def build(choice: Choice, model: nn.Module, learning_rate: float | None, seed: int = 0) -> torch.optim.Optimizer:
+    """The optimizer that ``choice`` (of the group `optimizer`) describes, for the parameters of ``model``.
 
-    The options are the keys of ``config["info"]["schema"]``; ``learning_rate`` (already scaled to the batch) takes
+    ``learning_rate`` (already scaled to the batch) takes
     the place of the configured one, and is None only where the method chooses by itself. Matrices and kernels are
     decayed by ``weight_decay``; biases and norm scales (fewer than two dimensions) only if ``decay_norm_and_bias``.
     With ``weight_decay_mode: decoupled`` the decay is kept out of the gradient. A class with a ``from_model`` method,
@@ -74,17 +73,16 @@ def build(
     Raises:
         UserError: where ``_target_`` cannot be imported, the model has nothing to train, or a value is not accepted.
     """
-    name = config["name"]
-    options = {key: config[key] for key in config["info"]["schema"]}
-    options["learning_rate"] = learning_rate
-    target: Any = _import(config["_target_"], name)
+    name = choice.name
+    options = {**choice.options, "learning_rate": learning_rate}
+    target: Any = load_target(choice, torch.optim.Optimizer)
     if "seed" in inspect.signature(target).parameters:
         options["seed"] = seed
     if not trainable(model):
         raise UserError(f"optimizer={name}: the model has no parameters that require a gradient")
     try:
         if not isinstance(target, type):
-            optimizer = target(model, **_arguments(options))
+            optimizer: torch.optim.Optimizer = target(model, **_arguments(options))
         elif hasattr(target, "from_model"):
             optimizer = target.from_model(model, **_arguments(options))
         else:
@@ -94,16 +92,6 @@ def build(
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     return optimizer
-
-
-def _import(path: str, name: str) -> Any:
-    module, _, attribute = path.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"optimizer={name}: _target_={path} cannot be imported ({error}); give an optimizer's dotted path"
-        ) from error
 
 
 def _arguments(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,12 +124,25 @@ def _from_parameters(
 
 def _fast_kernels(target: type[torch.optim.Optimizer], parameters: list[nn.Parameter]) -> dict[str, Any]:
     """``fused`` or ``foreach`` where ``target`` has it for these parameters and it is faster than the default."""
-    if "fused" in inspect.signature(target).parameters:
-        kernel = f"aten::_fused_{target.__name__.lower()}_"
+    accepted = inspect.signature(target).parameters
+    torchs = _torch_class(target)
+    if torchs is not None and "fused" in accepted:
+        kernel = f"aten::_fused_{torchs.__name__.lower()}_"
         devices = {parameter.device.type.upper() for parameter in parameters}
         # Not for half precision: torch 2.13's fused SGD leaves most of a bfloat16 tensor on the CPU as it was.
         if all(parameter.dtype in (torch.float32, torch.float64) for parameter in parameters) and all(
             torch._C._dispatch_has_kernel_for_dispatch_key(kernel, device) for device in devices
         ):
             return {"fused": True}
-    return {"foreach": True} if target.__name__ in _FOREACH_ON_CPU else {}
+    return {"foreach": True} if target.__name__ in _FOREACH_ON_CPU and "foreach" in accepted else {}
+
+
+def _torch_class(target: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer] | None:
+    """The class of torch whose step ``target`` takes as it stands: itself, or the one it inherits from; None for others.
+
+    A step of the user's own may do anything with the options that its class inherits, ``fused`` among them.
+    """
+    torchs: Any = next(base for base in target.__mro__ if base.__module__.startswith("torch.optim"))
+    # torch wraps the step of a class when the first instance is made, and puts it into that class.
+    step: Any = inspect.unwrap(target.step)
+    return torchs if step.__module__.startswith("torch.optim") and step is inspect.unwrap(torchs.step) else None

@@ -6,12 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optbench.optimizers.groups import parameters_given
+
 
 class FirstOrderOptimizer(torch.optim.Optimizer):
     """Evaluates the closure once, then calls ``_update`` for each set of parameters that can share one fused operation.
 
     Parameters without a gradient are left alone, like those of the optimizers in torch.
     """
+
+    def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
+        super().__init__(parameters_given(params), defaults)
 
     def _update(self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]) -> None:
         """Update ``parameters`` (one device and dtype, of ``group``) in place; ``gradients`` must not be written to."""

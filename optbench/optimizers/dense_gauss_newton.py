@@ -12,9 +12,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from optbench.errors import UserError
-from optbench.losses import Loss
 from optbench.objective import Objective
+from optbench.objective.losses import Loss
 from optbench.optimizers.base import require
+from optbench.optimizers.groups import parameters_given
 
 CURVATURES = ("gauss_newton", "empirical_fisher")
 SOLVERS = ("auto", "parameters", "outputs")
@@ -124,7 +125,8 @@ class SquareRoot:
         for rows in self._scaled_chunks(scale):
             back += rows.T @ solution[done : done + len(rows)]
             done += len(rows)
-        return scale * (inner - self._sum(back) / ranks**0.5) / damping
+        found: Tensor = scale * (inner - self._sum(back) / ranks**0.5) / damping
+        return found
 
     def _scaled_chunks(self, scale: Tensor) -> Iterator[Tensor]:
         return (rows * scale for rows in self._chunks())
@@ -155,7 +157,8 @@ class SquareRoot:
                     _add_upper_product(block, mine)
                 elif other > rank:
                     block += mine @ (theirs[:, columns].to(torch.float64) * scale[columns]).T
-        return _mirrored(self._sum(gram)) * (self._scale**2 / ranks)
+        found: Tensor = _mirrored(self._sum(gram)) * (self._scale**2 / ranks)
+        return found
 
 
 def check_memory(objective: Objective, outputs: Tensor, curvature: str, memory_limit: int) -> None:
@@ -198,7 +201,7 @@ class DenseGaussNewton(torch.optim.Optimizer):
         require(solver in SOLVERS, "solver", solver, f"one of {', '.join(SOLVERS)}")
         require(memory_limit >= 1, "memory_limit", memory_limit, ">= 1")
         self.diagnostics: dict[str, Any] = {}
-        super().__init__(params, defaults)
+        super().__init__(parameters_given(params), defaults)
         require(len(self.param_groups) == 1, "params", f"{len(self.param_groups)} groups", "one group")
 
     def check(self, objective: Objective) -> None:

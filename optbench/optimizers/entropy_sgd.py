@@ -11,7 +11,7 @@ from torch.optim.optimizer import ParamsT
 from optbench import randomness
 from optbench.errors import UserError
 from optbench.optimizers.base import require, require_common
-from optbench.optimizers.groups import decay_groups, trainable
+from optbench.optimizers.groups import decay_groups, parameters_given, trainable
 
 
 class EntropySGD(torch.optim.Optimizer):
@@ -78,7 +78,7 @@ class EntropySGD(torch.optim.Optimizer):
             "outer_step": 0,
             "inner_step": 0,
         }
-        super().__init__(params, defaults)
+        super().__init__(parameters_given(params), defaults)
 
     @classmethod
     def from_model(
@@ -127,7 +127,7 @@ class EntropySGD(torch.optim.Optimizer):
     @property
     def _at(self) -> int:
         """How many inner steps of the present outer step are done."""
-        return self.param_groups[0]["inner_step"]
+        return int(self.param_groups[0]["inner_step"])
 
     def _count(self, name: str, value: int) -> None:
         for group in self.param_groups:

@@ -4,9 +4,31 @@ from typing import Any
 
 from torch import nn
 
+from optbench.errors import UserError
+
+
+def require_model(model: object) -> None:
+    """Raise UserError for what is no model, such as its parameters, where a method has to know the layers."""
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"the optimizer was given a {type(model).__name__} in place of a model; accepted: a torch.nn.Module, whose layers "
+            "it has to know: KFAC(model), not KFAC(model.parameters())"
+        )
+
+
+def parameters_given(params: Any) -> Any:
+    """``params``, as torch's optimizers take them; raises UserError for a model."""
+    if isinstance(params, nn.Module):
+        raise UserError(
+            f"the optimizer was given a model ({type(params).__name__}) in place of parameters; accepted: model.parameters(), "
+            "parameter groups, or the class method from_model(model) where there is one"
+        )
+    return params
+
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters of ``model`` that require a gradient, shared ones once."""
+    """The parameters of ``model`` that require a gradient, shared ones once; raises UserError for what is no model."""
+    require_model(model)
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
@@ -34,6 +56,7 @@ def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
 
     The head is the last module, in the order of registration, that owns such a weight.
     """
+    require_model(model)
     head: list[nn.Parameter] = []
     for module in model.modules():
         owned = [parameter for parameter in module.parameters(recurse=False) if parameter.ndim > 1]

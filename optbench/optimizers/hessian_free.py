@@ -13,7 +13,7 @@ from optbench.curvature.lanczos import flatten, on_flat_vectors, unflatten
 from optbench.objective import Objective
 from optbench.optimizers import krylov
 from optbench.optimizers.base import require, require_common
-from optbench.optimizers.groups import trainable
+from optbench.optimizers.groups import parameters_given, trainable
 
 Value: TypeAlias = Callable[[Tensor], float]
 
@@ -99,7 +99,7 @@ class HessianFree(torch.optim.Optimizer):
             "decay_norm_and_bias": decay_norm_and_bias,
             "updates": 0,
         }
-        super().__init__(params, defaults)
+        super().__init__(parameters_given(params), defaults)
         krylov.only_group(self, type(self).__name__)
         self._seed = seed
         self.diagnostics: dict[str, float] = {}

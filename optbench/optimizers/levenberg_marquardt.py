@@ -23,7 +23,7 @@ class LevenbergMarquardt(dense.DenseGaussNewton):
     For the loss L, its gradient g and its Gauss-Newton matrix G, all means over the batch:
 
     1. H = G + αD with D = max(D, diag G) element by element, or D = I; δ₁ = -H⁻¹g.
-    2. With the last step taken d, a = gᵀH⁻¹g, b = dᵀHd, c = gᵀd, the step's length s and q = -ξ s √a:
+    2. With the last step taken d, a = gᵀH⁻¹g, b = dᵀHd, c = gᵀd, the step's length s = σ √(2L) and q = -ξ s √a:
 
            δ = λ₁/(2λ₂) δ₁ + 1/(2λ₂) d,    λ₂ = ½ √((ab - c²) / (a s² - q²)),    λ₁ = (c - 2 λ₂ q) / a,
 
@@ -35,13 +35,21 @@ class LevenbergMarquardt(dense.DenseGaussNewton):
        only if the loss fell by more than so many times -(gᵀδ + ½ δᵀGδ). Otherwise by ``damping_increase``.
        A refused step leaves θ and D as they were, and the next one has no d.
 
-    step takes an ``optbench.objective.Objective``. momentum_length: s, in the metric of H and so in roots of the loss; None
-    for no momentum. momentum_slope: ξ. uphill_power: p, None for no uphill steps. curvature, solver and memory_limit are
-    those of ``dense_gauss_newton.SquareRoot``. evaluation_mode: the steps minimize the loss of the model in eval mode,
-    without dropout and with the running statistics of batch norm; in train mode, batch norm takes a backward pass
-    for every output of every example. The published code differs in two places: published_momentum takes its first
-    coefficient λ₁/λ₂, with which neither constraint holds, and its curvature for classification is "empirical_fisher".
-    After a refused step it keeps the refused δ as d, which is not done here.
+    step takes an ``optbench.objective.Objective``. momentum_share: σ, None for no momentum. momentum_slope: ξ. uphill_power: p,
+    None for no uphill steps. curvature, solver and memory_limit are those of ``dense_gauss_newton.SquareRoot``.
+    evaluation_mode: the steps minimize the loss of the model in eval mode, without dropout and with the running statistics of
+    batch norm; in train mode, batch norm takes a backward pass for every output of every example.
+
+    The length s. By the model a step changes the loss by q + ½s² = ½s² - ξ s √a, which is a rise unless s < 2ξ√a. The plain
+    step has the length √a, which goes to zero at a minimum, and √a <= √(2L) for squared errors: with the residuals r and
+    G = JᵀJ/N, a = rᵀJ(JᵀJ + NαD)⁻¹Jᵀr/N <= rᵀr/N = 2L. So a share of √(2L) is a share of the longest plain step that there
+    can be: it depends neither on N nor on the units of the loss, and shrinks as the loss does. Held fixed, a length leaves
+    the loss near ½s² where it could go to 0.
+
+    The published code differs in three places. Its s is 0.6 on sums, thus 0.6/√N on means and σ = 0.6/‖r‖, from 0.03 to 0.3 on
+    the published problem (‖r‖ from 22 to 2). published_momentum takes its first coefficient λ₁/λ₂, with which neither
+    constraint holds. Its curvature for classification is "empirical_fisher". After a refused step it keeps the refused δ
+    as d, which is not done here.
 
     ``diagnostics`` holds what the last step did: damping, ratio (of the fall of the loss to the model's), step_norm, factor (of
     lr·δ; 0 if refused), accepted ("full", "uphill", "search" or "refused").
@@ -63,7 +71,7 @@ class LevenbergMarquardt(dense.DenseGaussNewton):
         damping_increase: float = 10.0,
         damping_bounds: tuple[float, float] = (1e-5, 1e5),
         good_ratio: float | None = None,
-        momentum_length: float | None = 0.1,
+        momentum_share: float | None = 0.1,
         momentum_slope: float = 0.9,
         published_momentum: bool = False,
         line_search: bool = True,
@@ -83,7 +91,7 @@ class LevenbergMarquardt(dense.DenseGaussNewton):
         require(initial_diagonal > 0, "initial_diagonal", initial_diagonal, "> 0")
         require(0 < damping_decrease <= 1, "damping_decrease", damping_decrease, "in (0, 1]")
         require(damping_increase >= 1, "damping_increase", damping_increase, ">= 1")
-        require(momentum_length is None or momentum_length > 0, "momentum_length", momentum_length, "> 0 or None")
+        require(momentum_share is None or momentum_share > 0, "momentum_share", momentum_share, "> 0 or None")
         require(0 < momentum_slope < 1, "momentum_slope", momentum_slope, "in (0, 1)")
         require(uphill_power is None or uphill_power >= 0, "uphill_power", uphill_power, ">= 0 or None")
         defaults = {
@@ -95,7 +103,7 @@ class LevenbergMarquardt(dense.DenseGaussNewton):
             "damping_increase": damping_increase,
             "damping_bounds": (low, high),
             "good_ratio": good_ratio,
-            "momentum_length": momentum_length,
+            "momentum_share": momentum_share,
             "momentum_slope": momentum_slope,
             "published_momentum": published_momentum,
             "line_search": line_search,
@@ -122,7 +130,7 @@ class LevenbergMarquardt(dense.DenseGaussNewton):
         damping, last = group["damping"], self._last_step(parameters)
         diagonal = self._diagonal(group, root, parameters)
         plain = -root.solve(gradient, damping, diagonal, group["solver"])
-        step = group["lr"] * _with_momentum(group, root, gradient, plain, last, damping * diagonal)
+        step = group["lr"] * _with_momentum(group, root, gradient, plain, last, damping * diagonal, start)
         least = group["least_loss"] = min(group["least_loss"], start)
 
         factor, how, loss = 1.0, "full", _loss_beyond(objective, step)
@@ -175,11 +183,13 @@ def _with_momentum(
     plain: Tensor,
     last: Tensor | None,
     damping: Tensor,
+    start: float,
 ) -> Tensor:
-    """δ of point 2 above; ``damping`` is the diagonal of αD."""
-    length = group["momentum_length"]
-    if length is None or last is None:
+    """δ of point 2 above; ``damping`` is the diagonal of αD, ``start`` the loss L."""
+    share = group["momentum_share"]
+    if share is None or last is None or not start > 0:
         return plain
+    length = share * math.sqrt(2 * start)
     a = -float(gradient @ plain)
     b = float(root.quadratic(last) + (damping * last) @ last)
     c = float(gradient @ last)
@@ -189,14 +199,15 @@ def _with_momentum(
     slope = -group["momentum_slope"] * length * math.sqrt(a)
     second = 0.5 * math.sqrt((a * b - c * c) / (a * length**2 - slope**2))
     first = (c - 2 * second * slope) / a
-    return first / (second if group["published_momentum"] else 2 * second) * plain + last / (2 * second)
+    found: Tensor = first / (second if group["published_momentum"] else 2 * second) * plain + last / (2 * second)
+    return found
 
 
 def _goes_uphill(power: float | None, plain: Tensor, last: Tensor | None, loss: float, least: float) -> bool:
     if power is None or last is None:
         return False
     cosine = float(torch.nn.functional.cosine_similarity(plain, last, dim=0))
-    return max(1 - cosine, 0.0) ** power * loss <= least
+    return bool(max(1 - cosine, 0.0) ** power * loss <= least)
 
 
 def _loss_beyond(objective: Objective, step: Tensor) -> float:

@@ -14,7 +14,7 @@ from optbench.errors import UserError
 from optbench.objective import Objective
 from optbench.optimizers import krylov
 from optbench.optimizers.base import require, require_common
-from optbench.optimizers.groups import trainable
+from optbench.optimizers.groups import parameters_given, trainable
 
 # Unit vectors whose products with the Hessian are taken at a time.
 _TOGETHER = 64
@@ -98,7 +98,7 @@ class SaddleFreeNewton(torch.optim.Optimizer):
             "damping_ladder": ladder,
             "dense_limit": dense_limit,
         }
-        super().__init__(params, defaults)
+        super().__init__(parameters_given(params), defaults)
         group = krylov.only_group(self, type(self).__name__)
         size = sum(parameter.numel() for parameter in group["params"] if parameter.requires_grad)
         if subspace == "dense" and size > dense_limit:

@@ -160,7 +160,7 @@ class SCoReGGN(dense.DenseGaussNewton):
         factor = min(1.0, group["lr"] / (1 + self_concordance(group, len(weights)) * decrement))
 
         def total(loss: float, weights: Tensor) -> float:
-            return loss + weight * float(regularizer.value(weights, group["scale"]).sum())
+            return float(loss + weight * float(regularizer.value(weights, group["scale"]).sum()))
 
         before = total(start, weights)
         for _ in range(group["halvings"]):
@@ -186,5 +186,5 @@ def self_concordance(group: dict[str, Any], size: int) -> float:
     constant = regularizer.constant if group["constant"] is None else group["constant"]
     order, scale = regularizer.order, group["scale"]
     if order <= 3:
-        return size ** ((3 - order) / 2) * scale ** (order / 2 - 2) * constant
-    return scale ** (4 - 1.5 * order) * constant
+        return float(size ** ((3 - order) / 2) * scale ** (order / 2 - 2) * constant)
+    return float(scale ** (4 - 1.5 * order) * constant)

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from optbench.errors import UserError
+from optbench.errors import UserError, nearest
 from optbench.optimizers.groups import decay_groups, trainable
-from optbench.suggestions import nearest
 
 _SECOND_EVALUATION = "it wraps another optimizer or evaluates the loss at displaced weights"
 _SECOND_BACKWARD = "it differentiates the gradient, which needs a graph that the closure does not keep"
@@ -104,4 +103,5 @@ def _classes() -> Mapping[str, type[torch.optim.Optimizer]]:
         raise UserError(
             f"optimizer=zoo: needs the pytorch-optimizer package ({error}): pip install 'optbench[zoo]'"
         ) from error
-    return OPTIMIZERS
+    found: Mapping[str, type[torch.optim.Optimizer]] = OPTIMIZERS
+    return found

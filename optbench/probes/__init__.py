@@ -4,7 +4,7 @@ One file a probe. A new one is a subclass of ``Probe`` in a file of its own and 
 it; its options are the constructor's arguments and those of the schedule.
 """
 
-from optbench.probes.base import Measurement, Probe, Situation, SubsetProbe
+from optbench.probes.base import Measurement, Probe, ProbeContext, SubsetProbe
 from optbench.probes.measured import MeasuredModel
 from optbench.probes.running import Probes, ScheduledProbe
 from optbench.probes.schedule import SCHEDULE_OPTIONS, ProbeSchedule
@@ -14,9 +14,9 @@ __all__ = [
     "MeasuredModel",
     "Measurement",
     "Probe",
+    "ProbeContext",
     "ProbeSchedule",
     "Probes",
     "ScheduledProbe",
-    "Situation",
     "SubsetProbe",
 ]

@@ -14,7 +14,7 @@ from optbench import randomness
 from optbench.objective import Objective
 from optbench.probes.measured import STATISTICS, MeasuredModel
 from optbench.store import RunDirectory
-from optbench.task import Task
+from optbench.training.task import Task
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class Situation:
+class ProbeContext:
     """What a probe is given to measure.
 
     task: the run between two steps; ``task.step`` updates have been made. initial: the parameters before the first of
@@ -58,14 +58,14 @@ class Probe(ABC):
     window: int = 0
 
     @abstractmethod
-    def measure(self, situation: Situation) -> Measurement:
+    def measure(self, context: ProbeContext) -> Measurement:
         """Measure now. Whatever it raises is reported, and the run goes on."""
 
     def watch(self, objective: Objective, task: Task) -> contextlib.AbstractContextManager[None]:
         """The context in which the optimizer takes one of the ``window`` steps before a measurement."""
         return contextlib.nullcontext()
 
-    def check(self, situation: Situation) -> None:  # noqa: B027 - most probes have nothing to check
+    def check(self, context: ProbeContext) -> None:  # noqa: B027 - most probes have nothing to check
         """Raise UserError for options that cannot work in this run, before it starts."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -83,9 +83,9 @@ class SubsetProbe(Probe):
         assert statistics in STATISTICS
         self.examples, self.statistics, self.float64 = examples, statistics, float64
 
-    def measured(self, situation: Situation) -> MeasuredModel:
+    def measured(self, context: ProbeContext) -> MeasuredModel:
         """A copy of the model as it is now, in the mode and the precision of the options."""
-        return MeasuredModel(situation.task, self.examples, self.statistics, self.float64)
+        return MeasuredModel(context.task, self.examples, self.statistics, self.float64)
 
 
 #: What the matrices of `optbench.curvature.operators` are called in figures.

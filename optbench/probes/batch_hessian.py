@@ -8,7 +8,7 @@ from torch import Tensor
 
 from optbench.curvature.batch_hessian import batch_hessian
 from optbench.curvature.lanczos import Product, on_flat_vectors
-from optbench.probes.base import Measurement, Situation, SubsetProbe
+from optbench.probes.base import Measurement, ProbeContext, SubsetProbe
 
 
 class BatchHessianProbe(SubsetProbe):
@@ -26,9 +26,9 @@ class BatchHessianProbe(SubsetProbe):
         super().__init__(**subset)
         self.batch_sizes, self.draws, self.steps, self.probes = batch_sizes, draws, steps, probes
 
-    def measure(self, situation: Situation) -> Measurement:
+    def measure(self, context: ProbeContext) -> Measurement:
         """The extremes at every batch size now."""
-        measured = self.measured(situation)
+        measured = self.measured(context)
         inputs, targets = measured.examples()
         count = len(inputs)
         sizes = self.batch_sizes or [2**power for power in range(20) if 2 ** (power + 1) <= count]
@@ -44,11 +44,11 @@ class BatchHessianProbe(SubsetProbe):
             measured.dimension,
             [size for size in sizes if size <= count],
             self.draws,
-            situation.generator("batch_hessian"),
+            context.generator("batch_hessian"),
             steps=self.steps,
             probes=self.probes,
             dtype=measured.parameters[0].dtype,
-            device=situation.task.device,
+            device=context.task.device,
         )
         arrays = {name: np.asarray(value) for name, value in asdict(found).items()}
         values = {name: float(value) for name, value in arrays.items() if value.ndim == 0}

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optbench.probes.base import Measurement, Probe, Situation
+from optbench.probes.base import Measurement, Probe, ProbeContext
 
 
 class Displacement(Probe):
@@ -26,10 +26,10 @@ class Displacement(Probe):
         self._last: list[Tensor] | None = None
         self._path = 0.0
 
-    def measure(self, situation: Situation) -> Measurement:
+    def measure(self, context: ProbeContext) -> Measurement:
         """The distances now; the weights are kept for the next measurement."""
-        now = [parameter.detach() for parameter in situation.task.model.parameters()]
-        start = situation.initial()
+        now = [parameter.detach() for parameter in context.task.model.parameters()]
+        start = context.initial()
         layers = _distances(now, start)
         last = start if self._last is None else [tensor.to(now[0].device) for tensor in self._last]
         moved = math.hypot(*_distances(now, last))
@@ -41,9 +41,7 @@ class Displacement(Probe):
             "path": self._path,
             "norm": math.hypot(*(float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) for tensor in now)),
         }
-        return Measurement(
-            values, {"layer_names": np.array(situation.layer_names), "layer_distances": np.array(layers)}
-        )
+        return Measurement(values, {"layer_names": np.array(context.layer_names), "layer_distances": np.array(layers)})
 
     def state_dict(self) -> dict[str, Any]:
         """The weights of the last measurement and the length of the path."""

@@ -1,10 +1,15 @@
 """The figures of a run's measurements, as pictures beside them."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optbench.store import RunDirectory
+from optbench.store.files import write_atomically
+
+if TYPE_CHECKING:
+    from optbench.analysis.charts.chart import Chart
 
 Rows = list[dict[str, Any]]
 
@@ -16,32 +21,34 @@ def draw(run: RunDirectory) -> tuple[list[Path], str | None]:
     noise scale and displacement, becomes NAME.png, anew at every call. Never raises for a figure.
     """
     measurements = run.measurements
-    jobs: list[tuple[Path, Callable[[], Any]]] = []
+    jobs: list[tuple[Path, Callable[[], Chart | None]]] = []
     for path in measurements.files():
         picture = path.with_suffix(".png")
         if not picture.exists():
             jobs.append((picture, lambda path=path: _of_file(path)))  # type: ignore[misc]
     rows = measurements.rows()
-    for name, figure in _OVER_TRAINING.items():
+    for name, chart_of in _OVER_TRAINING.items():
         own = sorted((row for row in rows if row.get("probe") == name), key=lambda row: row["step"])
         if len(own) > 1:
-            jobs.append((measurements.path / f"{name}.png", lambda figure=figure, own=own: figure(own)))  # type: ignore[misc]
+            jobs.append((measurements.path / f"{name}.png", lambda chart_of=chart_of, own=own: chart_of(own)))  # type: ignore[misc]
     written, problem = [], None
     for picture, make in jobs:
         try:
-            figure = make()
-            if figure is not None:
-                figure.savefig(picture, dpi=200)
+            chart = make()
+            if chart is not None:
+                content = io.BytesIO()
+                chart.matplotlib().savefig(content, dpi=200)
+                write_atomically(picture, content.getvalue(), sync=False)
                 written.append(picture)
         except Exception as error:  # of whatever kind: the numbers are there
             problem = f"{picture.name} was not drawn ({type(error).__name__}: {error})"
     return written, problem
 
 
-def _of_file(path: Path) -> Any:
-    from optbench.analysis.figures import figure_for
+def _of_file(path: Path) -> "Chart | None":
+    from optbench.analysis.charts.probe_files import chart_for
 
-    return figure_for(path)
+    return chart_for(path)
 
 
 def _values(rows: Rows, name: str) -> list[float]:
@@ -52,8 +59,8 @@ def _steps(rows: Rows) -> list[int]:
     return [row["step"] for row in rows]
 
 
-def _stability(rows: Rows) -> Any:
-    from optbench.analysis.figures.training import eigenvalues_over_training
+def _stability(rows: Rows) -> "Chart":
+    from optbench.analysis.charts.over_training import eigenvalues_over_training
 
     if any("preconditioned_top" in row["values"] for row in rows):
         eigenvalues = {
@@ -69,20 +76,20 @@ def _stability(rows: Rows) -> Any:
     return eigenvalues_over_training(_steps(rows), eigenvalues, thresholds)
 
 
-def _noise_scale(rows: Rows) -> Any:
-    from optbench.analysis.figures.training import noise_scale
+def _noise_scale(rows: Rows) -> "Chart":
+    from optbench.analysis.charts.over_training import noise_scale
 
     return noise_scale(_steps(rows), {"noise scale": _values(rows, "simple")})
 
 
-def _displacement(rows: Rows) -> Any:
-    from optbench.analysis.figures.training import displacement
+def _displacement(rows: Rows) -> "Chart":
+    from optbench.analysis.charts.over_training import displacement
 
     found = {"from the start": _values(rows, "distance"), "length of the path": _values(rows, "path")}
     return displacement(_steps(rows), found)
 
 
-_OVER_TRAINING: dict[str, Callable[[Rows], Any]] = {
+_OVER_TRAINING: dict[str, "Callable[[Rows], Chart]"] = {
     "stability": _stability,
     "noise_scale": _noise_scale,
     "displacement": _displacement,

@@ -6,7 +6,7 @@ import numpy as np
 
 from optbench.curvature.extremes import extreme_eigenpairs
 from optbench.curvature.operators import operator
-from optbench.probes.base import MATRIX_NAMES, Measurement, Situation, SubsetProbe, numbers
+from optbench.probes.base import MATRIX_NAMES, Measurement, ProbeContext, SubsetProbe, numbers
 
 
 class Extremes(SubsetProbe):
@@ -29,11 +29,11 @@ class Extremes(SubsetProbe):
         self.matrix, self.largest, self.smallest = matrix, largest, smallest
         self.steps, self.tolerance = steps, tolerance
 
-    def measure(self, situation: Situation) -> Measurement:
+    def measure(self, context: ProbeContext) -> Measurement:
         """Both ends of the spectrum now."""
-        matrix = operator(self.measured(situation).objective(), self.matrix)
+        matrix = operator(self.measured(context).objective(), self.matrix)
         pairs = extreme_eigenpairs(
-            matrix, situation.generator("extremes"), self.largest, self.smallest, self.steps, self.tolerance
+            matrix, context.generator("extremes"), self.largest, self.smallest, self.steps, self.tolerance
         )
         values, residuals = numbers(pairs.values), numbers(pairs.residuals)
         return Measurement(

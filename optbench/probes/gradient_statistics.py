@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from optbench.curvature.lanczos import flatten
-from optbench.probes.base import Measurement, Situation, SubsetProbe
+from optbench.probes.base import Measurement, ProbeContext, SubsetProbe
 
 
 class GradientStatistics(SubsetProbe):
@@ -27,10 +27,10 @@ class GradientStatistics(SubsetProbe):
         self.batch = batch
         self._last: Tensor | None = None
 
-    def measure(self, situation: Situation) -> Measurement:
+    def measure(self, context: ProbeContext) -> Measurement:
         """The statistics now; the gradient is kept for the next measurement."""
-        measured = self.measured(situation)
-        task = situation.task
+        measured = self.measured(context)
+        task = context.task
         inputs, targets = measured.examples()
         size = min(self.batch or task.recipe.horizon.plan.batch(task.step), len(inputs) // 2)
         if size < 1:

@@ -4,14 +4,14 @@ import math
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from optbench.curvature.surfaces import evaluation, interpolation, model_state
 from optbench.errors import UserError
-from optbench.probes.base import Measurement, Situation, SubsetProbe, numbers
+from optbench.probes.base import Measurement, ProbeContext, SubsetProbe, numbers
 from optbench.probes.measured import MeasuredModel
-from optbench.store import find
+from optbench.store import StoreError, find
+from optbench.training import checkpointing
 
 
 class Interpolation(SubsetProbe):
@@ -33,23 +33,23 @@ class Interpolation(SubsetProbe):
         super().__init__(**subset)
         self.other, self.points, self.first, self.last = other, points, first, last
 
-    def check(self, situation: Situation) -> None:
+    def check(self, context: ProbeContext) -> None:
         """Raise UserError where the other run is not there, or not of the same model."""
         if not self.first < self.last:
             raise UserError(
                 f"probe.interpolation.first={self.first}, last={self.last}: accepted is a first below the last"
             )
         if self.other is not None:
-            self._other_state(situation)
+            self._other_state(context)
 
-    def measure(self, situation: Situation) -> Measurement:
+    def measure(self, context: ProbeContext) -> Measurement:
         """The line now."""
-        measured = self.measured(situation)
+        measured = self.measured(context)
         if self.other is None:
             here = [parameter.detach() for parameter in measured.model.parameters()]
-            there = [tensor.to(here[0]) for tensor in situation.initial()]
+            there = [tensor.to(here[0]) for tensor in context.initial()]
         else:
-            here, there = model_state(measured.model), self._other(situation)
+            here, there = model_state(measured.model), self._other(context)
         objectives = {split: measured.objective(split) for split in ("train", "test")}
 
         def look() -> dict[str, float]:
@@ -65,21 +65,24 @@ class Interpolation(SubsetProbe):
         ends = interpolation(evaluation(measured.model, look), there, here, [0.0, 1.0]).values["train_loss"].tolist()
         return Measurement({"barrier": _barrier(arrays["positions"], arrays["train_loss"], *ends)}, arrays)
 
-    def _other(self, situation: Situation) -> list[Tensor]:
+    def _other(self, context: ProbeContext) -> list[Tensor]:
         """The parameters and the moving buffers of the other run's model, in the mode that is measured."""
-        task = situation.task
-        model = MeasuredModel(task, self.examples, self.statistics, self.float64, self._other_state(situation))
+        task = context.task
+        model = MeasuredModel(task, self.examples, self.statistics, self.float64, self._other_state(context))
         return model_state(model.model)
 
-    def _other_state(self, situation: Situation) -> dict[str, Tensor]:
+    def _other_state(self, context: ProbeContext) -> dict[str, Tensor]:
         assert self.other is not None
-        if situation.directory is None:
+        if context.directory is None:
             raise UserError(f"probe.interpolation.other={self.other}: needs a run directory to look beside")
-        run = find(situation.directory.path.parents[1], self.other)
+        run = find(context.directory.path.parents[1], self.other)
         if not run.checkpoint.is_file():
             raise UserError(f"probe.interpolation.other={self.other}: run {run.run_id} has no checkpoint")
-        state: dict[str, Tensor] = torch.load(run.checkpoint, map_location="cpu", weights_only=True)["task"]["model"]
-        own = situation.task.model.state_dict()
+        try:
+            state: dict[str, Tensor] = checkpointing.load(run.checkpoint, run.run_id)["task"]["model"]
+        except StoreError as error:
+            raise UserError(f"probe.interpolation.other={self.other}: {error}") from error
+        own = context.task.model.state_dict()
         if {name: tensor.shape for name, tensor in state.items()} != {name: own[name].shape for name in own}:
             raise UserError(f"probe.interpolation.other={self.other}: run {run.run_id} has another model")
         return state

@@ -9,7 +9,7 @@ from optbench.curvature.directions import cosine, hessian_directions, random_dir
 from optbench.curvature.lanczos import on_flat_vectors
 from optbench.curvature.normalization import normalize, transposed_groups
 from optbench.curvature.surfaces import evaluation, grid, line
-from optbench.probes.base import Measurement, Situation, SubsetProbe, numbers
+from optbench.probes.base import Measurement, ProbeContext, SubsetProbe, numbers
 from optbench.probes.measured import MeasuredModel, SubsetObjective
 
 
@@ -40,13 +40,13 @@ class Landscape(SubsetProbe):
         self.directions, self.normalization, self.plane, self.lines = directions, normalization, plane, lines
         self.points, self.reach, self.steps = points, reach, steps
 
-    def measure(self, situation: Situation) -> Measurement:
+    def measure(self, context: ProbeContext) -> Measurement:
         """The lines or the plane now."""
-        measured = self.measured(situation)
+        measured = self.measured(context)
         objective = measured.objective()
         values: dict[str, float] = {"loss": objective.evaluate(measured.spec)[0]}
         arrays: dict[str, np.ndarray] = {"normalization": np.array(self._normalization)}
-        directions = self._directions(situation, measured, objective, values, arrays)
+        directions = self._directions(context, measured, objective, values, arrays)
         origin = [parameter.detach() for parameter in measured.model.parameters()]
 
         def look() -> dict[str, float]:
@@ -71,14 +71,14 @@ class Landscape(SubsetProbe):
 
     def _directions(
         self,
-        situation: Situation,
+        context: ProbeContext,
         measured: MeasuredModel,
         objective: SubsetObjective,
         values: dict[str, float],
         arrays: dict[str, np.ndarray],
     ) -> list[list[Tensor]]:
         """One tensor for each parameter of the model in each direction; what is known of them goes to the results."""
-        generator = situation.generator("landscape")
+        generator = context.generator("landscape")
         parameters: list[Tensor] = list(measured.model.parameters())
         if self.directions == "random":
             found = [

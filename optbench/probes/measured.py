@@ -15,12 +15,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from optbench.data.spec import DataSpec
-from optbench.execution import Network, _backward
-from optbench.losses import Loss
 from optbench.models import layers
 from optbench.objective import Execution, Objective
-from optbench.products.graph import Part
-from optbench.task import Task
+from optbench.objective.execution import Network, _backward
+from optbench.objective.losses import Loss
+from optbench.objective.products.graph import Part
+from optbench.training.task import Task
 
 STATISTICS = ("refreshed", "running", "batch")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

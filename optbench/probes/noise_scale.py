@@ -11,12 +11,12 @@ from torch import Tensor
 
 from optbench.curvature.gradient_noise import NoiseScale
 from optbench.errors import UserError
-from optbench.execution import Network, _backward
 from optbench.models import layers
 from optbench.objective import Objective, dropout_key
-from optbench.probes.base import Measurement, Probe, Situation
+from optbench.objective.execution import Network, _backward
+from optbench.probes.base import Measurement, Probe, ProbeContext
 from optbench.probes.measured import copied
-from optbench.task import Task
+from optbench.training.task import Task
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class NoiseScaleProbe(Probe):
         self._watched: list[_Norms] = []
         self._scale = NoiseScale(decay)
 
-    def check(self, situation: Situation) -> None:
+    def check(self, context: ProbeContext) -> None:
         """Raise UserError for a batch that cannot be halved."""
-        batch = situation.task.recipe.horizon.plan.batch(0)
+        batch = context.task.recipe.horizon.plan.batch(0)
         if batch < 2:
             raise UserError(
                 f"probe=noise_scale: needs gradients of parts of a batch; accepted: batch >= 2, not {batch}"
@@ -84,9 +84,9 @@ class NoiseScaleProbe(Probe):
         if notes.found is not None:
             self._watched.append(_Norms(*notes.found, size, batch))
 
-    def measure(self, situation: Situation) -> Measurement:
+    def measure(self, context: ProbeContext) -> Measurement:
         """The noise scale now; see the class for what it stands on."""
-        task = situation.task
+        task = context.task
         watched = bool(self._watched)
         norms = self._watched or self._halves(task)
         self._watched = []

@@ -14,11 +14,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from optbench.objective import Objective
-from optbench.probes.base import Measurement, Probe, Situation
+from optbench.probes.base import Measurement, Probe, ProbeContext
 from optbench.probes.schedule import ProbeSchedule
 from optbench.store import RunDirectory, StoreError
 from optbench.store.files import reporting
-from optbench.task import Task
+from optbench.training.task import Task
 
 Row = dict[str, Any]
 
@@ -143,8 +143,8 @@ class Probes:
                 measurement, error = None, RuntimeError("it failed on another rank")
         return measurement, error
 
-    def _situation(self, task: Task) -> Situation:
-        return Situation(task, self._initial, self.directory)
+    def _situation(self, task: Task) -> ProbeContext:
+        return ProbeContext(task, self._initial, self.directory)
 
     def _log(self, problem: str, error: BaseException | None) -> None:
         if self.directory is None:

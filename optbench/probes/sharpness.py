@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from optbench.curvature.sharpness import ball_sharpness, box_sharpness, loss_and_gradient, relative_scale
-from optbench.probes.base import Measurement, Situation, SubsetProbe
+from optbench.probes.base import Measurement, ProbeContext, SubsetProbe
 
 
 class SharpnessProbe(SubsetProbe):
@@ -30,22 +30,22 @@ class SharpnessProbe(SubsetProbe):
         self.radius, self.adaptive_radius, self.steps = radius, adaptive_radius, steps
         self.epsilon, self.iterations, self.box_dimensions = epsilon, iterations, box_dimensions
 
-    def measure(self, situation: Situation) -> Measurement:
+    def measure(self, context: ProbeContext) -> Measurement:
         """The three increases now."""
-        measured = self.measured(situation)
+        measured = self.measured(context)
         parameters: list[torch.Tensor] = list(measured.parameters)
         evaluate = loss_and_gradient(measured.objective())
-        sam = ball_sharpness(evaluate, parameters, self.radius, self.steps, None, situation.generator("sharpness"))
+        sam = ball_sharpness(evaluate, parameters, self.radius, self.steps, None, context.generator("sharpness"))
         adaptive = ball_sharpness(
             evaluate,
             parameters,
             self.adaptive_radius,
             self.steps,
             relative_scale(parameters),
-            situation.generator("sharpness"),
+            context.generator("sharpness"),
         )
         box = box_sharpness(
-            evaluate, parameters, self.epsilon, self.box_dimensions, self.iterations, situation.generator("box")
+            evaluate, parameters, self.epsilon, self.box_dimensions, self.iterations, context.generator("box")
         )
         return Measurement(
             {"loss": sam.loss, "sam": sam.increase, "adaptive": adaptive.increase, "keskar": box.percentage}

@@ -6,7 +6,7 @@ import numpy as np
 
 from optbench.curvature.density import lanczos_quadrature
 from optbench.curvature.operators import operator
-from optbench.probes.base import MATRIX_NAMES, Measurement, Situation, SubsetProbe, numbers
+from optbench.probes.base import MATRIX_NAMES, Measurement, ProbeContext, SubsetProbe, numbers
 
 
 class Spectrum(SubsetProbe):
@@ -31,10 +31,10 @@ class Spectrum(SubsetProbe):
         self.matrix, self.steps, self.probes = matrix, steps, probes
         self.points, self.kernel_factor = points, kernel_factor
 
-    def measure(self, situation: Situation) -> Measurement:
+    def measure(self, context: ProbeContext) -> Measurement:
         """The density now."""
-        matrix = operator(self.measured(situation).objective(), self.matrix)
-        found = lanczos_quadrature(matrix, situation.generator("spectrum"), self.probes, self.steps)
+        matrix = operator(self.measured(context).objective(), self.matrix)
+        found = lanczos_quadrature(matrix, context.generator("spectrum"), self.probes, self.steps)
         density = found.density(self.points, self.kernel_factor)
         _, mean, square = found.moments(2)[0].tolist()
         values = {

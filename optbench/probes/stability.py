@@ -5,11 +5,13 @@ For a quadratic with curvature λ, learning rate η and momentum β, the step do
     gradient descent              λ < 2 / η
     heavy ball, v <- β v + g      λ < 2 (1 + β) / η;  with dampening τ, v <- β v + (1 - τ) g: divided by 1 - τ
     Nesterov, as torch has it     λ < 2 (1 + β) / (η (1 + 2 β))
-    Adam, D = √v̂ + ε              λ(D^-1/2 H D^-1/2) < 2 (1 + β₁) / (η (1 - β₁)), which is 38 / η at β₁ = 0.9
+    Adam, D = (1 - β₁ᵗ)(√v̂ + ε)   λ(D^-1/2 H D^-1/2) < 2 (1 + β₁) / (η (1 - β₁)), which is 38 / η at β₁ = 0.9
     RMSprop, Adagrad              λ(D^-1/2 H D^-1/2) < 2 (1 + β) / η with the heavy ball's β, 0 for Adagrad
 
 (Cohen et al. 2021, arXiv 2103.00065, appendix B; 2022, arXiv 2207.14484, for the preconditioned ones, where D stands
-still.) Full-batch training tends to hover just above these values: the edge of stability.
+still). Adam's step is -η m̂ / (√v̂ + ε) with m̂ = m / (1 - β₁ᵗ), so that of its heavy ball is -η m / D: in its first steps, where
+1 - β₁ᵗ is well below 1, it is as if the rate were larger by so much. Full-batch training tends to hover just above these
+values: the edge of stability.
 """
 
 import math
@@ -22,7 +24,7 @@ from torch import Tensor
 from optbench.curvature.extremes import extreme_eigenpairs
 from optbench.curvature.lanczos import flatten
 from optbench.curvature.operators import Operator, operator
-from optbench.probes.base import Measurement, Situation, SubsetProbe
+from optbench.probes.base import Measurement, ProbeContext, SubsetProbe
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,15 @@ class Stability(SubsetProbe):
         super().__init__(**subset)
         self.steps, self.tolerance = steps, tolerance
 
-    def measure(self, situation: Situation) -> Measurement:
+    def measure(self, context: ProbeContext) -> Measurement:
         """The top eigenvalues and their limits now."""
-        task = situation.task
+        task = context.task
         trained = task.network.parameters
-        matrix = operator(self.measured(situation).objective())
+        matrix = operator(self.measured(context).objective())
         decay = coupled_decay(task.optimizer, trained)
         if any(decay):
             matrix = _shifted(matrix, [torch.full_like(each, rate) for each, rate in zip(trained, decay, strict=True)])
-        top = self._top(matrix, situation)
+        top = self._top(matrix, context)
         rate = float(task.optimizer.param_groups[0]["lr"])
         values = {"top": top, "gradient_descent_threshold": 2 / rate if rate else math.inf, "learning_rate": rate}
         limit = stability_limit(task.optimizer, trained)
@@ -62,12 +64,12 @@ class Stability(SubsetProbe):
             values["threshold"] = limit.threshold
             if limit.preconditioner is not None:
                 scale = flatten(limit.preconditioner).to(matrix.dtype).rsqrt()
-                top = values["preconditioned_top"] = self._top(_scaled(matrix, scale), situation)
+                top = values["preconditioned_top"] = self._top(_scaled(matrix, scale), context)
             values["ratio"] = top / limit.threshold
         return Measurement(values)
 
-    def _top(self, matrix: Operator, situation: Situation) -> float:
-        generator = situation.generator("stability")
+    def _top(self, matrix: Operator, context: ProbeContext) -> float:
+        generator = context.generator("stability")
         pairs = extreme_eigenpairs(matrix, generator, 1, 0, min(self.steps, matrix.dimension), self.tolerance)
         return float(pairs.values[-1])
 
@@ -92,7 +94,11 @@ def stability_limit(optimizer: torch.optim.Optimizer, parameters: list[torch.nn.
     if isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
         beta, second = group["betas"]
         name = "max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"
-        scales = [state[name].sqrt() / math.sqrt(1 - second ** float(state["step"])) + group["eps"] for state in states]
+        scales = []
+        for state in states:
+            step = float(state["step"])
+            scale = state[name].sqrt() / math.sqrt(1 - second**step) + group["eps"]
+            scales.append((1 - beta**step) * scale)
         return Limit(2 * (1 + beta) / ((1 - beta) * rate), scales)
     if isinstance(optimizer, torch.optim.RMSprop):
         squares = [

@@ -11,7 +11,7 @@ from optbench.curvature.traces import (
     trace_and_frobenius_norm,
 )
 from optbench.errors import UserError
-from optbench.probes.base import Measurement, Situation, SubsetProbe
+from optbench.probes.base import Measurement, ProbeContext, SubsetProbe
 
 
 class Trace(SubsetProbe):
@@ -41,15 +41,15 @@ class Trace(SubsetProbe):
         self.matrix, self.method, self.sketch = matrix, method, sketch
         self.rule = StoppingRule(relative=tolerance, least=min(10, most), most=most)
 
-    def measure(self, situation: Situation) -> Measurement:
+    def measure(self, context: ProbeContext) -> Measurement:
         """The trace now."""
-        measured = self.measured(situation)
-        objective, generator = measured.objective(), situation.generator("trace")
+        measured = self.measured(context)
+        objective, generator = measured.objective(), context.generator("trace")
         more: dict[str, float] = {}
         found: Estimate
         if self.method == "projections":
             found = projected_trace(
-                displaced_loss(objective), measured.dimension, generator, self.rule, device=situation.task.device
+                displaced_loss(objective), measured.dimension, generator, self.rule, device=context.task.device
             )
         elif self.method == "hutch++":
             found = hutch_plus_plus_trace(operator(objective, self.matrix), generator, self.sketch, self.rule)

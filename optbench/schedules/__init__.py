@@ -6,10 +6,11 @@
 A new schedule is one dataclass derived from `Schedule`, and one file in conf/schedule that names it as its `_target_`.
 """
 
-import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
+from optbench.config.run_config import Choice
+from optbench.config.targets import load_target
 from optbench.errors import UserError
 from optbench.schedules.base import Schedule, Warmup
 from optbench.schedules.batch_growth import BatchGrowth
@@ -53,26 +54,24 @@ __all__ = [
     "build",
 ]
 
-_NOT_OPTIONS = ("_target_", "name", "info", "warmup", "warmup_kind")
 
-
-def build(options: Mapping[str, Any], horizon: int, batch: int | None = None) -> Schedule:
+def build(choice: Choice, horizon: int, batch: int | None = None) -> Schedule:
     """The schedule of a run of ``horizon`` steps, warm-up included.
 
-    options: a composed choice of the group `schedule` whose durations are in steps. The schedule after the warm-up has
+    choice: of the group `schedule`, with its durations in steps. The schedule after the warm-up has
     what the warm-up leaves of the horizon; milestones stay where they are in the run. batch: the run's batch at step 0,
     which a growing batch with a maximum needs.
 
     Raises UserError if the warm-up takes the whole run.
     """
-    warmup = int(options.get("warmup", 0))
+    warmup = int(choice.options.get("warmup", 0))
     if warmup >= horizon:
         raise UserError(f"schedule.warmup={warmup} steps: must be shorter than the run, which has {horizon} steps")
-    of_its_own = {name: value for name, value in options.items() if name not in _NOT_OPTIONS}
-    target: Callable[..., Schedule] = pkgutil.resolve_name(options["_target_"])
+    given: dict[str, Any] = {**choice.without("warmup", "warmup_kind")}
+    target: Callable[..., Schedule] = load_target(choice, Schedule)
     if target is BatchGrowth:
-        of_its_own["batch"] = batch
-    schedule = target(horizon=horizon - warmup, **of_its_own)
+        given["batch"] = batch
+    schedule = target(horizon=horizon - warmup, **given)
     if warmup == 0:
         return schedule
-    return Warmup(schedule.after_warmup(warmup), warmup, options.get("warmup_kind", "linear"))
+    return Warmup(schedule.after_warmup(warmup), warmup, choice.options.get("warmup_kind", "linear"))

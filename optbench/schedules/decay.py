@@ -67,7 +67,7 @@ class Exponential(Schedule):
     every: int = 1
 
     def _factor(self, step: int) -> float:
-        return self.gamma ** (step / max(self.every, 1))
+        return float(self.gamma ** (step / max(self.every, 1)))
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Polynomial(Schedule):
     final: float = 0.0
 
     def _factor(self, step: int) -> float:
-        return self.final + (1 - self.final) * (1 - step / self.horizon) ** self.power
+        return float(self.final + (1 - self.final) * (1 - step / self.horizon) ** self.power)
 
 
 @dataclass(frozen=True)

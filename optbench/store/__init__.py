@@ -6,11 +6,12 @@
                             history.jsonl    one line is one event at one step, appended and flushed row by row
                             history.parquet  the same rows, written once when the run ends
                             summary.json     written once, atomically, when the run ends
-                            environment.json versions, git commit, hardware
+                            environment.json versions, git commit, hardware, code
                             lock             who writes to the directory now
-                            checkpoints/     last.ckpt
+                            checkpoints/     last.ckpt, and while the run is not done previous.ckpt
                             probes/          what probes measured: NAME-STEP.npz, figures, and index.jsonl
                             log.txt
+                            notes.json       what a person said of the run: tags and a note
 
 Nothing here imports torch; pandas and pyarrow are imported by the functions that need them.
 """
@@ -20,6 +21,7 @@ from optbench.store.lock import RunLock, RunLocked
 from optbench.store.measurements import Measurements
 from optbench.store.reading import find, load, load_history, run_directories
 from optbench.store.run_directory import RunDirectory, Status, check_writable
+from optbench.store.tidying import tidy
 
 __all__ = [
     "Measurements",
@@ -33,4 +35,5 @@ __all__ = [
     "load",
     "load_history",
     "run_directories",
+    "tidy",
 ]

@@ -1,12 +1,22 @@
 """Files that are either the old ones or the new ones, never half of each, and strict JSON."""
 
+import errno
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any
+
+from optbench.errors import UserError
+from optbench.store.processes import is_gone, machine_tag
+
+# A temporary file names its writer: .NAME.MACHINE-PROCESS-RANDOM.tmp
+_TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp")
+# What file systems without hard links (SMB, FAT, some FUSE and network ones) answer when they are asked for one.
+_NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 
 class StoreError(Exception):
@@ -19,16 +29,23 @@ def reporting(action: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreError(f"cannot {action} {path}: {error.strerror or error}") from error
+        raise StoreError(f"cannot {action} {path}: {reason(error)}") from error
+
+
+def reason(error: OSError) -> str:
+    """Why a file could not be read or written, in words."""
+    # What the system calls too many links is the first one, which was not followed.
+    return "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror or str(error)
 
 
 @contextmanager
-def _temporary_file(path: Path, content: bytes, sync: bool) -> Iterator[Path]:
+def temporary_file(path: Path, *content: bytes | memoryview, sync: bool = True) -> Iterator[Path]:
     """A new file holding ``content`` in the folder of ``path``, gone (or renamed) when the block ends."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+    temporary = path.with_name(f".{path.name}.{machine_tag()}-{os.getpid()}-{os.urandom(4).hex()}.tmp")
     try:
         with temporary.open("xb") as file:
-            file.write(content)
+            for part in content:
+                file.write(part)
             if sync:
                 # Without it a machine that loses power may have renamed a file whose content never reached the disk.
                 file.flush()
@@ -38,25 +55,51 @@ def _temporary_file(path: Path, content: bytes, sync: bool) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_orphans(folder: Path, of: str = "") -> None:
+    """Remove temporary files in ``folder``, of files whose names begin with ``of``, whose writers on this machine are gone."""
+    with reporting("clean", folder):
+        for path in folder.glob(f".{of}*.tmp"):
+            match = _TEMPORARY.fullmatch(path.name)
+            if match is not None and match[1] == machine_tag() and is_gone(int(match[2])):
+                path.unlink(missing_ok=True)
+
+
+def sync_file(path: Path) -> None:
+    """Return once the content of ``path``, or the names in it if it is a folder, are on the disk; absent, do nothing."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems have no such call for folders, and keep names without it.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
+
+
 def write_atomically(path: Path, content: bytes, *, sync: bool = True) -> None:
     """Replace ``path`` by ``content``: a reader, and whoever comes after a crash, sees the old file or the new one.
 
     Raises `StoreError` when the file system refuses; the old file is then untouched.
     """
-    with reporting("write", path), _temporary_file(path, content, sync) as temporary:
+    with reporting("write", path), temporary_file(path, content, sync=sync) as temporary:
         temporary.replace(path)
 
 
 def write_if_absent(path: Path, content: bytes) -> bool:
     """Write ``path`` whole unless it exists, and tell whether this call wrote it. Of several callers one writes."""
-    with reporting("write", path), _temporary_file(path, content, sync=True) as temporary:
+    with reporting("write", path), temporary_file(path, content) as temporary:
         return link(temporary, path)
 
 
 def link(source: Path, target: Path) -> bool:
     """Give ``source`` the second name ``target`` unless that name is taken; tell whether it was given.
 
-    Creating a hard link is atomic on local file systems and on NFS, where exclusive creation once was not.
+    Creating a hard link is atomic on local file systems and on NFS, where exclusive creation once was not. Where there
+    are no hard links, ``target`` is created exclusively as a copy of the small file ``source``: for a moment it is empty.
     """
     try:
         os.link(source, target)
@@ -66,6 +109,27 @@ def link(source: Path, target: Path) -> bool:
             return source.samefile(target)
         except FileNotFoundError:
             return False
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        return _copy_exclusively(source, target)
+    return True
+
+
+def _copy_exclusively(source: Path, target: Path) -> bool:
+    content = source.read_bytes()
+    try:
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileExistsError:
+        return False
+    try:
+        os.write(descriptor, content)
+        os.fsync(descriptor)
+    except OSError:
+        target.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)
     return True
 
 
@@ -97,15 +161,55 @@ def to_json(value: Any, *, indent: int | None = None) -> bytes:
     return text.encode("utf-8", errors="backslashreplace")
 
 
+def component(name: object, what: str) -> str:
+    """``name``, if it is one plain component of a path, so that a path made from it stays in its folder.
+
+    what: what it names, for the message. Raises UserError otherwise.
+    """
+    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise UserError(f"{what} {name!r}: must be a plain name; accepted: letters, digits, dashes, dots, underscores")
+    return name
+
+
+def refuse_link(path: Path) -> None:
+    """Raise `StoreError` where ``path`` is a symbolic link: one in a folder from elsewhere may lead to any file here."""
+    if path.is_symlink():
+        raise StoreError(
+            f"{path} is a symbolic link to {path.readlink()}; what lies in a results folder is read and written only "
+            "where it is itself (its folders runs and sweeps may be links): put there what it leads to"
+        )
+
+
+def refuse_links_in(folder: Path) -> None:
+    """Raise `StoreError` where ``folder``, or a file or folder directly in it, is a symbolic link; it need not exist."""
+    refuse_link(folder)
+    with reporting("read", folder):
+        try:
+            with os.scandir(folder) as entries:
+                links = [entry.name for entry in entries if entry.is_symlink()]
+        except (FileNotFoundError, NotADirectoryError):
+            return
+    for name in links:
+        refuse_link(folder / name)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of the file ``path``, unless it is a symbolic link (see `refuse_link`). Raises OSError."""
+    # Without waiting: a pipe of that name has nobody at its other end.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read()
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in ``path``. Raises FileNotFoundError, or `StoreError` when it is damaged or unreadable."""
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_bytes(path))
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
+        raise StoreError(f"cannot read {path}: {reason(error)}") from error
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"{path} is damaged: {error}") from error
     if not isinstance(value, dict):
         raise StoreError(f"{path} is damaged: it holds no JSON object")

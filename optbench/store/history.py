@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optbench.store.files import StoreError, plain, reporting, to_json, write_atomically
+from optbench.store.files import StoreError, plain, read_bytes, reason, reporting, to_json, write_atomically
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,7 +28,7 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
     line = memoryview(to_json(row) + b"\n")
     # The file is opened anew for each row: closing it is what makes the row visible to other hosts on NFS.
     with reporting("write", path):
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             end = _whole_lines_end(descriptor)
             try:
@@ -58,11 +58,11 @@ def _is_row(value: Any) -> bool:
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
     except FileNotFoundError:
         return b""
     except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
+        raise StoreError(f"cannot read {path}: {reason(error)}") from error
     # What follows the last line end was cut by a crash, or is being written at this moment.
     return content[: content.rfind(b"\n") + 1]
 
@@ -77,10 +77,11 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows in ``path``, none when it is absent; a cut last line is ignored, any other damaged line warned of."""
-    return _rows(_read_bytes(path), path)
+    return rows_of(_read_bytes(path), path)
 
 
-def _rows(content: bytes, path: Path) -> list[dict[str, Any]]:
+def rows_of(content: bytes, path: Path) -> list[dict[str, Any]]:
+    """The rows in ``content``, whole lines of ``path``; damaged ones are warned of."""
     lines = content.split(b"\n")[:-1]
     try:
         # One call for all lines takes half the time of one call a line.
@@ -98,11 +99,11 @@ def _rows(content: bytes, path: Path) -> list[dict[str, Any]]:
 def truncate(path: Path, after_step: int) -> None:
     """Atomically rewrite ``path`` without the rows of the steps after ``after_step`` and without damaged lines."""
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
     except FileNotFoundError:
         return
     except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
+        raise StoreError(f"cannot read {path}: {reason(error)}") from error
     kept = bytearray()
     for line in content.split(b"\n")[:-1]:
         row = _parse(line)
@@ -150,7 +151,7 @@ def _holds_mappings(kind: "pa.DataType") -> bool:
 
     while pa.types.is_list(kind):
         kind = kind.value_type
-    return pa.types.is_struct(kind)
+    return bool(pa.types.is_struct(kind))
 
 
 def write_parquet(history: Path, target: Path) -> None:
@@ -159,7 +160,7 @@ def write_parquet(history: Path, target: Path) -> None:
     import pyarrow.parquet as pq
 
     content = _read_bytes(history)
-    table = to_table(_rows(content, history))
+    table = to_table(rows_of(content, history))
     table = table.replace_schema_metadata({_BYTES_KEY: str(len(content)).encode()})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
@@ -185,7 +186,7 @@ def _read_parquet(history: Path, parquet: Path, columns: Iterable[str] | None) -
 
     try:
         # As bytes: pyarrow's own opening of a path costs several times as much as a file of this size.
-        file = pq.ParquetFile(pa.BufferReader(parquet.read_bytes()))
+        file = pq.ParquetFile(pa.BufferReader(read_bytes(parquet)))
         try:
             current = history.stat().st_size
         except FileNotFoundError:

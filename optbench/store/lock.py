@@ -1,8 +1,10 @@
 """One writer per run: a lock file with a heartbeat, which others take over when its holder is gone.
 
 The lock is a hard link to a file that names its holder, so that it appears whole and for one process only, on local
-file systems and on NFS alike. The holder touches it every few seconds. It is abandoned when it has not been touched
-for long by the file server's own clock, or when its process on this very machine is gone.
+file systems and on NFS alike; where there are no hard links it is created exclusively. The holder touches it every few
+seconds. It is abandoned when it has not been touched for long by the file server's own clock, or when its process on
+this very machine is gone. A clock that was set back leaves a heartbeat in the future, which would look young for as long:
+whoever finds one touches the lock himself, and from then on it ages unless its holder lives.
 
 Removing an abandoned lock is the delicate part: two processes may find the same one, and the slower must not remove
 the new lock of the faster. Every lock carries a token that is never used again, and it may be removed only by the
@@ -15,15 +17,19 @@ that, a holder notices at its next heartbeat when its lock is gone (`RunLock.los
 import errno
 import json
 import os
+import re
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
 from types import TracebackType
 
 from optbench.errors import UserError
-from optbench.store.files import link, reporting
+from optbench.store.files import StoreError, link, reporting
+from optbench.store.processes import is_gone, process_of, this_machine
 
 
 class RunLocked(UserError):
@@ -53,10 +59,10 @@ class _Holder:
 
     @classmethod
     def this_process(cls) -> "_Holder":
-        process = _process(os.getpid())
+        process = process_of(os.getpid())
         return cls(
             host=os.uname().nodename,
-            machine=_this_machine(),
+            machine=this_machine(),
             pid=os.getpid(),
             started=process[1] if process else None,
             token=os.urandom(16).hex(),
@@ -64,39 +70,9 @@ class _Holder:
 
     def is_gone(self) -> bool:
         """Whether the holder is known to be dead; False when it cannot be known from here."""
-        if (self.host, self.machine) != (os.uname().nodename, _this_machine()):
+        if (self.host, self.machine) != (os.uname().nodename, this_machine()):
             return False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            pass  # somebody else's process, which /proc may hide
-        process = _process(self.pid)
-        if process is None:
-            return False
-        state, started = process
-        # A zombie has ended; only its parent has not asked how.
-        return state in "ZX" or (self.started is not None and started != self.started)
-
-
-def _process(pid: int) -> tuple[str, str] | None:
-    """The state and the start time of a process, or None where /proc does not tell."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except OSError:
-        return None
-    # The second field is the command in parentheses and may hold anything; proc(5) numbers the state 3, the start 22.
-    fields = stat.rpartition(")")[2].split()
-    return fields[0], fields[19]
-
-
-def _this_machine() -> str:
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return ""
+        return is_gone(self.pid, self.started)
 
 
 @dataclass(frozen=True)
@@ -111,7 +87,7 @@ class _Seen:
 def _look(path: Path) -> _Seen | None:
     # Opening the file makes NFS ask the server for its current times, which stat alone may take from a cache.
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ESTALE):
             return None
@@ -138,7 +114,7 @@ class Held:
     """Who holds a lock.
 
     host, pid: its process; "unknown host" and 0 when the file is damaged.
-    age: seconds since its last heartbeat, by this host's clock.
+    age: seconds since its last heartbeat, by this host's clock; 0 where that is yet to come.
     abandoned: whether the next process that asks for the lock is going to be given it.
     """
 
@@ -158,17 +134,21 @@ def look(path: str | Path, stale_after: float = 60.0) -> Held | None:
         seen = _look(Path(path))
     if seen is None:
         return None
-    age = max(0.0, time.time() - seen.touched)
+    since = time.time() - seen.touched
+    age = max(0.0, since)
+    # A heartbeat far in the future tells no more than one long ago.
+    abandoned = abs(since) > stale_after
     if seen.holder is None:
-        return Held("unknown host", 0, age, age > stale_after)
-    return Held(seen.holder.host, seen.holder.pid, age, age > stale_after or seen.holder.is_gone())
+        return Held("unknown host", 0, age, abandoned)
+    return Held(seen.holder.host, seen.holder.pid, age, abandoned or seen.holder.is_gone())
 
 
 class RunLock:
     """A lock on ``path`` for one process at a time, on any host that shares the file system.
 
     Use it as a context manager. Entering raises `RunLocked` when another process (or object) holds the lock, and
-    `optbench.store.StoreError` when the folder cannot be written. It is never waited for.
+    `optbench.store.StoreError` when the folder cannot be written. It is never waited for. Where the block raises and the
+    lock cannot be given back either, the error of the block is raised.
 
     ``heartbeat``: every how many seconds the holder touches the file.
     ``stale_after``: a lock untouched for as many seconds is taken over. A holder on this machine that has died, or
@@ -196,7 +176,33 @@ class RunLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.release()
+        try:
+            self.release()
+        except StoreError:
+            # On a disk that went away or became read-only both fail, and the block's error names the write that was lost.
+            if error is None:
+                raise
+
+    def given_back(self) -> ExitStack:
+        """A context for a block that has the lock already, left like ``with`` the lock; its `pop_all` keeps the lock."""
+        stack = ExitStack()
+        stack.push(self)
+        return stack
+
+    @contextmanager
+    def waited_for(self, seconds: float) -> Iterator[None]:
+        """Take the lock as soon as its holder gives it back, for the block; raise `RunLocked` after so many seconds."""
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                self.acquire()
+                break
+            except RunLocked:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.05)
+        with self.given_back():
+            yield
 
     def acquire(self) -> None:
         """Take the lock or raise `RunLocked`."""
@@ -214,6 +220,7 @@ class RunLock:
         self._released.clear()
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat of {self.path}", daemon=True)
         self._thread.start()
+        self._remove_litter(holder.token)
 
     def release(self) -> None:
         """Give the lock back, if this process still holds it."""
@@ -233,6 +240,21 @@ class RunLock:
                 self._remove(holder.token, source=self.path, only_abandoned=False)
             except (RunLocked, FileNotFoundError):
                 self.lost.set()  # it is being taken over at this moment
+
+    def _remove_litter(self, own_token: str) -> None:
+        """Remove the files by which processes took or gave back the lock and died; for its holder.
+
+        A claim on an earlier lock decides nothing while this one is there, and files of the living are left alone.
+        """
+        own = re.compile(rf"\.{re.escape(self.path.name)}\.([^.]+)\.(new|old|claim\d+)")
+        with suppress(OSError):  # no reason to refuse the lock
+            for path in self.path.parent.iterdir():
+                match = own.fullmatch(path.name)
+                if match is None or match[1] == own_token:
+                    continue
+                seen = _look(path)
+                if seen is not None and self._is_abandoned(seen, _server_time(self.path)):
+                    path.unlink(missing_ok=True)
 
     def _beside(self, token: str, purpose: str) -> Path:
         return self.path.with_name(f".{self.path.name}.{token}.{purpose}")
@@ -265,6 +287,9 @@ class RunLock:
             return
         now = _server_time(own_file)
         if not self._is_abandoned(seen, now):
+            if seen.touched - now > self.stale_after:
+                with suppress(OSError):  # it is gone by now, or somebody else's file, whom alone it lets touch it
+                    os.utime(self.path)
             raise self._locked_by(seen, now)
         self._remove(seen.identity, source=own_file, only_abandoned=True)
 

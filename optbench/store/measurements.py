@@ -2,12 +2,13 @@
 
 import io
 import re
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optbench.store import history
-from optbench.store.files import reporting, write_atomically
+from optbench.store.files import component, read_bytes, reporting, write_atomically
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,12 +76,29 @@ class Measurements:
         """The arrays in ``file``; loading cannot run code."""
         import numpy as np
 
-        with np.load(self.path / file, allow_pickle=False) as loaded:
+        path = self.path / component(file, f"{self.index}: file")
+        with reporting("read", path):
+            content = read_bytes(path)
+        with np.load(io.BytesIO(content), allow_pickle=False) as loaded:
             return dict(loaded)
 
     def files(self) -> list[Path]:
         """The files of arrays, in the order of the index."""
-        return [self.path / row["file"] for row in self.rows() if row.get("file")]
+        return [self.path / component(row["file"], f"{self.index}: file") for row in self.rows() if row.get("file")]
+
+    def missing(self, history_rows: Iterable[Mapping[str, Any]]) -> str | None:
+        """The first measurement that a row of the history speaks of and that is not here, or is damaged; None if all are."""
+        spoken_of = [row for row in history_rows if row.get("event") == "probe" and "problem" not in row]
+        if not spoken_of:
+            return None
+        indexed = {(row.get("probe"), row["step"]) for row in self.rows()}
+        for row in spoken_of:
+            probe, step, file = row.get("probe"), row["step"], row.get("probe_file")
+            if (probe, step) not in indexed:
+                return f"{probe} at step {step} in {self.index}"
+            if file is not None and not _is_whole(self.path / Path(file).name):
+                return str(self.path / Path(file).name)
+        return None
 
     def truncate(self, after_step: int) -> None:
         """Forget the measurements of the steps after ``after_step``: a resumed run takes them again."""
@@ -92,3 +110,12 @@ class Measurements:
                 match = _OF_A_MEASUREMENT.fullmatch(path.name)
                 if match is not None and int(match[2]) > after_step:
                     path.unlink(missing_ok=True)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether ``path`` is a zip archive, as NumPy's are, whose parts have their checksums."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except Exception:  # zipfile raises what it meets: struct.error, EOFError, NotImplementedError, ...
+        return False

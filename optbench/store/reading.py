@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from optbench.errors import UserError
 from optbench.store.files import StoreError, flatten, read_object
+from optbench.store.notes import columns_of
 from optbench.store.run_directory import FINISHED, RunDirectory
 
 if TYPE_CHECKING:
@@ -16,6 +17,20 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _BASE = ("run_id", "status", "why", "since", "problem")
+# Where any run has them.
+_NOTED = ("tags", "note")
+# What the summary of a run says of its configuration, and where the configuration itself says so: in this order they are
+# columns, for runs that have no summary too.
+_NAMED = {
+    "optimizer": ("optimizer", "name"),
+    "model": ("model", "name"),
+    "dataset": ("dataset", "name"),
+    "batch": ("batch",),
+    "seed": ("seed",),
+    "trial": ("trial",),
+    "base_learning_rate": ("optimizer", "learning_rate"),
+}
+_INTEGERS = ("batch", "seed", "trial", "classes")
 
 
 def run_directories(results_dir: str | Path = "results") -> Iterator[RunDirectory]:
@@ -27,20 +42,29 @@ def run_directories(results_dir: str | Path = "results") -> Iterator[RunDirector
 def _run_ids(results_dir: str | Path) -> list[str]:
     try:
         with os.scandir(Path(results_dir) / "runs") as entries:
-            return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+            found = [(entry.name, entry.is_symlink()) for entry in entries if entry.name[0] != "." and entry.is_dir()]
     except FileNotFoundError:
         return []
     except OSError as error:
         raise StoreError(f"cannot read {Path(results_dir) / 'runs'}: {error.strerror or error}") from error
+    links = [name for name, is_link in found if is_link]
+    if links:
+        warnings.warn(
+            f"{Path(results_dir) / 'runs'}: {len(links)} symbolic links are left out, the first is {links[0]!r}",
+            stacklevel=3,
+        )
+    return sorted(name for name, is_link in found if not is_link)
 
 
 def find(results_dir: str | Path, name: str) -> RunDirectory:
     """The run whose id is ``name``, or the only one whose id begins or ends with it.
 
     Raises `UserError` with the ids that come nearest when there is no such run, or with the candidates when there are
-    several.
+    several, and StoreError where a file of the run is a symbolic link.
     """
-    return RunDirectory.at(results_dir, _match(name, _run_ids(results_dir), results_dir))
+    run = RunDirectory.at(results_dir, _match(name, _run_ids(results_dir), results_dir))
+    run.check_links()
+    return run
 
 
 def _match(name: str, run_ids: Sequence[str], results_dir: str | Path) -> str:
@@ -71,26 +95,50 @@ def _chosen(results_dir: str | Path, runs: Iterable[str] | None) -> list[RunDire
     return [RunDirectory.at(results_dir, run_id) for run_id in run_ids]
 
 
-def load(results_dir: str | Path = "results", runs: Iterable[str] | None = None) -> "pd.DataFrame":
+def load(
+    results_dir: str | Path = "results", runs: Iterable[str] | None = None, search_spaces: bool = False
+) -> "pd.DataFrame":
     """All runs under ``results_dir``, or those named in ``runs`` (as in `find`), one row a run, finished or not.
 
-    Columns: run_id; status; why and since (from status.json); problem, the reason why a file of the run could not be
-    read, empty when all is well; then every number, text and boolean of summary.json, nested mappings flattened with
-    dots; then the configuration as ``config.optimizer.learning_rate`` and so on, where a list is its JSON text (which
-    can be compared, grouped by and written to CSV). A run that is neither done nor diverged has no summary. An empty
-    or missing folder gives an empty frame. A damaged run gives a row with its ``problem``, never an exception.
+    Columns, each where any run has it: run_id; status; why and since (from status.json); problem, the reason why a file of
+    the run could not be read, empty when all is well; tags and note, what a person has said of it; then every number, text and
+    boolean of summary.json, nested mappings flattened with dots; optimizer, model, dataset, batch, seed, trial,
+    base_learning_rate, learning_rate and scaling_rule, of runs in every state, so that failures are counted in their groups;
+    setting, a hash of all that can change the numbers but the seed (only runs with the same one may be averaged); classes, the
+    number of them; with ``search_spaces`` the optimizer's, as JSON text, in search_space; then the configuration as
+    ``config.optimizer.learning_rate`` and so on, where a list is its JSON text (which can be compared, grouped by and written
+    to CSV), without what the choices say about themselves (``info``).
+
+    A run that is neither done nor diverged has no summary, and no results. batch, seed, trial and classes are integers:
+    Int64 where a run lacks them. An empty or missing folder gives an empty frame. A damaged run gives a row with its
+    ``problem``, never an exception.
     """
     import pandas as pd
 
-    read = [_read_run(run) for run in _chosen(results_dir, runs)]
+    read = [_read_run(run, search_spaces) for run in _chosen(results_dir, runs)]
     # One key of the summary and the same of the status: the status knows of a run that was started over.
-    summary_keys = dict.fromkeys(key for _, summary, _ in read for key in summary if key not in _BASE)
+    summary_keys = dict.fromkeys(key for _, summary, _ in read for key in summary if key not in (*_BASE, *_NOTED))
     config_keys = dict.fromkeys(key for _, _, config in read for key in config)
-    records = [summary | config | base for base, summary, config in read]
-    return pd.DataFrame(records, columns=[*_BASE, *summary_keys, *config_keys])
+    records = [config | summary | base for base, summary, config in read]
+    named = [key for key in config_keys if not key.startswith("config.") and key not in summary_keys]
+    settings = [key for key in config_keys if key.startswith("config.")]
+    noted = [name for name in _NOTED if any(base[name] for base, _, _ in read)]
+    return integers(pd.DataFrame(records, columns=[*_BASE, *noted, *summary_keys, *named, *settings]))
 
 
-def _read_run(run: RunDirectory) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
+def integers(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """The frame of `load` with batch, seed, trial and classes as integers: int64, or Int64 where a run lacks them."""
+    import pandas as pd
+
+    found = {}
+    for name in [name for name in _INTEGERS if name in frame]:
+        values = pd.to_numeric(frame[name], errors="coerce")
+        if values.notna().any() and (values.dropna() % 1 == 0).all():
+            found[name] = values.astype("Int64" if values.isna().any() else "int64")
+    return frame.assign(**found)
+
+
+def _read_run(run: RunDirectory, search_spaces: bool) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
     status = run.status()
     problems = []
     if not status.since:
@@ -105,19 +153,61 @@ def _read_run(run: RunDirectory) -> tuple[dict[str, str], dict[str, Any], dict[s
             problems.append(str(error))
     config: dict[str, Any] = {}
     try:
-        config = flatten(run.config(), "config.")
+        config = _columns(run.config(), search_spaces)
     except StoreError as error:
         problems.append(str(error))
     # A run that diverged says why in its summary.
     why = status.why or str(summary.get("why") or "")
     base = dict(zip(_BASE, (run.run_id, status.state, why, status.since, "; ".join(problems)), strict=True))
-    for key in [key for key, value in summary.items() if isinstance(value, list)]:
+    base |= columns_of(run)
+    for key in [key for key, value in summary.items() if isinstance(value, list) or (value is None and key in config)]:
         del summary[key]
-    for key, value in config.items():
-        if isinstance(value, list):
-            # default=str: YAML knows dates, JSON does not.
-            config[key] = json.dumps(value, ensure_ascii=False, default=str)
     return base, summary, config
+
+
+def _columns(config: dict[str, Any], search_spaces: bool) -> dict[str, Any]:
+    """What the columns of a run say of its configuration."""
+    columns = {name: value for name, keys in _NAMED.items() if (value := _at(config, *keys)) is not None}
+    if _at(config, "dataset", "info", "named_by"):
+        from optbench.config import name_of
+
+        columns["dataset"] = name_of(config["dataset"])
+    columns |= _derived(config)
+    if (classes := _at(config, "dataset", "info", "size", "classes")) is not None:
+        columns["classes"] = classes
+    space = _at(config, "optimizer", "info", "search_space") if search_spaces else None
+    if space:
+        columns["search_space"] = json.dumps(space, ensure_ascii=False, default=str)
+    for key, value in flatten(_without_info(config), "config.").items():
+        # default=str: YAML knows dates, JSON does not.
+        columns[key] = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list) else value
+    return columns
+
+
+def _without_info(config: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_info(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key != "info"
+    }
+
+
+def _at(value: Any, *keys: str) -> Any:
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _derived(config: dict[str, Any]) -> dict[str, Any]:
+    """The setting and the scaled learning rate; nothing where the configuration is not a whole one."""
+    from optbench.config import RunConfig, learning_rate, setting
+
+    try:
+        rate, rule = learning_rate(RunConfig.of(config))
+        found = {"learning_rate": rate, "scaling_rule": rule, "setting": setting(config)}
+    except (UserError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        return {}  # of an older version, damaged, or written by hand
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def load_history(
@@ -159,7 +249,9 @@ def _concatenate(tables: "list[pa.Table]") -> "pd.DataFrame":
     import pandas as pd
     import pyarrow as pa
 
+    found: pd.DataFrame
     try:
-        return pa.concat_tables(tables, promote_options="permissive").to_pandas()
+        found = pa.concat_tables(tables, promote_options="permissive").to_pandas()
     except pa.ArrowException:
-        return pd.concat([table.to_pandas() for table in tables], ignore_index=True)
+        found = pd.concat([table.to_pandas() for table in tables], ignore_index=True)
+    return found

@@ -10,13 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from optbench.errors import UserError
+from optbench.moved import with_current_targets
 from optbench.store import history
+from optbench.store.checkpoints import Checkpoints
 from optbench.store.files import (
     StoreError,
+    component,
     flatten,
     plain,
+    read_bytes,
     read_object,
+    refuse_link,
+    refuse_links_in,
+    remove_orphans,
     reporting,
+    sync_file,
     to_json,
     write_atomically,
     write_if_absent,
@@ -29,6 +37,8 @@ if TYPE_CHECKING:
 State = Literal["pending", "running", "done", "diverged", "failed", "preempted"]
 STATES: tuple[State, ...] = get_args(State)
 FINISHED: tuple[State, ...] = ("done", "diverged")
+# How long an empty config.yaml is taken for one that is being written.
+_PATIENCE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -66,8 +76,19 @@ class RunDirectory:
 
     @classmethod
     def at(cls, results_dir: str | Path, run_id: str) -> "RunDirectory":
-        """The directory of the run ``run_id`` under ``results_dir``, whether it exists or not."""
-        return cls(Path(results_dir) / "runs" / run_id)
+        """The directory of the run ``run_id`` under ``results_dir``, whether it exists or not.
+
+        Raises UserError where ``run_id`` is not a plain name, and StoreError where the directory is a symbolic link: run ids
+        are read from files, which may be a stranger's, and what is done to a run must stay below ``results_dir``.
+        """
+        path = Path(results_dir) / "runs" / component(run_id, "run id")
+        refuse_link(path)
+        return cls(path)
+
+    @property
+    def results_dir(self) -> Path:
+        """The results folder that the run lies in."""
+        return self.path.parent.parent
 
     @property
     def run_id(self) -> str:
@@ -75,14 +96,24 @@ class RunDirectory:
         return self.path.name
 
     @property
+    def checkpoints(self) -> Checkpoints:
+        """The last checkpoint and the one before it."""
+        return Checkpoints(self.path / "checkpoints")
+
+    @property
     def checkpoint(self) -> Path:
         """Where the last checkpoint is or will be."""
-        return self.path / "checkpoints" / "last.ckpt"
+        return self.checkpoints.last
 
     @property
     def measurements(self) -> Measurements:
         """What probes have measured."""
         return Measurements(self.path / "probes")
+
+    @property
+    def history(self) -> Path:
+        """Where the rows of the history are or will be."""
+        return self.path / "history.jsonl"
 
     @property
     def log(self) -> Path:
@@ -91,11 +122,21 @@ class RunDirectory:
 
     @property
     def lock(self) -> Path:
-        """The path to give to `optbench.store.RunLock`."""
+        """The path to give to `optbench.store.RunLock`; asked for before anything is written, it runs `check_links`."""
+        self.check_links()
         return self.path / "lock"
+
+    def check_links(self) -> None:
+        """Raise StoreError where one of the run's files or folders is a symbolic link (see `store.files.refuse_link`).
+
+        Only what wandb keeps in its folder is not looked at: it makes links of its own there.
+        """
+        for folder in (self.path, self.checkpoint.parent, self.measurements.path, self.path / "tensorboard"):
+            refuse_links_in(folder)
 
     def make(self) -> None:
         """Make the empty directory, if it is not there: what a lock needs to lie in."""
+        refuse_link(self.path)
         with reporting("create", self.path):
             self.path.mkdir(parents=True, exist_ok=True)
 
@@ -112,9 +153,8 @@ class RunDirectory:
         path = self.path / "config.yaml"
         created = not path.exists() and write_if_absent(path, content)
         if not created:
-            with reporting("read", path):
-                stored = path.read_bytes()
-            if stored != content and replace:
+            stored = self._stored_config(path)
+            if stored != content and (replace or not stored):
                 write_atomically(path, content)
             elif stored != content:
                 self._check_same(config)
@@ -125,6 +165,16 @@ class RunDirectory:
         if not (self.path / "status.json").exists():
             write_if_absent(self.path / "status.json", to_json(asdict(Status("pending", since=_now())), indent=2))
         return created
+
+    def _stored_config(self, path: Path) -> bytes:
+        """The content of config.yaml; empty only if whoever created it without hard links died before it was filled."""
+        until = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            with reporting("read", path):
+                stored = read_bytes(path)
+            if stored or time.monotonic() > until:
+                return stored
+            time.sleep(0.05)
 
     def _check_same(self, given: dict[str, Any]) -> None:
         old, new = flatten(self.config()), flatten(given)
@@ -152,15 +202,15 @@ class RunDirectory:
         """The run's configuration. Raises `StoreError` when config.yaml is absent or damaged."""
         path = self.path / "config.yaml"
         with reporting("read", path):
-            content = path.read_bytes()
+            content = read_bytes(path)
         try:
             copy = read_object(self.path / "config.json")
             if copy.get("config_yaml") == _digest(content) and isinstance(copy.get("config"), dict):
-                return copy["config"]
+                return with_current_targets(copy["config"])
         except (StoreError, FileNotFoundError):
             pass
         try:
-            return _parse_yaml(content.decode())
+            return with_current_targets(_parse_yaml(content.decode()))
         except ValueError as error:
             raise StoreError(f"{path} is damaged: {error}") from error
 
@@ -203,33 +253,56 @@ class RunDirectory:
 
     def append(self, row: dict[str, Any]) -> None:
         """Append one row, an event at ``row["step"]``, to the history; it is in the file when this returns."""
-        history.append_row(self.path / "history.jsonl", row)
+        history.append_row(self.history, row)
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows of the history so far; a last line that was cut by a crash is ignored."""
-        return history.read_rows(self.path / "history.jsonl")
+        return history.read_rows(self.history)
 
     def truncate_history(self, after_step: int) -> None:
         """Atomically drop the rows of the steps after ``after_step`` and a cut last line: a resumed run redoes them.
 
         The measurements of probes after that step go too.
         """
+        self._drop_measurements(after_step)
+        history.truncate(self.history, after_step)
+
+    def cut_history(self, size: int, after_step: int) -> None:
+        """Drop all of the history but its first ``size`` bytes, and the measurements of probes after ``after_step``."""
+        self._drop_measurements(after_step)
+        with reporting("write", self.history):
+            if self.history.exists() and self.history.stat().st_size > size:
+                os.truncate(self.history, size)
+
+    def _drop_measurements(self, after_step: int) -> None:
         self.measurements.truncate(after_step)
         with reporting("remove", self.path / "history.parquet"):
             (self.path / "history.parquet").unlink(missing_ok=True)
-        history.truncate(self.path / "history.jsonl", after_step)
+
+    def flush(self) -> None:
+        """Return once the history, what probes have measured, and the names of these files are on the disk."""
+        with reporting("write", self.path):
+            for path in (self.history, self.measurements.index, self.measurements.path, self.path):
+                sync_file(path)
 
     def history_table(self, columns: list[str] | None = None) -> "pa.Table":
         """The history as an Arrow table (`history.to_table` says which types); ``columns`` keeps those that exist."""
-        return history.read_table(self.path / "history.jsonl", self.path / "history.parquet", columns)
+        return history.read_table(self.history, self.path / "history.parquet", columns)
 
     def finish(self, summary: dict[str, Any], state: State = "done") -> None:
-        """Close the run: write history.parquet, then summary.json, then the status ("done" or "diverged")."""
+        """Close the run: write history.parquet, then summary.json, then the status ("done" or "diverged").
+
+        The checkpoint before the last and progress.json go: they are for a run that is to go on.
+        """
         if state not in FINISHED:
             raise ValueError(f"a run ends as one of {', '.join(FINISHED)}, got {state!r}")
         content = to_json(summary, indent=2)
-        history.write_parquet(self.path / "history.jsonl", self.path / "history.parquet")
+        history.write_parquet(self.history, self.path / "history.parquet")
         write_atomically(self.path / "summary.json", content)
+        self.checkpoints.remove_previous()
+        with reporting("clean", self.path):
+            (self.path / "progress.json").unlink(missing_ok=True)
+        self.flush()  # a machine that loses power must not keep the status without the results
         self.set_status(state)
 
     def summary(self) -> dict[str, Any] | None:
@@ -245,7 +318,7 @@ class RunDirectory:
         return self.status().state in FINISHED and self.summary() is not None
 
     def clear(self) -> None:
-        """Forget all results, for a run that is to start over: only the configuration, the log and the lock stay."""
+        """Forget all results, for a run that is to start over: the configuration, the log, notes and the lock stay."""
         import shutil
 
         # The status first: a crash on the way must not leave a finished run without its results.
@@ -268,6 +341,16 @@ class RunDirectory:
                 # Planning a run once more writes its configuration without the lock, at this moment perhaps.
                 if not path.name.startswith(".config."):
                     path.unlink(missing_ok=True)
+        remove_orphans(self.path, "config.")
+
+    def has_leftovers(self) -> bool:
+        """Whether a lock or half-written files lie in the directory: of a process at work, or of one that was killed."""
+        try:
+            with os.scandir(self.path) as entries:
+                names = [entry.name for entry in entries]
+        except OSError:
+            return False
+        return any(name == "lock" or name.startswith(".lock.") or name.endswith(".tmp") for name in names)
 
     def write_environment(self, environment: dict[str, Any]) -> None:
         """Write environment.json: versions, git commit, hardware. It must hold no environment variables."""
@@ -283,8 +366,9 @@ def check_writable(results_dir: str | Path) -> None:
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"results_dir={results_dir}: no permission to write in {existing}; accepted: a writable folder")
     try:
-        # What permissions promise, a read-only or virtual file system such as /proc may refuse.
-        Path(tempfile.mkdtemp(prefix=".optbench-", dir=existing)).rmdir()
+        # What permissions promise, a read-only or virtual file system such as /proc may refuse. The file has no name
+        # where that is possible, so that nothing is left of it whatever happens.
+        tempfile.TemporaryFile(prefix=".optbench-", dir=existing).close()
     except OSError as error:
         raise UserError(
             f"results_dir={results_dir}: cannot write in {existing} ({error.strerror or error}); accepted: a writable folder"
@@ -308,11 +392,11 @@ def _digest(content: bytes) -> str:
 
 def _parse_yaml(text: str) -> dict[str, Any]:
     """The mapping written in ``text``. Raises ValueError when it is not YAML or no mapping."""
-    import yaml
+    from optbench.config.yaml_text import YAMLError, read_yaml
 
     try:
-        config = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError as error:
+        config = read_yaml(text)
+    except YAMLError as error:
         raise ValueError(f"not YAML: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"the configuration must be a mapping, got {type(config).__name__}")

@@ -9,6 +9,7 @@ from typing import Any
 
 from optbench import config as configuration
 from optbench.config import Config
+from optbench.config.run_config import RunConfig
 from optbench.store import load
 
 # Runs that agree in these take about as long a step; where none agrees in all, the last is let go.
@@ -73,8 +74,9 @@ def _value(config: Mapping[str, Any], name: str) -> Any:
 
 
 def _length(config: Config) -> int | None:
-    examples = configuration.training_examples(config)
-    return None if examples is None else configuration.horizon(config, examples).steps
+    read = RunConfig.of(config)
+    examples = configuration.training_examples(read)
+    return None if examples is None else configuration.horizon(read, examples).steps
 
 
 def _duration(seconds: float) -> str:

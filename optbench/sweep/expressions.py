@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from optbench.errors import UserError
-from optbench.suggestions import nearest
+from optbench.config import name_of
+from optbench.errors import UserError, nearest
 
 _ACCEPTED = (
     "accepted: keys such as batch or optimizer.momentum, numbers, 'text', lists, and, or, not, in, not in, "
@@ -193,5 +193,5 @@ class Expression:
                 raise self._error(f"{'.'.join(path)}: {'.'.join(path[:depth])} is {value!r}, which has no options")
             value = value.get(name)
         if len(path) == 1 and isinstance(value, Mapping) and "name" in value:
-            return value["name"]
+            return name_of(value)
         return value

@@ -3,20 +3,33 @@
 import json
 import os
 import shlex
-import time
-from collections.abc import Iterable, Iterator, Mapping
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from optbench.errors import UserError
-from optbench.store import RunDirectory, RunLock, RunLocked, StoreError
-from optbench.store.files import read_object, reporting, to_json, write_atomically
-from optbench.suggestions import nearest
+from optbench.config import check_sweep_name
+from optbench.errors import UserError, nearest
+from optbench.store import RunDirectory, RunLock, StoreError
+from optbench.store.files import (
+    component,
+    read_bytes,
+    read_object,
+    reason,
+    refuse_link,
+    refuse_links_in,
+    remove_orphans,
+    reporting,
+    to_json,
+    write_atomically,
+)
 
 _PATIENCE_SECONDS = 120.0
+#: The files that say what started a sweep last.
+STARTED = ("sweep.json", "code.diff")
 
 
 @dataclass(frozen=True)
@@ -34,12 +47,15 @@ class Plan:
     sweep.json    what started it last: the command, the launcher with its options, the version of the code
     jobs.jsonl    one line each time workers were started: where, and the ids to ask Slurm about
     jobs/         what Slurm jobs read and print
+
+    Raises UserError where ``name`` is not a plain name, and StoreError where the folder is a symbolic link.
     """
 
     def __init__(self, results_dir: str | Path, name: str) -> None:
         self.results_dir = Path(results_dir)
         self.name = name
-        self.path = self.results_dir / "sweeps" / name
+        self.path = self.results_dir / "sweeps" / component(name, "sweep")
+        refuse_link(self.path)
 
     def __repr__(self) -> str:
         return f"Plan({str(self.results_dir)!r}, {self.name!r})"
@@ -50,6 +66,7 @@ class Plan:
 
         Raises UserError, with the names that come near, if there is none.
         """
+        check_sweep_name(name, longest=255)  # a run that was submitted alone is a sweep of its own id
         plan = cls(results_dir, name)
         if not plan.exists:
             known = plans(results_dir)
@@ -76,8 +93,19 @@ class Plan:
         return "" if folder == "results" else f" --results-dir {shlex.quote(folder)}"
 
     def entries(self) -> list[Entry]:
-        """The runs, in the order in which they were planned; none when there is no plan yet."""
-        return [Entry(line["run_id"], line["cell"]) for line in _lines(self.path / "plan.jsonl")]
+        """The runs, in the order in which they were planned; none when there is no plan yet.
+
+        Raises StoreError for a line that names no run, or one outside of the results folder.
+        """
+        path = self.path / "plan.jsonl"
+        entries = []
+        for number, line in enumerate(_lines(path), start=1):
+            try:
+                run_id, cell = component(line["run_id"], "run id"), line["cell"]
+                entries.append(Entry(run_id, {str(key): str(value) for key, value in cell.items()}))
+            except (KeyError, AttributeError, UserError) as error:
+                raise StoreError(f"{path} is damaged: line {number} names no run ({error})") from error
+        return entries
 
     def directory(self, run_id: str) -> RunDirectory:
         """The directory of one of its runs."""
@@ -96,10 +124,29 @@ class Plan:
             added = len(runs) - known
             if added:
                 # Every line anew: the last one may have been cut by a crash.
-                content = b"".join(to_json(asdict(entry)) + b"\n" for entry in runs.values())
-                write_atomically(self.path / "plan.jsonl", content)
+                write_atomically(self.path / "plan.jsonl", _content(runs.values()))
             write_atomically(self.path / "sweep.json", to_json({"name": self.name, **information}, indent=2))
         return added
+
+    def withdraw(self, run_ids: Collection[str], started: Mapping[str, bytes]) -> None:
+        """Take the runs out of the plan again; ``started``: the files of `STARTED` as they were before.
+
+        The folder goes too where nothing is left to say about the sweep.
+        """
+        with self._locked():
+            rest = [entry for entry in self.entries() if entry.run_id not in run_ids]
+            if not rest and not started:
+                with reporting("remove", self.path):
+                    shutil.rmtree(self.path)
+                return
+            if run_ids:
+                write_atomically(self.path / "plan.jsonl", _content(rest))
+            for name in STARTED:
+                if name in started:
+                    write_atomically(self.path / name, started[name])
+                else:
+                    with reporting("remove", self.path / name):
+                        (self.path / name).unlink(missing_ok=True)
 
     def information(self) -> dict[str, Any]:
         """The content of sweep.json; empty when there is none."""
@@ -113,7 +160,7 @@ class Plan:
         path = self.path / "jobs.jsonl"
         line = to_json({**job, "since": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}) + b"\n"
         with reporting("write", path):
-            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
             try:
                 os.write(descriptor, line)
             finally:
@@ -125,22 +172,12 @@ class Plan:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
+        refuse_links_in(self.path)
         with reporting("create", self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        lock = RunLock(self.path / "plan.lock")
-        until = time.monotonic() + _PATIENCE_SECONDS
-        while True:
-            try:
-                lock.acquire()
-                break
-            except RunLocked:
-                if time.monotonic() > until:
-                    raise
-                time.sleep(0.05)
-        try:
+        with RunLock(self.path / "plan.lock").waited_for(_PATIENCE_SECONDS):
+            remove_orphans(self.path)
             yield
-        finally:
-            lock.release()
 
 
 def plans(results_dir: str | Path) -> list[Plan]:
@@ -148,17 +185,23 @@ def plans(results_dir: str | Path) -> list[Plan]:
     folder = Path(results_dir) / "sweeps"
     if not folder.is_dir():
         return []
-    found = (Plan(results_dir, path.name) for path in sorted(folder.iterdir()))
+    # What is hidden is being removed.
+    named = (path for path in sorted(folder.iterdir()) if not path.is_symlink() and path.name[0] != ".")
+    found = (Plan(results_dir, path.name) for path in named)
     return [plan for plan in found if plan.exists]
+
+
+def _content(entries: Iterable[Entry]) -> bytes:
+    return b"".join(to_json(asdict(entry)) + b"\n" for entry in entries)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
+        raise StoreError(f"cannot read {path}: {reason(error)}") from error
     lines = []
     for line in content.splitlines():
         try:

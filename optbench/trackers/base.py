@@ -1,11 +1,11 @@
 """What every tracker shares: its three methods, and the check before a run starts."""
 
-import importlib
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from optbench.config.targets import load_path
 from optbench.errors import UserError
 from optbench.store import RunDirectory
 
@@ -51,16 +51,9 @@ def options_of(tracker: Mapping[str, Any]) -> dict[str, Any]:
 
 def tracker_class(tracker: Mapping[str, Any]) -> type[Tracker] | None:
     """The class that ``tracker`` names in ``_target_``, or None if it names none; raises UserError if it is not one."""
-    target = tracker.get("_target_")
-    if target is None:
+    if tracker.get("_target_") is None:
         return None
-    module, _, name = str(target).rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"tracker._target_={target}: cannot be imported ({error})") from error
-    if not (isinstance(found, type) and issubclass(found, Tracker)):
-        raise UserError(f"tracker._target_={target}: is not a subclass of optbench.trackers.Tracker")
+    found: type[Tracker] = load_path(tracker["_target_"], "tracker", Tracker)
     return found
 
 

@@ -1,6 +1,7 @@
 """Reads the history of a run while the run is still writing it."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,10 @@ class HistoryFollower:
         Raises RuntimeError if the file was replaced or cut since the last look: what was read no longer holds.
         """
         try:
-            file = self._path.open("rb")
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW)
         except FileNotFoundError:
             return []
-        with file:
+        with os.fdopen(descriptor, "rb") as file:
             inode = self._path.stat().st_ino
             if self._inode not in (None, inode) or file.seek(0, 2) < self._offset:
                 raise RuntimeError(f"{self._path.name} was rewritten while it was being mirrored")

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from optbench.config import settle
 from optbench.store import RunDirectory
 from optbench.trackers.base import options_of, tracker_class
 from optbench.trackers.follow import HistoryFollower
@@ -119,7 +120,10 @@ def main(arguments: list[str] | None = None) -> int:
     os.nice(5)
     run = RunDirectory(options.run_directory.resolve())
     try:
-        tracker = options.tracker if options.tracker is not None else run.config().get("tracker", {})
+        run.check_links()
+        tracker = options.tracker
+        if tracker is None:
+            tracker = settle("tracker", run.config().get("tracker"), [], "mirror")
         if options.parent is not None:
             grace = float(tracker.get("finish_timeout", 60.0))
             threading.Thread(target=_end_after_parent, args=(options.parent, grace), daemon=True).start()

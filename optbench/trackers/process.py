@@ -6,13 +6,17 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import optbench
+from optbench.config.children import environment as environment_of_children
 from optbench.errors import UserError
+from optbench.store import RunDirectory, StoreError
+from optbench.system.home import at_home
 from optbench.trackers.base import tracker_class
+from optbench.trackers.wandb_login import USERS_DIR
 
 #: What the run's process writes to the standard input of the mirroring process when the run has ended.
 END = b"end\n"
@@ -35,7 +39,7 @@ class Mirror:
         self._problem: str | None = None
         try:
             self._process = _spawn(run_directory, tracker, follow=True)
-        except OSError as error:
+        except (OSError, StoreError) as error:
             self._problem = f"could not be started ({error})"
 
     @property
@@ -99,11 +103,14 @@ def sync(run_directory: Path, tracker: Mapping[str, Any], timeout: float = 600.0
 
 
 def _spawn(run_directory: Path, tracker: Mapping[str, Any], follow: bool) -> subprocess.Popen[bytes]:
-    environment = {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED}
+    RunDirectory(run_directory).check_links()
+    environment = {key: value for key, value in environment_of_children().items() if key not in _NOT_INHERITED}
     environment["OMP_NUM_THREADS"] = "1"
-    # Last, so that a checkout that is not installed is found and nothing else is shadowed by its neighbours.
-    package_root = str(Path(optbench.__file__).parent.parent)
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), package_root]))
+    if "WANDB_DIR" in os.environ:
+        environment[USERS_DIR] = os.environ["WANDB_DIR"]
+    if at_home("~") == "~":
+        # A user without a home folder: trackers would make a folder of the name ~ wherever they are.
+        environment["HOME"] = tempfile.gettempdir()
     # -P: a file in the working folder that is named like a module (or its ./wandb) must not stand in for the module.
     command = [sys.executable, "-P", "-m", "optbench.trackers.mirror", str(run_directory)]
     command += ["--tracker", json.dumps(tracker, default=_plain), "--parent", str(os.getpid())]

@@ -6,8 +6,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
+from optbench.config.yaml_text import write_yaml
 from optbench.store import RunDirectory
 from optbench.trackers.base import Tracker
 
@@ -31,7 +30,7 @@ class TensorBoardMirror(Tracker):
         self._start = (run.path / "config.yaml").stat().st_mtime
         self._seconds = 0.0
         self._step = 0
-        self._add([_text("config", f"```yaml\n{yaml.safe_dump(run.config(), sort_keys=False)}```")])
+        self._add([_text("config", f"```yaml\n{write_yaml(run.config())}```")])
 
     def log(self, index: int, row: Mapping[str, Any]) -> None:
         """Write the numbers of the row; NaN and infinity, which the store holds as null, are left out."""

@@ -1,6 +1,7 @@
-"""Whether wandb can be used online: is there a login, and does the server answer."""
+"""Whether wandb can and may be used online: is there a login, does the server answer, does the user want it."""
 
 import configparser
+import contextlib
 import netrc
 import os
 import socket
@@ -8,7 +9,16 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from optbench.system.home import at_home
+
 _ANSWER_SECONDS = 3.0
+#: Where the process of a mirror is told what WANDB_DIR was.
+USERS_DIR = "OPTBENCH_WANDB_DIR"
+_MODES = {
+    "online": "online", "run": "online", "shared": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"
+}  # fmt: skip
+_NO = ("", "0", "false", "no", "off", "n", "f")
+_UNREADABLE = (OSError, configparser.Error, UnicodeDecodeError)
 
 
 def is_logged_in() -> bool:
@@ -16,7 +26,7 @@ def is_logged_in() -> bool:
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE") or user_settings().get("api_key"):
         return True
     try:
-        logins = netrc.netrc(Path(os.environ.get("NETRC") or "~/.netrc").expanduser())
+        logins = netrc.netrc(at_home(os.environ.get("NETRC") or "~/.netrc"))
     except (OSError, netrc.NetrcParseError):
         return False
     login = logins.authenticators(urlsplit(server()).netloc)
@@ -46,11 +56,55 @@ def server() -> str:
 
 
 def user_settings() -> dict[str, str]:
-    """What `wandb login`, `wandb offline` and the like have written to the user's settings file."""
+    """What `wandb login`, `wandb offline` and the like have written to settings files: the folder's before the user's.
+
+    A file that cannot be read counts as empty here; `wished_mode` says what that means.
+    """
+    settings: dict[str, str] = {}
+    for file in _settings_files():
+        with contextlib.suppress(*_UNREADABLE):
+            settings |= _read_settings(file)
+    return settings
+
+
+def wished_mode() -> tuple[str | None, str]:
+    """The mode that the user has chosen outside of optbench, None where they have not, and in a line what it rests on.
+
+    "online", "offline" or "disabled", as wandb itself finds it: WANDB_MODE, or else ./wandb/settings, or else the settings of
+    the user; with its older words for it, in capitals or not. Where wandb would read nothing, or fail, the wish is taken
+    for one for privacy: "offline". wandb's former switch WANDB_DISABLED counts, too.
+    """
+    if os.environ.get("WANDB_DISABLED", "").strip().lower() not in _NO:
+        return "disabled", "WANDB_DISABLED is set"
+    found, where = os.environ.get("WANDB_MODE"), "WANDB_MODE"
+    if found is None:
+        for file in _settings_files():
+            try:
+                found, where = (
+                    (mode, str(file)) if (mode := _read_settings(file).get("mode")) is not None else (found, where)
+                )
+            except _UNREADABLE:
+                return "offline", f"{file} cannot be read, and may ask for it"
+        if found is None:
+            return None, ""
+    mode = _MODES.get(found.strip().lower())
+    if mode is None:
+        return "offline", f"{where} is {found!r}, which is no mode of wandb (online, offline, disabled)"
+    return mode, f"{where} is {found!r}"
+
+
+def _settings_files() -> list[Path]:
+    """The settings files that wandb reads; a later one takes the place of an earlier one."""
+    user = Path(at_home(os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb")) / "settings"
+    # The mirror has another WANDB_DIR than the user.
+    root = Path(at_home(os.environ.get(USERS_DIR) or os.environ.get("WANDB_DIR") or "."))
+    return [user, root / (".wandb" if (root / ".wandb").exists() else "wandb") / "settings"]
+
+
+def _read_settings(file: Path) -> dict[str, str]:
     parser = configparser.ConfigParser(interpolation=None)
-    folder = Path(os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb").expanduser()
     try:
-        parser.read(folder / "settings", encoding="utf-8")
-    except (OSError, configparser.Error, UnicodeDecodeError):
+        parser.read_string(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     return dict(parser["default"]) if parser.has_section("default") else {}

@@ -1,17 +1,17 @@
 """Weights & Biases: one wandb run per run, under the run's own id, with its files in the run directory."""
 
 import hashlib
-import json
-import os
 import re
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optbench.errors import UserError
-from optbench.store import RunDirectory
+from optbench.store import RunDirectory, StoreError
+from optbench.store.files import read_object, refuse_link
 from optbench.trackers.base import Tracker
-from optbench.trackers.wandb_login import is_logged_in, server_answers, user_settings
+from optbench.trackers.wandb_login import is_logged_in, server_answers, wished_mode
 
 _AXES = ("step", "epoch", "samples", "seconds")
 _ID_LENGTH = 128
@@ -86,13 +86,21 @@ class WandbMirror(Tracker):
         return wandb.init(settings=_settings(), **{**arguments, "mode": self._mode})
 
     def _remove_segments(self) -> None:
+        refuse_link(self._path / "wandb")
         for file in (self._path / "wandb").glob("*run-*/run-*.wandb"):
             if file.name == f"run-{self._id}.wandb":
                 shutil.rmtree(file.parent, ignore_errors=True)
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any]) -> None:
-        """Raise UserError for mode=online without a login."""
+        """Raise UserError for mode=online without a login, or against the user's own wish; say a wish that is not clear."""
+        wished, why = wished_mode()
+        if options.get("mode") == "online" and wished in ("offline", "disabled"):
+            raise UserError(
+                f"tracker.mode=online: {why}, so that nothing is sent; accepted: that wish taken back, or tracker.mode={wished}"
+            )
+        if options.get("mode", "auto") == "auto" and wished == "offline" and "no mode" in why:
+            print(f"optbench: wandb: offline, because {why}", file=sys.stderr)
         if options.get("mode") == "online" and not is_logged_in():
             raise UserError(
                 "tracker.mode=online: no login to wandb was found (WANDB_API_KEY, ~/.netrc or wandb's settings): "
@@ -115,10 +123,13 @@ class WandbMirror(Tracker):
     def _picture(self, file: str, probe: str) -> dict[str, Any]:
         """The figure of a probe's measurement; nothing where it has none, or cannot be drawn."""
         try:
-            from optbench.analysis.figures import figure_for
+            from optbench.analysis.charts.probe_files import chart_for
 
-            figure = figure_for(self._path / file)
-            if figure is None:
+            folder, _, name = file.rpartition("/")
+            if folder != "probes":
+                raise ValueError("is not in the folder probes")
+            chart = chart_for(self._path / folder / name)
+            if chart is None:
                 return {}
             import io
 
@@ -126,7 +137,7 @@ class WandbMirror(Tracker):
             from PIL import Image
 
             picture = io.BytesIO()
-            figure.savefig(picture, format="png", dpi=150)
+            chart.matplotlib().savefig(picture, format="png", dpi=150)
             return {f"{probe}_figure": wandb.Image(Image.open(picture))}
         except Exception as error:  # of whatever kind: the numbers are mirrored all the same
             print(f"wandb: no figure of {file}: {type(error).__name__}: {error}", flush=True)
@@ -157,13 +168,17 @@ def wandb_id(run_id: str) -> str:
 
 
 def resolve_mode(mode: str) -> str:
-    """The wandb mode behind "auto": the user's own choice of offline or disabled, else online where that can work."""
-    if mode != "auto":
+    """The wandb mode: never online where the user has chosen offline or disabled; auto: online where that can work.
+
+    Says in a line why it is not online, where that is because of the user's choice, made outside of optbench.
+    """
+    if mode not in ("auto", "online"):
         return mode
-    preferred = os.environ.get("WANDB_MODE") or user_settings().get("mode")
-    if preferred in ("offline", "disabled"):
-        return preferred
-    return "online" if is_logged_in() and server_answers() else "offline"
+    wished, why = wished_mode()
+    if wished in ("offline", "disabled"):
+        print(f"wandb: {wished}, because {why}", flush=True)
+        return wished
+    return "online" if mode == "online" or (is_logged_in() and server_answers()) else "offline"
 
 
 def _settings(**more: Any) -> Any:
@@ -200,6 +215,6 @@ def _without_info(config: Mapping[str, Any]) -> dict[str, Any]:
 def _environment(run: RunDirectory) -> dict[str, Any]:
     """Versions and hardware; nothing if the run has not written them."""
     try:
-        return json.loads((run.path / "environment.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(run.path / "environment.json")
+    except (FileNotFoundError, StoreError):
         return {}

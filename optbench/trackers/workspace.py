@@ -1,7 +1,7 @@
 """A sweep's workspace in wandb, made when somebody is logged in; `optbench.trackers.workspace_panels` says what it shows."""
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from optbench.errors import UserError
@@ -27,13 +27,15 @@ def is_wandb(tracker: Mapping[str, Any]) -> bool:
     return found is not None and issubclass(found, WandbMirror)
 
 
-def create(plan: Plan, runs: Sequence[RunDirectory]) -> list[str]:
+def create(plan: Plan, runs: Iterable[tuple[RunDirectory, Mapping[str, Any]]]) -> list[str]:
     """Make the workspace of a sweep in every wandb project that its ``runs`` are mirrored to; says where, a line each.
+
+    runs: each with the choice of the group tracker that it is mirrored by.
 
     One that was made before, by the word of workspace.json in the sweep's folder, is left as it is: somebody may have
     changed it. Raises UserError, with what to do, if wandb cannot be used online here.
     """
-    choices = [(run, tracker) for run in runs if is_wandb(tracker := run.config()["tracker"])]
+    choices = [(run, tracker) for run, tracker in runs if is_wandb(tracker)]
     if not choices:
         raise UserError("no workspace: none of its runs that have ended names tracker=wandb")
     modes = {str(options_of(tracker).get("mode", "auto")) for _, tracker in choices}

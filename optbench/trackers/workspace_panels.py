@@ -187,7 +187,6 @@ def _is_axis(contents: Contents, key: str) -> bool:
 def _drawn(probes: Iterable[str]) -> frozenset[str]:
     if not any(True for _ in probes):
         return frozenset()
-    # It imports matplotlib.
-    from optbench.analysis.figures.probe_files import DRAWN
+    from optbench.analysis.charts.probe_files import DRAWN
 
     return frozenset(probes) & DRAWN.keys()

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import integrate
 
-from optbench.analysis import algoperf
+from optbench.analysis.statistics import algoperf
 
 INF = math.inf
 TIMES = pd.DataFrame(
@@ -17,11 +17,8 @@ TIMES = pd.DataFrame(
 )
 
 
-def test_ratios_and_profiles_by_hand():
+def test_ratios_by_hand():
     np.testing.assert_allclose(algoperf.ratios(TIMES), [[1, 3, INF, INF], [2, 1, 1, INF], [3.5, 5, 1.2, INF]])
-    np.testing.assert_allclose(
-        algoperf.profiles(TIMES, [1, 2, 3.5]), [[0.25, 0.25, 0.5], [0.5, 0.75, 0.75], [0, 0.25, 0.5]]
-    )
 
 
 def test_scores_by_hand():
@@ -34,7 +31,8 @@ def test_the_score_is_the_integral_of_the_profile():
     times = pd.DataFrame(np.exp(generator.standard_normal((4, 9))), index=list("abcd"))
     times.iloc[1, 3] = INF
     grid = np.linspace(1, 4, 30_001)
-    profiles = algoperf.profiles(times, grid).to_numpy()
+    ratios = algoperf.ratios(times).to_numpy()
+    profiles = (ratios[:, None, :] <= grid[:, None]).mean(axis=-1)
     np.testing.assert_allclose(algoperf.scores(times), integrate.trapezoid(profiles, grid, axis=1) / 3, atol=1e-4)
 
 
@@ -42,25 +40,6 @@ def test_the_score_is_the_integral_of_the_profile():
 def test_a_time_that_is_none_is_refused(time):
     with pytest.raises(ValueError, match="positive"):
         algoperf.ratios(pd.DataFrame([[1.0, time]], index=["a"]))
-
-
-def test_of_a_study_the_fastest_trial_and_of_studies_the_median():
-    studies = {"w": np.array([[5, INF, 3], [INF, INF, 9], [4, 8, 7]]), "x": np.array([[INF], [INF], [1]])}
-    assert algoperf.study_medians(studies).to_dict() == {"w": 4, "x": INF}
-
-
-def test_what_fails_on_the_held_out_variant_has_missed():
-    held_out = pd.DataFrame({"w": [10.0, 41.0, 40.0], "y": [INF, 7.0, INF]}, index=["a", "b", "c"])
-    counted = algoperf.with_held_out(TIMES, held_out)
-    np.testing.assert_array_equal(counted, [[10, 30, INF, INF], [INF, 10, 5, INF], [35, 50, INF, INF]])
-    assert TIMES.loc["b", "w"] == 20
-
-
-def test_geometric_mean_speedup():
-    speedups = algoperf.geometric_mean_speedup(TIMES, "b")
-    assert speedups["b"] == 1
-    assert speedups["a"] == 0  # misses y
-    assert speedups["c"] == pytest.approx((20 / 35 * 10 / 50 * 5 / 6) ** (1 / 3))
 
 
 def test_intervals_of_scores():
@@ -75,10 +54,6 @@ def test_intervals_of_scores():
         algoperf.score_intervals({"steady": steady, "wide": wide[:1]})
 
 
-def test_times_of_a_frame():
-    runs = pd.DataFrame({
-        "optimizer": ["a", "a", "a", "b", "b"], "model": "m", "dataset": ["d", "d", "d", "d", "e"],
-        "status": ["done", "done", "diverged", "done", "failed"], "steps_to_target": [5.0, 7.0, None, None, None],
-    })  # fmt: skip
-    times = algoperf.median_times(runs)
-    assert times.to_dict() == {"m-d": {"a": 7, "b": INF}}
+def test_a_method_r_max_times_as_slow_scores_nothing():
+    times = pd.DataFrame([[1.0], [4.0], [2.5]], index=list("abc"))
+    assert algoperf.scores(times).tolist() == [1, 0, 0.5]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from optbench.analysis.batch_hessians import predicted_exponents, predicted_limits, top_eigenvalues
+from optbench.analysis.laws.batch_hessians import predicted_exponents, predicted_limits, top_eigenvalues
 
 BATCHES = 2.0 ** np.arange(4, 12)
 EXAMPLES = 4096
@@ -28,7 +28,7 @@ def study(laws):
             found.append(SimpleNamespace(step=step, arrays=lambda arrays=arrays: arrays))
         return found
 
-    return SimpleNamespace(runs=runs, measurements=measured)
+    return SimpleNamespace(runs=runs, cells={run_id: {} for run_id in runs["run_id"]}, measurements=measured)
 
 
 def test_tops_are_means_over_draws_and_that_of_all_examples():

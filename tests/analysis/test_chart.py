@@ -1,12 +1,15 @@
 """Charts: what matplotlib and plotly draw, read back from their figures, is what was given."""
 
+import json
+
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
-from optbench.analysis.chart import Chart, Reference, Series
+from optbench.analysis.charts.chart import Chart, Reference, Series, Surface, Values, in_one_style
+from optbench.analysis.charts.records import from_record, to_record
+from optbench.analysis.charts.styles import LOOKS, look
 from optbench.analysis.findings import Findings
-from optbench.analysis.layout import look
+from optbench.config import choices, title
 
 RATES = Series(label="sgd", x=[32, 64, 128], y=[0.1, 0.2, 0.3], low=[0.05, 0.1, 0.1], high=[0.2, 0.4, 0.9])
 
@@ -158,11 +161,63 @@ def test_looks_can_be_chosen():
     assert chart(first, second).looks() == {"a": look(1), "b": look(0)}
 
 
-def test_a_custom_chart_is_drawn_by_its_functions():
-    figure, page = Figure(), object()
-    drawn = Chart.custom("surface", "Surface", "A caption", lambda: figure, lambda: page)
-    assert drawn.matplotlib() is figure
-    assert drawn.plotly() is drawn.plotly(narrow=True) is page
+def test_a_label_has_one_look_on_all_charts_of_a_page():
+    """Also where it stands at another place among others, or alone."""
+    charts = [
+        chart(*[Series(label=label, x=[1], y=[1]) for label in labels])
+        for labels in (["batch 32", "batch 64"], ["batch 256", "batch 64"], ["batch 256"])
+    ]
+    one, two, three = in_one_style(charts)
+    assert one.looks() == {"batch 32": look(0), "batch 64": look(1)}
+    assert two.looks() == {"batch 256": look(0), "batch 64": look(1)}
+    assert three.looks() == {"batch 256": look(0)}
+    # Drawn alone, the second chart would begin with the first look.
+    assert charts[1].looks() == {"batch 256": look(0), "batch 64": look(1)}
+    later = in_one_style([charts[0], chart(*[Series(label=name, x=[1], y=[1]) for name in ("batch 64", "batch 32")])])[
+        1
+    ]
+    assert later.looks() == {"batch 64": look(1), "batch 32": look(0)}
+
+
+def test_an_optimizer_has_the_same_look_on_every_chart_of_every_study():
+    for labels in (["SGD", "Adam"], ["Adam", "K-FAC", "SGD"], ["Adam"], ["something", "Adam"]):
+        found = chart(*[Series(label=label, x=[1], y=[1]) for label in labels]).looks()
+        assert found["Adam"] == look(LOOKS["Adam"])
+        assert len(set(found.values())) == len(labels)
+
+
+def test_the_table_of_looks_has_the_title_of_every_optimizer_and_no_two_look_alike():
+    titles = {title("optimizer", name) for name in choices("optimizer")} - {"pytorch-optimizer"}
+    assert titles <= LOOKS.keys()
+    assert len({look(LOOKS[name]) for name in titles}) == len(titles)
+
+
+RECORDED = {
+    "panels": chart(
+        Series(
+            label="a", panel="1", x=[32, 64], y=[0.5, np.nan], low=[0.25, 0.1], high=[1, 2], band=True, kind="curve"
+        ),
+        Series(label="law", panel="2", x=[1, 2], y=[1, 2], kind="reference"),
+        log_x=True,
+        share_y=False,
+        references=[Reference(0.5, "limit", panel="2"), Reference(0.125, axis="x")],
+        values={"2": Values("Loss", log=True, range=(0.125, 8.0))},
+    ),
+    "words": chart(Series(label="b", x=["adam", "kfac"], y=[1, 2], kind="bars", texts=["x", "y"]), horizontal=True),
+    "surface": Chart(name="plane", title="Plane", surface=Surface([0, 1], [0, 1], [[1, np.inf], [2, 30]], mark=None)),
+}
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_recorded_chart_is_drawn_as_the_chart_itself(name):
+    given = RECORDED[name]
+    text = json.dumps(to_record(given), allow_nan=False)
+    again = from_record(json.loads(text))
+    assert again.plotly().to_json() == given.plotly().to_json()
+    assert again.plotly(narrow=True).to_json() == given.plotly(narrow=True).to_json()
+    # In a record only what differs from the defaults.
+    assert "columns" not in text
+    assert json.dumps(to_record(again)) == text
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from optbench.analysis.critical_batch import critical_batch, fit_critical_batch, local_slopes, regime
+from optbench.analysis.laws.critical_batch import critical_batch, fit_critical_batch, local_slopes, regime
 
 INF = math.inf
 BATCHES = 2.0 ** np.arange(3, 14)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from optbench.analysis import frames
+from optbench.analysis.statistics.profiles import scores_by_task
 from optbench.errors import UserError
 
 INF = math.inf
@@ -51,19 +52,6 @@ def test_every_run_is_counted_once():
     assert frames.count(runs) == {"runs": 7, "done": 2, "diverged": 1, "failed": 1, "unfinished": 3}
 
 
-def test_runs_without_a_summary_are_named_by_their_configuration():
-    runs = pd.DataFrame({
-        "optimizer": ["adam", None], "batch": [128.0, np.nan], "seed": [0.0, np.nan], "trial": [3.0, np.nan],
-        "config.optimizer.name": ["adam", "sgd"], "config.batch": [128, 512], "config.seed": [0, 2],
-        "config.trial": [3, 4],
-    })  # fmt: skip
-    named = frames.identified(runs)
-    assert named["optimizer"].tolist() == ["adam", "sgd"]
-    assert named[["batch", "seed", "trial"]].to_numpy().tolist() == [[128, 0, 3], [512, 2, 4]]
-    assert all(named[name].dtype == "int64" for name in ("batch", "seed", "trial"))
-    assert runs["optimizer"].isna().sum() == 1  # the caller's frame is left alone
-
-
 def test_cells_keep_missing_values_apart_and_no_columns_make_one_cell():
     frame = pd.DataFrame({"a": ["x", None, "x"], "b": [1, 2, 3]})
     found = [(key["a"], cell["b"].tolist()) for key, cell in frames.cells(frame, ["a"])]
@@ -90,6 +78,6 @@ def test_scores_of_tasks_that_all_methods_share():
         ],
         columns=["optimizer", "dataset", "test_accuracy"],
     ).assign(status=["done"] * 5 + ["diverged"])
-    scores = frames.scores_by_task(runs, "test_accuracy", task=["dataset"])
+    scores = scores_by_task(runs, "test_accuracy", task=["dataset"])
     assert [task.tolist() for task in scores["adam"]] == [[0.5, 0.6], [0.1]]
     assert [task.tolist() for task in scores["sgd"]] == [[0.4], [-INF]]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from optbench.analysis.gap import common_value, gap_by_batch, matched
+from optbench.analysis.laws.gap import common_value, gap_by_batch, matched
 
 NAN = math.nan
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from optbench.analysis import intervals
+from optbench.analysis.statistics import intervals
 
 
 def test_interquartile_mean_is_scipys_trimmed_mean():
@@ -137,3 +137,29 @@ def test_an_interval_is_written_with_the_format_of_its_numbers():
 def test_of_no_values_there_is_no_mean():
     found = intervals.student(np.array([]))
     assert all(math.isnan(value) for value in (found.estimate, found.low, found.high))
+
+
+@pytest.mark.parametrize(
+    ("values", "level", "bounds"),
+    [
+        # 0.025 * 40 = 1.0: the second from either end.
+        (41, 0.95, (1, 39)),
+        # 0.025 * 50 = 1.25 lies between two values: outwards at both ends, never inwards.
+        (51, 0.95, (1, 49)),
+        (20, 0.95, (0, 19)),
+        (10, 0.5, (2, 7)),
+    ],
+)
+def test_the_upper_bound_is_as_far_from_the_end_as_the_lower(values, level, bounds):
+    assert intervals.percentile_bounds(np.arange(float(values))[::-1], level) == bounds
+
+
+def test_student_is_exact_for_two_values():
+    """t of one degree of freedom at 97.5 % is tan(0.475 pi) = 12.706; the mean of 0 and 2 has a standard error of 1."""
+    found = intervals.student(np.array([0.0, 2.0]))
+    assert (found.low, found.high) == pytest.approx((1 - math.tan(0.475 * math.pi), 1 + math.tan(0.475 * math.pi)))
+
+
+def test_a_score_at_the_optimum_has_no_gap():
+    assert intervals.optimality_gap([np.array([1.0, 1.0])]) == 0
+    assert intervals.optimality_gap([np.array([0.25, 7.0])], optimum=0.5) == 0.125

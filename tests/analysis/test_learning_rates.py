@@ -6,11 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from optbench.analysis.learning_rates import (
+from optbench.analysis.laws.learning_rates import (
     by_batch,
     crossover_over_seeds,
     exponent_over_seeds,
-    exponent_over_trials,
     optimum,
     stable_limit,
     sweep_of,
@@ -139,20 +138,6 @@ def test_batches_at_the_border_of_their_grid_have_no_part():
     assert table.loc[16, ["rates", "runs", "diverged"]].tolist() == [8, 24, 0]
     # 0.004 * 16 * 8 = 0.512: on the whole grid 1, 2 and 4 diverge.
     assert by_batch(sweep(1.0)).loc[0, ["stable", "unstable", "runs", "diverged"]].tolist() == [0.5, 1, 33, 9]
-
-
-def test_trials_of_a_search():
-    generator = np.random.default_rng(0)
-    trials = {}
-    for batch in 2.0 ** np.arange(4, 12):
-        rates = np.exp(generator.uniform(np.log(1e-4), np.log(30), 400))
-        losses = np.where(rates < 0.04 * batch, parabola(rates, 0.004 * batch), INF)
-        trials[batch] = np.stack([rates, losses], axis=1)
-    trials[4096.0] = np.array([[0.1, INF], [0.2, INF]])
-    fit = exponent_over_trials(trials, repetitions=200)
-    assert fit.exponent.estimate == pytest.approx(1, abs=0.03)
-    assert fit.exponent.low < 1 < fit.exponent.high
-    assert fit.excluded == (4096,)
 
 
 def test_the_sweep_of_a_frame():

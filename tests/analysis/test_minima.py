@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from optbench.analysis.minima import line_chart, measures_chart, ratios
+from optbench.analysis.laws.minima import line_chart, measures_chart, ratios
 
 MEASURES = {"sharpness": "Sharpness, %", "loss": "Loss", "absent": "Not measured"}
 

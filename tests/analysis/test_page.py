@@ -14,10 +14,10 @@ import pytest
 from chromium import Browser, needs_chromium
 from planned import accuracy, sweep
 
-from optbench.analysis import run_table, study_page
-from optbench.analysis.chart import Chart, Reference, Series
+from optbench.analysis.charts.chart import Chart, Reference, Series
 from optbench.analysis.findings import Findings
-from optbench.analysis.page import Page, cell
+from optbench.analysis.report import run_table, study_page
+from optbench.analysis.report.page import Page, cell
 from optbench.analysis.study import Study
 
 WIDTHS = [1280, 400]
@@ -65,6 +65,10 @@ def unpacked(page, identifier):
     """What is compressed in an element of a page."""
     content = re.search(rf'<script type="text/plain" id="{identifier}">(.*?)</script>', page, re.DOTALL)[1]
     return gzip.decompress(base64.b64decode(content)).decode()
+
+
+# One browser for all tests.
+pytestmark = pytest.mark.xdist_group("page")
 
 
 @pytest.fixture(scope="module")
@@ -407,5 +411,6 @@ def test_settings_in_which_runs_differ(values, expected):
 def test_a_long_table_says_where_the_rest_is():
     page = Page("t")
     page.table(pd.DataFrame({"a": range(100)}), "tables/a.csv")
-    assert page.parts[0].count("<tr>") == 61
-    assert "The first 60 of 100 rows." in page.parts[1]
+    text = page.body()
+    assert text.count("<tr>") == 61
+    assert "The first 60 of 100 rows." in text

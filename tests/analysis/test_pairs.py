@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from optbench.analysis import intervals
-from optbench.analysis.pairs import differences_by_seed
+from optbench.analysis.statistics import intervals
+from optbench.analysis.statistics.pairs import differences_by_seed
 
 
 def frame(rows):

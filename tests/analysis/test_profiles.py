@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from optbench.analysis import profiles
+from optbench.analysis.statistics import profiles
 
 INF = math.inf
 
@@ -66,3 +66,9 @@ def test_ranks_by_hand_with_ties():
     assert [ranks[name].estimate for name in "abc"] == expected.tolist() == [2.25, 1.75, 2.0]
     assert (ranks["c"].low, ranks["c"].high) == (2, 2)
     assert ranks["a"].low < 2.25 < ranks["a"].high  # b's mean moves
+
+
+def test_a_run_at_a_threshold_is_not_above_it_and_ranks_share_what_ties():
+    assert profiles.performance_profile([np.array([0.5, 0.5, 0.6, 0.4])], np.array([0.5])).tolist() == [0.25]
+    same = {name: [np.array([1.0, 2.0])] for name in "abc"}
+    assert {found.estimate for found in profiles.mean_ranks(same, repetitions=10).values()} == {2.0}

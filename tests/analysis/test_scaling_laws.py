@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from optbench.analysis.scaling_laws import crossover, power_law, references
+from optbench.analysis.laws.scaling_laws import crossover, power_law, references
 
 BATCHES = 2.0 ** np.arange(4, 13)
 

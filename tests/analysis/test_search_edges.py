@@ -1,15 +1,17 @@
 """Edges of a search space, in the coordinate that the search draws uniformly."""
 
+import json
+
 import pandas as pd
 import pytest
 
-from optbench.analysis.search_edges import edges, search_space
+from optbench.analysis.statistics.search_edges import edges, search_space
 from optbench.store.files import flatten
 
 
 def run(space, **options):
-    optimizer = {"info": {"search_space": space}, **options}
-    return pd.Series(flatten({"optimizer": optimizer}, "config."), dtype=object)
+    columns = flatten({"optimizer": options}, "config.") | {"search_space": json.dumps(space)}
+    return pd.Series(columns, dtype=object)
 
 
 def one(distribution, low, high, value):
@@ -50,11 +52,6 @@ def test_the_margin_is_a_choice_and_options_without_a_place_have_none():
 
 
 def test_choices_have_no_edge_and_are_read_back():
-    choices = pd.Series({
-        "config.optimizer.mode": "a",
-        "config.optimizer.info.search_space.mode.distribution": "categorical",
-        "config.optimizer.info.search_space.mode.choices": '["a", "b"]',
-        "config.optimizer.info.search_space.other.low": float("nan"),  # of another run's optimizer
-    })  # fmt: skip
+    choices = run({"mode": {"distribution": "categorical", "choices": ["a", "b"]}}, mode="a")
     assert search_space(choices) == {"mode": {"distribution": "categorical", "choices": ["a", "b"]}}
     assert edges(choices) == []

@@ -1,12 +1,13 @@
 """The best trial by validation and what is reported of it, by hand."""
 
+import json
 import math
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from optbench.analysis.selection import select, spread, tuned_beside_default
+from optbench.analysis.statistics.selection import select, spread, tuned_beside_default
 from optbench.errors import UserError
 
 INF = math.inf
@@ -55,11 +56,6 @@ def test_what_failed_or_has_not_ended_is_counted_in_its_cell_and_not_guessed():
         ("sgd", 1, 0, "done", 0.7, 0.7), ("sgd", 1, 1, "failed", None, None), ("sgd", 1, 2, "running", None, None),
         ("sgd", 2, 0, "preempted", None, None),
     )  # fmt: skip
-    # Runs without a summary have their names in the configuration only, as in `load`.
-    for name in ("optimizer", "trial", "seed"):
-        source = {"optimizer": "config.optimizer.name"}.get(name, f"config.{name}")
-        runs[source] = runs[name]
-        runs[name] = runs[name].astype(object).where(runs["status"] == "done", None)
     table = select(runs, by=["optimizer"], results=["test_accuracy"])
     assert len(table) == 1
     best = table.iloc[0]
@@ -148,10 +144,9 @@ def test_the_best_of_a_grid_at_its_end_is_flagged():
 
 
 def test_the_best_trial_at_the_edge_of_its_space_is_flagged():
-    space = "config.optimizer.info.search_space.learning_rate."
+    space = {"learning_rate": {"distribution": "log_uniform", "low": 1e-3, "high": 1.0}}
     runs = frame(("sgd", 1, 0, "done", 0.8, 0.1), ("sgd", 2, 0, "done", 0.9, 0.1)).assign(**{
-        "config.optimizer.learning_rate": [0.03, 0.99], f"{space}distribution": "log_uniform",
-        f"{space}low": 1e-3, f"{space}high": 1.0,
+        "config.optimizer.learning_rate": [0.03, 0.99], "search_space": json.dumps(space),
     })  # fmt: skip
     assert choose(runs)[["at_edge", "edges"]].tolist() == [True, "learning_rate high"]
     assert choose(runs[:1])[["at_edge", "edges"]].tolist() == [False, ""]

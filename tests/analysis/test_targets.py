@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from optbench.analysis.targets import crossing, shared_target, times_of_summaries, times_to_target
-from optbench.errors import UserError
+from optbench.analysis.statistics.targets import crossing, times_to_target
 
 INF = math.inf
 NAN = math.nan
@@ -89,23 +88,8 @@ def test_interpolation_takes_out_the_rounding_to_evaluations():
         assert steps == pytest.approx(100 * math.log(2), abs=tolerance)
 
 
-def test_times_of_the_summaries():
-    runs = pd.DataFrame({
-        "status": ["done", "done", "diverged", "running"], "steps_to_target": [40, None, None, None],
-        "samples_to_target": [80, None, None, None], "seconds_to_target": [1.5, None, None, None],
-        "config.budget.target": 0.9, "config.budget.target_metric": "validation_accuracy",
-    })  # fmt: skip
-    table = times_of_summaries(runs)
-    np.testing.assert_array_equal(table["steps_to_target"], [40, INF, INF, NAN])
-    np.testing.assert_array_equal(table["seconds_to_target"], [1.5, INF, INF, NAN])
-    with pytest.raises(UserError, match=r"budget.target: .*0.9.*0.8"):
-        times_of_summaries(runs.assign(**{"config.budget.target": [0.9, 0.9, 0.8, 0.9]}))
-    with pytest.raises(UserError, match="none"):
-        times_of_summaries(runs.assign(**{"config.budget.target": None}))
-
-
-def test_a_target_for_all_batch_sizes():
-    assert shared_target([0.90, 0.88, 0.80], "validation_accuracy") == pytest.approx(1 - 0.12 * 1.01)
-    assert shared_target([0.3, NAN, 0.5, 0.4, INF], "validation_loss", 0.1) == pytest.approx(0.45 * 1.1)
-    with pytest.raises(ValueError, match="best value"):
-        shared_target([NAN], "validation_loss")
+@pytest.mark.parametrize(("higher", "values"), [(True, [0.1, 0.8, 0.9]), (False, [0.9, 0.8, 0.1])])
+def test_a_value_at_the_target_has_reached_it(higher, values):
+    assert crossing(np.array(values), 0.8, higher) == 1
+    assert crossing(np.array(values[:2]), 0.8, higher) == 1
+    assert crossing(np.array(values[1:]), 0.8, higher) == 0

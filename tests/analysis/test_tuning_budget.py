@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from optbench.analysis.tuning_budget import best_of_k, curves, expected_best, weights
+from optbench.analysis.statistics.tuning_budget import best_of_k, curves, expected_best, weights
 
 INF = math.inf
 VALIDATION = np.array([0.3, 0.9, 0.1, 0.7, 0.5])

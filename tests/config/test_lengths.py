@@ -2,7 +2,7 @@
 
 import pytest
 
-from optbench.config import check_lengths, compose
+from optbench.config import RunConfig, check_lengths, compose
 from optbench.errors import UserError
 
 DIGITS = ["dataset=digits", "model=mlp", "batch=128"]
@@ -61,7 +61,8 @@ def test_what_fits_is_accepted(words):
 
 
 def test_what_the_files_of_a_dataset_say_counts_where_its_configuration_says_nothing():
-    config = compose(["dataset=huggingface", "dataset.path=somewhere", "model=mlp", *EPOCH, "schedule.warmup=5"])
+    words = ["dataset=huggingface", "dataset.path=somewhere", "+dataset.fingerprint=h0a1b2c3d4e5f6071"]
+    config = RunConfig.of(compose([*words, "model=mlp", *EPOCH, "schedule.warmup=5"]))
     check_lengths(config, 128 * 6)
     with pytest.raises(UserError, match=r"schedule\.warmup=5: must be shorter than the run, which has 5 steps"):
         check_lengths(config, 128 * 5)

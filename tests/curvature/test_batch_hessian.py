@@ -8,8 +8,8 @@ from torch.func import functional_call, hessian
 
 from optbench.curvature.batch_hessian import batch_hessian, hessian_noise
 from optbench.curvature.lanczos import on_flat_vectors
-from optbench.losses import CrossEntropy
 from optbench.objective import Network, Objective
+from optbench.objective.losses import CrossEntropy
 from optbench.theory import additive_outlier, effective_batch, noise_radius, wishart_outlier
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}

@@ -13,8 +13,8 @@ from optbench.curvature.lanczos import on_flat_vectors
 from optbench.curvature.normalization import normalize
 from optbench.curvature.sharpness import ball_sharpness, box_sharpness, loss_and_gradient, relative_scale
 from optbench.curvature.surfaces import evaluation, grid
-from optbench.execution import Execution
 from optbench.objective import Network, Objective
+from optbench.objective.execution import Execution
 
 
 def landscape(rank, ranks):

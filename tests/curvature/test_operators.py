@@ -18,9 +18,9 @@ from optbench.curvature import (
 )
 from optbench.curvature.operators import MATRICES
 from optbench.errors import UserError
-from optbench.losses import Bernoulli, CrossEntropy, SquaredError
 from optbench.models.layers import BatchNorm, Dropout, set_norm_batch
 from optbench.objective import Execution, Network, Objective
+from optbench.objective.losses import Bernoulli, CrossEntropy, SquaredError
 
 N = 12
 TIGHT = {"rtol": 1e-8, "atol": 1e-10}

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from optbench.curvature.placement import kept, place
+from optbench.curvature.swapped_parameters import kept, place
 
 
 def test_tensors_hold_their_own_values_again_bit_for_bit():

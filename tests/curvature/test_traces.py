@@ -21,8 +21,8 @@ from optbench.curvature import (
     trace_and_frobenius_norm,
 )
 from optbench.errors import UserError
-from optbench.losses import CrossEntropy
 from optbench.objective import Execution, Network, Objective
+from optbench.objective.losses import CrossEntropy
 
 
 def generator(seed=0):

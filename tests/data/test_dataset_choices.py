@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from optbench import schema
+from optbench.config import schema
 from optbench.data.locate import NO_DOWNLOAD
 
 FILES = sorted((Path(__file__).parents[2] / "conf" / "dataset").glob("*.yaml"))
@@ -42,7 +42,8 @@ def test_file(name):
     assert set(parameters) - {"data_dir"} == set(passed_on(choice))
     if name not in ("huggingface", "svhn", "temporal_order_2", "temporal_order_3"):  # choices of a shared function
         for option, value in passed_on(choice).items():
-            assert parameters[option].default == value
+            default = parameters[option].default
+            assert (list(default) if isinstance(default, tuple) else default) == value
 
 
 def test_what_needs_no_download_is_what_messages_say():

@@ -183,3 +183,26 @@ def test_damaged_image(tmp_path):
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(UserError, match=r"n01440764_0\.JPEG: cannot be decoded"):
         StreamingImages(tmp_path, "train", size=16, workers=1).train_batch([0], 0, 0)
+
+
+@pytest.mark.parametrize("name", [".ipynb_checkpoints", ".git", "__MACOSX"])
+def test_hidden_folders_are_no_classes(tmp_path, name):
+    write(tmp_path)
+    (tmp_path / "train" / name).mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "train" / name / "a.png")
+    assert StreamingImages(tmp_path, "train").class_names == WNIDS
+
+
+def test_hidden_files_are_no_images(tmp_path):
+    write(tmp_path)
+    for name in ("._n01440764_0.JPEG", ".DS_Store", "Thumbs.db"):
+        (tmp_path / "train" / WNIDS[0] / name).write_bytes(b"of the desktop")
+    assert len(StreamingImages(tmp_path, "train")) == 12
+
+
+def test_an_image_without_colour_is_named(tmp_path):
+    write(tmp_path)
+    path = tmp_path / "train" / WNIDS[0] / "0_transparent.png"
+    Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(path)
+    with pytest.raises(UserError, match=r"0_transparent\.png: .*has transparent pixels \(mode RGBA\)"):
+        StreamingImages(tmp_path, "train", size=16, workers=1).train_batch([0], 0, 0)

@@ -5,7 +5,7 @@ import io
 import pytest
 from fixtures import offline
 
-from optbench.data import locate
+from optbench.data import fetch, fingerprints, folders, locate
 from optbench.data.locate import RemoteFile, Source
 from optbench.errors import UserError
 
@@ -143,3 +143,22 @@ def test_damaged_gzip(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"a\.gz: cannot be read"):
         locate.read(SOURCE.files[0], path)
+
+
+@pytest.mark.usefixtures("homeless")
+def test_data_of_a_user_without_a_home_folder_are_looked_for_and_not_put_into_a_folder_called_tilde(
+    monkeypatch, tmp_path
+):
+    offline(monkeypatch, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    before = names(tmp_path)
+    assert locate.places(("toy",), "~/x")[:2] == [tmp_path / "~/x", tmp_path / "~/x/toy"]
+    with pytest.raises(UserError, match="data_dir=~/x: there is no home folder of ~ here"):
+        locate.locate(SOURCE, "~/x")
+    with pytest.raises(UserError, match="data_dir=~/x: there is no home folder of ~ here"):
+        fetch.fetch("fashion_mnist", "~/x")
+    with pytest.raises(UserError, match=r"dataset\.path=~/mine: not found"):
+        folders.folder_of_shards("~/mine", tmp_path)
+    with pytest.raises(UserError, match="not found: ~/mine"):
+        fingerprints._listed({"name": "mine", "where": "~/mine"}, ["{where}"], "~/x")
+    assert names(tmp_path) == before

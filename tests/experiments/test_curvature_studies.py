@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from optbench.__main__ import main
-from optbench.analysis.studies import analysis_of, experiments_dir
+from optbench.analysis.studies import analysis_of, studies
 from optbench.analysis.study import Study
 from optbench.theory import random_slices as theory
 
@@ -21,9 +21,9 @@ SIZES = np.array([2.0**power for power in range(10)])
 
 def script(study, name):
     """A script of a study as a module, which finds those beside it as it does where it is run."""
-    if str(experiments_dir() / study) not in sys.path:
-        sys.path.append(str(experiments_dir() / study))
-    path = experiments_dir() / study / f"{name}.py"
+    if str(studies()[study]) not in sys.path:
+        sys.path.append(str(studies()[study]))
+    path = studies()[study] / f"{name}.py"
     specification = importlib.util.spec_from_file_location(f"{study}_{name}", path)
     module = importlib.util.module_from_spec(specification)
     sys.modules[specification.name] = module
@@ -37,8 +37,11 @@ def measurement(step, arrays, values=None):
 
 def study_of(runs, measured):
     """What an analysis sees of a study; ``measured``: by run id and probe, a list."""
+    frame = pd.DataFrame(runs)
+    if "config.budget.epochs" not in frame:
+        frame["config.budget.epochs"] = 1
     return SimpleNamespace(
-        name="a study", runs=pd.DataFrame(runs), measurements=lambda run_id, probe: measured.get((run_id, probe), [])
+        name="a study", runs=frame, measurements=lambda run_id, probe: measured.get((run_id, probe), [])
     )
 
 

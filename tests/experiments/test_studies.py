@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from optbench import config as configuration
 from optbench.analysis.studies import analysis_of
 from optbench.analysis.study import Study
-from optbench.sweep.grids import expand_experiment
+from optbench.sweep.grid.grids import expand_experiment
 from optbench.sweep.plan import Entry, Plan
 
 STUDIES = ("generalization_gap", "scaling_rules", "steps_to_target", "optimizer_comparison")
@@ -291,8 +291,8 @@ def test_the_batch_hessian_predicts_beside_them(tmp_path):
     assert predicted.to_dict() == pytest.approx({"adam": 0.1, "momentum": 0.2, "sgd": 0.2})
     charts = {chart.name: chart for chart in findings.charts}
     lines = {one.panel: one for one in charts["stable_rate"].series if one.label == "predicted at step 64"}
-    assert set(lines) == {"sgd"}  # momentum diverged everywhere: it has no panel
-    assert list(lines["sgd"].y) == pytest.approx(list(np.append(2 / tops, 2 * 1024**0.2 / 20)))
+    assert set(lines) == {"SGD"}  # momentum diverged everywhere: it has no panel
+    assert list(lines["SGD"].y) == pytest.approx(list(np.append(2 / tops, 2 * 1024**0.2 / 20)))
     assert "predicted at step 64" in {one.label for one in charts["exponents"].series}
     drawn(findings)
 
@@ -330,15 +330,19 @@ def test_the_critical_batch_is_found_and_a_missed_target_is_counted(tmp_path):
     drawn(findings)
 
 
-def comparison_runs():
-    """Three problems; adam is best on all, sgd last; trial 2 is 0.05 above the defaults, and trial 1 diverges."""
+def comparison_runs(models_of_defaults=()):
+    """Three problems; adam is best on all, sgd last; trial 2 is 0.05 above the defaults, and trial 1 diverges.
+
+    With the models of ``models_of_defaults`` the defaults are as much above trial 2.
+    """
     runs = []
     for place, model in enumerate(("mlp", "keskar_f1", "lenet5")):
+        best = 0 if model in models_of_defaults else 2
         for optimizer, quality in (("sgd", 0.70), ("momentum", 0.75), ("adam", 0.80)):
             for seed in range(3):
                 for trial in range(4):
                     config = configured(optimizer, 64, seed, trial, model=model)
-                    test = quality + 0.01 * place + 0.05 * (trial == 2) + 0.01 * (trial == 3) + 0.001 * seed
+                    test = quality + 0.01 * place + 0.05 * (trial == best) + 0.01 * (trial == 3) + 0.001 * seed
                     if trial == 1:
                         runs.append((config, summarized(config), "diverged", []))
                     else:
@@ -359,6 +363,14 @@ def test_ranks_gains_and_budgets_are_found(tmp_path):
     assert budget.loc[("sgd", "mlp", 3), "expected"] == pytest.approx(0.751)
     assert any("27 of 108 runs diverged" in note for note in findings.notes)
     drawn(findings)
+
+
+def test_a_problem_on_which_the_defaults_are_best_counts_as_one_without_a_gain(tmp_path):
+    runs = comparison_runs(models_of_defaults=("lenet5",))
+    findings = analyse("optimizer_comparison", store(tmp_path, "optimizer_comparison", runs))
+    gains = findings.tables["tuned_minus_default"]
+    assert gains["problems"].tolist() == [3, 3, 3]
+    assert gains["gain"].to_numpy() == pytest.approx((0.05 + 0.05 + 0) / 3)
 
 
 def drawn(findings):
@@ -401,3 +413,62 @@ def test_an_analysis_takes_any_part_of_its_runs(tmp_path, name):
 def test_all_runs_may_have_diverged(tmp_path, name):
     runs = [(config, summarized(config), "diverged", []) for config, *_ in MADE[name]()]
     assert "ot enough runs" in analyse(name, store(tmp_path, name, runs)).answer
+
+
+def test_single_numbers_over_all_problems(tmp_path):
+    """Adam is the best on all problems by 0.05 and 0.1: every one of its runs beats every other's."""
+    findings = analyse("optimizer_comparison", store(tmp_path, "optimizer_comparison", comparison_runs()))
+    table = findings.tables["over_all_problems"].set_index("optimizer")
+    assert list(table.index) == ["adam", "momentum", "sgd"]
+    tests = {name: [quality + 0.01 * place + 0.05 + 0.001 * np.arange(3) for place in range(3)]
+             for name, quality in (("adam", 0.8), ("momentum", 0.75), ("sgd", 0.7))}  # fmt: skip
+    for name, arrays in tests.items():
+        relative = np.concatenate([own / best.mean() for own, best in zip(arrays, tests["adam"], strict=True)])
+        assert table.loc[name, "interquartile_mean"] == pytest.approx(np.sort(relative)[2:-2].mean())
+        assert table.loc[name, "optimality_gap"] == pytest.approx(1 - np.minimum(relative, 1).mean())
+        assert table.loc[name, "interquartile_mean_low"] <= table.loc[name, "interquartile_mean"]
+    assert math.isnan(table.loc["adam", "improvement"])
+    assert table.loc[["momentum", "sgd"], "improvement"].tolist() == [0, 0]
+    words = " ".join(findings.notes)
+    assert "adam has the best interquartile mean" in words
+    assert "A run of momentum, second by mean rank, beats one of adam with probability 0.00" in words
+    best = findings.tables["best_trials"].set_index(["optimizer", "model"])
+    assert best.loc[("adam", "mlp"), "default_test_accuracy"] == pytest.approx(0.801)
+    assert best.loc[("adam", "mlp"), "improvement_test_accuracy"] == pytest.approx(0.05)
+
+
+def test_how_many_seeds_tell_two_optimizers_apart():
+    """Two problems with a standard deviation of 0.02: that of the mean over both is 0.02 / sqrt(2)."""
+    analysis_of("optimizer_comparison")
+    from comparison_aggregates import seeds_needed
+
+    spread = 0.02 * np.array([-1.0, 0.0, 1.0])
+    scores = {"a": [0.8 + spread, 0.6 + spread], "b": [0.79 + spread, 0.59 + spread]}
+    # 2 (1.95996 + 0.84162)^2 0.0002 / 0.0001
+    assert seeds_needed(scores, "a", "b") == math.ceil(2 * 2.801585**2 * 2)
+    assert seeds_needed(scores, "a", "a") is None
+    assert seeds_needed({name: [array[:1] for array in arrays] for name, arrays in scores.items()}, "a", "b") is None
+
+
+def test_a_score_of_steps_over_batch_sizes(tmp_path):
+    findings = analyse("steps_to_target", store(tmp_path, "steps_to_target", target_runs()))
+    scores = findings.tables["algoperf"].set_index("optimizer")
+    steps = {name: np.array([1 + critical / batch for batch in (16, 64, 256, 1024)])
+             for name, critical in (("sgd", 64), ("kfac", 512))}  # fmt: skip
+    steps["sgd"][3] = math.inf
+    fastest = np.minimum(steps["sgd"], steps["kfac"])
+    for name, own in steps.items():
+        expected = np.maximum(0, 4 - own / fastest).mean() / 3
+        assert scores.loc[name, "score"] == pytest.approx(expected, abs=0.02)
+    assert any(note.startswith("AlgoPerf's score in steps") for note in findings.notes)
+
+
+def test_a_grid_that_is_too_small_says_what_is_missing(tmp_path, recwarn):
+    runs = [run for run in rate_runs({"sgd": 1.0}, seeds=1) if run[0]["batch"] < 1024]
+    findings = analyse("scaling_rules", store(tmp_path, "scaling_rules", runs))
+    assert "takes three batch sizes" in findings.answer
+    assert "The runs have the batch sizes 16, 64." in findings.answer
+    assert "python -m optbench -m experiment=scaling_rules scale=laptop" in findings.answer
+    for chart in findings.charts:
+        chart.matplotlib().savefig(tmp_path / f"{chart.name}.png")
+    assert [str(warning.message) for warning in recwarn] == []

@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from optbench import schema
+from optbench.config import schema
 from optbench.data.spec import DataSpec
 from optbench.errors import UserError
 from optbench.models.language import RecurrentLanguageModel

@@ -2,14 +2,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from built import build
 from torch import nn
 
-from optbench import tuning
+from optbench import optimizers
+from optbench.config import tuning
+from optbench.config.schema import check
 from optbench.errors import UserError
-from optbench.losses import CrossEntropy
 from optbench.objective import Network, Objective
-from optbench.optimizers import LAMB, LARS, Lion, Muon, build
-from optbench.schema import check
+from optbench.objective.losses import CrossEntropy
+from optbench.optimizers import LAMB, LARS, Lion, Muon
 
 NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "optimizer").glob("*.yaml"))
 FIXED = {"_target_", "name", "info"}
@@ -138,6 +140,65 @@ def test_fused_kernels_are_used_where_torch_has_them(name, dtype, choice, model)
     assert all(group["fused"] for group in optimizer.param_groups)
 
 
+class MySGD(torch.optim.SGD):
+    pass
+
+
+class MyAdamW(torch.optim.AdamW):
+    pass
+
+
+class SignSGD(torch.optim.SGD):
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.sub_(parameter.grad.sign(), alpha=group["lr"])
+
+
+class CountedAdamW(torch.optim.AdamW):
+    steps = 0
+
+    def step(self, closure=None):
+        self.steps += 1
+        return super().step(closure)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "fused"),
+    [("sgd", MySGD, True), ("adamw", MyAdamW, True), ("sgd", SignSGD, False), ("adamw", CountedAdamW, False)],
+)
+def test_a_class_made_from_one_of_torchs_has_its_kernel_while_it_has_its_step(
+    name, kind, fused, choice, model, monkeypatch
+):
+    monkeypatch.setattr("optbench.optimizers.load_target", lambda *_: kind)
+    start = [parameter.detach().clone() for parameter in model.parameters()]
+    for _ in range(2):  # the first instance changes the class
+        optimizer = build(choice(name), model, 0.1)
+        assert type(optimizer) is kind
+        assert [bool(group["fused"]) for group in optimizer.param_groups] == [fused] * len(optimizer.param_groups)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    moved = [(old - new).detach() for old, new in zip(start, model.parameters(), strict=True)]
+    if name == "sgd":  # a gradient of ones is its own sign
+        assert all(torch.allclose(distance, torch.tensor(0.1)) for distance in moved)
+    else:
+        assert all((distance > 0.09).all() for distance in moved)
+        assert getattr(optimizer, "steps", 1) == 1
+
+
+class RMSprop(torch.optim.Optimizer):
+    def __init__(self, params, lr, alpha=0.9, eps=1e-8, momentum=0.0, centered=False):
+        super().__init__(params, {"lr": lr})
+
+
+def test_a_class_that_only_has_the_name_of_one_of_torchs(choice, model, monkeypatch):
+    monkeypatch.setattr("optbench.optimizers.load_target", lambda *_: RMSprop)
+    config = choice("rmsprop")
+    assert type(build(config, model, 0.1)) is RMSprop
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("name", FUSED)
 def test_every_element_moves_in_every_precision(name, dtype, choice):
@@ -191,3 +252,31 @@ def test_what_an_optimizer_draws_depends_on_the_seed(name, choice):
     first, again, other = after_three_steps(0), after_three_steps(0), after_three_steps(1)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+OF_A_MODEL = [optimizers.KFAC, optimizers.EKFAC, optimizers.KFACNatural]
+OF_PARAMETERS = [
+    kind
+    for kind in (getattr(optimizers, name) for name in optimizers.__all__)
+    if isinstance(kind, type)
+    and kind not in OF_A_MODEL
+    and kind is not optimizers.NAdam  # which is torch's but for a sign
+]
+
+
+@pytest.mark.parametrize("kind", OF_A_MODEL)
+def test_one_that_knows_layers_says_that_it_takes_a_model(kind, model):
+    for given, named in ((model.parameters(), "generator"), (list(model.parameters()), "list")):
+        with pytest.raises(UserError, match=rf"given a {named} in place of a model; accepted: a torch\.nn\.Module"):
+            kind(given)
+
+
+@pytest.mark.parametrize("kind", OF_PARAMETERS)
+def test_one_of_parameters_says_so_of_a_model(kind, model):
+    with pytest.raises(
+        UserError, match=r"given a model \(Sequential\) in place of parameters; accepted: model\.parameters"
+    ):
+        kind(model, **({"lr": 0.1} if kind is not optimizers.EntropySGD else {}))
+    if hasattr(kind, "from_model"):
+        with pytest.raises(UserError, match=r"accepted: a torch\.nn\.Module"):
+            kind.from_model(model.parameters(), lr=0.1)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from optbench.losses import SquaredError
 from optbench.objective import Network, Objective
+from optbench.objective.losses import SquaredError
 from optbench.optimizers.damped_newton import DampedNewton
 from optbench.optimizers.saddle_free_newton import SaddleFreeNewton
 

@@ -8,8 +8,8 @@ from torch import nn
 from torch.func import functional_call, hessian, jacrev
 
 from optbench.errors import UserError
-from optbench.losses import Bernoulli, CrossEntropy, SquaredError
 from optbench.objective import Execution, Network, Objective
+from optbench.objective.losses import Bernoulli, CrossEntropy, SquaredError
 from optbench.optimizers.dense_gauss_newton import SquareRoot, check_objective, flattened, shaped
 
 N, OUTPUTS = 6, 3

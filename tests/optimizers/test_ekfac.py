@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from optbench.execution import Network
-from optbench.losses import CrossEntropy
 from optbench.objective import Objective
+from optbench.objective.execution import Network
+from optbench.objective.losses import CrossEntropy
 from optbench.optimizers.ekfac import EKFAC
 from optbench.optimizers.kfac import KFAC
 

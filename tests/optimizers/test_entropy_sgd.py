@@ -7,9 +7,9 @@ from torch import nn
 
 from optbench import randomness
 from optbench.errors import UserError
-from optbench.losses import CrossEntropy
 from optbench.models.layers import Dropout
 from optbench.objective import Network, Objective
+from optbench.objective.losses import CrossEntropy
 from optbench.optimizers.entropy_sgd import EntropySGD
 
 PLAIN = {"inner_steps": 1, "scope": 0.0, "noise": 0.0, "momentum": 0.0, "averaging": 0.0}

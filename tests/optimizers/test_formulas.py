@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import torch
-
-from optbench.optimizers import build
+from built import build
 
 # Each takes (gradient g, memory, t, options) and returns what is subtracted from the weights.
 

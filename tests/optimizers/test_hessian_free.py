@@ -7,8 +7,8 @@ from torch import nn
 from torch.func import functional_call, grad, jacrev, vmap
 
 from optbench.errors import UserError
-from optbench.losses import CrossEntropy, SquaredError
 from optbench.objective import Execution, Network, Objective
+from optbench.objective.losses import CrossEntropy, SquaredError
 from optbench.optimizers import hessian_free, krylov
 from optbench.optimizers.hessian_free import HessianFree
 

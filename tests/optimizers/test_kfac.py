@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from optbench.errors import UserError
-from optbench.execution import Execution, Network
-from optbench.losses import CrossEntropy, SquaredError
 from optbench.models.layers import BatchNorm
 from optbench.objective import Objective
+from optbench.objective.execution import Execution, Network
+from optbench.objective.losses import CrossEntropy, SquaredError
 from optbench.optimizers.ekfac import EKFAC
 from optbench.optimizers.kfac import KFAC
 

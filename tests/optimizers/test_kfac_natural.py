@@ -3,13 +3,13 @@ from itertools import pairwise
 
 import pytest
 import torch
+from built import build
 from torch import nn
 from torch.func import functional_call, hessian, jacrev
 
-from optbench import optimizers
 from optbench.errors import UserError
-from optbench.losses import Bernoulli, CrossEntropy, SquaredError
 from optbench.objective import Execution, Network, Objective
+from optbench.objective.losses import Bernoulli, CrossEntropy, SquaredError
 from optbench.optimizers.kfac_natural import STRUCTURES, KFACNatural
 
 DTYPE = torch.float64
@@ -369,7 +369,7 @@ def test_a_model_without_factors_and_a_plain_closure_are_refused():
 def test_bad_values_are_refused(option, value, choice):
     config = choice("kfac_natural", **{option: value})
     with pytest.raises(UserError, match=str(value)):
-        optimizers.build(config, nn.Linear(2, 2), config["learning_rate"])
+        build(config, nn.Linear(2, 2), config["learning_rate"])
 
 
 def test_classes_are_learned():

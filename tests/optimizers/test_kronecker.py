@@ -10,16 +10,17 @@ from torch import nn
 from torch.func import functional_call, hessian, jacrev
 
 from optbench import config
-from optbench.building import call_target
+from optbench.config import Choice
+from optbench.config.targets import load_target
 from optbench.data.spec import DataSpec
 from optbench.errors import UserError
-from optbench.execution import Execution, Network
-from optbench.losses import Bernoulli, CrossEntropy, SquaredError
 from optbench.models.language import RecurrentLanguageModel
 from optbench.models.layers import BatchNorm, Dropout
 from optbench.models.recurrent import RecurrentNetwork
 from optbench.models.transformer import GPT
 from optbench.objective import Objective
+from optbench.objective.execution import Execution, Network
+from optbench.objective.losses import Bernoulli, CrossEntropy, SquaredError
 from optbench.optimizers.groups import trainable
 from optbench.optimizers.kronecker import KroneckerFactors, damped, find_layers, positive_definite_inverses
 from optbench.optimizers.kronecker.collecting import collect, evaluate_and_collect
@@ -562,7 +563,9 @@ def test_every_parameter_of_every_model_has_factors_or_a_reason(name):
         "tokens": TOKENS,
     }
     with torch.device("meta"):
-        model = call_target(choice, specs[choice["info"]["accepts"][0]], **config.options(choice))
+        model = load_target(Choice.of("model", choice), nn.Module)(
+            specs[choice["info"]["accepts"][0]], **config.options(choice)
+        )
     layers, plain = find_layers(model)
     factored = [id(parameter) for layer in layers for parameter in layer.parameters]
     reasons = dict(model.named_parameters())

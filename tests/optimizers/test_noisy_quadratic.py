@@ -7,8 +7,9 @@ follow from S' = ASAᵀ + σ²bbᵀ for the state z = (θ, v), z' = Az + bξ; se
 import numpy as np
 import pytest
 import torch
+from built import build
 
-from optbench import config, optimizers
+from optbench import config
 
 CURVATURE = np.array([1.0, 0.3, 0.05])
 VARIANCE = CURVATURE / 4
@@ -48,7 +49,7 @@ def test_second_moments_after_40_steps(name):
     generator = torch.Generator().manual_seed(0)
     model = torch.nn.Module()
     model.replicas = torch.nn.Parameter(torch.randn(REPLICAS, 3, dtype=torch.float64, generator=generator))
-    optimizer = optimizers.build(config.compose(overrides)["optimizer"], model, rate)
+    optimizer = build(config.compose(overrides)["optimizer"], model, rate)
     curvature, deviation = torch.tensor(CURVATURE), torch.tensor(VARIANCE).sqrt()
     for _ in range(STEPS):
         noise = deviation * torch.randn(REPLICAS, 3, dtype=torch.float64, generator=generator)

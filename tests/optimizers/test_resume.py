@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from built import build
 
 from optbench.config import read_choice
-from optbench.optimizers import build
 
 NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "optimizer").glob("*.yaml"))
 DECOUPLED = ["sgd", "momentum", "adam", "rmsprop"]

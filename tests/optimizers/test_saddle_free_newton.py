@@ -7,8 +7,8 @@ from torch import nn
 from torch.func import functional_call, hessian
 
 from optbench.errors import UserError
-from optbench.losses import CrossEntropy
 from optbench.objective import Execution, Network, Objective
+from optbench.objective.losses import CrossEntropy
 from optbench.optimizers.damped_newton import DampedNewton
 from optbench.optimizers.saddle_free_newton import SaddleFreeNewton
 

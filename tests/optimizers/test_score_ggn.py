@@ -8,8 +8,8 @@ from torch import nn
 from torch.func import functional_call, jacrev
 
 from optbench.errors import UserError
-from optbench.losses import Bernoulli, CrossEntropy, SquaredError
 from optbench.objective import Network, Objective
+from optbench.objective.losses import Bernoulli, CrossEntropy, SquaredError
 from optbench.optimizers.score_ggn import REGULARIZERS, SCoReGGN, self_concordance
 
 WEIGHTS = torch.cat([torch.linspace(-30, 30, 600), torch.tensor([1e-8, 1e-3])]).double()

@@ -2,8 +2,10 @@
 
 import torch
 
-from optbench import config, run
-from optbench.losses import CrossEntropy
+from optbench import config
+from optbench.config import RunConfig
+from optbench.objective.losses import CrossEntropy
+from optbench.training import run
 
 RATE, PERIOD, STEPS = 0.05, 4, 10
 
@@ -15,7 +17,8 @@ def build():
         "momentum_schedule.maximum=0.8", "model=mlp", "model.hidden=[20]", "dataset=digits", "dataset.train_limit=200",
         "dataset.validation=16", "batch=32", f"budget.steps={STEPS}", "precision=fp64", "tracker=none",
     ])  # fmt: skip
-    task = run.build_task(chosen, run.load_data(chosen))
+    read = RunConfig.of(chosen)
+    task = run.build_task(read, run.load_data(read))
     task.configure_optimizers()
     task.model.train()
     return task

@@ -2,10 +2,10 @@ import sys
 
 import pytest
 import torch
+from built import build
 from torch import nn
 
 from optbench.errors import UserError
-from optbench.optimizers import build
 from optbench.optimizers.zoo import _REFUSED
 
 package = pytest.importorskip("pytorch_optimizer")

@@ -6,11 +6,13 @@ import signal
 import pytest
 import torch
 
-from optbench import building, config, run
+from optbench import config
+from optbench.config import RunConfig
 from optbench.errors import UserError
 from optbench.probes import Measurement, Probe
 from optbench.probes.displacement import Displacement
 from optbench.probes.spectrum import Spectrum
+from optbench.training import build, run
 
 WORDS = [
     "model=mlp", "model.hidden=[8]", "dataset=digits", "dataset.train_limit=64", "batch=16", "budget.steps=6",
@@ -39,7 +41,7 @@ def test_it_is_reported_once_in_history_and_log_and_the_run_goes_on(kind, tmp_pa
     plain = run.execute(composed(tmp_path / "plain"))
     error, message = ERRORS[kind]
 
-    def fail(self, situation):
+    def fail(self, context):
         # As far as it comes, it does harm.
         torch.manual_seed(1)
         raise error
@@ -67,7 +69,7 @@ def test_it_is_reported_once_in_history_and_log_and_the_run_goes_on(kind, tmp_pa
 def test_a_second_problem_is_reported_too(tmp_path, monkeypatch):
     problems = iter([ValueError("one"), ValueError("one"), ValueError("two"), ValueError("two")])
 
-    def fail(self, situation):
+    def fail(self, context):
         raise next(problems)
 
     monkeypatch.setattr(Spectrum, "measure", fail)
@@ -79,8 +81,8 @@ def test_a_second_problem_is_reported_too(tmp_path, monkeypatch):
 
 
 def test_an_interruption_is_not_taken_for_a_failure(tmp_path, monkeypatch):
-    def interrupt(self, situation):
-        if situation.task.step == 4:
+    def interrupt(self, context):
+        if context.task.step == 4:
             raise KeyboardInterrupt
         return Measurement({"value": 1.0})
 
@@ -90,8 +92,8 @@ def test_an_interruption_is_not_taken_for_a_failure(tmp_path, monkeypatch):
 
 
 def test_a_signal_during_a_measurement_leaves_the_others_for_later(tmp_path, monkeypatch):
-    def signalled(self, situation):
-        if situation.task.step == 3 and not flag:
+    def signalled(self, context):
+        if context.task.step == 3 and not flag:
             flag.append(1)
             os.kill(os.getpid(), signal.SIGTERM)
         return Measurement({"value": 1.0})
@@ -135,8 +137,8 @@ def test_a_probe_that_is_never_due_is_refused_before_training(tmp_path):
 
 
 def test_probe_seconds_are_no_training_seconds(tmp_path, monkeypatch):
-    def slow(self, situation):
-        readings.append(situation.task.clock.since)
+    def slow(self, context):
+        readings.append(context.task.clock.since)
         return Measurement({})
 
     readings = []
@@ -152,13 +154,14 @@ def test_a_probe_of_one_s_own_is_one_class(tmp_path):
     from optbench.probes import Probes, ProbeSchedule, ScheduledProbe
 
     class Steps(Probe):
-        def measure(self, situation):
-            return Measurement({"made": situation.task.step})
+        def measure(self, context):
+            return Measurement({"made": context.task.step})
 
     chosen = composed(tmp_path)
-    task = building.build_task(chosen, building.load_data(chosen))
+    read = RunConfig.of(chosen)
+    task = build.build_task(read, build.load_data(read))
     probes = Probes([ScheduledProbe("steps", Steps(), ProbeSchedule(6, every=3), {})])
-    recorder = building.build_recorder(chosen, task, None)
+    recorder = build.build_recorder(read, task, None)
     recorder.probes = probes
-    building.build_trainer(chosen, [recorder]).fit(task, train_dataloaders=run.Turns(task))
+    build.build_trainer(read, [recorder]).fit(task, train_dataloaders=run.StepTokens(task))
     assert probes.summary()["steps_made"] == 6

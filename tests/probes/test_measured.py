@@ -7,10 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from optbench import building, config
-from optbench.probes.base import Situation
+from optbench import config
+from optbench.config import RunConfig
+from optbench.probes.base import ProbeContext
 from optbench.probes.interpolation import Interpolation
 from optbench.probes.measured import MeasuredModel, copied
+from optbench.training import build
 
 WORDS = [
     "model=wrn", "model.depth=10", "model.width=1", "model.dropout=0.3", "dataset=digits", "dataset.train_limit=40",
@@ -20,7 +22,8 @@ WORDS = [
 
 def prepared(*words):
     chosen = config.compose([*WORDS, *words])
-    task = building.build_task(chosen, building.load_data(chosen))
+    read = RunConfig.of(chosen)
+    task = build.build_task(read, build.load_data(read))
     task.configure_optimizers()
     task.model.train()
     task.take_step()
@@ -89,8 +92,8 @@ def test_refreshed_statistics_are_the_mean_over_groups_of_the_subset(task):
 def test_an_interpolation_takes_the_statistics_of_every_point(task):
     """At each point what a copy measures that is made of the weights there, also where running variances would be negative."""
     start = [torch.randn_like(parameter) for parameter in task.model.parameters()]
-    situation = Situation(task, lambda: start, None)
-    found = Interpolation(points=5, first=-2, last=2, examples=24).measure(situation).arrays
+    context = ProbeContext(task, lambda: start, None)
+    found = Interpolation(points=5, first=-2, last=2, examples=24).measure(context).arrays
     for position, loss in zip(found["positions"], found["train_loss"], strict=True):
         state = dict(task.model.state_dict())
         for (name, now), then in zip(task.model.named_parameters(), start, strict=True):

@@ -6,12 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from optbench import building, config
+from optbench import config
+from optbench.config import RunConfig
 from optbench.curvature.gradient_noise import NoiseScale
 from optbench.errors import UserError
-from optbench.execution import LossScale
-from optbench.probes import Situation
+from optbench.objective.execution import LossScale
+from optbench.probes import ProbeContext
 from optbench.probes.noise_scale import NoiseScaleProbe
+from optbench.training import build
 
 WORDS = [
     "model=mlp", "model.hidden=[16]", "dataset=digits", "dataset.train_limit=200", "dataset.augment=none", "batch=40",
@@ -21,7 +23,8 @@ WORDS = [
 
 def prepared(*words):
     chosen = config.compose([*WORDS, *words])
-    task = building.build_task(chosen, building.load_data(chosen))
+    read = RunConfig.of(chosen)
+    task = build.build_task(read, build.load_data(read))
     task.configure_optimizers()
     return task
 
@@ -54,7 +57,7 @@ def test_it_reads_the_norms_of_the_micro_batches_of_the_step_itself(words, size)
         ]
         small = float(torch.stack(parts).square().sum(1).mean())
         expected.update(small, float(gradient(model, inputs, targets).square().sum()), size, 40)
-    found = probe.measure(Situation(task, list)).values
+    found = probe.measure(ProbeContext(task, list)).values
     assert found["watched"] == 1
     assert found["trace"] == pytest.approx(expected.trace, rel=1e-9)
     assert found["gradient_norm_squared"] == pytest.approx(expected.gradient_norm_squared, rel=1e-9)
@@ -68,7 +71,7 @@ def test_a_loss_scale_does_not_show():
     for task in (plain, scaled):
         probe = NoiseScaleProbe()
         watched(task, probe)
-        found.append(probe.measure(Situation(task, list)).values)
+        found.append(probe.measure(ProbeContext(task, list)).values)
     assert found[1]["trace"] == pytest.approx(found[0]["trace"], rel=1e-9)
 
 
@@ -109,7 +112,7 @@ def test_with_one_micro_batch_it_halves_the_batches_to_come():
         halves = [gradient(task.model, inputs[part], targets[part]) for part in (slice(0, 20), slice(20, 40))]
         small = float(torch.stack(halves).square().sum(1).mean())
         expected.update(small, float(gradient(task.model, inputs, targets).square().sum()), 20, 40)
-    found = probe.measure(Situation(task, list)).values
+    found = probe.measure(ProbeContext(task, list)).values
     assert found["watched"] == 0
     assert found["trace"] == pytest.approx(expected.trace, rel=1e-9)
     assert found["gradient_norm_squared"] == pytest.approx(expected.gradient_norm_squared, rel=1e-9)
@@ -119,7 +122,7 @@ def test_over_many_batches_it_finds_the_noise_of_the_whole_training_set():
     """tr Σ over all 200 examples, and the gradient over all of them, at weights that stand still."""
     task = prepared("batch=20", "schedule=constant", "optimizer.learning_rate=0")
     probe = NoiseScaleProbe(batches=600, decay=None)
-    found = probe.measure(Situation(task, list)).values
+    found = probe.measure(ProbeContext(task, list)).values
     split = task.source.splits["train"]
     ((inputs, targets),) = task.source.evaluation("train", 200)
     assert len(split.inputs) == 200
@@ -134,6 +137,7 @@ def test_over_many_batches_it_finds_the_noise_of_the_whole_training_set():
 
 def test_a_batch_of_one_is_refused_before_training():
     chosen = config.compose([*WORDS, "batch=1", "probe=noise_scale"])
-    task = building.build_task(chosen, building.load_data(chosen))
+    read = RunConfig.of(chosen)
+    task = build.build_task(read, build.load_data(read))
     with pytest.raises(UserError, match="probe=noise_scale: needs gradients of parts of a batch; accepted: batch >= 2"):
-        building.build_probes(chosen, task, None)
+        build.build_probes(read, task, None)

@@ -5,7 +5,8 @@ import inspect
 
 import pytest
 
-from optbench import config, schema
+from optbench import config
+from optbench.config import schema
 from optbench.errors import UserError
 from optbench.probes import SCHEDULE_OPTIONS, Probe
 

@@ -6,15 +6,21 @@ import sys
 import pytest
 import torch
 
-from optbench import config, run
+from optbench import config
 from optbench.__main__ import main
+from optbench.config import RunConfig
+from optbench.errors import nearest
 from optbench.store import RunLock
-from optbench.suggestions import nearest
+from optbench.training import run
 
 WORDS = [
     "model=mlp", "model.hidden=[8]", "dataset=digits", "dataset.train_limit=64", "batch=16", "budget.steps=4",
     "evaluate_train=16", "tracker=none", "progress=false",
 ]  # fmt: skip
+
+
+# The runs that they look at are trained once.
+pytestmark = pytest.mark.xdist_group("probe_command")
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +82,7 @@ def test_interpolation_reaches_the_weights_of_another_run(finished):
 def test_a_failing_probe_is_told_and_fails_the_command(finished, capsys, monkeypatch):
     from optbench.probes.trace import Trace
 
-    def fail(self, situation):
+    def fail(self, context):
         raise RuntimeError("no trace")
 
     monkeypatch.setattr(Trace, "measure", fail)
@@ -155,12 +161,13 @@ def test_the_command_is_suggested():
 
 def test_a_checkpoint_is_measured_on_the_weights_that_it_holds(finished, capsys):
     """The start of the run, put back into a checkpoint of another name, is no distance away."""
-    from optbench import building
+    from optbench.training import build
 
     directory = finished[1]
     state = torch.load(directory.checkpoint, weights_only=True)
     chosen = directory.config()
-    model = building.build_model(chosen, building.load_data(chosen))
+    read = RunConfig.of(chosen)
+    model = build.build_model(read, build.load_data(read))
     state["task"]["model"], state["task"]["step"] = model.state_dict(), 0
     torch.save(state, directory.checkpoint.with_name("start.ckpt"))
     assert main(["probe", str(directory.path), "probe=displacement", "--checkpoint", "start"]) == 0

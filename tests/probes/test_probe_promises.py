@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from optbench import afterwards, config, run
-from optbench.probes import SCHEDULE_OPTIONS
+from optbench import config
+from optbench.probes import SCHEDULE_OPTIONS, posthoc
 from optbench.store import load
-from optbench.task import Task
+from optbench.training import run
+from optbench.training.task import Task
 
 PROBES = sorted(set(config.choices("probe")) - {"none"})
 COMMON = [
@@ -80,6 +81,10 @@ def final_state(directory):
     state = torch.load(directory.checkpoint, weights_only=True)["task"]
     state.pop("seconds")
     return state
+
+
+# Each probe is measured once for all tests.
+pytestmark = pytest.mark.xdist_group("probe_promises")
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +161,7 @@ class TestEveryProbe:
         directory = measured(probe)[0].directory
         history = (directory.path / "history.jsonl").read_bytes()
         live = directory.measurements.rows()[-1]["values"]
-        revived = afterwards.revive(directory, directory.config(), directory.checkpoint)
+        revived = posthoc.revive(directory, directory.config(), directory.checkpoint)
         (row,) = revived.measure()
         assert "problem" not in row
         left_out = REMEMBERED.get(probe, set())

@@ -7,10 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from optbench import building, config
+from optbench import config
+from optbench.config import RunConfig
 from optbench.curvature.lanczos import flatten
 from optbench.errors import UserError
-from optbench.probes import Situation
+from optbench.probes import ProbeContext
 from optbench.probes.batch_hessian import BatchHessianProbe
 from optbench.probes.displacement import Displacement
 from optbench.probes.extremes import Extremes
@@ -20,6 +21,7 @@ from optbench.probes.landscape import Landscape
 from optbench.probes.sharpness import SharpnessProbe
 from optbench.probes.spectrum import Spectrum
 from optbench.probes.trace import Trace
+from optbench.training import build
 
 WORDS = [
     "model=mlp", "model.hidden=[3]", "model.activation=tanh", "dataset=digits", "dataset.train_limit=24", "batch=8",
@@ -32,13 +34,14 @@ class Case:
 
     def __init__(self):
         chosen = config.compose(WORDS)
-        self.task = building.build_task(chosen, building.load_data(chosen))
+        read = RunConfig.of(chosen)
+        self.task = build.build_task(read, build.load_data(read))
         self.start = [parameter.detach().clone() for parameter in self.task.model.parameters()]
         self.task.configure_optimizers()
         for _ in range(3):
             self.task.take_step()
         ((self.inputs, self.targets),) = self.task.source.evaluation("train", 24)
-        self.situation = Situation(self.task, lambda: self.start)
+        self.context = ProbeContext(self.task, lambda: self.start)
         self.names = [name for name, _ in self.task.model.named_parameters()]
         self.here = [parameter.detach() for parameter in self.task.model.parameters()]
 
@@ -73,7 +76,7 @@ def eigenvalues(hessian):
 
 
 def test_extremes_are_the_ends_of_the_dense_spectrum(case, eigenvalues):
-    found = Extremes(largest=3, smallest=2, steps=300, tolerance=1e-9).measure(case.situation)
+    found = Extremes(largest=3, smallest=2, steps=300, tolerance=1e-9).measure(case.context)
     expected = np.concatenate([eigenvalues[:2], eigenvalues[-3:]])
     np.testing.assert_allclose(found.arrays["eigenvalues"], expected, rtol=1e-6, atol=1e-9)
     assert found.values["top"] == pytest.approx(eigenvalues[-1])
@@ -82,7 +85,7 @@ def test_extremes_are_the_ends_of_the_dense_spectrum(case, eigenvalues):
 
 
 def test_spectrum_has_the_moments_of_the_dense_one(case, hessian, eigenvalues):
-    found = Spectrum(steps=30, probes=40, points=500).measure(case.situation)
+    found = Spectrum(steps=30, probes=40, points=500).measure(case.context)
     assert found.arrays["values"].shape == found.arrays["weights"].shape == (40, 30)
     assert found.arrays["grid"].shape == found.arrays["density"].shape == found.arrays["density_error"].shape == (500,)
     assert found.arrays["dimension"] == len(eigenvalues)
@@ -96,7 +99,7 @@ def test_spectrum_has_the_moments_of_the_dense_one(case, hessian, eigenvalues):
 
 @pytest.mark.parametrize("method", ["hutchinson", "hutch++", "projections"])
 def test_trace_is_that_of_the_dense_matrix(case, hessian, method):
-    found = Trace(method=method, tolerance=0.0, most=60).measure(case.situation).values
+    found = Trace(method=method, tolerance=0.0, most=60).measure(case.context).values
     assert abs(found["value"] - float(hessian.trace())) < 4 * found["standard_error"] + 1e-6
     assert found["standard_error"] < 0.3 * abs(found["value"])
     assert found["mean_curvature"] == pytest.approx(found["value"] / len(hessian))
@@ -110,7 +113,7 @@ def test_projections_measure_the_hessian_only():
 
 
 def test_batch_hessian_has_the_subset_for_its_population(case, eigenvalues):
-    found = BatchHessianProbe(batch_sizes=[1, 8, 24, 99], draws=2, steps=60, examples=24).measure(case.situation)
+    found = BatchHessianProbe(batch_sizes=[1, 8, 24, 99], draws=2, steps=60, examples=24).measure(case.context)
     assert found.arrays["batch_sizes"].tolist() == [1, 8, 24]
     assert found.arrays["top"].shape == found.arrays["bottom"].shape == (3, 2)
     assert found.values["full_top"] == pytest.approx(eigenvalues[-1], rel=1e-8)
@@ -118,13 +121,13 @@ def test_batch_hessian_has_the_subset_for_its_population(case, eigenvalues):
     singles = [float(torch.linalg.eigvalsh(case.hessian(slice(i, i + 1)))[-1]) for i in range(24)]
     for top in found.arrays["top"][0]:
         assert min(abs(top - single) for single in singles) < 1e-6 * max(singles)
-    sizes = BatchHessianProbe(draws=1, steps=2, probes=1).measure(case.situation).arrays["batch_sizes"]
+    sizes = BatchHessianProbe(draws=1, steps=2, probes=1).measure(case.context).arrays["batch_sizes"]
     assert sizes.tolist() == [1, 2, 4, 8]
 
 
 def test_displacement_by_hand(case):
     probe = Displacement()
-    first = probe.measure(case.situation)
+    first = probe.measure(case.context)
     distances = [float((now - then).norm()) for now, then in zip(case.here, case.start, strict=True)]
     np.testing.assert_allclose(first.arrays["layer_distances"], distances)
     assert first.arrays["layer_names"].tolist() == case.names
@@ -136,7 +139,7 @@ def test_displacement_by_hand(case):
     with torch.no_grad():
         for tensor, then in zip(case.here, case.start, strict=True):
             tensor.lerp_(then, 0.25)
-    second = probe.measure(case.situation).values
+    second = probe.measure(case.context).values
     with torch.no_grad():
         for tensor, kept in zip(case.here, before, strict=True):
             tensor.copy_(kept)
@@ -148,7 +151,7 @@ def test_displacement_by_hand(case):
 
 def test_gradient_statistics_by_hand(case):
     probe = GradientStatistics(batch=6)
-    found = probe.measure(case.situation)
+    found = probe.measure(case.context)
     parameters = [tensor.clone().requires_grad_() for tensor in case.here]
     gradients = []
     for start in range(0, 24, 6):
@@ -165,11 +168,11 @@ def test_gradient_statistics_by_hand(case):
     assert found.arrays["layer_variances"].sum() == pytest.approx(variance)
     assert "cosine" not in found.values
     probe._last = -2 * probe._last
-    assert probe.measure(case.situation).values["cosine"] == pytest.approx(-1)
+    assert probe.measure(case.context).values["cosine"] == pytest.approx(-1)
 
 
 def test_interpolation_is_the_loss_on_the_line_from_the_start(case):
-    found = Interpolation(points=5, first=-0.5, last=1.5).measure(case.situation)
+    found = Interpolation(points=5, first=-0.5, last=1.5).measure(case.context)
     assert found.arrays["positions"].tolist() == [-0.5, 0.0, 0.5, 1.0, 1.5]
     for x, loss in zip(found.arrays["positions"], found.arrays["train_loss"], strict=True):
         point = [then + x * (now - then) for now, then in zip(case.here, case.start, strict=True)]
@@ -195,7 +198,7 @@ def test_landscapes_have_the_loss_in_their_middle_and_the_curvature_of_their_dir
 ):
     reach = 1e-3
     options = {"directions": directions, "plane": plane, "lines": 2, "points": 3, "reach": reach, "steps": 150}
-    found = Landscape(**options).measure(case.situation)
+    found = Landscape(**options).measure(case.context)
     middle = float(case.loss(case.here))
     assert found.values["loss"] == pytest.approx(middle)
     if plane:
@@ -218,7 +221,7 @@ def test_landscapes_have_the_loss_in_their_middle_and_the_curvature_of_their_dir
 
 
 def test_sharpness_of_the_first_order_is_the_loss_up_the_gradient(case):
-    found = SharpnessProbe(radius=0.05, iterations=3).measure(case.situation).values
+    found = SharpnessProbe(radius=0.05, iterations=3).measure(case.context).values
     parameters = [tensor.clone().requires_grad_() for tensor in case.here]
     loss = case.loss(parameters)
     slopes = torch.autograd.grad(loss, parameters)

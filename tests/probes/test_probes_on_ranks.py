@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from optbench import config, run
+from optbench import config
 from optbench.probes import SCHEDULE_OPTIONS
+from optbench.training import run
+
+# The two ranks are started once for all tests: one worker does them all.
+pytestmark = pytest.mark.xdist_group("probes_on_ranks")
 
 ROOT = Path(__file__).parents[2]
 PROBES = sorted(set(config.choices("probe")) - {"none"})
@@ -42,8 +46,8 @@ if sys.argv[1] == "failing":
     from optbench.probes.spectrum import Spectrum
     measure = Spectrum.measure
 
-    def fail_on_rank_1(self, situation):
-        found = measure(self, situation)
+    def fail_on_rank_1(self, context):
+        found = measure(self, context)
         if dist.get_rank() == 1:
             raise MemoryError("no room on this rank")
         return found

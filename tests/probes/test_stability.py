@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from optbench.building import build_task, load_data
-from optbench.config import compose
-from optbench.probes.base import Situation
+from optbench.config import RunConfig, compose
+from optbench.probes.base import ProbeContext
 from optbench.probes.stability import Stability, coupled_decay, stability_limit
+from optbench.training.build import build_task, load_data
 
 RATE = 0.1
 METHODS = {
@@ -60,6 +60,47 @@ def test_below_the_limit_steps_shrink_and_above_it_they_grow(method):
     assert not grown(method, 1.01) < 1e2
 
 
+@pytest.mark.parametrize("steps", [1, 3, 10, 1000])
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_the_limit_of_adam_before_its_bias_correction_has_done_its_work(steps, amsgrad):
+    """torch's Adam itself, held at step number ``steps`` with its second moment: below the limit it shrinks, above it grows."""
+
+    def growth(factor):
+        parameter = torch.nn.Parameter(torch.tensor([1e-150], dtype=torch.float64))  # whose squared gradient is nothing
+        optimizer = torch.optim.Adam([parameter], RATE, betas=(0.9, 0.99), eps=0.5, amsgrad=amsgrad)
+        curvature = 0.0
+        for taken in range(2000):
+            parameter.grad = curvature * parameter.detach()
+            state = optimizer.state[parameter]
+            if state:
+                state["step"].fill_(steps - 1)
+                for name in state.keys() & {"exp_avg_sq", "max_exp_avg_sq"}:
+                    state[name].fill_(4.0)
+            optimizer.step()
+            if taken == 1:
+                limit = stability_limit(optimizer, [parameter])
+                curvature = factor * limit.threshold * float(limit.preconditioner[0])
+        return abs(float(parameter.detach())) / 1e-150
+
+    assert growth(0.98) < 1e-2
+    assert growth(1.02) > 1e2
+
+
+def test_the_limit_of_adam_by_the_eigenvalues_of_its_iteration():
+    """(θ, m) after a step at which D stands still is a linear function of (θ, m) before, stable up to spectral radius 1."""
+    parameter = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
+    optimizer = torch.optim.Adam([parameter], RATE, betas=(0.8, 0.99), eps=0.1)
+    for step in (1, 2, 3):
+        parameter.grad = torch.tensor([3.0], dtype=torch.float64)
+        optimizer.step()
+        limit = stability_limit(optimizer, [parameter])
+        curvature = limit.threshold * float(limit.preconditioner[0])
+        rate = RATE / (1 - 0.8**step) / (3.0 + 0.1)  # of m; the corrected second moment is 3²
+        pushed = 0.2 * curvature
+        matrix = torch.tensor([[1 - rate * pushed, -rate * 0.8], [pushed, 0.8]], dtype=torch.float64)
+        assert float(torch.linalg.eigvals(matrix).abs().max()) == pytest.approx(1.0, rel=1e-9)
+
+
 @pytest.mark.parametrize(
     ("optimizer", "expected"),
     [
@@ -100,7 +141,8 @@ def test_after_the_first_step_of_adam_the_preconditioner_is_the_gradient():
     parameter.grad = torch.tensor([3.0, 4.0], dtype=torch.float64)
     optimizer.step()
     (scale,) = stability_limit(optimizer, [parameter]).preconditioner
-    torch.testing.assert_close(scale, parameter.grad + 1e-3)
+    # Its first step, -lr m̂ / (√v̂ + ε) with m̂ = m / (1 - β₁), is ten times that of m.
+    torch.testing.assert_close(scale, 0.1 * (parameter.grad + 1e-3))
 
 
 def test_only_decay_that_is_added_to_the_gradient_is_part_of_the_matrix():
@@ -132,10 +174,11 @@ def test_the_eigenvalues_are_those_of_the_dense_matrix(words):
         "model=mlp", "model.hidden=[4]", "model.activation=tanh", "dataset=digits", "dataset.train_limit=24", "batch=8",
         "precision=fp64", "budget.steps=3", "tracker=none", *words,
     ])  # fmt: skip
-    task = build_task(chosen, load_data(chosen))
+    read = RunConfig.of(chosen)
+    task = build_task(read, load_data(read))
     task.configure_optimizers()
     task.take_step()
-    values = Stability(steps=300, tolerance=1e-9, examples=24).measure(Situation(task, list)).values
+    values = Stability(steps=300, tolerance=1e-9, examples=24).measure(ProbeContext(task, list)).values
     inputs, targets = next(iter(task.source.evaluation("train", 24, 24)))
     matrix = dense_hessian(task, inputs, targets)
     decay = torch.cat([
@@ -151,7 +194,7 @@ def test_the_eigenvalues_are_those_of_the_dense_matrix(words):
     squares = torch.cat([
         task.optimizer.state[parameter]["exp_avg_sq"].reshape(-1) for parameter in task.model.parameters()
     ])  # fmt: skip
-    scale = (squares / (1 - 0.999)).sqrt() + 1e-8
+    scale = (1 - 0.9) * ((squares / (1 - 0.999)).sqrt() + 1e-8)
     dense = matrix / (scale.sqrt()[:, None] * scale.sqrt()[None, :])
     top = float(torch.linalg.eigvalsh(dense)[-1])
     assert values["preconditioned_top"] == pytest.approx(top, rel=1e-6)

@@ -247,7 +247,7 @@ def test_a_snapshot_is_what_a_job_runs(tmp_path):
     assert finish(tmp_path) == ["done"]
     [plan] = plans(tmp_path)
     [copy] = (plan.path / "code").iterdir()
-    assert (copy / "optbench" / "worker.py").is_file()
+    assert (copy / "optbench" / "sweep" / "worker" / "process.py").is_file()
     [directory] = directories(tmp_path)
     assert isinstance(directory, RunDirectory)
     script = next((plan.path / "jobs").glob("*.sh")).read_text()

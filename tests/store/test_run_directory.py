@@ -15,6 +15,7 @@ import yaml
 from optbench.errors import UserError
 from optbench.store import RunDirectory, Status, StoreError, check_writable
 from optbench.store.files import flatten, plain, to_json, write_atomically, write_if_absent
+from optbench.store.processes import machine_tag
 
 CONFIG = """\
 batch: 128
@@ -97,9 +98,7 @@ def test_a_configuration_must_be_a_mapping(tmp_path, text):
         RunDirectory.at(tmp_path, "x").create(text)
 
 
-@pytest.mark.parametrize(
-    "text", [CONFIG, "bound: .inf\n", "none: .nan\nbatch: 1\n", "day: 2024-05-06\n", "1: one\n", "name: Müller\n"]
-)
+@pytest.mark.parametrize("text", [CONFIG, "bound: .inf\n", "none: .nan\nbatch: 1\n", "1: one\n", "name: Müller\n"])
 def test_the_quick_configuration_says_the_same_as_the_yaml(tmp_path, text):
     run = RunDirectory.at(tmp_path, "x")
     run.create(text)
@@ -191,6 +190,7 @@ def test_an_absent_status_reads_as_pending(tmp_path):
 
 def test_finish(run):
     run.append({"step": 1, "loss": 0.5})
+    run.set_progress(1, 1, 1.0, 0.5)
     assert not run.is_finished
     assert run.summary() is None
     run.finish({"run_id": run.run_id, "steps": 1, "bad": float("nan")}, "diverged")
@@ -199,6 +199,7 @@ def test_finish(run):
     assert run.summary() == {"run_id": "sgd-1234", "steps": 1, "bad": None}
     assert (run.path / "summary.json").read_text().startswith('{\n  "run_id"')
     assert (run.path / "history.parquet").exists()
+    assert run.progress() is None
 
 
 def test_a_run_is_finished_only_with_status_and_summary(run):
@@ -384,3 +385,15 @@ def test_a_folder_without_permission_is_not_writable(tmp_path, folder, monkeypat
     monkeypatch.setattr(os, "access", lambda path, mode: (Path(path), mode) != (tmp_path, os.W_OK | os.X_OK))
     with pytest.raises(UserError, match=rf"results_dir={tmp_path / folder}: no permission to write in {tmp_path};"):
         check_writable(tmp_path / folder)
+
+
+def test_half_written_configurations_are_removed_once_their_writer_is_gone(run):
+    kept = run.path / f".config.yaml.{machine_tag()}-{os.getpid()}-0123abcd.tmp"
+    elsewhere = run.path / ".config.yaml.00000000-1-0123abcd.tmp"
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    orphan = run.path / f".config.json.{machine_tag()}-{dead.pid}-0123abcd.tmp"
+    for path in (kept, elsewhere, orphan):
+        path.write_bytes(b"half")
+    run.remove_leftovers()
+    assert [path.exists() for path in (kept, elsewhere, orphan)] == [True, True, False]

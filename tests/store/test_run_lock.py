@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import pickle
@@ -11,7 +12,7 @@ import pytest
 
 import optbench.store.lock as lock_module
 from optbench.errors import UserError
-from optbench.store import RunLock, RunLocked, StoreError
+from optbench.store import RunDirectory, RunLock, RunLocked, StoreError, processes
 from optbench.store.lock import Held, look
 
 WORKERS = Path(__file__).with_name("lock_workers.py")
@@ -43,7 +44,7 @@ def dead_process():
 
 
 def on_this_machine(**changes):
-    return {"host": os.uname().nodename, "machine": lock_module._this_machine(), **changes}
+    return {"host": os.uname().nodename, "machine": processes.this_machine(), **changes}
 
 
 def test_only_one_object_holds_it(path):
@@ -73,10 +74,10 @@ def test_the_message_names_holder_and_heartbeat(path):
         ({"age": 59}, False),
         (on_this_machine(pid=os.getpid()), True),  # the process id was used again: another start time
         (on_this_machine(pid=os.getpid(), started=None), False),
-        (on_this_machine(pid=os.getpid(), started=lock_module._process(os.getpid())[1]), False),
+        (on_this_machine(pid=os.getpid(), started=processes.process_of(os.getpid())[1]), False),
         (on_this_machine(pid=dead_process()), True),
         ({"pid": dead_process(), "host": os.uname().nodename}, False),  # a container elsewhere with our host name
-        ({"pid": dead_process(), "machine": lock_module._this_machine()}, False),
+        ({"pid": dead_process(), "machine": processes.this_machine()}, False),
         ({"pid": -1, "age": 59}, False),  # not a lock we wrote: only its age counts
         ({"pid": -1, "age": 61}, True),
         ({"pid": "4242", "surprise": 1, "age": 61}, True),
@@ -229,7 +230,7 @@ def test_killed_holder_is_replaced_at_once_even_as_a_zombie(path):
     finally:
         process.kill()
     deadline = time.monotonic() + 5
-    while lock_module._process(process.pid)[0] != "Z" and time.monotonic() < deadline:
+    while processes.process_of(process.pid)[0] != "Z" and time.monotonic() < deadline:
         time.sleep(0.01)
     with RunLock(path):  # its parent, this process, has not waited for it yet
         pass
@@ -240,7 +241,7 @@ def test_a_holder_that_stops_is_replaced_and_learns_of_it(path, monkeypatch):
     process = start("hold", path, 0.05, 0.8, stdout=subprocess.PIPE)
     try:
         assert process.stdout.readline() == "held\n"
-        monkeypatch.setattr(lock_module, "_this_machine", lambda: "another machine")
+        monkeypatch.setattr(lock_module, "this_machine", lambda: "another machine")
         time.sleep(0.9)
         with pytest.raises(RunLocked):  # it beats, though it has held the lock for longer than stale_after
             RunLock(path, 0.05, 0.8).acquire()
@@ -360,3 +361,146 @@ def test_a_missing_folder_is_reported_with_its_path(tmp_path):
 def test_intervals_that_make_no_sense(path, heartbeat, stale_after):
     with pytest.raises(ValueError, match="heartbeat < stale_after"):
         RunLock(path, heartbeat, stale_after)
+
+
+# ---- file systems and clocks that are not as they should be --------------------------------------------------------------------
+
+
+@pytest.fixture(params=[errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK], ids=errno.errorcode.get)
+def no_hard_links(request, monkeypatch):
+    def refuse(source, target, **options):
+        raise OSError(request.param, os.strerror(request.param))
+
+    monkeypatch.setattr(os, "link", refuse)
+
+
+@pytest.mark.usefixtures("no_hard_links")
+def test_without_hard_links_only_one_holds_it_and_nothing_is_left(path):
+    with RunLock(path):
+        assert look(path).pid == os.getpid()
+        with pytest.raises(RunLocked, match=f"process {os.getpid()}"):
+            RunLock(path).acquire()
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.usefixtures("no_hard_links")
+@pytest.mark.parametrize("content", ['{"host"', ""])
+def test_without_hard_links_an_abandoned_lock_is_taken_over_also_one_that_was_never_filled(path, content):
+    held_by(path, **on_this_machine(pid=dead_process()))
+    with RunLock(path):
+        pass
+    path.write_text(content)
+    with pytest.raises(RunLocked):  # somebody may be filling it
+        RunLock(path).acquire()
+    os.utime(path, (time.time() - 61,) * 2)
+    with RunLock(path):
+        pass
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.usefixtures("no_hard_links")
+def test_without_hard_links_a_run_is_created_once(tmp_path):
+    run = RunDirectory.at(tmp_path, "run")
+    assert run.create("batch: 1\n") is True
+    assert run.create("batch: 1\n") is False
+    with pytest.raises(UserError, match="batch"):
+        run.create("batch: 2\n")
+    # Whoever created it died before the file was filled.
+    (run.path / "config.yaml").write_bytes(b"")
+    run.create("batch: 1\n")
+    assert run.config() == {"batch": 1}
+
+
+def test_a_file_system_that_refuses_for_another_reason_is_reported(path, monkeypatch):
+    def refuse(source, target):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(StoreError, match=f"cannot lock {path}: Read-only file system"):
+        RunLock(path).acquire()
+
+
+def refuse_every_change(monkeypatch):
+    """Let the file system be read-only from now on; reading works."""
+
+    def refuse(*arguments, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    for call in ("link", "unlink", "rename", "replace", "utime"):
+        monkeypatch.setattr(os, call, refuse)
+
+
+def with_it(path):
+    return RunLock(path)
+
+
+def given_back(path):
+    lock = RunLock(path)
+    lock.acquire()
+    return lock.given_back()
+
+
+@pytest.mark.parametrize("hold", [with_it, given_back])
+def test_the_write_that_failed_is_told_not_the_lock_that_could_not_be_given_back(path, monkeypatch, hold):
+    def write():
+        with hold(path):
+            refuse_every_change(monkeypatch)
+            raise StoreError("cannot write history: Read-only file system")
+
+    with pytest.raises(StoreError, match="cannot write history"):
+        write()
+
+
+@pytest.mark.parametrize("hold", [with_it, given_back])
+def test_a_lock_that_cannot_be_given_back_is_told_where_nothing_else_failed(path, monkeypatch, hold):
+    with pytest.raises(StoreError, match=f"cannot unlock {path}: Read-only file system"), hold(path):
+        refuse_every_change(monkeypatch)
+
+
+def test_a_lock_can_be_kept_beyond_the_block(path):
+    lock = RunLock(path)
+    lock.acquire()
+    with lock.given_back() as kept:
+        kept.pop_all()
+    assert path.exists()
+    lock.release()
+    assert not path.exists()
+
+
+def test_a_heartbeat_in_the_future_is_no_lock_for_ever(path):
+    held_by(path, age=-3600)
+    assert look(path).abandoned
+    with pytest.raises(RunLocked):  # its holder may live, and have another clock
+        RunLock(path).acquire()
+    held = path.stat().st_mtime
+    assert held == pytest.approx(time.time(), abs=5)  # from now on it ages
+    with pytest.raises(RunLocked):
+        RunLock(path).acquire()
+    assert path.stat().st_mtime == held
+    os.utime(path, (held - 61,) * 2)
+    with RunLock(path):
+        pass
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_living_holder_whose_clock_is_ahead_keeps_it(path):
+    for _ in range(3):
+        held_by(path, age=-3600)  # it touches the lock again before it is stale
+        with pytest.raises(RunLocked):
+            RunLock(path).acquire()
+
+
+def test_the_next_holder_removes_what_the_dead_left_beside_the_lock_and_nothing_else(path):
+    dead = on_this_machine(pid=dead_process())
+    litter = [path.with_name(f".lock.{token}.{kind}") for token, kind in [("a", "new"), ("b", "claim0"), ("c", "old")]]
+    for file in litter:
+        held_by(file, **dead)
+    living = path.with_name(".lock.d.new")
+    held_by(living, **on_this_machine(pid=os.getpid(), started=processes.process_of(os.getpid())[1]))
+    elsewhere, forgotten = path.with_name(".lock.e.claim0"), path.with_name(".lock.f.claim0")
+    held_by(elsewhere)
+    held_by(forgotten, age=61)
+    other_lock = path.with_name(".plan.lock.a.new")
+    held_by(other_lock, **dead)
+    with RunLock(path):
+        assert sorted(path.parent.iterdir()) == sorted([path, living, elsewhere, other_lock])

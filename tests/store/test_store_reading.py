@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 import time
@@ -38,6 +39,7 @@ def test_load(tmp_path):
     assert list(frame.columns) == [
         *("run_id", "status", "why", "since", "problem"),
         *("test_loss", "probe.top", "bad", "steps"),
+        *("optimizer", "batch", "base_learning_rate"),
         *("config.batch", "config.optimizer.name", "config.optimizer.learning_rate", "config.optimizer.betas"),
         "config.note",
     ]
@@ -56,6 +58,73 @@ def test_load(tmp_path):
     assert list(missing["steps"]) == [True, False, True]
     assert list(missing["config.optimizer.name"]) == [False, True, True]
     assert missing["bad"].all()
+
+
+def test_search_spaces_are_there_for_who_asks(tmp_path):
+    config = "optimizer:\n  name: sgd\n  info:\n    search_space: {learning_rate: {distribution: uniform, low: 0, high: 1}}\n"
+    make(tmp_path, "a", config, summary={"steps": 1})
+    assert "search_space" not in load(tmp_path)
+    assert json.loads(load(tmp_path, search_spaces=True)["search_space"][0])["learning_rate"]["high"] == 1
+
+
+def test_runs_in_every_state_are_in_their_groups(tmp_path):
+    """A groupby counts what failed or has not ended, too; whole numbers stay whole."""
+    from optbench import config as configuration
+
+    states = ["done", "diverged", "failed", "running", "preempted", "pending"]
+    words = ["optimizer=adam", "model=mlp", "dataset=digits", "batch=64", "trial=2", "scaling=sqrt", "base_batch=16"]
+    configs = [configuration.compose([*words, f"seed={seed}"]) for seed in range(len(states))]
+    for state, config in zip(states, configs, strict=True):
+        ended = {"optimizer": "adam", "batch": 64, "learning_rate": None, "test_loss": 0.5}
+        run = make(
+            tmp_path,
+            f"run-{state}",
+            configuration.to_yaml(config),
+            summary=ended if state in ("done", "diverged") else None,
+            state=state,
+        )
+        if run.status().state != state:
+            run.set_status(state)
+    frame = load(tmp_path)
+    assert frame["status"].value_counts().to_dict() == dict.fromkeys(states, 1)
+    rates = {"learning_rate": 2 * configs[0]["optimizer"]["learning_rate"]}
+    rates["base_learning_rate"] = configs[0]["optimizer"]["learning_rate"]
+    same = {"optimizer": "adam", "model": "mlp", "dataset": "digits", "batch": 64, "trial": 2, "scaling_rule": "sqrt"}
+    for name, value in (same | rates).items():
+        assert frame[name].tolist() == [value] * 6, name
+    assert sorted(frame["seed"]) == list(range(6))
+    assert all(frame[name].dtype == "int64" for name in ("batch", "seed", "trial"))
+    assert frame.groupby(["optimizer", "batch"]).size().to_dict() == {("adam", 64): 6}
+    # They differ in their seed only, and say so; nothing of what a choice says about itself is a column.
+    assert frame["setting"].nunique() == 1
+    assert not [name for name in frame if ".info." in name or name.endswith(".info")]
+    make(tmp_path, "without", "{}")
+    damaged = load(tmp_path)
+    assert all(damaged[name].dtype == "Int64" for name in ("batch", "seed", "trial"))
+    assert damaged["seed"].isna().sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("word", "same"),
+    [
+        ("seed=7", True),
+        ("micro_batch=8", True),
+        ("trainer.devices=2", True),
+        ("probe=trace", True),
+        ("budget.epochs=1.0", True),
+        ("optimizer.beta2=0.9", False),
+        ("norm_batch=64", False),
+        ("budget.epochs=2", False),
+        ("trainer.compression=fp16", False),
+    ],
+)
+def test_the_setting_is_the_science_but_for_the_seed(tmp_path, word, same):
+    from optbench import config as configuration
+
+    words = ["optimizer=adam", "model=mlp", "dataset=digits", "trainer=ddp", "budget.epochs=1"]
+    for name, chosen in (("a", words), ("b", [*words, word])):
+        make(tmp_path, name, configuration.to_yaml(configuration.compose(chosen)))
+    assert (load(tmp_path)["setting"].nunique() == 1) == same
 
 
 def test_why_of_a_run_that_diverged_comes_from_its_summary(tmp_path):

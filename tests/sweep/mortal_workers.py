@@ -5,14 +5,15 @@ import json
 import os
 import sys
 import traceback
+import zipfile
 
 # What the children would otherwise import one by one.
 import pandas  # noqa: F401
 import pyarrow.parquet  # noqa: F401
 
-from optbench.store import RunDirectory
-from optbench.store.files import write_atomically
-from optbench.sweep.queue import take
+from optbench.store import RunDirectory, resuming
+from optbench.store.checkpoints import Seal
+from optbench.store.claims import take
 
 DIED = 9  # the exit status of a process that was to die
 _CHANGES = {"os.link", "os.rename", "os.remove", "os.mkdir", "os.truncate", "os.utime"}
@@ -88,18 +89,35 @@ class Log:
         return [tuple(line.split()) for line in self.path.read_text().splitlines()]
 
 
+def archive(state):
+    """``state`` in a zip archive, as torch.save makes one of more."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as file:
+        file.writestr("state", json.dumps(state))
+    return content.getvalue()
+
+
+def parse(path, content):
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        return json.loads(file.read("state"))
+
+
 def train(directory, deaths, steps, every, log):
     """Do a run of ``steps`` steps from its last checkpoint, as a real one would; a checkpoint ``every`` so many."""
     directory.set_status("running", deaths=deaths)
-    step = json.loads(directory.checkpoint.read_text())["step"] if directory.checkpoint.exists() else 0
-    directory.truncate_history(step)
+    start = resuming.choose(directory, parse)
+    assert not start.said, start.said  # death damages nothing
+    step = start.state["step"] if start.state else 0
+    resuming.begin(directory, start, step)
+    digest = resuming.HistoryDigest(directory.history)
     while step < steps:
         step += 1
         log.say(directory.run_id, f"step{step}")
         directory.append({"step": step})
         if step % every == 0:
-            directory.checkpoint.parent.mkdir(exist_ok=True)
-            write_atomically(directory.checkpoint, json.dumps({"step": step}).encode())
+            directory.flush()
+            seal = Seal(directory.run_id, step, *digest.take())
+            directory.checkpoints.write(memoryview(archive({"step": step})), seal)
     directory.finish({"run_id": directory.run_id, "steps": steps})
     log.say(directory.run_id, "done")
 

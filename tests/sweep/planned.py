@@ -30,8 +30,11 @@ def accuracy(optimizer, batch, seed, trial):
     return ACCURACY[optimizer] + 0.02 * (trial == 1) + 0.01 * (seed - 1) - batch / 10_000
 
 
-def sweep(results, name="things", states=None, information=None):
-    """2 optimizers, 2 batch sizes, 2 trials, 3 seeds; ``states``: of runs by their number, where they are not done."""
+def sweep(results, name="things", states=None, information=None, codes=None):
+    """2 optimizers, 2 batch sizes, 2 trials, 3 seeds.
+
+    states: of runs by their number, where they are not done. codes: of runs by their number, where they are of other code.
+    """
     entries = []
     number = 0
     for optimizer in ("sgd", "adam"):
@@ -40,7 +43,12 @@ def sweep(results, name="things", states=None, information=None):
                 for seed in (0, 1, 2):
                     state = (states or {}).get(number, "done")
                     run_id = f"{optimizer}-mlp-b{batch}-s{seed}-t{trial}-{number:06x}"
-                    write(RunDirectory.at(results, run_id), (optimizer, batch, seed, trial), state)
+                    write(
+                        RunDirectory.at(results, run_id),
+                        (optimizer, batch, seed, trial),
+                        state,
+                        (codes or {}).get(number, "c0de"),
+                    )
                     cell = {"optimizer": optimizer, "batch": batch, "trial": trial, "seed": seed}
                     entries.append(Entry(run_id, {key: str(value) for key, value in cell.items()}))
                     number += 1
@@ -52,7 +60,7 @@ def sweep(results, name="things", states=None, information=None):
     return plan
 
 
-def write(run, place, state):
+def write(run, place, state, code="c0de"):
     optimizer, batch, seed, trial = place
     run.create(yaml.safe_dump(config(*place), sort_keys=False))
     if state == "pending":
@@ -78,4 +86,5 @@ def write(run, place, state):
     }
     why = "the loss was 99 at step 7" if state == "diverged" else ""
     names = {"run_id": run.run_id, "optimizer": optimizer, "model": "mlp", "dataset": "digits"}
-    run.finish({**names, "batch": batch, "seed": seed, "trial": trial, **results, "why": why}, state)
+    of_code = {"code": code} if code else {}
+    run.finish({**names, "batch": batch, "seed": seed, "trial": trial, **results, "why": why, **of_code}, state)

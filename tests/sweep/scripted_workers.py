@@ -10,12 +10,32 @@ import os
 import signal
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
-from optbench.interruption import Stop
-from optbench.sweep.supervisor import Supervisor
+from optbench.sweep.worker.events import OfWorker, RunEnded, RunStarted
+from optbench.sweep.worker.supervisor import Supervisor
+from optbench.system.signals import Stop
 
 FOLDER = Path(sys.argv[1])
+
+
+@dataclass(frozen=True)
+class Said(OfWorker):
+    kind = "said"
+    number: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Counting(OfWorker):
+    kind = "counting"
+
+
+@dataclass(frozen=True)
+class Received(OfWorker):
+    kind = "received"
+    signals: list
 
 
 def note(name, value):
@@ -48,14 +68,14 @@ class Worker:
         self.stop.listen()
 
     def start(self, run):
-        self.report({"event": "start", "run": run})
+        self.report(RunStarted(run))
 
     def end(self, run, state):
-        self.report({"event": "end", "run": run, "state": state, "why": "", "seconds": 0.0})
+        self.report(RunEnded(run, state, "", 0.0))
 
     def say(self, count, length):
         for number in range(int(count)):
-            self.report({"event": "said", "number": number, "text": "é" * int(length)})
+            self.report(Said(number, "é" * int(length)))
 
     def kill(self, name):
         os.kill(os.getpid(), signal.Signals[name])
@@ -91,11 +111,11 @@ class Worker:
         received, receive = [], self.stop.receive
         self.stop.receive = lambda number, frame: (received.append(signal.Signals(number).name), receive(number))
         self.listen()
-        self.report({"event": "counting"})
+        self.report(Counting())
         while not received:
             time.sleep(0.01)
         time.sleep(0.5)
-        self.report({"event": "received", "signals": received})
+        self.report(Received(received))
         return 128 + self.stop.signal
 
 
@@ -107,13 +127,15 @@ def main():
         note("lives.jsonl", {"worker": number, "pid": os.getpid()})
         return Worker(number, report).do(script[number][min(len(earlier), len(script[number]) - 1)])
 
-    def bury(run, why):
+    def record_crash(run, why):
         note("reports.jsonl", {"event": "buried", "run": run, "why": why})
         return state
 
     stop = Stop()
     stop.listen()
-    return Supervisor(work, len(script), lambda event: note("reports.jsonl", event), bury, stop).run()
+    return Supervisor(
+        work, len(script), lambda event: note("reports.jsonl", json.loads(event.line())), record_crash, stop
+    ).run()
 
 
 if __name__ == "__main__":

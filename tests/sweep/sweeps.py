@@ -24,7 +24,7 @@ LONG = [
 
 def start(folder, *words, **environment):
     """A sweep's command with its output to be read; two workers."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)} | environment
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}"} | environment
     command = [sys.executable, "-m", "optbench", "-m", *TINY, "launcher.workers=2", f"results_dir={folder}", *words]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

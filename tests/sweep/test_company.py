@@ -6,9 +6,10 @@ import os
 import pytest
 
 from optbench.__main__ import main
+from optbench.provenance import fingerprint
 from optbench.store import RunDirectory, RunLock
-from optbench.sweep.company import at_work, left_to_others
 from optbench.sweep.plan import Entry, Plan, plans
+from optbench.sweep.status.activity import at_work, left_to_others
 
 ME = f"process {os.getpid()} on {os.uname().nodename}"
 WORDS = ["dataset=digits", "model=mlp", "budget.steps=5", "tracker=none"]
@@ -71,7 +72,7 @@ def command(tmp_path, monkeypatch, capsys):
     """A sweep's command whose launcher does nothing; returns what it printed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    monkeypatch.setattr("optbench.sweep.slurm.queued", nobody)
+    monkeypatch.setattr("optbench.sweep.launchers.slurm.queued", nobody)
     monkeypatch.setattr("optbench.sweep.launch.dispatch", lambda *arguments: 0)
 
     def call(*words):
@@ -112,7 +113,7 @@ def test_the_second_command_has_nothing_to_do_where_the_first_has_every_run(comm
 def test_a_run_that_is_done_is_not_submitted_and_the_command_says_so(command):
     command("launcher=slurm_debug")
     [path] = (RunDirectory(folder) for folder in (plans("results")[0].results_dir / "runs").iterdir())
-    path.finish({"status": "done"})
+    path.finish({"status": "done", "code": fingerprint(path.config())})
     assert json.loads((path.path / "status.json").read_text())["state"] == "done"
     assert command("launcher=slurm_debug") == (
         f"{path.run_id}: 1 run: 1 done; nothing to do, and nothing is submitted; force=true runs it again\n"

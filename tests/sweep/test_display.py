@@ -6,7 +6,8 @@ import time
 import pytest
 from rich.console import Console
 
-from optbench.sweep.display import SweepDisplay, clock
+from optbench.sweep.status.display import SweepDisplay, clock
+from optbench.sweep.worker.events import Ready, Refused, RunEnded, RunStarted, WorkerDied
 
 DONE, DIVERGED, FAILED, PREEMPTED = "done", "diverged", "failed", "preempted"
 
@@ -38,11 +39,11 @@ def drawn(display):
 
 
 def start(display, worker, run):
-    display.report({"event": "start", "worker": worker, "run": run})
+    display.report(RunStarted(run, worker=worker))
 
 
 def end(display, worker, run, state, why="", **more):
-    display.report({"event": "end", "worker": worker, "run": run, "state": state, "why": why, **more})
+    display.report(RunEnded(run, state, why, worker=worker, **more))
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,7 @@ def test_clock(seconds, shown):
 def test_lines_where_there_is_no_terminal(now):
     display = display_on(terminal=False, total=5, already=1)
     with display:
-        display.report({"event": "ready", "workers": 2})
+        display.report(Ready(2))
         start(display, 0, "adam-1")
         display.refresh(lambda run: pytest.fail("nobody looks at it"))
         end(display, 0, "adam-1", DONE, seconds=3.21)
@@ -82,10 +83,10 @@ def test_lines_where_there_is_no_terminal(now):
 def test_a_death_is_told_and_counts_once(now):
     display = display_on(terminal=False, total=2)
     start(display, 0, "adam-1")
-    display.report({"event": "death", "worker": 0, "run": "adam-1", "why": "killed by SIGKILL"})
+    display.report(WorkerDied(0, "adam-1", "killed by SIGKILL"))
     end(display, 0, "adam-1", FAILED, "killed by SIGKILL")
-    display.report({"event": "death", "worker": 1, "run": None, "why": "crashed with exit status 70"})
-    display.report({"event": "refused", "why": "cannot write x: No space left on device"})
+    display.report(WorkerDied(1, None, "crashed with exit status 70"))
+    display.report(Refused("cannot write x: No space left on device"))
     assert output(display).splitlines() == [
         "adam-1: died: killed by SIGKILL",
         "[1/2] adam-1: failed: killed by SIGKILL",
@@ -129,7 +130,7 @@ def test_a_run_that_was_stopped_and_taken_again_counts_as_it_ended(now):
 
 def test_time_left_is_the_mean_of_the_finished_over_the_workers(now):
     display = display_on(terminal=True, total=10)
-    display.report({"event": "ready", "workers": 2})
+    display.report(Ready(2))
     assert display.seconds_left() is None
     end(display, 0, "run0", DONE, seconds=10.0)
     end(display, 1, "run1", DONE, seconds=14.0)
@@ -143,7 +144,7 @@ def test_time_left_is_the_mean_of_the_finished_over_the_workers(now):
 
 def test_before_a_run_has_ended_time_left_is_told_by_the_pace_of_those_at_work(now):
     display = display_on(terminal=True, total=10)
-    display.report({"event": "ready", "workers": 2})
+    display.report(Ready(2))
     for worker in (0, 1):
         start(display, worker, f"run{worker}")
     now[0] += 7
@@ -153,7 +154,7 @@ def test_before_a_run_has_ended_time_left_is_told_by_the_pace_of_those_at_work(n
 
 def test_a_last_run_is_not_shared_by_idle_workers(now):
     display = display_on(terminal=True, total=2)
-    display.report({"event": "ready", "workers": 8})
+    display.report(Ready(8))
     end(display, 0, "run0", DONE, seconds=10.0)
     assert display.seconds_left() == 10
 
@@ -161,7 +162,7 @@ def test_a_last_run_is_not_shared_by_idle_workers(now):
 @pytest.mark.parametrize("width", [80, 200])
 def test_the_table(now, width):
     display = display_on(terminal=True, total=48, width=width, already=12)
-    display.report({"event": "ready", "workers": 3})
+    display.report(Ready(3))
     long = "momentum-wrn-cifar100-b4096-s3-t12-ec66fe6953"
     start(display, 0, long)
     start(display, 1, "stuck")
@@ -197,7 +198,7 @@ def test_a_narrow_terminal_takes_from_the_run_ids_only(now):
 
 def test_the_table_stays_within_the_terminal(now):
     display = display_on(terminal=True, height=24)
-    display.report({"event": "ready", "workers": 64})
+    display.report(Ready(64))
     for number in range(10):
         end(display, 0, f"bad{number}", FAILED, "why")
     lines = drawn(display)
@@ -208,11 +209,11 @@ def test_the_table_stays_within_the_terminal(now):
 
 def test_on_a_terminal_the_table_goes_and_what_went_wrong_stays(now):
     with display_on(terminal=True) as display:
-        display.report({"event": "ready", "workers": 1})
+        display.report(Ready(1))
         start(display, 0, "adam-1")
         display.refresh(lambda run: {"step": 7, "steps": 9})
         assert "7/9" in output(display)
-        display.report({"event": "death", "worker": 0, "run": "adam-1", "why": "killed by SIGKILL"})
+        display.report(WorkerDied(0, "adam-1", "killed by SIGKILL"))
         start(display, 0, "adam-1")
         end(display, 0, "adam-1", DONE, seconds=1.0)
         end(display, 0, "adam-2", FAILED, "RuntimeError: the cable is loose", seconds=1.0)

@@ -6,7 +6,6 @@ import shutil
 import time
 
 import pytest
-import yaml
 from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
@@ -15,10 +14,10 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from optbench import config as configuration
-from optbench.config import resolve, run_id
+from optbench.config import Chosen, files, resolve, run_id, search_path
 from optbench.errors import UserError
-from optbench.sweep import expand as module
-from optbench.sweep.expand import expand
+from optbench.sweep.grid import expand as module
+from optbench.sweep.grid.expand import expand
 
 SMALL = ["dataset=digits", "model=mlp"]
 DEMO = """\
@@ -55,7 +54,7 @@ def conf(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _use_conf(conf, monkeypatch):
-    monkeypatch.setenv("OPTBENCH_CONF", str(conf))
+    monkeypatch.setattr(search_path, "_PACKAGE", conf.parent)  # these choices, and not ours
     monkeypatch.delenv("OPTBENCH_DATA", raising=False)
 
 
@@ -93,9 +92,8 @@ def split_by_hydra(loader, words):
 
 def composed_by_hydra(loader, overrides):
     node = type(loader).load_configuration(loader, "config", list(overrides), RunMode.RUN)
-    OmegaConf.set_struct(node, False)
-    del node["hydra"]
-    return OmegaConf.to_container(node, resolve=True)
+    chosen = Chosen.take_from(node)
+    return chosen.named(OmegaConf.to_container(node, resolve=True))
 
 
 # ---- equal to Hydra -------------------------------------------------------------------------------------------------
@@ -186,12 +184,16 @@ def test_cells_are_resolved(loader):
 def test_the_overrides_of_hydra_in_the_master_configuration_hold_in_every_cell(loader, tmp_path):
     (tmp_path / "optimizer").mkdir()
     own = (configuration.conf_dir() / "optimizer" / "sgd.yaml").read_text(encoding="utf-8")
-    (tmp_path / "optimizer" / "own.yaml").write_text(own.replace("learning_rate: 0.1", "learning_rate: 0.7"))
+    own = own.replace("name: sgd", "").replace("learning_rate: 0.1", "learning_rate: 0.7")
+    (tmp_path / "optimizer" / "own.yaml").write_text(own)
     search = f"hydra.searchpath=[file://{tmp_path}]"
     master = loader.load_configuration("config", [search, "seed=1,2"], RunMode.MULTIRUN)
-    words = [*SMALL, "optimizer=own", "optimizer.name=sgd", "seed=1,2"]
-    cells = expand(loader, words, master=master).cells
+    words = [*SMALL, "optimizer=own", "seed=1,2"]
+    with search_path.forgotten_afterwards():
+        configuration.look_where_told([search])  # as the command does
+        cells = expand(loader, words, master=master).cells
     assert [cell.config["optimizer"]["learning_rate"] for cell in cells] == [0.7, 0.7]
+    assert {cell.config["optimizer"]["name"] for cell in cells} == {"own"}
     with pytest.raises(UserError, match="optimizer=own: no such optimizer"):
         expand(loader, words)
 
@@ -354,9 +356,9 @@ def test_a_choice_that_was_read_is_not_shared(conf):
 
 
 def test_choices_that_change_are_read_again(tmp_path, monkeypatch):
-    monkeypatch.setenv("OPTBENCH_CONF", str(tmp_path))
-    folder = tmp_path / "optimizer"
-    folder.mkdir()
+    monkeypatch.setattr(search_path, "_PACKAGE", tmp_path)
+    folder = tmp_path / "conf" / "optimizer"
+    folder.mkdir(parents=True)
     file = folder / "new.yaml"
     assert configuration.choices("optimizer") == {}
     now = time.time_ns()
@@ -373,7 +375,7 @@ def test_choices_that_change_are_read_again(tmp_path, monkeypatch):
 
 def test_a_choice_that_has_not_changed_for_long_is_parsed_once(conf, monkeypatch):
     configuration.read_choice("optimizer", "adam")
-    monkeypatch.setattr(yaml, "load", None)
+    monkeypatch.setattr(files, "read_yaml", None)
     assert configuration.read_choice("optimizer", "adam")["name"] == "adam"
     monkeypatch.undo()
 

@@ -8,8 +8,8 @@ from hydra.types import RunMode
 from optbench import config as configuration
 from optbench.config import run_id
 from optbench.errors import UserError
-from optbench.sweep.expand import expand
-from optbench.sweep.grids import expand_experiment
+from optbench.sweep.grid.expand import expand
+from optbench.sweep.grid.grids import expand_experiment
 
 PARAMS = {"dataset": "digits", "model": "mlp", "seed": "0,1"}
 SCALES = {"smoke": {"batch": "32"}, "laptop": {"batch": "32,64"}}
@@ -79,3 +79,71 @@ def test_without_grids_there_is_one(loader):
 def test_mistakes_name_themselves(loader, words, more, message):
     with pytest.raises(UserError, match=message):
         expanded(loader, *words, **more)
+
+
+# ---- words that select --------------------------------------------------------------------------------------------
+
+
+def cells(expansion):
+    return [
+        (cell.config["optimizer"]["name"], cell.config["scaling"]["name"], cell.config["batch"], cell.config["seed"])
+        for cell in expansion.cells
+    ]
+
+
+def test_a_word_selects_the_cells_of_a_key_that_the_grids_set_differently(loader):
+    everything = cells(expanded(loader, "scale=laptop"))
+    adam = cells(expanded(loader, "scale=laptop", "optimizer=adam"))
+    assert adam == [cell for cell in everything if cell[0] == "adam"] != []
+    # What a grid does not set is the default, and that is selected, too: tuned's.
+    unscaled = cells(expanded(loader, "scale=laptop", "scaling=none"))
+    assert unscaled == [cell for cell in everything if cell[1] == "none"] != everything
+    assert cells(expanded(loader, "scale=laptop", "optimizer=sgd,adam")) == everything
+
+
+def test_words_select_and_override_together_down_to_one_cell(loader):
+    assert cells(expanded(loader, "scale=laptop", "optimizer=sgd", "scaling=linear", "batch=64", "seed=1")) == [
+        ("sgd", "linear", 64, 1)
+    ]
+    # What no grid sets is overridden as before, also by what the experiment does not have.
+    assert cells(expanded(loader, "optimizer=adam", "batch=128", "seed=7")) == [("adam", "none", 128, 7)]
+
+
+def test_an_option_that_other_grids_lack_selects_those_that_have_it(loader):
+    grids = {
+        "sgd": {"optimizer": "sgd", "optimizer.learning_rate": "1e-1,2"},
+        "kfac": {"optimizer": "kfac", "optimizer.kl_clip": "null,0.5", "optimizer.learning_rate": "0.1"},
+    }
+    found = expanded(loader, "optimizer.learning_rate=0.1", "seed=0", grids=grids)
+    assert [cell.config["optimizer"]["name"] for cell in found.cells] == ["sgd", "kfac", "kfac"]
+    found = expanded(loader, "optimizer.kl_clip=null", "seed=0", grids=grids)
+    assert [cell.config["optimizer"]["kl_clip"] for cell in found.cells] == [None]
+    # It is composed with its own optimizer only.
+    found = expanded(loader, "optimizer=kfac", "optimizer.damping=0.5", "seed=0", grids=grids)
+    assert {cell.config["optimizer"]["damping"] for cell in found.cells} == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["optimizer=lamb"], "optimizer=lamb: no grid of the experiment has such a cell; .* accepted: sgd, adam"),
+        (["optimizer=adam,lamb"], "optimizer=lamb: no grid .* accepted: sgd, adam"),
+        (["optimizer=adam", "scaling=linear"], "optimizer=adam: .* beside scaling=linear; .* accepted: sgd"),
+    ],
+)
+def test_what_no_grid_has_is_named_with_what_there_is(loader, words, message):
+    with pytest.raises(UserError, match=message):
+        expanded(loader, *words)
+
+
+def test_where_the_grids_agree_or_there_is_one_a_word_overrides(loader):
+    alone = {"tuned": {"optimizer": "sgd,adam"}}
+    assert {cell[0] for cell in cells(expanded(loader, "optimizer=lamb", grids=alone))} == {"lamb"}
+    agreed = {name: {**grid, "clip_norm": "1"} for name, grid in GRIDS.items()}
+    assert {cell.config["clip_norm"] for cell in expanded(loader, "clip_norm=3", grids=agreed).cells} == {3}
+
+
+def test_probes_are_selected_as_lists(loader):
+    grids = {"measured": {"probe": "trace", "optimizer": "sgd"}, "plain": {"optimizer": "adam"}}
+    assert [cell[0] for cell in cells(expanded(loader, "probe=trace", "seed=0", grids=grids))] == ["sgd"]
+    assert [cell[0] for cell in cells(expanded(loader, "probe=none", "seed=0", grids=grids))] == ["adam"]

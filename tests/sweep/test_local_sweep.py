@@ -27,9 +27,10 @@ from sweeps import (
     wait_for,
 )
 
-from optbench import config, run
+from optbench import config
 from optbench.store import RunDirectory, RunLock, load
 from optbench.sweep.plan import Plan, plans
+from optbench.training import run
 
 
 @pytest.fixture
@@ -41,6 +42,10 @@ def saboteur(tmp_path, monkeypatch):
 
 
 # ---- the ordinary case ------------------------------------------------------------------------------------------------------
+
+
+# Each of the sweeps that several tests look at is trained once.
+pytestmark = pytest.mark.xdist_group("local_sweep")
 
 
 @pytest.fixture(scope="module")

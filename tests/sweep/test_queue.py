@@ -3,6 +3,7 @@ import random
 import re
 import signal
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -11,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mortal_workers import DIED, Log, check_done, check_log, die_at, files, fork, make_runs, train, wait, work
 
-from optbench.store import RunLock
+from optbench.store import RunLock, tidy
+from optbench.store.claims import claim, record_death, take
 from optbench.sweep.plan import Entry, Plan
-from optbench.sweep.queue import claim, record_death, take
 
 FILES = {"config.yaml", "config.json", "status.json", "history.jsonl", "history.parquet", "summary.json"}
 LOCK_LEFTOVER = re.compile(r"\.lock\.[0-9a-f]{32}\.(new|old|claim\d)")
@@ -99,7 +100,7 @@ def test_any_plan_killed_anywhere_ends_with_every_run_done_once(history):
 
 
 @pytest.mark.slow
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(history=histories())
 def test_many_plans_killed_anywhere_end_with_every_run_done_once(history):
     with tempfile.TemporaryDirectory() as folder:
@@ -302,6 +303,22 @@ def test_why_a_process_died_is_told_where_another_worker_was_quicker_to_note_it(
     assert record_death(run, "its process was killed by SIGKILL", max_retries=0).why == "a reason of its own"
 
 
+def test_the_reason_of_a_death_comes_after_the_note_of_a_quicker_worker_that_holds_the_lock(run):
+    run.set_status("running")
+    lock = RunLock(run.lock)
+    lock.acquire()
+
+    def note():
+        run.set_status("failed", "its process ended without a word (it was process 7 on here)", 1)
+        lock.release()
+
+    timer = threading.Timer(0.2, note)
+    timer.start()
+    status = record_death(run, "its process was killed by SIGSEGV", max_retries=0)
+    timer.join()
+    assert (status.state, status.why) == ("failed", "its process was killed by SIGSEGV")
+
+
 def test_dying_before_the_training_begins_counts_as_well(run):
     for _ in range(2):
         die(claim, run, 1)
@@ -353,6 +370,24 @@ def test_what_the_dead_left_half_written_is_removed_by_the_next(run):
     claimed.lock.release()
     assert not any(path.exists() for path in half_written)
     assert (run.path / ".config.json.123-ab.tmp").exists()
+
+
+def test_what_the_dead_left_in_a_run_that_is_done_is_removed_without_doing_it_again(run):
+    run.finish({})
+
+    def die_holding():
+        RunLock(run.lock).acquire()
+        (run.path / ".lock.ab.claim0").write_bytes(run.lock.read_bytes())
+        run.path.joinpath(".summary.json.123-ab.tmp").write_bytes(b"half")
+
+    before = files(run)
+    die(die_holding)
+    assert files(run) - before == {"lock", ".lock.ab.claim0", ".summary.json.123-ab.tmp"}
+    tidy(run)
+    assert files(run) == before
+    with RunLock(run.lock):  # somebody who lives is left alone
+        tidy(run)
+        assert run.lock.exists()
 
 
 def test_the_means_of_dying_leave_a_write_half_done(tmp_path):

@@ -4,8 +4,9 @@ import time
 import pytest
 from mortal_workers import fork, wait
 
+from optbench.errors import UserError
 from optbench.store import StoreError
-from optbench.sweep.rendezvous import Meeting, attend, call, call_off
+from optbench.sweep.worker.rendezvous import Meeting, attend, call, call_off
 
 
 @pytest.fixture
@@ -15,7 +16,7 @@ def path(tmp_path):
 
 def test_several_processes_meet(path, tmp_path):
     def come(rank):
-        meeting = attend(path, 20)
+        meeting = attend(path, 20, f"rank {rank}")
         (tmp_path / f"rank{rank}").write_text(f"{meeting.host} {meeting.port}")
 
     pids = [fork(come, rank) for rank in (1, 2, 3)]
@@ -29,7 +30,7 @@ def test_several_processes_meet(path, tmp_path):
 
 def test_rank_0_can_listen_where_it_says_and_others_reach_it(path):
     with socket.create_server(("", call(path).port)) as server:
-        meeting = attend(path, 1)
+        meeting = attend(path, 1, "rank 1")
         socket.create_connection((meeting.address, meeting.port), timeout=5).close()
         server.accept()[0].close()
 
@@ -46,17 +47,17 @@ def test_the_address_is_the_loopback_on_one_machine_only(host, address):
 
 def test_a_meeting_that_is_called_off_has_no_port(path):
     call_off(path)
-    assert attend(path, 1).port == 0
+    assert attend(path, 1, "rank 1").port == 0
 
 
 def test_nobody_is_waited_for_longer_than_agreed(path):
     began = time.monotonic()
-    with pytest.raises(TimeoutError, match=rf"rank 0 has not written {path} within 1 s"):
-        attend(path, 1)
+    with pytest.raises(UserError, match=rf"rank 1 has waited 1 s for rank 0, which has not written {path}"):
+        attend(path, 1, "rank 1")
     assert 1 <= time.monotonic() - began < 3
 
 
 def test_a_damaged_file_is_reported_at_once(path):
     path.write_text('{"host": "no')
     with pytest.raises(StoreError, match=r"meeting\.json is damaged"):
-        attend(path, 20)
+        attend(path, 20, "rank 1")

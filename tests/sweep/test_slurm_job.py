@@ -1,15 +1,15 @@
 """What a Slurm job does with its workers, which are shell scripts here: how it ends, and what it answers to a signal."""
 
-import json
 import os
 import signal
 import time
 
 import pytest
 
+from optbench.sweep.launchers.slurm import job as job_module
+from optbench.sweep.launchers.slurm.job import Job, JobFailed
 from optbench.sweep.plan import Plan
-from optbench.sweep.slurm import job as job_module
-from optbench.sweep.slurm.job import Job, JobFailed
+from optbench.sweep.worker.events import Refused, RunEnded, RunStarted
 
 RUN = "sgd-lenet5-digits-b128-s0-0123456789"
 
@@ -39,7 +39,7 @@ def task(monkeypatch):
 
 @pytest.fixture
 def worker(tmp_path, monkeypatch, task):
-    """Have a shell script take the place of `python -m optbench.worker`; returns the words that it was given."""
+    """Have a shell script take the place of `python -m optbench.sweep.worker.process`; returns the words that it was given."""
 
     def write(script):
         path = tmp_path / "python"
@@ -61,7 +61,7 @@ def worker(tmp_path, monkeypatch, task):
 
 
 def reporting(*events):
-    return "\n".join(f"echo '{json.dumps(event)}' >&$report" for event in events)
+    return "\n".join(f"echo '{event.line().decode().strip()}' >&$report" for event in events)
 
 
 def job_of(plan, **changes):
@@ -73,7 +73,9 @@ class TestWords:
         words = worker("exit 0")
         job_of(plan, first=4, workers=2, cpus=7, max_retries=5)()
         given = " ".join(words())
-        assert given.startswith(f"-P -m optbench.worker {plan.results_dir} sweep --max-retries 5 --threads 3 ")
+        assert given.startswith(
+            f"-P -m optbench.sweep.worker.process {plan.results_dir} sweep --max-retries 5 --threads 3 "
+        )
         assert "--runs runs.txt --first 4 --limit 3 --workers 2 --report-to" in given
         assert "OMP_NUM_THREADS=3\n" in (tmp_path / "environment").read_text()
 
@@ -97,8 +99,7 @@ class TestWords:
 
 class TestEnd:
     def test_all_well(self, plan, worker, capfd):
-        end = {"event": "end", "worker": 0, "run": RUN, "state": "diverged", "why": "loss is nan", "seconds": 1.0}
-        worker(reporting({"event": "start", "worker": 0, "run": RUN}, end))
+        worker(reporting(RunStarted(RUN, worker=0), RunEnded(RUN, "diverged", "loss is nan", 1.0, worker=0)))
         assert job_of(plan)() is None
         assert capfd.readouterr().out == f"{RUN}: worker 0 starts\n{RUN}: diverged: loss is nan\n"
 
@@ -107,15 +108,15 @@ class TestEnd:
         [
             (
                 reporting(
-                    {"event": "end", "worker": 0, "run": "a", "state": "done", "why": ""},
-                    {"event": "end", "worker": 0, "run": "b", "state": "failed", "why": "RuntimeError: no"},
-                    {"event": "end", "worker": 1, "run": "c", "state": "failed", "why": ""},
+                    RunEnded("a", "done", worker=0),
+                    RunEnded("b", "failed", "RuntimeError: no", worker=0),
+                    RunEnded("c", "failed", worker=1),
                 )
                 + "\nexit 1",
                 "2 of its runs failed: b: RuntimeError: no; c",
             ),
             (
-                reporting({"event": "refused", "why": "cannot write f: No space left"}) + "\nexit 3",
+                reporting(Refused("cannot write f: No space left")) + "\nexit 3",
                 "cannot write f: No space",
             ),
             ("exit 70", "the workers ended with exit status 70; what they said is above"),

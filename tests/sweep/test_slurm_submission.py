@@ -15,11 +15,13 @@ import pytest
 from optbench.__main__ import main
 from optbench.config import compose, read_choice
 from optbench.errors import UserError
-from optbench.sweep import code, slurm
+from optbench.provenance import checkout
+from optbench.store import run_directories
+from optbench.sweep.launchers import slurm
+from optbench.sweep.launchers.slurm import commands
+from optbench.sweep.launchers.slurm.resources import Rules
+from optbench.sweep.launchers.slurm.submission import _arrays, _jobs
 from optbench.sweep.plan import Plan
-from optbench.sweep.slurm import commands
-from optbench.sweep.slurm.resources import Rules
-from optbench.sweep.slurm.submission import _arrays, _jobs
 
 LOAD = "import pickle, sys; loaded = pickle.load(open(sys.argv[1], 'rb')); "
 
@@ -182,13 +184,13 @@ class TestResources:
 class TestCheck:
     def test_slurm_has_to_be_there(self, composed, command):
         with pytest.raises(UserError, match="launcher=slurm: no sbatch on PATH"):
-            slurm.check(options(), [composed])
-        slurm.check(options("slurm_debug"), [composed])
+            slurm.check_cluster(options())
+        slurm.check_cluster(options("slurm_debug"))
         command("sbatch", "")
         with pytest.raises(UserError, match="no srun on PATH"):
-            slurm.check(options(), [composed])
+            slurm.check_cluster(options())
         command("srun", "")
-        slurm.check(options(), [composed])
+        slurm.check_cluster(options())
 
     @pytest.mark.parametrize(
         ("changes", "trainer", "message"),
@@ -244,7 +246,9 @@ class TestScripts:
         for path, handed in zip(written, sorted(cluster.iterdir()), strict=True):
             assert path.read_text() == handed.read_text()
 
-    def test_by_hand(self, plan, composed, cluster):
+    def test_by_hand(self, plan, composed, cluster, monkeypatch, tmp_path):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("OPTBENCH_PATH", "/mine")
         given = {"time": "1-02:00:00", "mem": 1.5, "cpus": 3, "partition": "gpu", "setup": ["module load cuda"]}
         config = config_of(composed, accelerator="gpu", devices=2, num_nodes=4)
         (path,) = slurm.write_scripts(plan, runs(3, config), options(extra={"exclusive": True}, **given))
@@ -270,7 +274,8 @@ class TestScripts:
             "",
             "# setup",
             "module load cuda",
-            f"export PYTHONPATH={code.PACKAGE.parent}${{PYTHONPATH:+:$PYTHONPATH}}",
+            f"export PYTHONPATH={checkout.PACKAGE.parent}${{PYTHONPATH:+:$PYTHONPATH}}",
+            "export OPTBENCH_PATH=/mine",
             "",
             "# command",
             "export SUBMITIT_EXECUTOR=slurm",
@@ -352,15 +357,12 @@ class TestSubmit:
         ]
         program = LOAD + "print(sys.modules[type(loaded.function).__module__].__file__)"
         (path,) = (plan.path / "jobs").glob("*.pkl")
-        lines = [*exports, "echo $OPTBENCH_CONF", f'\'{sys.executable}\' -P -c "$0" "$1"']
+        lines = [*exports, f'\'{sys.executable}\' -P -c "$0" "$1"']
         said = subprocess.run(
             ["/bin/bash", "-c", "\n".join(lines), program, path], check=True, capture_output=True, text=True
         )
-        copy = plan.path / "code" / code.fingerprint()
-        assert said.stdout.split("\n")[:2] == [
-            str(copy / "conf"),
-            str(copy / "optbench" / "sweep" / "slurm" / "job.py"),
-        ]
+        copy = plan.path / "code" / checkout.fingerprint()
+        assert said.stdout.strip() == str(copy / "optbench" / "sweep" / "launchers" / "slurm" / "job.py")
 
     def test_a_job_is_plain_data(self, plan, composed, cluster):
         slurm.submit(plan, runs(2, composed), options(runs_per_job=2, cpus=2, signal_delay=45, max_timeouts=7))
@@ -389,6 +391,85 @@ def test_profiles_change_what_they_say(cluster, tmp_path, name, lines):
     assert {f"#SBATCH {line}" for line in lines} <= {*script.read_text().splitlines()}
 
 
+def everything(folder):
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+REFUSES = "echo 'sbatch: error: Batch job submission failed: Invalid account' >&2; exit 1"
+
+
+class TestNothingIsLeft:
+    @pytest.mark.parametrize("words", [["seed=3"], ["-m", "seed=0,1", "launcher.snapshot=true"]])
+    def test_of_a_submission_that_is_refused(self, cluster, command, tmp_path, capsys, words):
+        command("sbatch", REFUSES)
+        before = everything(tmp_path)
+        results = tmp_path / "new" / "results"
+        assert main([*words, "launcher=slurm", "dataset=digits", f"results_dir={results}"]) == 2
+        assert capsys.readouterr().err.splitlines() == [
+            "optbench: sbatch: error: Batch job submission failed: Invalid account"
+        ]
+        assert everything(tmp_path) == before
+
+    def test_of_one_that_widens_a_sweep_but_what_was_there(self, cluster, command, tmp_path):
+        words = ["-m", "launcher=slurm", "dataset=digits", "sweep=mine", f"results_dir={tmp_path / 'results'}"]
+        assert main([*words, "seed=0,1"]) == 0
+        (tmp_path / "results" / "sweeps" / "mine" / "code.diff").write_text("of then")
+        before = everything(tmp_path / "results")
+        command("sbatch", REFUSES)
+        assert main([*words, "seed=0,1,2", "launcher.snapshot=true"]) == 2
+        assert everything(tmp_path / "results") == before
+        assert len(Plan(tmp_path / "results", "mine").entries()) == 2
+
+    def test_of_a_run_unless_somebody_else_has_begun_it(self, cluster, command, tmp_path):
+        begins = f"for run in {tmp_path}/results/runs/*-s1-*; do echo '{{}}' > $run/history.jsonl; done"
+        command("sbatch", f"{begins}; {REFUSES}")
+        words = ["-m", "launcher=slurm", "dataset=digits", "seed=0,1", f"results_dir={tmp_path / 'results'}"]
+        assert main(words) == 2
+        (run,) = (tmp_path / "results" / "runs").iterdir()
+        assert "-s1-" in run.name
+        assert not list(run.glob("*lock*"))
+
+    @pytest.mark.parametrize(
+        ("script", "said"),
+        [
+            ("echo 'scontrol: error: no controller' >&2; exit 1", "(scontrol: error: no controller)"),
+            ("exec sleep 9", "(scontrol: no answer within 0.2 s)"),
+        ],
+    )
+    def test_where_no_cluster_answers(self, cluster, command, tmp_path, capsys, monkeypatch, script, said):
+        monkeypatch.setattr(commands, "_ANSWER_SECONDS", 0.2)
+        command("scontrol", script)
+        before = everything(tmp_path)
+        assert main(["launcher=slurm", "dataset=digits", f"results_dir={tmp_path / 'results'}"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"launcher=slurm: Slurm does not answer {said}; accepted: a host where" in line
+        assert everything(tmp_path) == before
+
+    def test_a_dry_run_asks_no_cluster(self, command, tmp_path, capsys):
+        command("scontrol", "echo 'scontrol: error: no controller' >&2; exit 1")
+        words = ["-m", "launcher=slurm", "dataset=digits", "seed=0,1", f"results_dir={tmp_path / 'results'}"]
+        assert main([*words, "dry_run=true"]) == 0
+        assert "2 runs: 2 new" in capsys.readouterr().out
+
+    def test_retry_without_a_cluster_changes_nothing(self, cluster, command, tmp_path, capsys):
+        results = tmp_path / "results"
+        assert main(["launcher=slurm", "dataset=digits", "sweep=one", f"results_dir={results}"]) == 0
+        (directory,) = run_directories(results)
+        directory.set_status("failed", "by hand")
+        command("squeue", "exit 0")
+        command("scontrol", "echo 'scontrol: error: no controller' >&2; exit 1")
+        before = everything(tmp_path)
+        assert main(["retry", "one", "launcher=slurm", "--results-dir", str(results)]) == 2
+        assert "launcher=slurm: Slurm does not answer" in capsys.readouterr().err
+        assert everything(tmp_path) == before
+
+    def test_but_a_job_whose_number_cannot_be_read_may_be_queued(self, cluster, command, tmp_path):
+        command("sbatch", "echo queued it")
+        assert main(["launcher=slurm", "dataset=digits", f"results_dir={tmp_path / 'results'}"]) == 2
+        (run,) = (tmp_path / "results" / "runs").iterdir()
+        assert (run / "config.yaml").is_file()
+
+
 class TestCommands:
     def test_queued(self, command, tmp_path):
         command(
@@ -414,16 +495,16 @@ class TestCommands:
 
     def test_cancel(self, command, tmp_path):
         command("scancel", f'echo "$@" >> {tmp_path}/words; echo "scancel: error: Invalid job id 8" >&2; exit 1')
-        slurm.cancel(["7_0", "7_1", "7_2", "7_5", "8"])
-        slurm.cancel([])
-        assert (tmp_path / "words").read_text() == "7_[0-2,5] 8\n"
+        slurm.cancel(["7_0", "7_1", "7_2", "7_5", "8", "-u me", "all"], "optbench-mine")
+        slurm.cancel([], "optbench-mine")
+        assert (tmp_path / "words").read_text() == "--name=optbench-mine 7_[0-2,5] 8\n"
 
     def test_cancel_where_it_cannot(self, command):
         with pytest.raises(UserError, match=r"scancel: .*No such file"):
-            slurm.cancel(["7"])
+            slurm.cancel(["7"], "optbench-mine")
         command("scancel", "echo 'scancel: error: Access/permission denied' >&2; exit 1")
         with pytest.raises(UserError, match="permission denied"):
-            slurm.cancel(["7"])
+            slurm.cancel(["7"], "optbench-mine")
 
     @pytest.mark.parametrize(
         ("said", "size"),

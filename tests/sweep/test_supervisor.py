@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from optbench.sweep.supervisor import TO_BE_RENEWED
+from optbench.sweep.worker.supervisor import TO_BE_RENEWED
 
 PROGRAM = Path(__file__).with_name("scripted_workers.py")
 ROOT = Path(__file__).parents[2]

@@ -9,12 +9,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from optbench.store import RunDirectory, RunLock
-from optbench.store import lock as lock_module
-from optbench.sweep.jobs import LocalCommand
+from optbench.store import RunDirectory, RunLock, processes
 from optbench.sweep.plan import Entry, Plan
 from optbench.sweep.reset import reset
-from optbench.sweep.survey import DOING, in_words, survey
+from optbench.sweep.status.jobs import LocalCommand
+from optbench.sweep.status.survey import PHASES, in_words, survey
 
 HERE = os.uname().nodename
 FRESH, STALE = 5, 61  # seconds since the last heartbeat
@@ -91,7 +90,7 @@ def test_the_state_of_a_run_for_which_no_job_is_alive(plan, run, state):
     seen = look(plan)
     assert [each.state for each in seen.runs] == [state]
     assert seen.is_over == (state not in ("running", "stuck"))
-    assert seen.counts == {each: int(each == state) for each in DOING}
+    assert seen.counts == {each: int(each == state) for each in PHASES}
 
 
 @pytest.mark.parametrize(
@@ -141,21 +140,21 @@ def test_where_squeue_does_not_answer_its_jobs_may_be_alive(plan):
 
 def test_a_local_command_is_alive_while_its_process_is(plan):
     make_run(plan, "run", "pending")
-    process = process_called("optbench.worker", "demo")
+    process = process_called("optbench.sweep.worker.process", "demo")
     try:
         plan.note_job(kind="local", host=HERE, pid=process.pid)
         seen = look(plan)
         assert (seen.runs[0].state, seen.jobs.local) == ("queued", [LocalCommand(HERE, process.pid)])
     finally:
         process.kill()
-    while (status := lock_module._process(process.pid)) and status[0] != "Z":
+    while (status := processes.process_of(process.pid)) and status[0] != "Z":
         time.sleep(0.01)
     assert look(plan).runs[0].state == "missing"  # a zombie has ended
     process.communicate()
     assert look(plan).runs[0].state == "missing"
 
 
-@pytest.mark.parametrize("words", [["demo"], ["optbench.worker", "another"]], ids=" ".join)
+@pytest.mark.parametrize("words", [["demo"], ["optbench.sweep.worker.process", "another"]], ids=" ".join)
 def test_a_process_that_has_the_id_of_an_earlier_worker_is_none(plan, words):
     make_run(plan, "run", "pending")
     process = process_called(*words)

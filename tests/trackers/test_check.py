@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 import optbench
-from optbench import schema, trackers
+from optbench import trackers
+from optbench.config import schema
 from optbench.errors import UserError
 from optbench.trackers.base import options_of, tracker_class
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from mirrored_runs import SUMMARY, is_alive, recorded, row, wait_until, write_rows, write_summary
 
 from optbench import trackers
+from optbench.config import conf_dir
 from optbench.errors import UserError
 from optbench.store import RunDirectory
 
@@ -176,8 +178,13 @@ def test_sync_raises_what_went_wrong(make_run, recorder, options, message):
         trackers.sync(make_run(), recorder(**options), timeout=0.5 if "hang" in options else 10)
 
 
-def test_by_hand_the_tracker_comes_from_the_configuration(make_run, recorder):
+def test_by_hand_the_tracker_comes_from_the_configuration(make_run, recorder, tmp_path, monkeypatch):
     path = make_run("by_hand", steps=[1], ended=True)
+    conf = tmp_path / "conf"
+    shutil.copytree(conf_dir(), conf)
+    choice = {**recorder(), "info": {"about": "a test's", "source": "", "schema": {}}}
+    (conf / "tracker" / "recorder.yaml").write_text(json.dumps(choice))
+    monkeypatch.setenv("OPTBENCH_CONF", str(conf))
     with (path / "config.yaml").open("a") as file:
         file.write(f"tracker: {json.dumps(recorder())}\n")
     command = [sys.executable, "-m", "optbench.trackers.mirror", str(path), "--follow"]

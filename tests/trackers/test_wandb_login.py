@@ -1,9 +1,11 @@
 """mode=auto: online where there is a login and the server answers, offline otherwise."""
 
 import socket
+from pathlib import Path
 
 import pytest
 
+from optbench.trackers import process, wandb_login
 from optbench.trackers.wandb_mirror import resolve_mode
 
 LOGINS = {
@@ -75,3 +77,21 @@ def unused_port():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     return port
+
+
+@pytest.mark.usefixtures("homeless")
+def test_a_user_without_a_home_folder_has_no_login_and_no_settings(tmp_path, monkeypatch):
+    for name in ("NETRC", "WANDB_CONFIG_DIR", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert wandb_login.is_logged_in() is False
+    assert wandb_login.user_settings() == {}
+    assert wandb_login.server() == "https://api.wandb.ai"
+
+
+@pytest.mark.usefixtures("homeless")
+def test_a_tracker_of_a_user_without_a_home_folder_is_given_one(tmp_path, monkeypatch):
+    started = {}
+    monkeypatch.setattr(process.subprocess, "Popen", lambda command, **options: started.update(options["env"]))
+    process._spawn(tmp_path, {"name": "csv"}, follow=False)
+    assert Path(started["HOME"]).is_dir()

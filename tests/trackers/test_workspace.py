@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from optbench import trackers
-from optbench.commands.sync import sync
+from optbench.cli.sync import sync
 from optbench.errors import UserError
 from optbench.sweep.plan import Entry, Plan
 from optbench.trackers import workspace
@@ -90,7 +90,8 @@ def server(monkeypatch):
 
 
 def create(plan: Plan) -> list[str]:
-    return workspace.create(plan, [plan.directory(entry.run_id) for entry in plan.entries()])
+    runs = [plan.directory(entry.run_id) for entry in plan.entries()]
+    return workspace.create(plan, [(run, run.config()["tracker"]) for run in runs])
 
 
 def sections_of(spec) -> dict:

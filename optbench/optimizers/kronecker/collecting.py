@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from optbench.objective import Objective
+from optbench.objective.products.examples import Recorded
+from optbench.objective.products.graph import full_precision
 from optbench.optimizers.kronecker.layers import Layer
 from optbench.optimizers.kronecker.recurrent import unrolled
 from optbench.optimizers.kronecker.statistics import Collector
-from optbench.products.examples import Recorded
-from optbench.products.graph import full_precision
 
 # Where the targets come from: one draw for each example from the model's own distribution; all columns of the square root
 # of the loss's Hessian in the outputs, which leaves no noise; the batch's own targets, which is not the Fisher matrix.

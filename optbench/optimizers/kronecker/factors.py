@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from optbench import randomness
 from optbench.errors import UserError
-from optbench.execution import Execution
 from optbench.objective import Objective
+from optbench.objective.execution import Execution
 from optbench.optimizers.groups import trainable
 from optbench.optimizers.kronecker.collecting import TARGETS, can_collect_in_training, collect, evaluate_and_collect
 from optbench.optimizers.kronecker.inverses import METHODS, Inverses

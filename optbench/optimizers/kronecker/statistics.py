@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from optbench.errors import UserError
-from optbench.execution import Execution
+from optbench.objective.execution import Execution
 from optbench.optimizers.kronecker.layers import Layer
 
 APPROXIMATIONS = ("expand", "reduce")

@@ -1,0 +1,163 @@
+"""The runs of the studies that are sweeps, and the choices among them: made on seed 0, reported on the other seeds.
+
+Choices are made on validation data. A study is made of the runs of one experiment or two: the baselines of the autoencoder and of
+Entropy-SGD are experiments of their own.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from optbench.analysis.statistics.settings import seeds_only
+
+SEEDS = (1, 2, 3)
+TARGET = 0.8  # validation accuracy
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the studies.
+
+    experiments: of which its runs are. experiment: of a run, that which it belongs to. varied: what a command must set to name a
+    run of the experiment, and so tells the choices of one method apart. label: the method of a run. score: of a run with its
+    evaluations, lower is better.
+    """
+
+    name: str
+    experiments: tuple[str, ...]
+    experiment: Callable[[pd.Series], str]
+    varied: tuple[str, ...]
+    label: Callable[[pd.Series], str]
+    score: Callable[[pd.Series, pd.DataFrame], float]
+
+
+NAMES = {
+    "kfac_natural": "K-FAC, natural",
+    "hessian_free": "Hessian-free",
+    "nesterov": "Nesterov",
+    "adam": "Adam",
+    "sgd": "SGD",
+    "momentum": "momentum SGD",
+    "kfac": "K-FAC",
+    "ekfac": "EKFAC",
+}
+
+
+def _entropy_label(run: pd.Series) -> str:
+    return (
+        f"Entropy-SGD, L = {run['config.optimizer.inner_steps']:.0f}"
+        if run["optimizer"] == "entropy_sgd"
+        else NAMES[run["optimizer"]]
+    )
+
+
+def _convnet_label(run: pd.Series) -> str:
+    return f"{NAMES[run['optimizer']]}, batch {run['batch']:.0f}"
+
+
+def steps_to_target(history: pd.DataFrame) -> float:
+    """The step at which the validation accuracy crosses the target, on a line between evaluations; infinite if it does not."""
+    steps, accuracies = history["step"].to_numpy(float), history["validation_accuracy"].to_numpy(float)
+    reached = np.flatnonzero(accuracies >= TARGET)
+    if not len(reached):
+        return float("inf")
+    after = int(reached[0])
+    before_step, before = (steps[after - 1], accuracies[after - 1]) if after else (0.0, 0.1)
+    return float(before_step + (steps[after] - before_step) * (TARGET - before) / (accuracies[after] - before))
+
+
+PARTS = (
+    Part(
+        "autoencoder",
+        ("second_order_autoencoder", "second_order_autoencoder_nesterov"),
+        lambda run: "second_order_autoencoder" + ("_nesterov" if run["optimizer"] == "nesterov" else ""),
+        ("optimizer", "trial", "optimizer.learning_rate", "momentum_schedule.maximum"),
+        lambda run: NAMES[run["optimizer"]],
+        lambda run, history: float(history["validation_loss"].iloc[-1]),
+    ),
+    Part(
+        "convnet",
+        ("second_order_convnet",),
+        lambda run: "second_order_convnet",
+        ("optimizer", "batch", "trial", "optimizer.learning_rate"),
+        _convnet_label,
+        lambda run, history: steps_to_target(history),
+    ),
+    Part(
+        "entropy",
+        ("second_order_entropy", "second_order_entropy_baselines"),
+        lambda run: "second_order_entropy" + ("" if run["optimizer"] == "entropy_sgd" else "_baselines"),
+        ("optimizer", "trial", "optimizer.inner_steps"),
+        _entropy_label,
+        lambda run, history: -float(history["validation_accuracy"].iloc[-1]),
+    ),
+)
+
+
+def part_of(experiment: str) -> Part:
+    """The study that the runs of ``experiment`` belong to; raises KeyError for another experiment."""
+    for part in PARTS:
+        if experiment in part.experiments:
+            return part
+    raise KeyError(experiment)
+
+
+def scored(part: Part, runs: pd.DataFrame, evaluations: pd.DataFrame) -> pd.DataFrame:
+    """The ended ones of ``runs`` with method, choice and score (infinite where they diverged), the best of each method first.
+
+    evaluations: the rows of their histories that are evaluations.
+    """
+    runs = runs[runs["status"].isin(["done", "diverged"])].copy()
+    by_run = dict(list(evaluations.groupby("run_id"))) if len(evaluations) else {}
+    runs["method"] = [part.label(run) for _, run in runs.iterrows()]
+    runs["choice"] = [_words(part, run) for _, run in runs.iterrows()]
+    runs["score"] = [
+        part.score(run, by_run[run["run_id"]]) if run["status"] == "done" else np.inf for _, run in runs.iterrows()
+    ]
+    return runs.dropna(subset=["score"]).sort_values(["method", "score"])
+
+
+def _words(part: Part, run: pd.Series) -> str:
+    """The words of a command that name the run, but for its seed."""
+    words = []
+    for name in part.varied:
+        value = run[name] if name in ("optimizer", "batch", "trial") else run.get(f"config.{name}")
+        nesterov_grid = run["optimizer"] == "nesterov" and part.name == "autoencoder"
+        if pd.isna(value) or (name in ("trial", "optimizer") and nesterov_grid):
+            continue
+        if name == "optimizer" and value == "entropy_sgd":
+            continue
+        further_rates = part.name == "convnet" and run["optimizer"] == "momentum" and run["trial"] == 0
+        if name == "optimizer.learning_rate" and not (nesterov_grid or further_rates):
+            continue
+        words.append(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}")
+    return " ".join(words)
+
+
+def chosen(runs: pd.DataFrame) -> pd.DataFrame:
+    """For each method the run of seed 0 with the best score, and of equal ones that with the best validation accuracy."""
+    order = [name for name in ("score", "validation_accuracy") if name in runs]
+    first = runs[runs["seed"] == 0].sort_values(order, ascending=[True, False][: len(order)])
+    return first.groupby("method").head(1).sort_values("method")
+
+
+def reported(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of what was chosen, on the seeds that it was not chosen on.
+
+    Raises `MixedSettings` where those of one method differ in more than the seed.
+    """
+    best = chosen(runs)[["method", "choice"]]
+    return seeds_only(runs[runs["seed"] != 0].merge(best, on=["method", "choice"]), ["method", "choice"])
+
+
+def commands(part: Part, runs: pd.DataFrame) -> Sequence[str]:
+    """The commands that train what was chosen on further seeds."""
+    found = []
+    for _, best in chosen(runs).iterrows():
+        seeds = ",".join(str(seed) for seed in SEEDS)
+        # What nearly came to the target is given half as many steps again.
+        more = "" if np.isfinite(best["score"]) else f" budget.steps={1.5 * best['steps']:.0f}"
+        found.append(f"python -m optbench -m experiment={part.experiment(best)} {best['choice']}{more} seed={seeds}")
+    return found

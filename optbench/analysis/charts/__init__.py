@@ -1,0 +1,1 @@
+"""Charts that are described once, and drawn for papers and for pages."""

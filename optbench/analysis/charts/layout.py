@@ -1,0 +1,192 @@
+"""The content of a chart, for either library that draws it: series of points, reference lines, axes, panels."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from optbench.analysis.charts.numbers import Floats, floats
+from optbench.analysis.charts.styles import Style, look, looks_of
+
+Kind = Literal["line", "curve", "points", "steps", "bars", "reference", "limit"]
+Numbers = Iterable[float] | np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """One series of a chart.
+
+    label: its name in the legend; series of the same label have the same look in all panels.
+    x: numbers, or words on an axis of categories. y: numbers; a value that is not finite leaves a gap.
+    low, high: the ends of the interval of each y (not its distances from y), drawn as bars, or as a band.
+    kind: "line" has markers, "curve" none, "points" nothing else; "steps" keeps each value up to the next x; "bars" stand on
+        zero; "reference" is a grey dashed line, for laws and limits that were not measured; "limit" is one that keeps each value
+        up to the next x.
+    panel: the title of the panel in which it is drawn, of a chart with several.
+    look: which of the styles, 0, 1, ...; None: that of its label (`optbench.analysis.charts.styles`).
+    texts: a text for each point, shown where the pointer is.
+    """
+
+    label: str
+    x: Sequence[str] | Numbers
+    y: Numbers
+    low: Numbers | None = None
+    high: Numbers | None = None
+    kind: Kind = "line"
+    band: bool = False
+    panel: str | None = None
+    look: int | None = None
+    texts: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("x", "y", "low", "high", "texts"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, list(value))
+        lengths = {
+            len(getattr(self, name)) for name in ("x", "y", "low", "high", "texts") if getattr(self, name) is not None
+        }
+        if len(lengths) > 1:
+            raise ValueError(
+                f"series {self.label!r}: x, y, low, high and texts are of different lengths {sorted(lengths)}"
+            )
+        if (self.low is None) != (self.high is None):
+            raise ValueError(f"series {self.label!r}: low and high come together")
+
+    @property
+    def is_categorical(self) -> bool:
+        """True where x is words."""
+        return any(isinstance(value, str) for value in self.x)
+
+    @property
+    def is_reference(self) -> bool:
+        """True for a law or a limit, drawn in grey."""
+        return self.kind in ("reference", "limit")
+
+    @property
+    def values(self) -> Floats:
+        """y as an array."""
+        return floats(list(self.y))
+
+    @property
+    def interval(self) -> tuple[Floats, Floats] | None:
+        """low and high as arrays; None where there is no interval."""
+        if self.low is None or self.high is None:
+            return None
+        return floats(self.low), floats(self.high)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A straight grey line across a panel, or across all (panel=None), at ``value`` of an axis."""
+
+    value: float
+    label: str = ""
+    axis: Literal["x", "y"] = "y"
+    panel: str | None = None
+
+
+@dataclass(frozen=True)
+class Values:
+    """The axis of values of one panel: its label, in place of a title; logarithmic or in percent; and its range, if not that of
+    what is drawn."""
+
+    label: str = ""
+    log: bool = False
+    percent: bool = False
+    range: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A value on a plane: x (nx,), y (ny,), z (ny, nx); ``mark`` is a point of it, drawn as a cross. See `surface.levels`."""
+
+    x: ArrayLike
+    y: ArrayLike
+    z: ArrayLike
+    label: str = "Loss"
+    mark: tuple[float, float] | None = (0.0, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The axes and the content of a chart; `optbench.analysis.charts.chart.Chart` says what the fields are."""
+
+    x_label: str = ""
+    y_label: str = ""
+    log_x: bool = False
+    log_y: bool = False
+    percent_y: bool = False
+    ticks_at_x: bool = False
+    horizontal: bool = False
+    share_y: bool = True
+    columns: int = 2
+    series: Sequence[Series] = ()
+    references: Sequence[Reference] = ()
+    values: Mapping[str, Values] = field(default_factory=dict)
+    x_labels: Mapping[str, str] = field(default_factory=dict)
+    surface: Surface | None = None
+
+    def values_of(self, panel: str | None) -> Values:
+        """The axis of values of a panel: its own, or that of the chart."""
+        if panel is not None and panel in self.values:
+            return self.values[panel]
+        return Values(self.y_label, self.log_y, self.percent_y)
+
+    def x_label_of(self, panel: str | None) -> str:
+        """The label of the x axis of a panel: its own, or that of the chart."""
+        return self.x_labels.get(panel, self.x_label) if panel is not None else self.x_label
+
+    @property
+    def panels(self) -> list[str | None]:
+        """The titles of the panels, in the order in which the series name them."""
+        return list(dict.fromkeys(series.panel for series in self.series)) or [None]
+
+    @property
+    def categories(self) -> list[str]:
+        """The words on the x axis, in the order in which the series name them; none where x is numbers."""
+        if not any(series.is_categorical for series in self.series):
+            return []
+        return list(dict.fromkeys(str(value) for series in self.series for value in series.x))
+
+    def positions(self, series: Series) -> Floats:
+        """The x of a series as numbers. Series share a category side by side, so that none hides another."""
+        if not self.categories:
+            return floats(series.x)  # type: ignore[arg-type]
+        place = {word: float(index) for index, word in enumerate(self.categories)}
+        labels = list(dict.fromkeys(other.label for other in self.series if not other.is_reference))
+        width = self.bar_width
+        shift = 0.0 if series.is_reference else (labels.index(series.label) - (len(labels) - 1) / 2) * width
+        return floats([place[str(value)] + shift for value in series.x])
+
+    @property
+    def bar_width(self) -> float:
+        """The width of a bar, and the distance of points that share a category, where categories are 1 apart."""
+        labels = {series.label for series in self.series if not series.is_reference}
+        return 0.8 / max(1, len(labels))
+
+    def ticks(self) -> list[float]:
+        """The values of x in all series, where ticks stand at these."""
+        values = {float(value) for series in self.series if not series.is_reference for value in series.x}
+        return sorted(values)
+
+    def references_in(self, panel: str | None) -> "list[Reference]":
+        """The straight lines across a panel."""
+        return [reference for reference in self.references if reference.panel in (None, panel)]
+
+    def dashes(self) -> dict[str, int]:
+        """The number of the dashes of each label of a reference: the same in all panels."""
+        labels = [series.label for series in self.series if series.is_reference]
+        labels += [reference.label for reference in self.references]
+        return {label: number for number, label in enumerate(dict.fromkeys(labels))}
+
+    def labels(self) -> list[str]:
+        """The labels of the series that are no references."""
+        return list(dict.fromkeys(series.label for series in self.series if not series.is_reference))
+
+    def looks(self) -> dict[str, Style]:
+        """The style of each label that is not a reference."""
+        chosen = {series.label: series.look for series in self.series if series.look is not None}
+        return {label: look(number) for label, number in looks_of([self.labels()], chosen).items()}

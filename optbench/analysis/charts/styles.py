@@ -1,0 +1,121 @@
+"""The colours, dashes and markers of series, and the one table of names that have the same look everywhere.
+
+The first four colours are Paul Tol's "high contrast" scheme, made for colour-blind readers and for print in grey
+(personal.sron.nl/~pault); the others are from his "bright", "muted" and "vibrant" schemes. A series is told apart by its dashes
+and its marker too, never by colour alone.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+# Of lines for laws and limits, which were not measured.
+GREY = "#737373"
+
+
+@dataclass(frozen=True)
+class Style:
+    """The look of one series: its colour, its dashes (lengths on and off, in points; none is a full line), its marker.
+
+    ``symbol`` is plotly's name for the marker.
+    """
+
+    colour: str
+    dashes: tuple[float, ...]
+    marker: str
+    symbol: str
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """Arguments of a matplotlib line without markers."""
+        return {"color": self.colour, "linestyle": (0, self.dashes) if self.dashes else "solid"}
+
+    @property
+    def marked(self) -> dict[str, Any]:
+        """Arguments of a matplotlib line with markers."""
+        return {**self.line, "marker": self.marker}
+
+    @property
+    def plotly_dash(self) -> str:
+        """The dashes as plotly writes them."""
+        return ",".join(f"{length:g}px" for length in self.dashes) or "solid"
+
+
+PALETTE = (
+    Style("#004488", (), "o", "circle"),
+    Style("#BB5566", (5, 2), "s", "square"),
+    Style("#DDAA33", (6, 2, 1.5, 2), "^", "triangle-up"),
+    Style("#000000", (1.5, 1.5), "D", "diamond"),
+    Style("#228833", (9, 2), "v", "triangle-down"),
+    Style("#AA3377", (6, 1.5, 1.5, 1.5, 1.5, 1.5), "P", "cross"),
+    Style("#66CCEE", (3, 1), "X", "x"),
+    Style("#EE7733", (12, 2, 3, 2), "<", "triangle-left"),
+    Style("#44AA99", (4, 1, 1, 1), ">", "triangle-right"),
+    Style("#999933", (2, 1), "p", "pentagon"),
+    Style("#882255", (8, 1.5, 2, 1.5, 2, 1.5), "h", "hexagon"),
+    Style("#332288", (2, 3), "*", "star"),
+)
+
+# Methods by their titles in conf/optimizer, the most compared ones first: each has one look on every chart of every study.
+_METHODS = (
+    "SGD",
+    "Adam",
+    "K-FAC",
+    "SGD with momentum",
+    "LAMB",
+    "SGD with Nesterov momentum",
+    "Muon",
+    "AdaGrad",
+    "RMSprop",
+    "EKFAC",
+    "AdamW",
+    "Adamax",
+    "Lion",
+    "Adadelta",
+    "LARS",
+    "NAdam",
+    "AMSGrad",
+    "RAdam",
+    "Adafactor",
+    "Averaged SGD",
+    "Rprop",
+    "L-BFGS",
+    "Natural K-FAC",
+    "Hessian-free",
+    "Saddle-free Newton",
+    "Damped Newton",
+    "Levenberg-Marquardt",
+    "SCoRe-GGN",
+    "Entropy-SGD",
+)
+# What else stands on charts of several studies.
+_OTHERS = {"measured": 0, "train": 0, "test": 1, "validation": 2}
+LOOKS = {**{name: number for number, name in enumerate(_METHODS)}, **_OTHERS}
+
+
+def look(index: int) -> Style:
+    """The style of the ``index``-th series: beyond the palette its colours come again, with other dashes and markers."""
+    again, first = divmod(index, len(PALETTE))
+    other = PALETTE[(first + again) % len(PALETTE)]
+    return Style(PALETTE[first].colour, other.dashes, other.marker, other.symbol)
+
+
+def looks_of(charts: Iterable[Iterable[str]], given: dict[str, int] | None = None) -> dict[str, int]:
+    """A number of a look for each label, the same on all ``charts``, each of which is given by its labels.
+
+    given: looks that were chosen for labels. The others have that of the table `LOOKS`, or else the first one whose colour no
+    label has that stands beside them on any chart.
+    """
+    together = [list(dict.fromkeys(labels)) for labels in charts]
+    every = dict.fromkeys(label for labels in together for label in labels)
+    found = {label: number for label, number in {**LOOKS, **(given or {})}.items() if label in every}
+    for label in every:
+        if label in found:
+            continue
+        beside = {other for labels in together if label in labels for other in labels}
+        taken = {found[other] for other in beside if other in found}
+        colours = {number % len(PALETTE) for number in taken}
+        free = (number for number in range(len(PALETTE)) if number not in colours)
+        # Where all colours are taken, another look of one of them.
+        found[label] = next(free, next(number for number in range(len(taken) + len(PALETTE)) if number not in taken))
+    return found

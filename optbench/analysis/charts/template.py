@@ -1,0 +1,27 @@
+"""The look of all charts of a page, as a template of plotly."""
+
+import plotly.graph_objects as go
+
+from optbench.analysis.charts.styles import PALETTE
+
+_AXIS = {
+    "showgrid": True,
+    "gridcolor": "#ECECEC",
+    "zeroline": False,
+    "linecolor": "black",
+    "ticks": "outside",
+    "automargin": True,
+}
+TEMPLATE = go.layout.Template(
+    layout={
+        "colorway": [style.colour for style in PALETTE],
+        "font": {"family": "system-ui, sans-serif", "size": 14, "color": "black"},
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+        "xaxis": _AXIS,
+        "yaxis": _AXIS,
+        # Above the axes, where it covers no data; plotly breaks the line where the page is narrow.
+        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
+        "margin": {"l": 60, "r": 20, "t": 30, "b": 50},
+    }
+)

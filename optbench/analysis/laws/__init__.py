@@ -1,0 +1,1 @@
+"""Laws fitted to what runs measured: scaling of learning rates, critical batch sizes, generalization gaps."""

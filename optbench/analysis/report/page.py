@@ -1,0 +1,174 @@
+"""One HTML file that needs nothing else: its style, its program, plotly.js and its data are in it.
+
+It works from the disk without a network: a policy in its head forbids it to fetch anything. plotly.js and the data are
+compressed, to four tenths of the size, and the browser unpacks them when the text is already there to be read.
+
+A page is a list of blocks, which are plain data; page.html.j2 and blocks.html.j2 make HTML of them and escape every text.
+"""
+
+import base64
+import gzip
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from optbench.analysis.charts.chart import Chart
+from optbench.analysis.names import is_of_methods, method
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from jinja2 import Environment
+
+MOST_ROWS = 60
+
+# The kind of a block is that of the macro in blocks.html.j2 that writes it; the other keys are what that macro reads.
+Block = dict[str, Any]
+
+
+@dataclass
+class Page:
+    """The blocks of a page, in the order in which they are added, and the data that its program draws."""
+
+    title: str
+    blocks: list[Block] = field(default_factory=list)
+    data: dict[str, Any] = field(default_factory=dict)
+    charts: list[Chart] = field(default_factory=list)
+
+    def heading(self, text: str) -> None:
+        """Add a heading, which the table of contents names too."""
+        anchor = "section-" + "-".join("".join(letter if letter.isalnum() else " " for letter in text.lower()).split())
+        self._add("heading", text=text, anchor=anchor)
+
+    def subheading(self, text: str) -> None:
+        """Add a heading that the table of contents does not name."""
+        self._add("subheading", text=text)
+
+    def paragraph(self, text: str, style: str = "", address: str = "", link: str = "") -> None:
+        """Add a paragraph, and at its end a link to ``address`` if there is one; ``style`` is one of the classes of page.css."""
+        self._add("paragraph", text=text, style=style, address=address, link=link)
+
+    def items(self, texts: Sequence[str]) -> None:
+        """Add a list of sentences."""
+        self._add("items", texts=list(texts))
+
+    def facts(self, facts: Mapping[str, str]) -> None:
+        """Add names and their values side by side; names with an empty value are left out."""
+        self._add("facts", facts={name: text for name, text in facts.items() if text})
+
+    def code(self, text: str) -> None:
+        """Add commands, to be copied."""
+        self._add("code", text=text)
+
+    def table(self, frame: "pd.DataFrame", file: str | None = None) -> None:
+        """Add a table; of a long one the first rows, and a link to the ``file`` that has all of them."""
+        shown = frame.head(MOST_ROWS)
+        columns = [{"label": heading(str(name)), "number": shown[name].dtype.kind in "iufb"} for name in shown]
+        named = [is_of_methods(str(name)) for name in shown]
+        rows = [
+            [cell(method(value) if is_named else value) for value, is_named in zip(row, named, strict=True)]
+            for row in shown.itertuples(index=False)
+        ]
+        more = f"The first {MOST_ROWS} of {len(frame):,} rows. " if len(frame) > MOST_ROWS else ""
+        self._add("table", columns=columns, rows=rows, more=more, file=file or "")
+
+    def figure(self, chart: Chart, files: Sequence[str] = ()) -> None:
+        """Add a figure with its heading and caption, and links to its ``files``."""
+        self._add("figure", number=len(self.charts), files=list(files))
+        self.charts.append(chart)
+
+    def runs(self, data: Mapping[str, Any]) -> None:
+        """Add the table of runs, which the page's program makes of ``data`` (`run_table.data`)."""
+        self.data["runs"] = data
+        self._add(
+            "runs",
+            where=unquote(data["files"]["folder"]) if data["files"] else "",
+            commands=any(data.get("commands") or ()),
+        )
+
+    def _add(self, kind: str, **content: Any) -> None:
+        self.blocks.append({"kind": kind, **content})
+
+    @property
+    def contents(self) -> list[tuple[str, str]]:
+        """The anchors and the texts of the headings."""
+        return [(block["anchor"], block["text"]) for block in self.blocks if block["kind"] == "heading"]
+
+    def body(self) -> str:
+        """The HTML of the blocks alone, for a notebook."""
+        macros: Any = _templates().get_template("blocks.html.j2").module
+        return str(macros.all(self.blocks, []))
+
+    def html(self) -> str:
+        """The whole file."""
+        data, packed = dict(self.data), {}
+        drawn = [(chart.plotly(), chart.plotly(narrow=True)) for chart in self.charts]
+        if drawn:
+            data["figures"] = [
+                {**json.loads(wide.to_json()), "narrow": json.loads(narrow.to_json())["layout"]}
+                for wide, narrow in drawn
+            ]
+        if data:
+            packed["data"] = _packed(json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":")))
+        if "figures" in data or "curves" in data:
+            packed["plotly"] = _packed(_plotly())
+        figures = [
+            {"chart": chart, "heights": _heights(*sizes)} for chart, sizes in zip(self.charts, drawn, strict=True)
+        ]
+        return _templates().get_template("page.html.j2").render(page=self, packed=packed, figures=figures)
+
+
+def heading(column: str) -> str:
+    """The name of a column as a table shows it."""
+    return column.removeprefix("cell.").replace("_", " ")
+
+
+def cell(value: Any) -> str:
+    """A value as a table shows it: four significant digits, a dash where there is none."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 100_000 else str(value)
+    if isinstance(value, float):
+        if math.isinf(value):
+            return "∞" if value > 0 else "−∞"
+        return str(int(value)) if value.is_integer() and abs(value) < 1e6 else f"{value:.4g}"
+    return cell(value.item()) if hasattr(value, "item") else str(value)
+
+
+def _heights(wide: Any, narrow: Any) -> str:
+    """The heights that the figure is going to have, for its place: so that nothing moves when it is drawn."""
+    sizes = {"wide": wide.layout.height, "narrow": narrow.layout.height}
+    return ";".join(f"--{name}:{height:g}px" for name, height in sizes.items() if height)
+
+
+@cache
+def _templates() -> "Environment":
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    folder = Path(__file__).parent
+    # A mistake in a template is an error, not an empty place.
+    made = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined)
+    # The page's own style and programs; nothing else is written without being escaped.
+    made.globals["own"] = lambda name: Markup((folder / name).read_text(encoding="utf-8"))
+    return made
+
+
+def _packed(text: str) -> str:
+    """``text``, compressed, for an element of the page. No text can end that: base64 has no angle bracket."""
+    # Without the time of writing: the same data are the same file.
+    return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
+
+
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    # Its last line names a map of the sources, which a browser's tools would look for.
+    return "\n".join(line for line in get_plotlyjs().splitlines() if not line.startswith("//# sourceMappingURL"))

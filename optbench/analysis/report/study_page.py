@@ -1,0 +1,240 @@
+"""The report of a study: its page, its tables and its figures, as files of one folder."""
+
+import os
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import quote
+
+import pandas as pd
+
+from optbench.analysis.charts.chart import in_one_style
+from optbench.analysis.findings import Findings
+from optbench.analysis.report import record, run_table
+from optbench.analysis.report.code_of_runs import CodeOfRuns
+from optbench.analysis.report.page import Page
+from optbench.analysis.studies import folder_of
+from optbench.analysis.study import Study
+from optbench.config import MACHINE_KEYS
+from optbench.errors import UserError
+from optbench.sweep.status.survey import in_words
+
+_VERSIONS = ("optbench", "torch", "python", "pytorch-lightning", "numpy")
+# Of the keys of the machine, those that say which sweep it was.
+_SHOWN_KEYS = ("scale", "sweep")
+
+
+def write(study: Study, findings: Findings, folder: Path) -> Path:
+    """Write index.html, tables/ (CSV and parquet), figures/ (PNG and PDF) and page/ to ``folder``; returns the page's path.
+
+    page/ holds what the page is made of beside the tables (`optbench.analysis.report.record`).
+
+    Raises `optbench.store.StoreError` when the file system refuses.
+    """
+    from optbench.store.files import refuse_links_in, reporting
+
+    for place in (folder, *(folder / name for name in ("tables", "figures", record.FOLDER))):
+        refuse_links_in(place.resolve() if place is folder else place)
+    with reporting("create", folder):
+        (folder / "tables").mkdir(parents=True, exist_ok=True)
+    findings = replace(findings, charts=in_one_style(findings.charts))
+    runs = study.runs.assign(why=_without_place(study.runs["why"], study))
+    for name, table in {**findings.tables, "runs": run_table.as_table(runs)}.items():
+        write_table(table, folder / "tables" / name)
+    commands = run_table.commands([study.plan.directory(run_id) for run_id in runs["run_id"]])
+    curves = run_table.curves(runs, study.histories(["step", *run_table.CURVES]))
+    with reporting("create", folder):
+        record.write(page(study, findings, folder), folder, dict(zip(runs["run_id"], commands, strict=True)), curves)
+    return build(folder, study.results_dir, figures=True)
+
+
+def build(folder: Path, results_dir: Path, figures: bool = False) -> Path:
+    """Write ``folder``/index.html, and ``figures`` if asked for, of what `write` has left in ``folder``; returns the page's path.
+
+    The page links to the files of those runs that are in ``results_dir``. Raises UserError where a part is missing or damaged.
+    """
+    from jinja2 import TemplateError
+
+    from optbench.store.files import refuse_links_in, reporting, write_atomically
+
+    for name in ("tables", "figures", record.FOLDER):
+        refuse_links_in(folder / name)
+    made, path = record.read(folder, results_dir), folder / "index.html"
+    if figures:
+        from optbench.analysis.charts.paper import save
+
+        with reporting("write figures to", folder):
+            for chart in made.charts:
+                save(chart.matplotlib(), folder / "figures" / chart.name)
+    try:
+        text = made.html()
+    except (ArithmeticError, LookupError, TypeError, ValueError, TemplateError) as error:
+        raise UserError(f"{folder / record.FOLDER / record.PAGE}: {error}; accepted: as `report` writes it") from error
+    write_atomically(path, text.encode())
+    return path
+
+
+def write_missing_csv(table: Path) -> None:
+    """Write a table that is there as parquet, at ``table``, as CSV beside it, unless that is there."""
+    from optbench.store.files import write_atomically
+
+    path = table.with_suffix(".csv")
+    if not path.exists():
+        write_atomically(path, pd.read_parquet(table).to_csv(index=False).encode())
+
+
+def write_table(table: pd.DataFrame, stem: Path) -> None:
+    """Write ``stem``.csv and ``stem``.parquet, atomically. A column of values of different types is text in both."""
+    import io
+
+    from optbench.store.files import write_atomically
+
+    table = table.copy()
+    table.columns = [str(column) for column in table.columns]
+    for name in table.columns:
+        if table[name].dtype == object and len({type(value) for value in table[name].dropna()}) > 1:
+            table[name] = [
+                None if run_table.plain(value) is None else str(run_table.plain(value)) for value in table[name]
+            ]
+    content = io.BytesIO()
+    table.to_parquet(content, index=False)
+    write_atomically(stem.with_name(f"{stem.name}.csv"), table.to_csv(index=False).encode())
+    write_atomically(stem.with_name(f"{stem.name}.parquet"), content.getvalue())
+
+
+def page(study: Study, findings: Findings, folder: Path) -> Page:
+    """The page, as it is to lie in ``folder``, without the data of the table of runs."""
+    made = Page(study.name.replace("_", " ").capitalize())
+    made.paragraph(findings.question, "question")
+    if banner := unfinished(study):
+        made.paragraph(banner, "banner")
+    code = CodeOfRuns(study)
+    if mixture := code.mixture():
+        made.paragraph(mixture, "banner")
+    made.paragraph(findings.answer, "answer")
+    made.paragraph(stands_on(study), "small")
+    if findings.notes:
+        made.heading("Notes")
+        made.items(findings.notes)
+    if findings.charts:
+        made.heading("Figures")
+        for chart in findings.charts:
+            made.figure(chart, [f"figures/{chart.name}.{ending}" for ending in ("png", "pdf")])
+    if findings.tables:
+        made.heading("Tables")
+        for name, table in findings.tables.items():
+            made.subheading(name.replace("_", " ").capitalize())
+            made.table(table, f"tables/{name}.csv")
+    _unsuccessful(made, study)
+    made.heading("Runs")
+    made.blocks.append({"kind": "runs"})
+    made.paragraph("All of it:", "small", "tables/runs.csv", "runs.csv")
+    _made_with(made, study, findings.scripts, folder)
+    _vintages(made, code)
+    return made
+
+
+def unfinished(study: Study) -> str:
+    """A sentence about the runs that have not ended; empty when all have."""
+    left, total = study.open_runs, len(study.cells)
+    if not left:
+        return ""
+    counts = {state: count for state, count in study.counts.items() if state not in ("done", "diverged")}
+    words = f"{left} of {total} runs {'is' if left == 1 else 'are'} not done ({in_words(counts).partition(': ')[2]})"
+    if study.in_hand:
+        return f"{words}: what follows will change."
+    return f"{words}, and nobody works on them: what follows stands on the other {total - left}."
+
+
+def stands_on(study: Study) -> str:
+    """Scale, runs, seeds and trials in a sentence."""
+    seeds, trials = study.seeds, study.trials
+    parts = [in_words(study.counts), _number(seeds, "seed"), _number(trials, "trial")]
+    scale = f"Scale {study.scale}. " if study.scale else ""
+    return f"{scale}This stands on {'; '.join(part for part in parts if part)}."
+
+
+def _number(values: Sequence[int], what: str) -> str:
+    if not values:
+        return ""
+    shown = ", ".join(map(str, values)) if len(values) <= 6 else f"{values[0]} to {values[-1]}"
+    return f"{len(values)} {what}{'' if len(values) == 1 else 's'} ({shown})"
+
+
+def _unsuccessful(made: Page, study: Study) -> None:
+    made.heading("What diverged and failed")
+    table = study.unsuccessful
+    if table.empty:
+        over = "No run" if study.is_over else "So far no run"
+        made.paragraph(f"{over} diverged, failed or was lost.")
+        return
+    made.paragraph(
+        f"{len(table)} of {len(study.cells)} runs. A run that diverged is a result, and counts as the worst in every choice."
+    )
+    table = table.rename(columns=lambda name: str(name).removeprefix("cell."))
+    table["why"] = _without_place(table["why"], study)
+    made.table(table.dropna(axis=1, how="all"))
+
+
+def _without_place(messages: Iterable[str], study: Study) -> list[str]:
+    """The messages without the folder of this machine."""
+    places = (str(study.results_dir.resolve()), str(study.results_dir))
+    return [str(why).replace(places[0], "results").replace(places[1], "results") for why in messages]
+
+
+def _made_with(made: Page, study: Study, scripts: Sequence[str], folder: Path) -> None:
+    made.heading("How it was made")
+    commands = [f"python -m optbench {shlex.join(words)}" for words in [command(study)] if words]
+    scale = f" --scale {study.scale}" if study.scale else ""
+    commands += [f"python {shlex.quote(script)}{scale}" for script in scripts]
+    made.code("\n".join([*commands, f"python -m optbench report {shlex.quote(study.name)}{scale}"]))
+    of_study = folder_of(study.name)
+    readme = of_study / "README.md" if of_study is not None else None
+    if of_study is not None and readme and readme.is_file() and folder.resolve().is_relative_to(of_study.parents[1]):
+        address = quote(Path(os.path.relpath(readme, folder.resolve())).as_posix())
+        made.paragraph("Question, protocol and source:", "", address, f"experiments/{of_study.name}/README.md")
+    code = study.information.get("code") or {}
+    changed = ", with changes that were not committed" if code.get("changed") else ""
+    facts = {"Commit": f"{code['commit']}{changed}" if code.get("commit") else "", "Code": _fingerprint(code)}
+    many = len(study.environments) > 1
+    for environment in study.environments:
+        versions = environment.get("versions") or {}
+        suffix = f" ({environment['runs']} runs)" if many else ""
+        shown = ", ".join(f"{name} {versions[name]}" for name in _VERSIONS if versions.get(name))
+        devices = ", ".join(dict.fromkeys(map(str, environment.get("devices") or [])))
+        ranks = f", {environment['ranks']} ranks" if (environment.get("ranks") or 1) > 1 else ""
+        facts[f"Versions{suffix}"] = shown
+        facts[f"Hardware{suffix}"] = (
+            f"{devices}{ranks}; {environment.get('cores')} cores of {environment.get('processor')}"
+        )
+    made.facts(facts)
+    made.paragraph(
+        "Where several commands added to the sweep, this is the last one, without the settings of the machine.", "small"
+    )
+
+
+def _vintages(made: Page, code: CodeOfRuns) -> None:
+    table = code.table()
+    if table.empty:
+        return
+    made.subheading("Code")
+    made.paragraph(
+        "What computed the runs: a fingerprint of the modules on their way, so that other targets have another; and whether the "
+        "code that is there now is the same.",
+        "small",
+    )
+    made.table(table)
+
+
+def _fingerprint(code: dict[str, object]) -> str:
+    return f"fingerprint {code['fingerprint']} of the package's files" if code.get("fingerprint") else ""
+
+
+def command(study: Study) -> list[str]:
+    """The words that started the sweep, without those that only say where things lie on the machine."""
+    hidden = {*MACHINE_KEYS, "tracker"} - {*_SHOWN_KEYS}
+    words = study.information.get("command")
+    if not isinstance(words, list):
+        return []
+    return [str(word) for word in words if str(word).partition("=")[0].partition(".")[0] not in hidden]

@@ -1,0 +1,1 @@
+"""Estimators: of runs, pairs of runs, selections, targets; each with its interval."""

@@ -1,0 +1,109 @@
+"""Distributions rather than points: performance profiles, the probability of improvement, ranks.
+
+Scores are sequences of arrays, one a task, with one value a run, higher is better (turn losses and times around);
+minus infinity is a run that diverged.
+
+Source: Agarwal et al. 2021, arXiv 2108.13264 (profiles: Dolan & More 2002, arXiv cs/0102001).
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from optbench.analysis.frames import cells, outcomes
+from optbench.analysis.statistics.intervals import Interval, Tasks, bootstrap, percentile_bounds
+from optbench.analysis.statistics.settings import seeds_only
+
+
+def scores_by_task(
+    runs: pd.DataFrame, metric: str, method: str = "optimizer", task: Sequence[str] = ("model", "dataset", "batch")
+) -> dict[str, list[np.ndarray]]:
+    """For every method, one array a task with the metric of its runs there; all methods have the same order of tasks.
+
+    A task on which one of the methods has no run with an outcome would be compared between different methods than the
+    others, so it is left out for all.
+    """
+    runs = seeds_only(runs, [method, *task])
+    table = runs.assign(_value=outcomes(runs, metric)).dropna(subset=["_value"])
+    methods = sorted(table[method].unique())
+    scores: dict[str, list[np.ndarray]] = {name: [] for name in methods}
+    for _, cell in cells(table, task):
+        values = {key[method]: rows["_value"].to_numpy(float) for key, rows in cells(cell, [method])}
+        if len(values) == len(methods):
+            for name in methods:
+                scores[name].append(values[name])
+    return scores
+
+
+def performance_profile(tasks: Tasks, thresholds: np.ndarray) -> np.ndarray:
+    """The fraction of all runs, pooled over tasks, whose score is above each of the thresholds."""
+    pooled = np.sort(np.concatenate([*tasks]))
+    return (len(pooled) - np.searchsorted(pooled, thresholds, side="right")) / len(pooled)
+
+
+def profile_with_band(
+    tasks: Tasks, thresholds: np.ndarray, repetitions: int = 2000, level: float = 0.95, seed: int = 0
+) -> pd.DataFrame:
+    """`performance_profile` with the pointwise band of a stratified bootstrap; columns threshold, fraction, low, high."""
+    arrays = [np.asarray(task, dtype=float) for task in tasks]
+    generator = np.random.default_rng(seed)
+    resampled = np.array([
+        performance_profile([task[generator.integers(len(task), size=len(task))] for task in arrays], thresholds)
+        for _ in range(repetitions)
+    ])  # fmt: skip
+    bounds = np.array([percentile_bounds(column, level) for column in resampled.T])
+    fraction = performance_profile(arrays, thresholds)
+    return pd.DataFrame({"threshold": thresholds, "fraction": fraction, "low": bounds[:, 0], "high": bounds[:, 1]})
+
+
+def probability_of_improvement(
+    first: Tasks, second: Tasks, repetitions: int = 2000, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """The probability that a run of the first method beats one of the second on the same task, averaged over tasks.
+
+    On one task it is the Mann-Whitney U / (n m): pairs of runs of which the first is better, ties (two that diverged,
+    say) counted half. Interval by the stratified bootstrap of both methods' runs.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"the methods ran on {len(first)} and {len(second)} tasks; they must be the same tasks")
+
+    def statistic(tasks: list[np.ndarray]) -> np.ndarray:
+        pairs = zip(tasks[: len(first)], tasks[len(first) :], strict=True)
+        found: np.ndarray = np.mean([_better(x, y) for x, y in pairs], axis=0)
+        return found
+
+    return bootstrap(statistic, [*first, *second], repetitions, level, seed)
+
+
+def _better(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    left, right = x[..., :, None], y[..., None, :]
+    found: np.ndarray = ((left > right) + 0.5 * (left == right)).mean(axis=(-2, -1))
+    return found
+
+
+def mean_ranks(
+    scores: Mapping[str, Tasks], repetitions: int = 2000, level: float = 0.95, seed: int = 0
+) -> dict[str, Interval]:
+    """Every method's rank by the mean over runs, averaged over tasks: 1 is best; methods that tie share their ranks.
+
+    scores: for every method one array a task, the tasks in the same order. Interval by the stratified bootstrap.
+    """
+    methods = list(scores)
+    tasks = len(scores[methods[0]])
+    if any(len(scores[name]) != tasks for name in methods):
+        raise ValueError("all methods must have run on the same tasks")
+    strata = [task for name in methods for task in scores[name]]
+
+    def rank(method: int, arrays: list[np.ndarray]) -> np.ndarray:
+        means = np.stack([array.mean(axis=-1) for array in arrays])
+        means = means.reshape(len(methods), tasks, *means.shape[1:])
+        ahead = (means > means[method]).sum(axis=0)
+        tied = (means == means[method]).sum(axis=0)
+        found: np.ndarray = np.mean(1 + ahead + (tied - 1) / 2, axis=0)
+        return found
+
+    return {
+        name: bootstrap(lambda arrays, place=place: rank(place, arrays), strata, repetitions, level, seed)  # type: ignore[misc]
+        for place, name in enumerate(methods)
+    }

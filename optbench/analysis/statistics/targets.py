@@ -1,0 +1,69 @@
+"""Steps, samples and seconds to a target: to the first evaluation at or beyond it.
+
+A run that ended without reaching the target has infinity, also one that diverged; it is never left out. A run that has
+not ended, or failed, has NaN as long as it has not reached the target.
+"""
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from optbench.analysis.frames import higher_is_better, require
+from optbench.store.run_directory import FINISHED
+
+# The column of the history that each time is read from.
+TIMES = {"steps_to_target": "step", "samples_to_target": "samples", "seconds_to_target": "seconds"}
+
+
+def crossing(values: np.ndarray, target: float, higher: bool) -> float:
+    """The position of the first crossing, as a fractional index into ``values``; infinity where there is none.
+
+    The first value at or beyond ``target`` is a crossing, even if a later one falls back. Between it and the value before
+    it the crossing is interpolated linearly: an evaluation every n steps otherwise rounds all times up to multiples of n.
+    A first value that is beyond has no value before it, and a value before it that is not finite has no line through it.
+    """
+    series = np.asarray(values, dtype=float)
+    # A comparison with NaN is false: a metric that is not a number has not reached the target.
+    reached = np.flatnonzero(series >= target if higher else series <= target)
+    if len(reached) == 0:
+        return math.inf
+    last = int(reached[0])
+    if last == 0 or not np.isfinite(series[last - 1]):
+        return float(last)
+    return last - 1 + float((target - series[last - 1]) / (series[last] - series[last - 1]))
+
+
+def at_position(values: np.ndarray, position: float) -> float:
+    """``values`` at a fractional index, linear in between; infinity at infinity."""
+    if math.isinf(position):
+        return math.inf
+    return float(np.interp(position, np.arange(len(values)), np.asarray(values, dtype=float)))
+
+
+def times_to_target(
+    runs: pd.DataFrame,
+    history: pd.DataFrame,
+    target: float,
+    metric: str = "validation_accuracy",
+    interpolate: bool = True,
+) -> pd.DataFrame:
+    """The runs with steps_to_target, samples_to_target and seconds_to_target for any target.
+
+    history: as `optbench.store.load_history` gives it; only its evaluations count. interpolate: between evaluations;
+    False: the first evaluation at or beyond the target, as the summary has it.
+    """
+    require(runs, ["run_id", "status"])
+    require(history, ["run_id", "event", metric, *TIMES.values()])
+    evaluations = history[history["event"] == "evaluation"].sort_values("step", kind="stable")
+    groups = {str(name): rows for (name,), rows in evaluations.groupby(["run_id"])}
+    rows = []
+    for run_id, ended in zip(runs["run_id"], runs["status"].isin(FINISHED), strict=True):
+        times = dict.fromkeys(TIMES, math.inf)
+        if (evaluated := groups.get(str(run_id))) is not None:
+            values = pd.to_numeric(evaluated[metric], errors="coerce").to_numpy(float)
+            position = crossing(values, target, higher_is_better(metric))
+            position = position if interpolate or math.isinf(position) else math.ceil(position)
+            times = {name: at_position(evaluated[column].to_numpy(float), position) for name, column in TIMES.items()}
+        rows.append(times if ended or times["steps_to_target"] < math.inf else dict.fromkeys(TIMES, math.nan))
+    return runs.assign(**pd.DataFrame(rows, index=runs.index, columns=[*TIMES]))

@@ -1,0 +1,43 @@
+"""The commands beside training. None needs torch, but for doctor's look at the devices."""
+
+from collections.abc import Callable, Sequence
+
+from optbench.cli import (
+    choices,
+    compare,
+    doctor,
+    logs,
+    merge,
+    notes,
+    pages,
+    remove,
+    report,
+    status,
+    sweeps,
+    sync,
+    usage,
+    verify,
+)
+from optbench.cli.choices import group_names, key_defaults
+
+__all__ = ["COMMANDS", "group_names", "key_defaults"]
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "list": choices.list_choices,
+    "status": status.status,
+    "report": report.report,
+    "pages": pages.pages,
+    "compare": compare.compare,
+    "retry": sweeps.retry,
+    "verify": verify.verify,
+    "cancel": sweeps.cancel,
+    "logs": logs.logs,
+    "doctor": doctor.doctor,
+    "sync": sync.sync,
+    "du": usage.du,
+    "merge": merge.merge,
+    "note": notes.note,
+    "prune": remove.prune,
+    "rm": remove.rm,
+    "tag": notes.tag,
+}

@@ -1,0 +1,60 @@
+"""`tag` and `note`: what a person has to say of runs, kept beside them."""
+
+from collections.abc import Sequence
+
+from optbench.cli.named import counted, named, refuse_at_work
+from optbench.cli.parser import Parser
+from optbench.store import find
+from optbench.store.notes import annotate, check_tag, notes_of
+
+_TAG = """\
+Give tags to a run, or to every run of a sweep: words to select by, in the column tags of `optbench.load` and of `status`.
+Without words, show the tags. Tags change nothing else.
+"""
+_NOTE = """\
+Keep a text beside a run, in the place of the one that was there; an empty one removes it. Without a text, show it. It is in the
+column note of `optbench.load`.
+"""
+
+
+def tag(words: Sequence[str]) -> int:
+    """`tag RUN|SWEEP WORD ...`: give tags, or take them away."""
+    parser = Parser(prog="optbench tag", description=_TAG)
+    parser.add_argument("name", metavar="RUN|SWEEP", help="a run by its id or a part of only one, or a sweep")
+    parser.add_argument("tags", nargs="*", metavar="WORD", help="letters, digits and _ . + : -")
+    parser.add_argument("--remove", action="append", default=[], metavar="WORD", help="take this tag away (repeatable)")
+    parser.add_results_dir()
+    given = parser.parse_intermixed_args(list(words))
+    for word in (*given.tags, *given.remove):
+        check_tag(word)
+    runs = named(given.results_dir, [given.name]).runs
+    if not given.tags and not given.remove:
+        for run in runs:
+            print(f"{run.run_id}: {' '.join(notes_of(run).tags) or 'no tags'}")
+        return 0
+    refuse_at_work(f"tag {given.name}", runs)
+    found = [annotate(run, given.tags, given.remove) for run in runs]
+    if len(runs) == 1:
+        print(f"{runs[0].run_id}: {' '.join(found[0].tags) or 'no tags'}")
+    else:
+        did = [f"now with {' '.join(given.tags)}"] * bool(given.tags) + [f"without {' '.join(given.remove)}"] * bool(
+            given.remove
+        )
+        print(f"{given.name}: {counted(len(runs), 'run')} {', '.join(did)}")
+    return 0
+
+
+def note(words: Sequence[str]) -> int:
+    """`note RUN TEXT`: keep a text beside a run."""
+    parser = Parser(prog="optbench note", description=_NOTE)
+    parser.add_argument("run", metavar="RUN", help="a run id, or the beginning or end of only one")
+    parser.add_argument("text", nargs="?", metavar="TEXT", help="in quotes")
+    parser.add_results_dir()
+    given = parser.parse_args(list(words))
+    run = find(given.results_dir, given.run)
+    if given.text is None:
+        print(f"{run.run_id}: {notes_of(run).note or 'no note'}")
+        return 0
+    refuse_at_work(f"note {given.run}", [run])
+    print(f"{run.run_id}: {annotate(run, note=given.text).note or 'no note'}")
+    return 0

@@ -1,0 +1,129 @@
+"""`verify`: run a part of a sweep again, and say which of its runs agree bit for bit with what is recorded."""
+
+import math
+import platform
+from collections.abc import Mapping, Sequence
+
+from rich.table import Table
+
+from optbench import config as configuration
+from optbench.cli.parser import Parser
+from optbench.errors import UserError
+from optbench.provenance import Vintages, environment
+from optbench.store import RunDirectory, StoreError, find
+from optbench.store.files import read_object
+from optbench.sweep.plan import Plan
+from optbench.sweep.verification import FEWEST, Difference, Sample, compare, computed_again, samples, settle
+from optbench.system.terminal import console
+
+_DESCRIPTION = f"""\
+Run a part of a sweep's finished runs again, chosen by chance, in a scratch folder that is removed afterwards, and compare
+their histories and summaries bit for bit with what is recorded, all but times. Of every code that has computed some of them
+--fraction is taken, but at least {FEWEST} runs, or all where there are fewer. Where all of these agree, the code is recorded in
+RESULTS/vintages.json as equal to that of now, so that its runs are not stale; where one differs, that is withdrawn. Of runs
+without a recorded code, those count as of the code of now that were computed again and agree, and no others.
+
+Bit for bit is meant on the same machine with the same versions. Exit status: 0 if all agree, 1 if not.
+"""
+
+
+def verify(words: Sequence[str]) -> int:
+    """`verify SWEEP`: compute some of its runs again and compare."""
+    parser = Parser(prog="optbench verify", description=_DESCRIPTION)
+    parser.add_argument("name", metavar="SWEEP", help="of the sweep")
+    parser.add_argument("--fraction", default="5%", metavar="SHARE", help="such as 5%% (default) or 0.05")
+    parser.add_argument("--run", action="append", metavar="ID", help="only this one (may be given several times)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the choice (default: 0)")
+    parser.add_argument("--workers", type=int, metavar="N", help="at a time (default: one a core, or a GPU)")
+    parser.add_argument("--data-dir", metavar="DIR", help="where the data are (default: where the runs had them)")
+    parser.add_results_dir()
+    given = parser.parse_args(list(words))
+    fraction = _fraction(given.fraction)
+    if given.workers is not None and given.workers < 1:
+        raise UserError(f"--workers {given.workers}: accepted: 1 or more")
+    plan = Plan.find(given.results_dir, given.name)
+    finished = [run for run in (plan.directory(entry.run_id) for entry in plan.entries()) if run.is_finished]
+    named = [_named(name, plan, finished) for name in given.run or ()]
+    if not finished:
+        raise UserError(f"verify {plan.name}: none of its runs has finished; accepted: a sweep with finished runs")
+    chosen = samples(finished, fraction, given.seed, named)
+    configs = {run.run_id: configuration.thaw(run) for sample in chosen for run in sample.runs}
+    several = [run_id for run_id, config in configs.items() if configuration.Devices.of(config["trainer"]).ranks > 1]
+    for run_id in several:
+        print(f"{run_id}: was trained by several ranks, which verify does not start; it is left out")
+        del configs[run_id]
+    chosen = [_without(sample, several) for sample in chosen]
+    chosen = [sample for sample in chosen if sample.runs]
+    if not configs:
+        return 1
+    changed = {} if given.data_dir is None else {"data_dir": given.data_dir}
+    with computed_again(plan, configs, changed, given.workers) as again:
+        different = {run_id: compare(plan.directory(run_id), again.directory(run_id)) for run_id in configs}
+        # By what the workers had imported, which somebody may have edited since.
+        codes = {run_id: str((again.directory(run_id).summary() or {}).get("code", "")) for run_id in configs}
+    return _report(plan, chosen, codes, different)
+
+
+def _fraction(text: str) -> float:
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 1:
+        raise UserError(f"--fraction {text}: accepted: more than 0 and at most 100%, such as 5% or 0.05")
+    return value
+
+
+def _named(name: str, plan: Plan, finished: Sequence[RunDirectory]) -> str:
+    run_id = find(plan.results_dir, name).run_id
+    if run_id not in {run.run_id for run in finished}:
+        raise UserError(f"--run {name}: {run_id} is not a finished run of the sweep {plan.name}")
+    return run_id
+
+
+def _without(sample: Sample, left_out: Sequence[str]) -> Sample:
+    return Sample(sample.code, tuple(run for run in sample.runs if run.run_id not in left_out), sample.of)
+
+
+def _report(plan: Plan, chosen: Sequence[Sample], codes: Mapping[str, str], different: Mapping[str, Difference]) -> int:
+    """Print what agrees, and write down which codes are equal; returns the exit status."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("run", "code", "", "largest difference"):
+        table.add_column(heading, overflow="fold")
+    for sample in chosen:
+        for run in sample.runs:
+            found = different[run.run_id]
+            largest = f"{found.largest:.3g}" if math.isfinite(found.largest) else ""
+            table.add_row(run.run_id, sample.code, found.why or "agrees", largest if found else "")
+    screen = console()
+    screen.print(table)
+    vintages = Vintages(plan.results_dir)
+    for sample in chosen:
+        # What has the same code has the same modules, and so one code of now.
+        now = next((codes[run.run_id] for run in sample.runs if codes[run.run_id]), "")
+        if now and (said := settle(vintages, sample, now, different, plan.name)):
+            screen.print(f"{plan.name}: {said}", soft_wrap=True)
+    differ = sum(map(bool, different.values()))
+    if differ and (elsewhere := _elsewhere(plan, different)):
+        screen.print(elsewhere, soft_wrap=True)
+    total = f"{len(different)} run{'' if len(different) == 1 else 's'} again"
+    rest = f", {differ} differ{'s' if differ == 1 else ''}" if differ else ""
+    print(f"{plan.name}: {total}: {len(different) - differ} agree{'s' if len(different) - differ == 1 else ''}{rest}")
+    return 1 if differ else 0
+
+
+def _elsewhere(plan: Plan, different: Mapping[str, Difference]) -> str:
+    """That some of the runs that differ were trained on another machine or by other versions; empty where none was."""
+    here = {**environment.versions(), "processor": environment.processor(), "platform": platform.platform()}
+    found: set[str] = set()
+    for run_id in (run_id for run_id, difference in different.items() if difference):
+        try:
+            then = read_object(plan.directory(run_id).path / "environment.json")
+        except (StoreError, FileNotFoundError):
+            continue
+        versions = then.get("versions")
+        then = {**(versions if isinstance(versions, dict) else {}), **then}
+        found |= {name for name, value in here.items() if name in then and then[name] != value and name != "optbench"}
+    if not found:
+        return ""
+    return f"runs that differ were trained elsewhere: other {', '.join(sorted(found))}, which may be all that differs"

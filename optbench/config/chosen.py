@@ -1,0 +1,90 @@
+"""Which file of each group was chosen: a choice is known by its file, also where it inherits the name of another one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from optbench.config.files import (
+    GROUPS,
+    LIST_GROUPS,
+    Config,
+    called,
+    check_choice,
+    choices,
+    inherited_name,
+    is_free,
+    root_of,
+)
+from optbench.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+class Chosen:
+    """The choices of a composed configuration, as Hydra's runtime knows them.
+
+    Raises UserError, with the file, for one that lacks what a choice has.
+    """
+
+    def __init__(self, files: Mapping[str, str | None]) -> None:
+        self._files: dict[str, _File] = {}
+        for group in GROUPS:
+            name = files.get(group)
+            # Of what is in no file, the check of the configuration says so.
+            if name is not None and name in choices(group):
+                self._files[group] = _file(group, name)
+
+    @classmethod
+    def take_from(cls, node: "DictConfig") -> "Chosen":
+        """Those of a configuration with Hydra's own node, which is taken out of it."""
+        from omegaconf import open_dict
+
+        with open_dict(node):
+            return cls.of(node.pop("hydra"))
+
+    @classmethod
+    def of(cls, hydra: Any) -> "Chosen":
+        """Those that Hydra's own node states."""
+        return cls(hydra.runtime.choices)
+
+    def named(self, config: Config) -> Config:
+        """``config`` with every choice under the name of its file; raises UserError where another name was typed."""
+        named = dict(config)
+        for group, file in self._files.items():
+            named[group] = _named(group, file, config.get(group))
+        for group in LIST_GROUPS:
+            several = config.get(group)
+            if isinstance(several, Mapping):
+                known = choices(group)
+                named[group] = {
+                    name: _named(f"{group}.{name}", _file(group, name), choice) if name in known else choice
+                    for name, choice in several.items()
+                }
+        return named
+
+
+@dataclass(frozen=True)
+class _File:
+    """The file of a choice: its group and name, the choice that it inherits from in the end, the name that it states."""
+
+    group: str
+    name: str
+    root: str
+    inherited: object
+
+
+def _file(group: str, name: str) -> _File:
+    check_choice(group, name)
+    return _File(group, name, root_of(group, name), inherited_name(group, name))
+
+
+def _named(where: str, file: _File, choice: Any) -> Any:
+    if not isinstance(choice, Mapping) or not isinstance(choice.get("info"), Mapping):
+        return choice  # which the check of the configuration refuses
+    stated = choice.get("name", file.name)
+    if not is_free(choice) and stated not in (file.name, file.inherited):
+        raise UserError(
+            f"{where}.name={stated}: is fixed; choose with {file.group}=...; accepted: {', '.join(choices(file.group))}"
+        )
+    return called(choice, file.name, file.root)

@@ -1,0 +1,93 @@
+"""The data of a run before it starts: whether they can be read here, how many they are, and their fingerprint.
+
+The fingerprint stands in ``dataset.fingerprint`` and is part of the science, so that other data are another run. The
+options that say where the data are (``not_in_run_id`` of the dataset's file) are not.
+"""
+
+from typing import Any
+
+from optbench.config.data_options import moved, settle_places
+from optbench.config.files import Config, read_choice
+from optbench.data import extras, fingerprints
+from optbench.errors import UserError
+
+
+def check_installed(dataset: Config) -> None:
+    """Raise UserError where a package that the dataset needs, by ``info.extra``, is not installed."""
+    extra = dataset["info"].get("extra", "")
+    missing = extras.lacking(extra)
+    if missing:
+        raise UserError(
+            f"dataset={dataset['name']}: needs {', '.join(missing)}, not installed here; {extras.remedy(extra)}"
+        )
+
+
+def check_validation(dataset: Config) -> None:
+    """Raise UserError where ``dataset.validation`` leaves nothing of the training set, if the dataset's file says its size."""
+    info = dataset["info"]
+    declared, own = info.get("size", {}).get("train"), info.get("size_from")
+    if declared is None or own or dataset.get("validation") is None or info.get("files") == "image_folder":
+        return
+    # The declared size is that at the default validation set.
+    default = read_choice("dataset", dataset["name"]).get("validation") or 0
+    _check_validation(dataset["validation"], int(declared) + default, f"dataset={dataset['name']}")
+
+
+def _check_validation(validation: int, examples: int, where: str) -> None:
+    if validation >= examples:
+        accepted = f"1 to {examples - 1}" if examples > 1 else "no value, as at least two are needed"
+        raise UserError(
+            f"dataset.validation={validation}: is taken from the {examples} training examples of {where}, of which some must "
+            f"be left; accepted: {accepted}"
+        )
+
+
+def identify(config: Config) -> None:
+    """Fill in ``dataset.fingerprint``, where the data need one.
+
+    The paths of the user's own files become absolute, and such data get their name.
+
+    Raises UserError if they are not there or are not those whose fingerprint is given. With a given fingerprint
+    (``+dataset.fingerprint=...``) the data need not be there yet; the run itself checks them when it starts.
+    """
+    dataset = config["dataset"]
+    given = dataset.pop("fingerprint", None)
+    if given is not None and not isinstance(given, str):
+        raise UserError(f"dataset.fingerprint={given}: must be a fingerprint, such as h0123456789abcdef")
+    try:
+        settle_places(dataset, config["data_dir"])
+        found, files = fingerprints.fingerprint(dataset, config["data_dir"])
+    except UserError:
+        if given is None:
+            raise
+        dataset["fingerprint"] = given
+        return
+    if given is not None and found != given:
+        raise _differ(config, given, found, files)
+    if found is not None:
+        dataset["fingerprint"] = found
+    if files is not None and files.training is not None and dataset.get("validation") is not None:
+        _check_validation(dataset["validation"], files.training, files.where)
+
+
+def verify(config: Config) -> Config:
+    """The dataset of ``config`` as it is read here: files of one's own that have moved are looked for in ``data_dir``.
+
+    Raises UserError unless the data are those that ``config`` was planned with, by their fingerprint.
+    """
+    dataset = moved(config["dataset"], config["data_dir"])
+    planned = dataset.pop("fingerprint", None)
+    if planned is not None:
+        found, files = fingerprints.fingerprint(dataset, config["data_dir"])
+        if found != planned:
+            raise _differ(config, planned, found, files)
+    return dataset
+
+
+def _differ(config: Config, planned: str, found: str | None, files: Any) -> UserError:
+    where = config["data_dir"] if files is None else files.where
+    return UserError(
+        f"dataset={config['dataset']['name']}: the data in {where} have the fingerprint {found or 'of official files'}, the run "
+        f"was planned with {planned}; accepted: the data it was planned with, or the same command without "
+        "dataset.fingerprint, which makes another run of what is there now"
+    )

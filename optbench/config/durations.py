@@ -1,0 +1,145 @@
+"""How long a run is: durations in steps, and the batch of every step (no torch).
+
+Samples are the clock. Step t takes the samples ``first_sample(t) .. first_sample(t) + batch(t) - 1`` of an endless
+stream of epochs, each a permutation of the training set; a batch may span two epochs, so that every batch is full.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from optbench.config.schema import Duration
+from optbench.errors import UserError
+
+# Steps or samples of a run, and examples of a batch: far beyond what can be trained, and exact as floats.
+MOST = 10**15
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of training at one batch size."""
+
+    first_step: int
+    first_sample: int
+    batch: int
+
+
+class BatchPlan:
+    """The batch of every step: constant, or growing at milestones given in samples.
+
+    A milestone takes effect at the first step before which at least so many samples were consumed. Raises UserError for
+    milestones that are not in ascending order.
+    """
+
+    def __init__(self, batch: int, milestones: Sequence[int] = (), batches: Sequence[int] = ()) -> None:
+        if list(milestones) != sorted(milestones):
+            raise UserError(
+                f"schedule.milestones={list(milestones)} (in samples): must be in ascending order; "
+                f"accepted: {sorted(milestones)}"
+            )
+        self.stages = [Stage(0, 0, batch)]
+        for milestone, larger in zip(milestones, batches, strict=True):
+            step = self.steps_for(milestone)
+            self.stages.append(Stage(step, self.first_sample(step), larger))
+
+    def _stage(self, step: int) -> Stage:
+        for stage in reversed(self.stages):
+            if step >= stage.first_step:
+                return stage
+        raise ValueError(f"step {step} is negative")
+
+    def batch(self, step: int) -> int:
+        """The global batch of ``step``."""
+        return self._stage(step).batch
+
+    def first_sample(self, step: int) -> int:
+        """How many samples were consumed before ``step``."""
+        stage = self._stage(step)
+        return stage.first_sample + (step - stage.first_step) * stage.batch
+
+    def steps_for(self, samples: float) -> int:
+        """The least number of steps that consume at least ``samples``."""
+        for stage in reversed(self.stages):
+            if samples > stage.first_sample or stage.first_step == 0:
+                return stage.first_step + math.ceil((samples - stage.first_sample) / stage.batch - 1e-9)
+        raise ValueError(f"{samples} samples")
+
+    @property
+    def largest(self) -> int:
+        """The largest batch of any stage."""
+        return max(stage.batch for stage in self.stages)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a run is: ``steps``, or else ``samples``, or else ``epochs``; and the target that ends it early, if any."""
+
+    steps: int | None
+    samples: int | None
+    epochs: float | None
+    target: float | None
+    target_metric: str
+    stop_at_target: bool
+    regime_adaptation: bool
+
+    @classmethod
+    def of(cls, choice: Mapping[str, Any]) -> "Budget":
+        """Read a composed choice of the group `budget`."""
+        return cls(**{field.name: choice[field.name] for field in fields(cls)})
+
+    @property
+    def limit(self) -> str:
+        """The limit that holds: "steps", "samples" or "epochs"."""
+        return next(unit for unit in ("steps", "samples", "epochs") if getattr(self, unit) is not None)
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """The length of a run, and durations in its steps.
+
+    plan: the batch of every step. examples: the size of the training set. steps: where the run ends.
+    stretch: how many epochs an epoch of a duration lasts (regime adaptation, Hoffer et al. 2017: ceil(B / B0)).
+    """
+
+    plan: BatchPlan
+    examples: int
+    steps: int
+    stretch: int = 1
+
+    @classmethod
+    def of(cls, budget: Budget, plan: BatchPlan, examples: int, stretch: int = 1) -> "Horizon":
+        """The horizon of ``budget``: its steps, or else its samples, or else its epochs (times ``stretch``)."""
+        unit = budget.limit
+        given = getattr(budget, unit)
+        amount = given * (stretch * examples if unit == "epochs" else 1)  # of steps or samples
+        if amount > MOST:
+            raise UserError(
+                f"budget.{unit}={given}: longer than any training; accepted: at most {MOST:.0e} steps or samples"
+            )
+        steps = int(amount) if unit == "steps" else plan.steps_for(amount)
+        return cls(plan, examples, max(steps, 1), stretch)
+
+    def in_steps(self, duration: Duration, stretch: bool = False) -> int:
+        """The steps of ``duration``; ``stretch`` applies the regime adaptation to epochs.
+
+        Epochs and samples round up to the step that completes them, as the budget does; a percentage to the nearest.
+        """
+        if duration.unit == "steps":
+            return int(duration.amount)
+        if duration.unit == "%":
+            return round(self.steps * duration.amount / 100)
+        return self.plan.steps_for(in_samples(duration, self.examples, self.stretch if stretch else 1))
+
+    def epoch(self, step: int) -> float:
+        """How many passes over the training set are complete before ``step``."""
+        return self.plan.first_sample(step) / self.examples
+
+
+def in_samples(duration: Duration, examples: int, stretch: int = 1) -> float:
+    """A duration of epochs or samples in samples."""
+    if duration.unit == "samples":
+        return duration.amount
+    if duration.unit == "epochs":
+        return duration.amount * examples * stretch
+    raise ValueError(f"{duration}: must be in epochs or samples")

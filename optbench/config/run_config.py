@@ -1,0 +1,179 @@
+"""The typed form of a resolved configuration: what is checked, planned and built reads this, and parses nothing again.
+
+The nested mapping stays what is composed, named by a run id and frozen in the run's directory; `RunConfig.of` reads it
+once. Options of choices stay mappings, as anybody may add a choice with options of its own; of them durations are parsed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
+from typing import Any
+
+from optbench.config.durations import Budget, Horizon
+from optbench.config.files import GROUPS, Config, name_of, options, works_as
+from optbench.config.schema import Duration, OptionType
+
+# Earlier versions froze configurations that do not say how long ranks wait for each other.
+_RENDEZVOUS_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A choice of a group: the class or function that its file names, and the options that it is called with.
+
+    group: where it was chosen, such as "optimizer" or "probe.spectrum". name: its name in the configuration. label: what
+    run ids and columns call it, which no two files share. rule: the name by which code knows what it does, which is that of
+    the choice that it inherits from. target: a dotted path; None where nothing is called. options: durations among them
+    are `Duration`, or numbers of steps after `in_steps`. info: the facts that its file states.
+    """
+
+    group: str
+    name: str
+    label: str
+    rule: str
+    target: str | None
+    options: Mapping[str, Any]
+    info: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, group: str, choice: Mapping[str, Any]) -> "Choice":
+        """Read a composed choice of ``group``."""
+        info = choice.get("info", {})
+        types = info.get("schema", {})
+        read = {name: _parsed(value, types.get(name, "")) for name, value in options(choice).items()}
+        target = choice.get("_target_")
+        return cls(
+            group,
+            str(choice["name"]),
+            name_of(choice),
+            works_as(choice),
+            None if target is None else str(target),
+            MappingProxyType(read),
+            MappingProxyType(info),
+        )
+
+    @property
+    def schema(self) -> Mapping[str, str]:
+        """The types of its options."""
+        return self.info.get("schema", {})  # type: ignore[no-any-return]
+
+    def in_steps(self, horizon: Horizon, stretch: bool = False) -> "Choice":
+        """The same choice with every duration as a number of steps; ``stretch`` as in `Horizon.in_steps`."""
+        resolved = {
+            name: _in_steps(value, horizon, stretch) if _is_duration(self.schema.get(name, "")) else value
+            for name, value in self.options.items()
+        }
+        return replace(self, options=MappingProxyType(resolved))
+
+    def without(self, *names: str) -> Mapping[str, Any]:
+        """Its options but for those of ``names``."""
+        return {name: value for name, value in self.options.items() if name not in names}
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Where a run trains (the group `trainer`): an accelerator, and ``devices`` ranks on each of ``num_nodes`` machines.
+
+    compression: of the gradient on its way between ranks. rendezvous_seconds: how long ranks wait for each other.
+    deterministic: on GPUs only kernels that repeat bit for bit.
+    """
+
+    accelerator: str
+    devices: int
+    num_nodes: int
+    compression: str
+    rendezvous_seconds: float
+    deterministic: bool
+
+    @classmethod
+    def of(cls, choice: Mapping[str, Any]) -> "Devices":
+        """Read a composed choice of the group `trainer`."""
+        given = {"rendezvous_seconds": _RENDEZVOUS_SECONDS, **choice}
+        return cls(**{field.name: given[field.name] for field in fields(cls)})
+
+    @property
+    def ranks(self) -> int:
+        """How many processes train one run together."""
+        return self.devices * self.num_nodes
+
+    def __str__(self) -> str:
+        """The two options whose product is the number of ranks."""
+        return f"trainer.devices={self.devices} x trainer.num_nodes={self.num_nodes}"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A resolved configuration, read once; the front page conf/config.yaml says what each value means.
+
+    text: the mapping that it was read from, which is what the run id names and what is frozen.
+    """
+
+    text: Config
+    optimizer: Choice
+    model: Choice
+    dataset: Choice
+    loss: Choice
+    schedule: Choice
+    momentum_schedule: Choice
+    scaling: Choice
+    init: Choice
+    averaging: Choice
+    budget: Budget
+    trainer: Devices
+    probes: tuple[Choice, ...]
+    batch: int
+    base_batch: int
+    seed: int
+    trial: int
+    norm_batch: int | None
+    clip_norm: float | None
+    precision: str
+    eval_every: Duration
+    evaluate_train: int | None
+    divergence_factor: float | None
+    micro_batch: int | None
+    graphs: int | None
+    compile: bool
+    log_every: int
+    checkpoint_every: Duration | None
+    results_dir: str
+    data_dir: str
+    force: bool
+    progress: bool
+
+    @classmethod
+    def of(cls, config: Config) -> "RunConfig":
+        """Read a resolved configuration; raises KeyError for one that lacks a key."""
+        every = config["checkpoint_every"]
+        given: dict[str, Any] = {
+            **{field.name: config[field.name] for field in fields(cls) if field.name in config},
+            **{group: Choice.of(group, config[group]) for group in GROUPS if group in cls.__dataclass_fields__},
+            "text": config,
+            "budget": Budget.of(config["budget"]),
+            "trainer": Devices.of(config["trainer"]),
+            "probes": tuple(Choice.of(f"probe.{name}", choice) for name, choice in config.get("probe", {}).items()),
+            "eval_every": Duration.parse(config["eval_every"]),
+            "checkpoint_every": None if every is None else Duration.parse(every),
+        }
+        return cls(**given)
+
+    @property
+    def stretch(self) -> int:
+        """How many epochs an epoch of a duration lasts: with regime adaptation a larger batch has as many updates as the base."""
+        return -(-self.batch // self.base_batch) if self.budget.regime_adaptation else 1
+
+
+def _is_duration(kind: str) -> bool:
+    return "duration" in kind and OptionType.parse(kind).base == "duration"
+
+
+def _parsed(value: Any, kind: str) -> Any:
+    if value is None or not _is_duration(kind):
+        return value
+    return [Duration.parse(item) for item in value] if isinstance(value, list) else Duration.parse(value)
+
+
+def _in_steps(value: Any, horizon: Horizon, stretch: bool) -> Any:
+    if isinstance(value, list):
+        return [horizon.in_steps(item, stretch) for item in value]
+    return None if value is None else horizon.in_steps(value, stretch)

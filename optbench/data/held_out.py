@@ -1,0 +1,42 @@
+"""How many examples are held out of training: from the official training set, or for splits that the data lack. No torch."""
+
+from dataclasses import dataclass
+
+from optbench.errors import UserError
+
+
+def check_held_out(examples: int, taken: int, split: str = "validation") -> None:
+    """Raise UserError unless ``taken`` of so many training ``examples``, for ``split``, leave something to train on."""
+    if examples < 2:
+        raise UserError(f"the training set has {examples} examples; needs two, one of them for {split}")
+    if not 1 <= taken < examples:
+        raise UserError(f"dataset.{split}={taken}: must be in 1 .. {examples - 1}, there are {examples} examples")
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How many training examples become the test and the validation split of data that lack them; None: 10 % of them.
+
+    The test split is taken first, and the validation split from what is left.
+    """
+
+    test: int | None = None
+    validation: int | None = None
+
+    def sizes(self, examples: int, has_test: bool, has_validation: bool) -> tuple[int, int]:
+        """How many of the training ``examples`` are taken for (test, validation); 0 for a split that the data have.
+
+        Raises UserError where nothing is left to train on, and for a number where the data have such a split.
+        """
+        taken = []
+        for split, wanted, has in (("test", self.test, has_test), ("validation", self.validation, has_validation)):
+            if has and wanted is not None:
+                raise UserError(
+                    f"dataset.{split}={wanted}: the data have a {split} split of their own; accepted: null, which takes it"
+                )
+            count = 0 if has else max(examples // 10, 1) if wanted is None else wanted
+            if not has:
+                check_held_out(examples, count, split)
+            taken.append(count)
+            examples -= count
+        return taken[0], taken[1]

@@ -1,0 +1,163 @@
+"""The loss of the current global batch as a function of the parameters: the closure that every optimizer is given.
+
+PyTorch's closure evaluates the loss and its gradient. An ``Objective`` is that closure and knows more: the value alone,
+at other parameters too, products with its curvature matrices (``optbench.objective.products``), and its value in eval mode.
+Whatever it returns is the mean over the global batch, whether that passes through the model at once, in micro-batches,
+or divided over ranks.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from optbench import randomness
+from optbench.errors import UserError
+from optbench.models import layers
+from optbench.objective.execution import Execution, Network
+from optbench.objective.products import ExampleProducts
+from optbench.objective.products.graph import KeptGraphs, Part
+
+
+class Objective(ExampleProducts):
+    """The mean loss over one global batch, of which this rank holds ``inputs`` and ``targets``.
+
+    network: the model, in train mode. loss: (outputs, targets) -> mean over the examples it is given.
+    dropout_key: names this step's dropout masks. Called, it zeroes the gradients, evaluates the loss and its gradient
+    into ``parameter.grad`` and returns the loss, a 0-d tensor. Every call within a step sees the same dropout masks, and
+    only the first one is recorded in the running statistics of batch norm, which move when ``finish`` is called.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        inputs: Tensor,
+        targets: Tensor,
+        execution: Execution | None = None,
+        dropout_key: int = 0,
+    ) -> None:
+        self.network = network
+        self.loss_function = loss
+        self.execution = execution or Execution(device=inputs.device)
+        self.evaluations = 0
+        self.value: Tensor | None = None  # the loss where the step began: of the first evaluation
+        self.gradient_norm: Tensor | None = None
+        size, micro = len(inputs), self.execution.micro_batch
+        self._key = dropout_key
+        if micro is None or micro >= size:
+            self._parts = [Part(inputs, targets, 1.0, 0)]
+        else:
+            starts = range(0, size, micro)
+            self._parts = [
+                Part(part, target, len(part) / size, start)
+                for part, target, start in zip(inputs.split(micro), targets.split(micro), starts, strict=True)
+            ]
+        # Where in the global batch this rank's examples begin: the ranks hold equal shares, in order.
+        self._first = size * self.execution.rank
+        self._graphs = KeptGraphs(network, self._parts, self.execution.graphs)
+        self._norms_are_recorded = False
+
+    def __call__(self) -> Tensor:
+        """Zero the gradients, fill them with the gradient of the global mean loss, and return that loss."""
+        network, execution = self.network, self.execution
+        self._graphs.drop_stale()
+        if network.norms:
+            record = network.model.training and not self._norms_are_recorded
+            network.record_norms("record" if record else "hold")
+            self._norms_are_recorded |= record
+        scale = execution.loss_scale
+        value = self._accumulate(scale.factor if scale else 1.0)
+        while scale is not None and scale.grew_too_large(network.parameters):
+            if network.norms:
+                network.record_norms("hold")
+            value = self._accumulate(scale.factor)
+        if execution.clip_norm is not None:
+            self.gradient_norm = nn.utils.clip_grad_norm_(network.parameters, execution.clip_norm)
+        value = execution.mean_over_ranks(value)
+        if self.evaluations == 0:
+            self.value = value
+        self.evaluations += 1
+        return value
+
+    def _accumulate(self, scale: float) -> Tensor:
+        for parameter in self.network.parameters:
+            parameter.grad = None
+        total: Tensor | None = None
+        last = len(self._parts) - 1
+        for number, part in enumerate(self._parts):
+            loss = self._forward(part)
+            if part.weight != 1.0:
+                loss = loss * part.weight
+            self.execution.backward(loss * scale if scale != 1.0 else loss, number == last)
+            total = loss.detach() if total is None else total + loss.detach()
+        assert total is not None
+        return total
+
+    def _forward(self, part: Part) -> Tensor:
+        return self.loss_function(self._outputs(part), part.targets)
+
+    def _place(self, start: int) -> None:
+        if self.network.draw is not None:
+            self.network.draw[0] = self._key
+            self.network.draw[1] = self._first + start
+
+    def _outputs(self, part: Part) -> Tensor:
+        self._place(part.start)
+        if self.execution.dtype is None:
+            return self.network.forward(part.inputs)
+        # Autocast keeps low-precision copies of the parameters until the outermost context ends; a context of our own
+        # around every pass, never around a whole step, is what makes it see the parameters that the step has changed.
+        with self.execution.autocast():
+            return self.network.forward(part.inputs)
+
+    @torch.no_grad()
+    def loss(self, at: Sequence[Tensor] | None = None) -> Tensor:
+        """The global mean loss without its gradient, at the parameters or ``at`` others.
+
+        ``at``: one tensor for each of ``model.parameters()``, in their order. Gradients and running statistics stay.
+        """
+        network = self.network
+        self._graphs.drop_stale()
+        if network.norms:
+            network.record_norms("hold")
+        swapped = None
+        if at is not None:
+            if len(at) != len(network.named_parameters):
+                raise UserError(
+                    f"objective.loss(at=...): {len(at)} tensors for {len(network.named_parameters)} parameters"
+                )
+            swapped = [parameter.data for parameter in network.named_parameters.values()]
+            for parameter, trial in zip(network.named_parameters.values(), at, strict=True):
+                parameter.data = trial
+        try:
+            total = torch.stack([self._forward(part) * part.weight for part in self._parts]).sum()
+        finally:
+            if swapped is not None:
+                for parameter, own in zip(network.named_parameters.values(), swapped, strict=True):
+                    parameter.data = own
+        return self.execution.mean_over_ranks(total)
+
+    @contextlib.contextmanager
+    def evaluation_mode(self) -> Iterator[None]:
+        """Within it, the loss and all products are those of the model in eval mode: running statistics, no dropout."""
+        modes = [(module, module.training) for module in self.network.model.modules()]
+        self.network.model.eval()
+        try:
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+
+    def finish(self) -> None:
+        """The step is over: forget the graphs of products, and move the running statistics of batch norm, once."""
+        self._graphs.drop()
+        if self.network.norms:
+            layers.commit_batch_norms(self.network.norms, self.execution.world_size)
+            self.network.record_norms("follow")
+
+
+def dropout_key(seed: int, step: int) -> int:
+    """The key of the dropout masks of ``step``."""
+    return randomness.key(seed, "dropout", step)

@@ -1,0 +1,6 @@
+"""Products with the derivatives of an objective: Hessian, Gauss-Newton and Fisher matrices, Jacobians, single examples."""
+
+from optbench.objective.products.examples import ExampleProducts
+from optbench.objective.products.matrices import MatrixProducts, Vector
+
+__all__ = ["ExampleProducts", "MatrixProducts", "Vector"]

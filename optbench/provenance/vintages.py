@@ -1,0 +1,157 @@
+"""Which finished runs are of the code that is there now, which of other code, and which codes were found to compute the same."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from optbench.provenance.fingerprints import Sources
+from optbench.provenance.records import UNKNOWN, fingerprints, vintages_of
+from optbench.store import RunDirectory, RunLock, StoreError
+from optbench.store.files import read_object, reporting, to_json, write_atomically
+
+# As the code that is there now, or verified to be equal to it; other code; no code is recorded.
+Standing = Literal["current", "other", "unknown"]
+_PATIENCE_SECONDS = 30.0
+
+
+class Vintages:
+    """The codes of the runs below one results folder.
+
+    RESULTS/vintages.json holds what `verify` found:
+        "equal": pairs of fingerprints, "old" and "new", whose runs agreed bit for bit, each with the "sweep", the "runs" that
+            were computed again, of how many ("of"), their ids and the "date";
+        "runs": runs without a recorded code, by id, with the "code" that computes them bit for bit.
+    A damaged file counts as an empty one: it only spares work.
+    """
+
+    def __init__(self, results_dir: str | Path, sources: Sources | None = None) -> None:
+        self.results_dir = Path(results_dir)
+        self.sources = sources or Sources()
+        self._read = _load(self._path)
+        self._first = _classes(self._read["equal"])
+        self._known_by_code: dict[str, Standing] = {}
+
+    @property
+    def _path(self) -> Path:
+        return self.results_dir / "vintages.json"
+
+    def now(self, config: Mapping[str, Any]) -> str:
+        """The fingerprint of the code that would compute ``config`` now."""
+        return self.sources.code(config).fingerprint
+
+    def same(self, one: str, other: str) -> bool:
+        """Whether two fingerprints are equal, or stand for codes that were found to compute the same."""
+        return self.representative(one) == self.representative(other)
+
+    def representative(self, fingerprint: str) -> str:
+        """One fingerprint for all that are the same as this one."""
+        return self._first.get(fingerprint, fingerprint)
+
+    def codes(self, run_id: str, code: object) -> tuple[str, ...]:
+        """The representatives of the codes that have computed a run, whose column ``code`` is given; "unknown" among them."""
+        found = fingerprints(code)
+        if found == (UNKNOWN,) and run_id in self._read["runs"]:
+            found = (str(self._read["runs"][run_id].get("code")),)
+        return tuple(dict.fromkeys(map(self.representative, found)))
+
+    def standing(self, run_id: str, code: object, config: Mapping[str, Any]) -> Standing:
+        """How the code of a run, its column ``code``, stands to the code that is there now."""
+        now = self.now(config)
+        found = self.codes(run_id, code)
+        if found == (self.representative(now),):
+            return "current"
+        return "unknown" if found == (UNKNOWN,) else "other"
+
+    def of_finished(self, directory: RunDirectory) -> Standing:
+        """How the code of a finished run stands, by its own files. Raises StoreError when they cannot be read."""
+        code = (directory.summary() or {}).get("code")
+        # One configuration tells for all runs with the same code, since that fixes the modules.
+        key = "+".join(self.codes(directory.run_id, code))
+        if key == UNKNOWN:
+            return "unknown"
+        if key not in self._known_by_code:
+            self._known_by_code[key] = self.standing(directory.run_id, code, directory.config())
+        return self._known_by_code[key]
+
+    def of_begun(self, directory: RunDirectory, config: Mapping[str, Any]) -> Standing:
+        """How the code that has begun a run stands; "current" for one that has no checkpoint, as it starts anew."""
+        if not directory.checkpoint.exists():
+            return "current"
+        code = "+".join(each["fingerprint"] for each in vintages_of(directory))
+        return self.standing(directory.run_id, code, config)
+
+    # ---- what verify finds ---------------------------------------------------------------------------------------------------
+
+    def record_equal(self, old: str, new: str, sweep: str, run_ids: Sequence[str], of: int) -> None:
+        """Write down that ``run_ids``, of ``of`` runs of the code ``old``, were the same with the code ``new``."""
+        entry = {"old": old, "new": new, "sweep": sweep, "runs": len(run_ids), "of": of, "ids": list(run_ids)}
+        with self._changing() as content:
+            content["equal"].append({**entry, "date": _today()})
+
+    def record_run(self, run_id: str, code: str, sweep: str) -> None:
+        """Write down that a run without a recorded code was the same with ``code``."""
+        with self._changing() as content:
+            content["runs"][run_id] = {"code": code, "sweep": sweep, "date": _today()}
+
+    def withdraw(self, old: str, new: str) -> bool:
+        """Forget that ``old`` is equal to anything, where it is equal to ``new``; tells whether it was."""
+        if old == new or not self.same(old, new):
+            return False
+        with self._changing() as content:
+            content["equal"] = [pair for pair in content["equal"] if old not in (pair["old"], pair["new"])]
+        return True
+
+    def withdraw_run(self, run_id: str) -> bool:
+        """Forget that a run without a recorded code was the same with some code; tells whether that was so."""
+        with self._changing() as content:
+            return content["runs"].pop(run_id, None) is not None
+
+    @contextmanager
+    def _changing(self) -> Iterator[dict[str, Any]]:
+        with reporting("create", self.results_dir):
+            self.results_dir.mkdir(parents=True, exist_ok=True)
+        with RunLock(self.results_dir / "vintages.lock").waited_for(_PATIENCE_SECONDS):
+            content = _load(self._path)
+            yield content
+            write_atomically(self._path, to_json(content, indent=1))
+        self._read = content
+        self._first = _classes(content["equal"])
+        self._known_by_code.clear()
+
+
+def in_words(standings: Iterable[Standing]) -> str:
+    """Such as "12 of other code, 3 of unknown code"; empty where all are current."""
+    found = list(standings)
+    counts = [(found.count(standing), standing) for standing in ("other", "unknown")]
+    return ", ".join(f"{count} of {standing} code" for count, standing in counts if count)
+
+
+def _today() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%d")
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = read_object(path)
+    except (StoreError, FileNotFoundError):
+        content = {}
+    pairs, runs = content.get("equal"), content.get("runs")
+    return {
+        "equal": [
+            pair
+            for pair in (pairs if isinstance(pairs, list) else [])
+            if isinstance(pair, dict) and isinstance(pair.get("old"), str) and isinstance(pair.get("new"), str)
+        ],
+        "runs": {name: run for name, run in (runs if isinstance(runs, dict) else {}).items() if isinstance(run, dict)},
+    }
+
+
+def _classes(pairs: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """For every fingerprint in ``pairs`` the smallest of those that it is equal to, directly or by others."""
+    members: dict[str, set[str]] = {}
+    for pair in pairs:
+        joined = members.get(pair["old"], {pair["old"]}) | members.get(pair["new"], {pair["new"]})
+        members |= dict.fromkeys(joined, joined)
+    return {name: min(joined) for name, joined in members.items()}

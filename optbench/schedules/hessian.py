@@ -1,0 +1,102 @@
+"""The Hessian of the training loss as a schedule may ask for it: Ritz pairs on a fixed subset of the training set.
+
+The subset are the first examples of the training set, which is in random order, without augmentation. The model is in
+eval mode: no dropout, and batch norm normalizes with statistics taken afresh over the subset, since the running ones
+lag behind and mean nothing at step 0. So the loss is a mean over single examples, whatever the ranks and micro-batches.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from optbench.curvature.lanczos import lanczos, on_flat_vectors
+from optbench.data.source import BatchSource
+from optbench.errors import UserError
+from optbench.models import layers
+from optbench.objective import Objective
+from optbench.objective.execution import Execution, Network
+from optbench.schedules.base import SpectrumRequest
+
+
+def check(optimizer: torch.optim.Optimizer, has_momentum_schedule: bool, is_half_precision: bool) -> None:
+    """Raise UserError unless the learning rate and momentum of ``optimizer`` can be learned from the Hessian.
+
+    They are those of heavy ball: torch's SGD without Nesterov's momentum, which is not stable with them. Methods that
+    precondition have a momentum too, but other eigenvalues.
+    """
+    if not isinstance(optimizer, torch.optim.SGD) or any(group["nesterov"] for group in optimizer.param_groups):
+        raise UserError(
+            "schedule=lanczos: learns the learning rate and momentum of the heavy-ball method, which "
+            f"{type(optimizer).__name__} as configured is not; accepted: optimizer=sgd or momentum"
+        )
+    if has_momentum_schedule:
+        raise UserError("schedule=lanczos: learns the momentum itself; accepted: momentum_schedule=none")
+    if is_half_precision:
+        raise UserError("schedule=lanczos: needs second derivatives; accepted: precision=fp64, fp32, tf32, bf16")
+
+
+def measure(
+    request: SpectrumRequest,
+    network: Network,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    source: BatchSource,
+    execution: Execution,
+    norm_batch: int | None,
+    generator: torch.Generator,
+) -> tuple[list[float], list[float]] | None:
+    """The Ritz values and the weight of the start along each, in ascending order; None where they are not finite.
+
+    generator: on the CPU, for the start, in the same state on every rank. The ranks divide the examples if that leaves
+    them equal shares; otherwise each of them does the whole work. norm_batch: how many examples batch norm normalizes
+    together in training, and so for its statistics here.
+    """
+    inputs, targets = next(source.evaluation("train", request.examples, request.examples))
+    shares = execution.world_size if len(inputs) % execution.world_size == 0 else 1
+    share = len(inputs) // shares
+    mine = slice(execution.rank % shares * share, (execution.rank % shares + 1) * share)
+    alone = replace(execution, world_size=shares, rank=execution.rank % shares)
+    with refreshed_statistics(network, inputs, norm_batch):
+        objective = Objective(network, loss, inputs[mine], targets[mine], alone)
+        parameters = network.parameters
+        start = torch.randn(sum(map(torch.numel, parameters)), dtype=torch.float64, generator=generator)
+        found = lanczos(on_flat_vectors(objective.hvp, parameters), start.to(parameters[0]), request.steps)
+        objective.finish()
+    if not torch.isfinite(found.matrix).all():
+        return None
+    values, vectors = torch.linalg.eigh(found.matrix)
+    return values.tolist(), vectors[0].square().tolist()
+
+
+@contextlib.contextmanager
+def refreshed_statistics(network: Network, inputs: Tensor, norm_batch: int | None) -> Iterator[None]:
+    """Within it the model is in eval mode, its batch norms with the statistics of ``inputs``; all is as before after it.
+
+    The statistics are the means over groups of ``norm_batch`` examples (None: of all), as training moves the running
+    ones towards; a group that is not full does not count.
+    """
+    norms = network.norms
+    modes = [(module, module.training) for module in network.model.modules()]
+    kept = [(norm.running_mean.clone(), norm.running_var.clone(), norm.group, norm.ranks) for norm in norms]
+    network.model.eval()
+    try:
+        if norms:
+            size = min(norm_batch or len(inputs), len(inputs))
+            for norm in norms:
+                norm.group, norm.ranks = None, None
+
+            def passes() -> None:
+                for start in range(0, len(inputs) - size + 1, size):
+                    network.model(inputs[start : start + size])
+
+            layers.take_statistics(norms, passes)
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for norm, (mean, variance, group, ranks) in zip(norms, kept, strict=True):
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(variance)
+            norm.group, norm.ranks = group, ranks

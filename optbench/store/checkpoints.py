@@ -1,0 +1,131 @@
+"""The checkpoints of a run: the last one and the one before it, each under a seal that says whose it is and that it is whole.
+
+A checkpoint is a zip archive, as torch.save makes it; the seal is the archive's comment, so that torch.load and any zip
+program read the file as it is. The seal is JSON (run_id, step, and how much of the history the checkpoint stands on)
+between a mark and the SHA-256 of everything before it. Archives without a comment were written by earlier versions: their
+parts are held against the archive's own checksums, and whose they are is not known.
+"""
+
+import hashlib
+import io
+import json
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from optbench.store.files import StoreError, read_bytes, reporting, sync_file, temporary_file
+
+_MARK = b"optbench checkpoint "
+_END_OF_ARCHIVE = b"PK\5\6"  # the record of 22 bytes, the last two of which are the length of the comment
+_DIGITS = hashlib.sha256().digest_size * 2
+
+
+class CheckpointRefused(StoreError):
+    """The checkpoint ``path`` cannot be used. ``reason``: the predicate of a sentence about it."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} {reason}")
+        self.path, self.reason = path, reason
+
+
+@dataclass(frozen=True)
+class Seal:
+    """What a checkpoint says of itself.
+
+    run_id, step: whose it is, and after how many steps.
+    history_bytes, history_digest: the part of history.jsonl that was written by then, and its digest.
+    """
+
+    run_id: str
+    step: int
+    history_bytes: int
+    history_digest: str
+
+
+class Checkpoints:
+    """The folder ``checkpoints`` of a run directory: last.ckpt, and while the run is not done previous.ckpt."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.last = folder / "last.ckpt"
+        self.previous = folder / "previous.ckpt"
+
+    def write(self, archive: memoryview, seal: Seal) -> None:
+        """Make ``archive``, a zip file without a comment, the last checkpoint; the one that was becomes the previous.
+
+        A crash on the way leaves one of them under its old name or its new one, whole. Raises `StoreError` when the file
+        system refuses.
+        """
+        assert archive[-22:-18] == _END_OF_ARCHIVE, "not a zip archive without a comment"
+        said = _MARK + json.dumps(asdict(seal)).encode()
+        comment = said + b" "
+        length = (len(comment) + _DIGITS).to_bytes(2, "little")
+        digest = hashlib.sha256(archive[:-2])
+        digest.update(length + comment)
+        with reporting("write", self.last):
+            if not self.folder.is_dir():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                sync_file(self.folder.parent)
+            tail = length + comment + digest.hexdigest().encode()
+            with temporary_file(self.last, archive[:-2], tail) as temporary:
+                if self.last.exists():
+                    self.last.replace(self.previous)
+                temporary.replace(self.last)
+            sync_file(self.folder)
+
+    def set_aside(self, path: Path) -> None:
+        """Take a refused checkpoint out of the way of the next ones, as NAME.ckpt.refused."""
+        with reporting("rename", path):
+            path.replace(path.with_name(f"{path.name}.refused"))
+
+    def remove_previous(self) -> None:
+        """Remove the one before the last, for a run that is done."""
+        with reporting("remove", self.previous):
+            self.previous.unlink(missing_ok=True)
+
+
+def read(path: Path, run_id: str) -> tuple[bytes, Seal | None]:
+    """The archive in ``path`` and its seal, None for one of an earlier version.
+
+    Raises FileNotFoundError, `CheckpointRefused` for a file that is damaged or of another run than ``run_id``, and
+    `StoreError` where it cannot be read.
+    """
+    try:
+        with reporting("read", path):
+            content = read_bytes(path)
+    except StoreError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise FileNotFoundError(path) from error
+        raise
+    if not content:
+        raise CheckpointRefused(path, "is empty")
+    whole = content[-_DIGITS:] == hashlib.sha256(memoryview(content)[:-_DIGITS]).hexdigest().encode()
+    if not whole:
+        _check_unsealed(path, content)
+        return content, None
+    seal = _read_seal(path, content)
+    if seal.run_id != run_id:
+        raise CheckpointRefused(path, f"is the checkpoint of the run {seal.run_id}, not of {run_id}")
+    return content, seal
+
+
+def _read_seal(path: Path, content: bytes) -> Seal:
+    said = content[content.rfind(_MARK) + len(_MARK) : -_DIGITS]
+    try:
+        return Seal(**json.loads(said))
+    except (ValueError, TypeError) as error:
+        raise CheckpointRefused(path, f"has a seal that cannot be read ({error})") from error
+
+
+def _check_unsealed(path: Path, content: bytes) -> None:
+    """Raise `CheckpointRefused` unless ``content`` is a whole zip archive that never had a seal."""
+    # A damaged seal, and a cut one, still have the comment or its length in the record before it.
+    if content[-22:-18] != _END_OF_ARCHIVE or content[-2:] != b"\0\0":
+        raise CheckpointRefused(path, "is damaged: it is cut, or not what was written")
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # zipfile raises what it meets: struct.error, EOFError, NotImplementedError, ...
+        raise CheckpointRefused(path, f"is damaged: {error}") from error
+    if damaged is not None:
+        raise CheckpointRefused(path, f"is damaged: {damaged} in it is not what was written")

@@ -1,0 +1,111 @@
+"""From the words after -m to the cells of a grid: each composed as Hydra would compose it alone, and checked."""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from optbench import config as configuration
+from optbench.config import Config
+from optbench.data import fingerprints
+from optbench.errors import UserError
+from optbench.sweep.expressions import Expression
+from optbench.sweep.grid.composing import Composer
+from optbench.sweep.grid.selecting import Selection
+from optbench.sweep.grid.words import LIMIT, factors_of, words_of
+
+if TYPE_CHECKING:
+    from hydra.core.config_loader import ConfigLoader
+    from omegaconf import DictConfig
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a grid.
+
+    ``overrides``: what the sweep sets here, "key=value" in the order of the axes. ``config``: composed and resolved;
+    cells share parts of it, so that it is to be read, not changed. ``asked``: the same before it was resolved, without what a
+    trial draws and what follows from the model and the data.
+    """
+
+    overrides: tuple[str, ...]
+    config: Config
+    asked: Config
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """A whole grid.
+
+    ``axes``: the values, as on the command line, of every key that is swept over. ``excluded``: how many cells the
+    conditions dropped. ``scale``: of an experiment that has several.
+    """
+
+    cells: list[Cell]
+    axes: dict[str, list[str]]
+    excluded: int
+    scale: str | None = None
+
+
+@fingerprints.kept()  # a folder of data is read once, not once a cell
+def expand(
+    config_loader: "ConfigLoader",
+    arguments: Sequence[str],
+    params: Mapping[str, Any] | None = None,
+    exclude: str | Sequence[str] = (),
+    master: "DictConfig | None" = None,
+    may_be_empty: bool = False,
+    selection: Selection | None = None,
+) -> Expansion:
+    """All cells of the grid that ``arguments`` span, in the order of Hydra's own sweeper, the last axis fastest.
+
+    ``params`` are words as in ``hydra.sweeper.params``: they come first, and one of ``arguments`` with the same key takes
+    its place. A cell that ``selection`` does not choose is left out, and one where one of the conditions ``exclude`` holds is
+    dropped; they see it as it is composed, before a trial is drawn. Of cells with the same run id the first is kept.
+    ``master`` is what Hydra hands to a sweeper: its overrides of ``hydra`` hold in every cell.
+
+    Raises UserError for words that cannot be read, a sweep that cannot be listed or has more than `LIMIT` cells, a
+    condition that cannot be evaluated, a grid without cells unless it ``may_be_empty``, and for the first cell that cannot
+    run, which it names.
+    """
+    texts = [exclude] if isinstance(exclude, str) else exclude
+    conditions = [Expression.parse(text, "hydra.sweeper.exclude") for text in texts]
+    factors = factors_of(config_loader, [*words_of(params or {}), *arguments])
+    selection = selection or Selection()
+    factors = selection.restrict(factors)
+    axes = {factor.key: [word.value_text for word in factor.words] for factor in factors if factor.is_axis}
+    count = math.prod(len(values) for values in axes.values())
+    if count > LIMIT:
+        raise UserError(f"{', '.join(axes)}: a grid of {count:,} cells; accepted: at most {LIMIT:,} in one sweep")
+    composer = Composer(config_loader, factors, master)
+    cells: dict[str, Cell] = {}
+    excluded = 0
+    for words in itertools.product(*(factor.words for factor in factors)):
+        overrides = tuple(word.text for factor, word in zip(factors, words, strict=True) if factor.is_axis)
+        with _naming(overrides if count > 1 else ()):
+            composed = composer.compose(words)
+        if not selection.holds(composed):
+            continue
+        if any(condition.holds(composed) for condition in conditions):
+            excluded += 1
+            continue
+        with _naming(overrides if count > 1 else ()):
+            config = configuration.resolve(composed)
+        cells.setdefault(configuration.run_id(config), Cell(overrides, config, composed))
+    if not cells and not may_be_empty:
+        raise UserError(
+            f"hydra.sweeper.exclude={list(texts)}: leaves none of {count} cells; accepted: fewer conditions"
+        )
+    return Expansion(list(cells.values()), axes, excluded)
+
+
+@contextmanager
+def _naming(overrides: Sequence[str]) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        if not overrides:
+            raise
+        raise UserError(f"cell {' '.join(overrides)}: {error}") from error

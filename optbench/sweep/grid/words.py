@@ -1,0 +1,136 @@
+"""The words after -m, read as Hydra reads them: keys with one value, and axes with several."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from optbench import config as configuration
+from optbench.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from hydra.core.config_loader import ConfigLoader
+    from hydra.core.override_parser.types import Override
+
+# Of the cells of one sweep.
+LIMIT = 100_000
+
+
+@contextmanager
+def explaining(words: Sequence[str]) -> Iterator[None]:
+    """Turn what Hydra refuses into one message."""
+    try:
+        yield
+    except configuration.refusals() as error:
+        # Hydra wraps some errors of OmegaConf in one without a message.
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) and not str(error) else error
+        raise UserError(configuration.explain(cause, words)) from error
+
+
+@dataclass(frozen=True)
+class Word:
+    """One value of one key: ``text`` is what Hydra is told, ``value`` is what it reads there."""
+
+    text: str
+    value_text: str
+    value: Any
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a single value that means itself: no list, no interpolation, not OmegaConf's mark of a missing one."""
+        if isinstance(self.value, str):
+            return "$" not in self.value and "\\" not in self.value and self.value != "???"
+        return self.value is None or isinstance(self.value, int | float)
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One key with its values: an axis where it is swept over, else a single word that holds in all cells."""
+
+    override: "Override"
+    words: tuple[Word, ...]
+
+    @property
+    def key(self) -> str:
+        """As on the command line, with the + or ~ before it and the @package after it."""
+        return self.override.get_key_element()
+
+    @property
+    def is_axis(self) -> bool:
+        """Whether it is swept over."""
+        return self.override.is_sweep_override()
+
+    @property
+    def path(self) -> list[str]:
+        """The names of the keys from the front page down to its own."""
+        return self.override.key_or_group.split(".")
+
+
+def words_of(params: Mapping[str, Any]) -> list[str]:
+    """``hydra.sweeper.params`` as on the command line; raises UserError for what has no place there."""
+    words = []
+    for key, value in params.items():
+        where = f"hydra.sweeper.params.{key}={value}"
+        if key.lstrip("+~") == "experiment":
+            raise UserError(f"{where}: an experiment cannot choose an experiment; accepted: experiment=NAME, with -m")
+        if value is not None and not isinstance(value, str | int | float):
+            raise UserError(f"{where}: must be text; accepted: 'a,b' for a run each, '[a,b]' for one list")
+        words.append(f"{key}={'null' if value is None else value}")
+    return words
+
+
+def factors_of(config_loader: "ConfigLoader", words: Sequence[str]) -> list[Factor]:
+    """The factors of the grid, in the order of Hydra's BasicSweeper: a later word takes the place of one with its key.
+
+    Raises UserError for words that cannot be read, and for a sweep that cannot be listed or has more than `LIMIT` values.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parser = OverridesParser.create(config_loader=config_loader)
+    with explaining(words):
+        overrides = parser.parse_overrides(list(words))
+    factors: dict[str, Factor] = {}
+    for override in overrides:
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            value = override.get_value_element_as_str()
+            factors[key] = Factor(override, (Word(f"{key}={value}", value, override.value()),))
+            continue
+        with explaining(words):
+            values = _swept_values(override)
+            read_again = parser.parse_overrides([f"{key}={value}" for value in values])
+        factors[key] = Factor(
+            override,
+            tuple(Word(f"{key}={text}", text, again.value()) for text, again in zip(values, read_again, strict=True)),
+        )
+    return list(factors.values())
+
+
+def _swept_values(override: "Override") -> list[str]:
+    from hydra.core.override_parser.types import RangeSweep
+
+    line = override.input_line
+    if override.key_or_group == "experiment":
+        raise UserError(f"{line}: one experiment a sweep; accepted: experiment=NAME, and a command for each")
+    if override.is_hydra_override():
+        raise UserError(f"{line}: what is Hydra's own cannot be swept over; accepted: one value")
+    if not override.is_discrete_sweep():
+        raise UserError(f"{line}: has no values to list; accepted: a,b, choice(a,b), range(first,end,step) or glob(*)")
+    sweep = override.value()
+    if isinstance(sweep, RangeSweep):
+        if not sweep.step:
+            raise UserError(f"{line}: never gets from {sweep.start} to {sweep.stop}; accepted: a step other than 0")
+        # Counted before it is listed: a range may be longer than the memory.
+        numbers = dataclasses.replace(sweep, shuffle=False).range()
+        if sum(1 for _ in itertools.islice(numbers, LIMIT + 1)) > LIMIT:
+            raise UserError(f"{line}: has more than {LIMIT:,} values; accepted: at most {LIMIT:,} cells in one sweep")
+    values = list(override.sweep_string_iterator())
+    if not values:
+        group = override.key_or_group
+        hint = (
+            nearest(group, configuration.choices(group)) if group in configuration.GROUPS else "accepted: at least one"
+        )
+        raise UserError(f"{line}: has no values; {hint}")
+    return values

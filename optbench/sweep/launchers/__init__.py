@@ -1,0 +1,1 @@
+"""Starting the workers of a sweep: on this machine, or in jobs of Slurm."""

@@ -1,0 +1,45 @@
+"""Hands runs that are frozen in their directories to the launcher that a configuration chose."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from optbench.config import Config, works_as
+from optbench.sweep.launchers import local, slurm
+from optbench.sweep.plan import Plan
+from optbench.system import terminal
+
+
+def check(launcher: Mapping[str, Any], configs: Sequence[Config]) -> None:
+    """Raise UserError for what the launcher cannot do, before anything is written."""
+    if works_as(launcher) == "local":
+        local.check(configs)
+    else:
+        slurm.check(launcher, configs)
+
+
+def check_place(launcher: Mapping[str, Any]) -> None:
+    """Raise UserError where the launcher cannot start anything from here: Slurm's without a cluster that answers."""
+    if works_as(launcher) != "local":
+        slurm.check_cluster(launcher)
+
+
+def dispatch(plan: Plan, run_ids: Sequence[str], launcher: Mapping[str, Any], console: Console | None = None) -> int:
+    """Start ``run_ids`` of ``plan``; returns the exit status of the command that did so.
+
+    Raises `optbench.errors.WorkersFailed` where local workers ended before their runs.
+    """
+    console = console or terminal.console()
+    configs = [plan.directory(run_id).config() for run_id in run_ids]
+    if works_as(launcher) == "local":
+        return local.launch(plan, run_ids, configs, launcher, console)
+    runs = list(zip(run_ids, configs, strict=True))
+    if works_as(launcher) == "slurm_debug":
+        for path in slurm.write_scripts(plan, runs, launcher):
+            console.print(f"{path}: written, not submitted", soft_wrap=True)
+        return 0
+    for submission in slurm.submit(plan, runs, launcher):
+        console.print(str(submission), soft_wrap=True)
+    console.print(plan.command("status"), soft_wrap=True)
+    return 0

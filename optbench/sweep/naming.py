@@ -1,0 +1,43 @@
+"""The name of a sweep that was given none: it follows from the science of its cells, as a run id does from that of a run."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+
+from optbench import config as configuration
+from optbench.store.files import flatten
+from optbench.sweep.grid.expand import Expansion
+
+_LONGEST = 80
+
+
+def automatic_name(expansion: Expansion, arguments: Sequence[str]) -> str:
+    """The axes, and a hash of what is fixed beside them: the same for a wider grid over the same axes.
+
+    Only what is in the run ids counts, in whatever words and order it was asked for by the ``arguments``.
+    """
+    fixed = flatten(configuration.science(expansion.cells[0].asked))
+    axes = sorted(axis for axis in map(_path, expansion.axes) if any(_is_below(key, axis) for key in fixed))
+    typed = {_path(word.partition("=")[0]) for word in arguments} - {*axes}
+    for cell in expansion.cells:
+        here = flatten(configuration.science(cell.asked))
+        fixed = {key: value for key, value in fixed.items() if key in here and here[key] == value}
+    # The options of a choice that is swept over are not fixed, though they may be equal in the choices so far.
+    fixed = {
+        key: value
+        for key, value in fixed.items()
+        if not any(_is_below(key, axis) for axis in axes) or any(_is_below(key, path) for path in typed)
+    }
+    content = json.dumps([axes, fixed], sort_keys=True, separators=(",", ":"))
+    words = "_".join(axis.rpartition(".")[2] for axis in axes) or "sweep"
+    return f"{re.sub('[^A-Za-z0-9_.-]', '_', words)[:_LONGEST]}-{hashlib.sha256(content.encode()).hexdigest()[:6]}"
+
+
+def _path(key: str) -> str:
+    """The path of an option, without what a command line may put before and after it: +KEY, KEY@PACKAGE."""
+    return key.lstrip("+~").partition("@")[0]
+
+
+def _is_below(key: str, path: str) -> bool:
+    return key == path or key.startswith(f"{path}.")

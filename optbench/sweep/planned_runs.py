@@ -1,0 +1,98 @@
+"""The cells of a sweep as runs of the store: which are new, which are done, and which are to be done."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from optbench import config as configuration
+from optbench.config import Config
+from optbench.provenance import Standing, Vintages, in_words
+from optbench.store import RunDirectory, tidy
+from optbench.store.lock import look
+from optbench.sweep.grid.expand import Cell
+from optbench.sweep.plan import Entry, Plan
+from optbench.sweep.reset import reset
+
+# What `retry` asks for, as states to start again; "stale" goes by the code of a run, not by its state.
+_RETRIED: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "failed": ("failed",),
+    "diverged": ("diverged",),
+    "stale": (),
+    "all": ("failed", "diverged"),
+}
+_FINISHED = ("done", "diverged")
+
+
+class PlannedRuns:
+    """The cells of a sweep as runs of the store, and which of them are to be done."""
+
+    def __init__(self, plan: Plan, cells: Sequence[Cell], force: bool, retry: str) -> None:
+        self.plan, self._force, self._retry = plan, force, retry
+        self.configs: dict[str, Config] = {}
+        self.entries: list[Entry] = []
+        self.state: dict[str, str] = {}
+        self.stale: dict[str, Standing] = {}  # finished or begun by code that is not known to be that of now
+        vintages = Vintages(plan.results_dir)
+        for cell in cells:
+            run_id = configuration.run_id(cell.config)
+            self.configs[run_id] = cell.config
+            self.entries.append(Entry(run_id, dict(word.split("=", 1) for word in cell.overrides if "=" in word)))
+            state, standing = _look_at(plan.directory(run_id), cell.config, vintages)
+            self.state[run_id] = state
+            if standing != "current":
+                self.stale[run_id] = standing
+        self.states = Counter(self.state.values())
+        left_alone = {"running", *(() if force else {*_FINISHED, "failed"} - {*_RETRIED[retry]})}
+        asked = self.stale if retry == "stale" else {}
+        self.to_do = [
+            run_id
+            for run_id, state in self.state.items()
+            if state not in left_alone or (run_id in asked and state != "running")
+        ]
+
+    def tidy(self) -> None:
+        """Remove what killed processes left in the runs that this sweep leaves as they are."""
+        for run_id, state in self.state.items():
+            if state in ("done", "diverged", "failed"):
+                tidy(self.plan.directory(run_id))
+
+    def in_words(self) -> str:
+        """Such as "48 runs: 12 done (3 of other code: retry=stale runs them again), 36 new"."""
+        runs = "1 run" if len(self.state) == 1 else f"{len(self.state)} runs"
+        return f"{runs}: " + ", ".join(f"{count} {state}{self._code(state)}" for state, count in self.states.items())
+
+    def _code(self, state: str) -> str:
+        words = in_words(standing for run_id, standing in self.stale.items() if self.state[run_id] == state)
+        if not words:
+            return ""
+        return f" ({words})" if self._retry == "stale" or self._force else f" ({words}: retry=stale runs them again)"
+
+    def freeze(self) -> None:
+        """Write the configuration of every run that is to be done into its directory, and mark it as pending."""
+        for run_id in self.to_do:
+            config = self.configs[run_id]
+            if config["tracker"].get("group", "") is None:
+                config = {**config, "tracker": {**config["tracker"], "group": self.plan.name}}
+            self.plan.directory(run_id).create(configuration.to_yaml(config), replace=True)
+        if self._retry == "stale":
+            begun = [self.plan.directory(run_id) for run_id in self.to_do if run_id in self.stale]
+            reset(begun, (*_FINISHED, "failed", "preempted", "running", "pending"), restart=True)
+        # What has ended and is planned all the same is asked for again, or has lost its summary.
+        ended = [self.plan.directory(run_id) for run_id in self.to_do]
+        reset(ended, ("done", "diverged", "failed"), restart=self._force)
+
+
+def _look_at(directory: RunDirectory, config: Config, vintages: Vintages) -> tuple[str, Standing]:
+    """The state of a run, and how the code stands that has finished or begun it."""
+    if not (directory.path / "status.json").is_file():
+        return "new", "current"
+    state: str = directory.status().state
+    if state in _FINISHED:
+        summary = directory.summary()
+        if summary is not None:
+            return state, vintages.standing(directory.run_id, summary.get("code"), config)
+        state = "pending"
+    if state == "running":
+        held = look(directory.lock)
+        state = "lost" if held is None or held.abandoned else "running"
+    return state, vintages.of_begun(directory, config)

@@ -1,0 +1,196 @@
+"""What every run of a plan is doing, as far as the store and the queue tell."""
+
+import math
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Literal, get_args
+
+from optbench.store import RunDirectory, Status, StoreError
+from optbench.store.lock import Held, look
+from optbench.sweep.plan import Entry, Plan
+from optbench.sweep.status.jobs import LivingJobs, Queued, living
+
+Phase = Literal["done", "diverged", "running", "stuck", "queued", "preempted", "lost", "failed", "missing"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
+# Somebody works on these, or will.
+IN_HAND: tuple[Phase, ...] = ("running", "stuck", "queued")
+# These wait for `retry`, or for the same command once more.
+UNATTENDED: tuple[Phase, ...] = ("failed", "preempted", "lost", "missing")
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What one run is doing.
+
+    state: done, diverged or failed, as the run has ended;
+        running: a living process has it;
+        stuck: a living process has it, but it has not moved for long;
+        queued: it waits, and some job or command of the sweep is alive that will take it;
+        preempted: it was stopped in order, and nobody will continue it by himself;
+        lost: its process died without a word, and nobody will continue it by himself;
+        missing: it has not begun, and nobody is going to take it.
+    why: one line for a person to read, or nothing.
+    step, steps, rate, loss: of a running or stuck run, how far it is, in steps and in steps a second.
+    host, pid: the process that has it, or that was lost.
+    idle: of a running or stuck run, the seconds since it last moved.
+    """
+
+    run_id: str
+    cell: dict[str, str]
+    state: Phase
+    why: str = ""
+    step: int | None = None
+    steps: int | None = None
+    rate: float | None = None
+    loss: float | None = None
+    host: str | None = None
+    pid: int | None = None
+    idle: float | None = None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long a running run still takes at its present rate; None when that is unknown."""
+        if self.step is None or self.steps is None or not self.rate:
+            return None
+        return max(0, self.steps - self.step) / self.rate
+
+
+@dataclass(frozen=True)
+class Survey:
+    """All runs of a sweep in the order of its plan, and what is alive that works on them."""
+
+    name: str
+    runs: list[RunState]
+    jobs: LivingJobs
+
+    @property
+    def counts(self) -> dict[Phase, int]:
+        """How many runs are in each state, those with none included."""
+        seen = Counter(run.state for run in self.runs)
+        return {state: seen[state] for state in PHASES}
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody works on any of its runs, or is going to."""
+        return not self.in_states(*IN_HAND)
+
+    def in_states(self, *states: Phase) -> list[RunState]:
+        """The runs in any of ``states``."""
+        return [run for run in self.runs if run.state in states]
+
+
+def survey(plan: Plan, queued: Queued, stuck_after: float = 600.0) -> Survey:
+    """Look at every run of ``plan``; never raises for a damaged run, which reads as one that has not begun.
+
+    ``queued(ids)``: which of the Slurm jobs ``ids`` squeue still knows, and in which state; None if it does not answer.
+    ``stuck_after``: a run that has not moved for so many seconds is stuck.
+
+    A lock's heartbeat and a file's time of modification are held against this host's clock.
+    """
+    seen = [_observe(plan.directory(entry.run_id), entry, stuck_after) for entry in plan.entries()]
+    open_runs = {"running", "stuck", "queued", "preempted", "lost"}
+    if not any(run.state in open_runs for run in seen):
+        return Survey(plan.name, seen, LivingJobs())
+    busy_hosts = {run.host for run in seen if run.state in ("running", "stuck") and run.host}
+    jobs = living(plan.name, plan.jobs(), queued, busy_hosts)
+    return Survey(plan.name, [_settle(run, jobs) for run in seen], jobs)
+
+
+def _observe(directory: RunDirectory, entry: Entry, stuck_after: float) -> RunState:
+    """The run by what its own directory says; one that has not begun is called queued here."""
+    status, held = _status_and_holder(directory)
+    if status.state == "running" and held is None:
+        # It may have ended between the two looks: a run's last status is written before its lock is given back.
+        status, held = _status_and_holder(directory)
+    why = str(status.why or "")  # in a damaged file it may be anything
+    if status.state in ("done", "diverged", "failed"):
+        return RunState(entry.run_id, entry.cell, status.state, why or _summary_why(directory, status))
+    if held is not None:
+        return _in_hand(directory, entry, status, held, stuck_after)
+    if status.state == "running":
+        who = f" (it was process {status.pid} on {status.host})" if status.pid else ""
+        why = why or f"its process ended without a word{who}"
+        host = str(status.host) if status.host else None
+        return RunState(entry.run_id, entry.cell, "lost", why, host=host, pid=_as_int(status.pid))
+    return RunState(entry.run_id, entry.cell, "preempted" if status.state == "preempted" else "queued", why)
+
+
+def _status_and_holder(directory: RunDirectory) -> tuple[Status, Held | None]:
+    """The run's status, and who is alive and holds its lock."""
+    status = directory.status()
+    if status.state in ("done", "diverged", "failed"):
+        return status, None
+    try:
+        held = look(directory.lock)
+    except StoreError:
+        return status, None
+    return status, None if held is None or held.abandoned else held
+
+
+def _summary_why(directory: RunDirectory, status: Status) -> str:
+    if status.state != "diverged":
+        return ""
+    return str((directory.summary() or {}).get("why") or "")
+
+
+def _in_hand(directory: RunDirectory, entry: Entry, status: Status, held: Held, stuck_after: float) -> RunState:
+    # What is left of an earlier attempt does not count as this one's idleness; loading data comes before "running".
+    progress: dict[str, Any] = directory.progress() or {}
+    moved = [seconds for seconds in (_number(progress.get("idle")), _since(status)) if seconds is not None]
+    idle = min(moved) if moved and status.state == "running" else None
+    stuck = idle is not None and idle > stuck_after
+    steps = {name: _number(progress.get(name)) for name in ("step", "steps", "rate", "loss")}
+    return RunState(
+        entry.run_id,
+        entry.cell,
+        "stuck" if stuck else "running",
+        f"no step for {idle:.0f} s, though process {held.pid} on {held.host} lives" if stuck else str(status.why or ""),
+        step=_as_int(steps["step"]),
+        steps=_as_int(steps["steps"]),
+        rate=steps["rate"],
+        loss=steps["loss"],
+        host=str(held.host),
+        pid=held.pid,
+        idle=idle,
+    )
+
+
+def _number(value: object) -> float | None:
+    """``value`` if it is a finite number: a damaged file may hold anything."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        return None
+    return value
+
+
+def _as_int(value: object) -> int | None:
+    number = _number(value)
+    return None if number is None else int(number)
+
+
+def _since(status: Status) -> float | None:
+    try:
+        return max(0.0, time.time() - datetime.fromisoformat(status.since).timestamp())
+    except (TypeError, ValueError):
+        return None
+
+
+def _settle(run: RunState, jobs: LivingJobs) -> RunState:
+    """Tell runs that somebody will take from those that nobody will."""
+    if run.state not in ("queued", "preempted", "lost"):
+        return run
+    if jobs.take_runs:
+        only_unanswered = not jobs.slurm and not jobs.local
+        why = "; ".join(filter(None, [run.why, "squeue does not answer here" if only_unanswered else ""]))
+        return replace(run, state="queued", why=why)
+    if run.state == "queued":
+        return replace(run, state="missing")
+    return run
+
+
+def in_words(counts: dict[Phase, int]) -> str:
+    """Such as "48 runs: 46 done, 2 failed"."""
+    total = sum(counts.values())
+    shown = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    return f"{total} run{'' if total == 1 else 's'}" + (f": {shown}" if shown else "")

@@ -1,0 +1,182 @@
+"""Some runs of a sweep once more, in a scratch folder, held bit for bit against what is recorded of them."""
+
+import math
+import random
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from optbench import config as configuration
+from optbench.config import Config
+from optbench.provenance import UNKNOWN, Vintages, fingerprints
+from optbench.store import RunDirectory
+from optbench.sweep.launchers import local
+from optbench.sweep.plan import Entry, Plan
+
+# Of every code at least so many runs, or all where there are fewer, are computed again before it counts as equal to another.
+FEWEST = 3
+# Of the machine, or of how a run was started; all else is to be the same in both.
+_APART = ("run_id", "code", "probe_seconds")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Runs of one ``code`` (its column in the summary) that are to be computed again, of ``of`` that have it."""
+
+    code: str
+    runs: tuple[RunDirectory, ...]
+    of: int
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether so many stand for all runs of the code."""
+        return len(self.runs) >= min(FEWEST, self.of)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How a run computed again differs. ``why``: in a sentence, empty where it does not. ``largest``: of its results."""
+
+    why: str = ""
+    largest: float = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self.why)
+
+
+def samples(finished: Sequence[RunDirectory], fraction: float, seed: int, named: Sequence[str] = ()) -> list[Sample]:
+    """Of the runs of every code ``fraction`` by chance, but at least `FEWEST`; of those called ``named``, if any are, all."""
+    by_code: dict[str, list[RunDirectory]] = {}
+    for directory in finished:
+        code = "+".join(fingerprints((directory.summary() or {}).get("code")))
+        by_code.setdefault(code, []).append(directory)
+    chosen = []
+    for code, runs in sorted(by_code.items()):
+        if named:
+            few = [directory for directory in runs if directory.run_id in named]
+        else:
+            count = min(len(runs), max(FEWEST, math.ceil(fraction * len(runs))))
+            few = random.Random(f"{seed} {code}").sample(runs, count)
+        if few:
+            chosen.append(Sample(code, tuple(few), len(runs)))
+    return chosen
+
+
+@contextmanager
+def computed_again(
+    plan: Plan, configs: Mapping[str, Config], changed: Mapping[str, Any], workers: int | None
+) -> Iterator[Plan]:
+    """A plan in a scratch folder with the runs ``configs``, by id, computed again by local workers; gone after the block.
+
+    changed: settings of the machine that are to be otherwise, such as data_dir. The workers have as many threads as those of
+    the sweep, since sums depend on them.
+    """
+    launcher = {**configuration.read_choice("launcher", "local"), "workers": workers}
+    launcher["threads"] = _threads(plan)
+    with tempfile.TemporaryDirectory(prefix="optbench-verify-") as folder:
+        scratch = Plan(folder, plan.name)
+        machine = {"results_dir": folder, "force": False, "retry": "none", "sweep": None, "dry_run": False}
+        tracker = configuration.read_choice("tracker", "none")
+        for run_id, config in configs.items():
+            again = {**config, **machine, **changed, "tracker": tracker}
+            scratch.directory(run_id).create(configuration.to_yaml(again))
+        scratch.extend([Entry(run_id, {}) for run_id in configs], {})
+        local.launch(scratch, list(configs), configs.values(), launcher)
+        yield scratch
+
+
+def _threads(plan: Plan) -> int:
+    launcher = plan.information().get("launcher")
+    options = launcher if isinstance(launcher, dict) else {}
+    threads = options.get("threads", options.get("cpus", 1))
+    return threads if isinstance(threads, int) and threads >= 1 else 1
+
+
+def compare(recorded: RunDirectory, again: RunDirectory, words: tuple[str, str] = ("then", "now")) -> Difference:
+    """How the history and the summary of ``again`` differ from what is recorded; times aside, and what is only in ``again``.
+
+    words: what the two are called in the reason.
+    """
+    then, now = words
+    state, new = recorded.status().state, again.status()
+    if new.state != state:
+        return Difference(f"{new.state}, not {state}" + (f": {new.why}" if new.why else ""), math.inf)
+    old_summary, new_summary = _numbers(recorded.summary() or {}), _numbers(again.summary() or {})
+    changed = {name: value for name, value in old_summary.items() if not _same(value, new_summary.get(name))}
+    largest = max((_distance(value, new_summary.get(name)) for name, value in changed.items()), default=0.0)
+    old_rows, new_rows = list(map(_numbers, _rows(recorded))), list(map(_numbers, _rows(again)))
+    for old, new_row in zip(old_rows, new_rows, strict=False):
+        for name, value in old.items():
+            if not _same(value, new_row.get(name)):
+                where = f"{name} at step {old.get('step')}: {_shown(value)} {then}, {_shown(new_row.get(name))} {now}"
+                return Difference(where, max(largest, _distance(value, new_row.get(name)) if not changed else 0.0))
+    if len(old_rows) != len(new_rows):
+        return Difference(f"{len(old_rows)} rows of the history {then}, {len(new_rows)} {now}", largest)
+    if changed:
+        name = next(iter(changed))
+        return Difference(f"{name}: {_shown(changed[name])} {then}, {_shown(new_summary.get(name))} {now}", largest)
+    return Difference()
+
+
+def settle(vintages: Vintages, sample: Sample, now: str, different: Mapping[str, Difference], sweep: str) -> str:
+    """Write down what follows of a sample, whose outcomes by run id are in ``different``; returns it in a sentence, or nothing.
+
+    now: the fingerprint of the code that has computed the sample again. A code is equal to it where all of a sample agree that is
+    large enough. Runs of no recorded code may be of any: each stands for itself only.
+    """
+    agreed = [run.run_id for run in sample.runs if not different[run.run_id]]
+    if sample.code == UNKNOWN:
+        for run_id in agreed:
+            vintages.record_run(run_id, now, sweep)
+        for run in sample.runs:
+            if different[run.run_id]:
+                vintages.withdraw_run(run.run_id)
+        left = sample.of - len(agreed)
+        rest = f"; no code is recorded of {left} others, which stay unknown" if left else ""
+        return f"{_runs(len(agreed))} of unknown code now count as of {now}{rest}" if agreed else ""
+    if sample.code == now or "+" in sample.code:
+        return ""  # nothing to equate: runs that several codes have computed stand for none of them
+    if len(agreed) < len(sample.runs):
+        gone = vintages.withdraw(sample.code, now)
+        return f"{sample.code} differs from {now}, the code of now{'; that it was equal is withdrawn' if gone else ''}"
+    if not sample.is_enough:
+        return f"{sample.code} is not recorded as equal to {now}: {_runs(len(agreed))} of {sample.of} are too few"
+    vintages.record_equal(sample.code, now, sweep, agreed, sample.of)
+    return f"{sample.code} is recorded as equal to {now}, the code of now, by {len(agreed)} of {_runs(sample.of)}"
+
+
+def _rows(directory: RunDirectory) -> list[dict[str, Any]]:
+    if (directory.path / "history.jsonl").is_file():
+        return directory.rows()
+    return [
+        {name: value for name, value in row.items() if value is not None}
+        for row in directory.history_table().to_pylist()
+    ]
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in _APART and "seconds" not in name}
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal as JSON has them, where a number that is not finite is null."""
+    if isinstance(one, float) and not math.isfinite(one):
+        one = None
+    if isinstance(other, float) and not math.isfinite(other):
+        other = None
+    return type(one) is type(other) and one == other
+
+
+def _distance(one: Any, other: Any) -> float:
+    numbers = [value for value in (one, other) if isinstance(value, int | float) and not isinstance(value, bool)]
+    return abs(numbers[0] - numbers[1]) if len(numbers) == 2 else math.inf
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _runs(number: int) -> str:
+    return "1 run" if number == 1 else f"{number} runs"

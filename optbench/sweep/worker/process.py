@@ -1,0 +1,256 @@
+"""The process that trains the runs of a sweep: it imports once, and takes one run after another from the plan.
+
+    python -m optbench.sweep.worker.process RESULTS_DIR NAME --workers 4   forks four workers, and replaces one that dies
+    python -m optbench.sweep.worker.process RESULTS_DIR NAME --run RUN_ID --rank 1 --local-rank 1 --world 2 --rendezvous FILE
+
+Launchers start it; nobody needs to by hand. It exits with 0 when all its runs ended as done or diverged, 1 if some failed,
+3 if the file system refused what they wrote, and 128 + N when signal N stopped it.
+"""
+
+import argparse
+import faulthandler
+import gc
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from optbench.config import Devices, RunConfig
+from optbench.data.raw import RawData
+from optbench.provenance import checkout
+from optbench.store import RunDirectory, StoreError
+from optbench.store.claims import Claim, claim, record_death, take
+from optbench.store.files import reporting
+from optbench.sweep.plan import Plan
+from optbench.sweep.worker import rendezvous
+from optbench.sweep.worker.events import Event, Ready, Refused, RunEnded, RunStarted, Warned
+from optbench.sweep.worker.supervisor import ALL_WELL, REFUSED, SOME_FAILED, TO_BE_RENEWED, Report, Supervisor
+from optbench.system.signals import Stop
+from optbench.training import build, run
+
+
+class _LastData:
+    """Loads data, but not twice in a row: neighbours in a plan often share them."""
+
+    def __init__(self) -> None:
+        self._key = ""
+        self._raw: RawData | None = None
+
+    def __call__(self, config: RunConfig) -> RawData:
+        kept = [config.text[key] for key in ("dataset", "data_dir", "batch", "schedule", "seed")]
+        key = json.dumps(kept, sort_keys=True)
+        if self._raw is None or key != self._key:
+            self._raw = None  # before the next are loaded
+            self._raw, self._key = build.load_data(config), key
+        return self._raw
+
+
+@contextmanager
+def output_to(path: Path) -> Iterator[Console]:
+    """Everything that this process prints, its libraries and its children too, goes to the end of ``path``."""
+    with reporting("write", path):
+        file = path.open("a", encoding="utf-8", errors="replace")
+    with file:
+        kept = [os.dup(1), os.dup(2)]
+        sys.stdout.flush()
+        sys.stderr.flush()
+        try:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            file.write(
+                f"-- {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, process {os.getpid()} on {os.uname().nodename}\n"
+            )
+            file.flush()
+            yield Console(file=file, markup=False, highlight=False, width=200, force_terminal=False)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, descriptor in enumerate(kept, start=1):
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+
+
+def work(directories: Sequence[RunDirectory], first: int, limit: int | None, max_retries: int, report: Report) -> int:
+    """Be one worker: do at most ``limit`` runs, one after another; returns the exit status."""
+    if limit == 0:
+        return ALL_WELL
+    stop = Stop()
+    stop.listen()
+    load = _LastData()
+    status, mirror = ALL_WELL, None
+    try:
+        for done, claimed in enumerate(take(directories, first, max_retries), start=1):
+            outcome = _do(claimed, stop, load, report)
+            # A mirror needs a second to end; meanwhile the next run has trained.
+            if mirror is not None:
+                mirror.finish()
+            mirror = outcome.mirror
+            if outcome.state == "failed":
+                status = SOME_FAILED
+                if torch.cuda.is_initialized():
+                    return TO_BE_RENEWED  # what went wrong on the device may be wrong from now on
+            if outcome.refused:
+                raise StoreError(outcome.why)
+            if stop.signal is not None:
+                return 128 + stop.signal
+            if done == limit:
+                break
+            _clean_up()
+    except StoreError as error:
+        report(Refused(str(error)))
+        return REFUSED
+    finally:
+        if mirror is not None:
+            mirror.finish()
+    return status
+
+
+def _do(claimed: Claim, stop: Stop, load: Callable[[RunConfig], RawData], report: Report) -> run.Outcome:
+    """Do one run, whose lock is given back then."""
+    directory = claimed.directory
+    report(RunStarted(directory.run_id))
+    began = time.monotonic()
+    with claimed.lock.given_back(), output_to(directory.log) as console:
+        outcome = run.execute_claimed(claimed, console, stop, load)
+        if outcome.summary is None:
+            console.print(f"{outcome.state}: {outcome.why}", soft_wrap=True)
+    report(RunEnded(directory.run_id, outcome.state, outcome.why, time.monotonic() - began))
+    return outcome
+
+
+def _clean_up() -> None:
+    gc.collect()
+    # What is still there are modules that the run was the first to import; no later collection need look at them.
+    gc.freeze()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def be_rank(
+    directory: RunDirectory, rank: int, local_rank: int, world: int, meeting_file: Path, max_retries: int
+) -> int:
+    """Be one of the ranks of a run; rank 0 takes the run and writes it. Returns the exit status."""
+    stop = Stop()
+    stop.listen()
+    trainer = Devices.of(directory.config()["trainer"])
+    claimed = claim(directory, max_retries) if rank == 0 else None
+    if rank != 0:
+        meeting = rendezvous.attend(meeting_file, trainer.rendezvous_seconds, f"rank {rank}")
+    elif claimed is not None:
+        meeting = rendezvous.call(meeting_file)
+    else:
+        meeting = rendezvous.call_off(meeting_file)
+    if not meeting.port:
+        return SOME_FAILED if directory.status().state == "failed" else ALL_WELL
+    devices = trainer.devices
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(local_rank),
+        "GROUP_RANK": str(rank // devices),
+        "WORLD_SIZE": str(world),
+        "LOCAL_WORLD_SIZE": str(devices),
+        "MASTER_ADDR": meeting.address,
+        "MASTER_PORT": str(meeting.port),
+        "TORCHELASTIC_RUN_ID": meeting_file.stem,  # by this Lightning knows that the ranks are there already
+    }
+    if claimed is None:  # what it prints goes to the job's log: only the holder of the lock writes the run's
+        outcome = run.execute_as_rank(directory, Console(file=sys.stdout, width=200), stop)
+    else:
+        with output_to(directory.log) as console, claimed.lock.given_back():
+            outcome = run.execute_claimed(claimed, console, stop)
+            if outcome.mirror is not None:
+                outcome.mirror.finish()
+    if outcome.signal is not None:
+        return 128 + outcome.signal
+    if outcome.refused:
+        return REFUSED
+    return ALL_WELL if outcome.state in ("done", "diverged") else SOME_FAILED
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the worker's command line; returns the exit status."""
+    about = __doc__.splitlines()[0] if __doc__ else None
+    parser = argparse.ArgumentParser(prog="optbench.sweep.worker.process", description=about)
+    parser.add_argument("results_dir")
+    parser.add_argument("name")
+    parser.add_argument("--runs", type=Path, help="a file with one run id a line; by default all of the plan")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--first", type=int, default=0, help="the run in the list to begin with")
+    parser.add_argument("--limit", type=int, help="take at most so many runs in all")
+    parser.add_argument("--max-retries", type=int, default=1)
+    parser.add_argument("--devices", help="GPUs to divide among the workers, such as 0,1")
+    parser.add_argument("--threads", type=int, default=1, help="of the processor, for each worker")
+    parser.add_argument("--report-to", type=int, help="an open file descriptor")
+    parser.add_argument("--run", help="be one rank of this run")
+    parser.add_argument("--rank", type=int, default=0)
+    parser.add_argument("--local-rank", type=int, default=0)
+    parser.add_argument("--world", type=int, default=1)
+    parser.add_argument("--rendezvous", type=Path)
+    given = parser.parse_args(arguments)
+    faulthandler.enable()
+    torch.set_num_threads(given.threads)
+    plan = Plan(given.results_dir, given.name)
+    warning = checkout.changed_since(plan.information())
+    if warning:
+        print(f"optbench: {warning}", file=sys.stderr, flush=True)
+    if given.run is not None:
+        directory = plan.directory(given.run)
+        return be_rank(directory, given.rank, given.local_rank, given.world, given.rendezvous, given.max_retries)
+    return _supervise(plan, given, warning)
+
+
+def _supervise(plan: Plan, given: argparse.Namespace, warning: str | None) -> int:
+    if given.runs is not None:
+        run_ids = given.runs.read_text(encoding="utf-8").split()
+    else:
+        run_ids = [entry.run_id for entry in plan.entries()]
+    directories = [plan.directory(run_id) for run_id in run_ids]
+    stop = Stop()
+    stop.listen()
+    devices = given.devices.split(",") if given.devices else []
+
+    def report(event: Event) -> None:
+        line = memoryview(event.line())
+        try:
+            while line and given.report_to is not None:
+                line = line[os.write(given.report_to, line) :]
+        except BrokenPipeError:
+            stop.receive(signal.SIGTERM)  # whoever started the workers is gone
+
+    def be_worker(number: int, report: Report) -> int:
+        if devices:
+            # Nothing has asked CUDA for its devices yet, so each worker may still choose what it sees.
+            os.environ["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
+        first = (given.first + number * len(directories) // given.workers) % max(len(directories), 1)
+        limit = None
+        if given.limit is not None:
+            limit = given.limit // given.workers + (number < given.limit % given.workers)
+        return work(directories, first, limit, given.max_retries, report)
+
+    def record_crash(run_id: str, why: str) -> str:
+        return record_death(plan.directory(run_id), why, given.max_retries).state
+
+    if warning:
+        report(Warned(warning))
+    # What is in memory now stays there as long as the workers live: no collection need look at it.
+    gc.collect()
+    gc.freeze()
+    report(Ready(given.workers))
+    return Supervisor(be_worker, given.workers, report, record_crash, stop).run()
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except Exception:
+        traceback.print_exc()
+        sys.exit(70)

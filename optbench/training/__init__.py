@@ -1,0 +1,1 @@
+"""One run: built from its configuration, trained on one rank or many, evaluated, recorded and resumed."""

@@ -1,0 +1,239 @@
+"""Building: what a configuration says, as objects: data, model, task, recorder, trainer."""
+
+import logging
+import math
+import os
+import warnings
+from collections.abc import Callable
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from optbench import config as configuration
+from optbench import optimizers, randomness, schedules
+from optbench.config.run_config import Choice, RunConfig
+from optbench.config.targets import load_target
+from optbench.data.checks import check as check_data
+from optbench.data.raw import RawData
+from optbench.data.source import Augmentation, BatchSource
+from optbench.data.spec import DataSpec
+from optbench.errors import UserError
+from optbench.models import layers, model_size
+from optbench.models.converting import converted
+from optbench.objective import Execution, LossScale, losses
+from optbench.probes import SCHEDULE_OPTIONS, Probe, Probes, ProbeSchedule, ScheduledProbe
+from optbench.schedules import momentum
+from optbench.store import RunDirectory
+from optbench.system.signals import Stop
+from optbench.training.averaging import build as build_average
+from optbench.training.evaluation import Evaluator
+from optbench.training.meeting import Meeting
+from optbench.training.ranks import Cluster, Ranks, check_bf16
+from optbench.training.recorder import Audience, Recorder
+from optbench.training.task import Recipe, Task
+
+# A model that is larger than at its defaults by less than this factor is not measured before it is built.
+_CERTAINLY_FITS = 64.0
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def load_data(config: RunConfig) -> RawData:
+    """Load the dataset and check it.
+
+    Raises UserError where its files are missing, are not those that the run was planned with or hold what cannot be trained
+    on, and where the batch is larger than its training set.
+    """
+    dataset = Choice.of("dataset", configuration.data_files.verify(config.text))
+    given = dataset.without("augment", *dataset.info.get("augmentation", []))
+    raw: RawData = load_target(dataset)(config.data_dir, **given)
+    check_data(raw, dataset.name)
+    examples = len(raw.train.inputs)
+    batch = configuration.batch_plan(config, examples).largest
+    if batch > examples:
+        raise UserError(
+            f"batch={batch}: larger than the training set, which has {examples} examples; accepted: 1 to {examples}"
+        )
+    return raw
+
+
+def build_model(config: RunConfig, raw: RawData) -> nn.Module:
+    """The model with its initial weights, on the CPU: the same on every machine and rank."""
+    return _initial_model(config, raw.spec)
+
+
+def check_size(config: RunConfig, spec: DataSpec, make_optimizer: Callable[[nn.Module], torch.optim.Optimizer]) -> None:
+    """Raise UserError for a model that cannot fit into the memory of the device that trains it, before it is built."""
+    choice = config.model
+    # Laying a model out costs a part of building it, and our own fit at their defaults.
+    if str(choice.target).startswith("optbench.") and _growth(choice) <= _CERTAINLY_FITS:
+        return
+    gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    architecture = load_target(choice, nn.Module)
+    model_size.check(
+        lambda: architecture(spec, **choice.options),
+        model_size.described(choice),
+        torch.device("cuda" if gpu else "cpu"),
+        model_size.state_copies(make_optimizer),
+    )
+
+
+def _growth(model: Choice) -> float:
+    """By what factor the options of ``model`` may make it larger than its defaults do; infinite where that is unknown."""
+    if model.name not in configuration.choices("model"):
+        return math.inf
+    defaults, factor = configuration.options(configuration.read_choice("model", model.name)), 1.0
+    for name, value in model.options.items():
+        now, then = (sum(of) if isinstance(of, list) else of for of in (value, defaults.get(name)))
+        if isinstance(now, int) and not isinstance(now, bool) and now != then:
+            # A width counts twice in the size of a matrix.
+            factor *= max(now / then, 1.0) ** 2 if isinstance(then, int) and then > 0 else math.inf
+    return factor
+
+
+def _initial_model(config: RunConfig, spec: DataSpec) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(randomness.key(config.seed, "weights"))
+        architecture = load_target(config.model, nn.Module)
+        model: nn.Module = converted(architecture(spec, **config.model.options))
+        generator = randomness.generator(config.seed, "init")
+        load_target(config.init)(model, generator, **config.init.options)
+    return model
+
+
+def build_task(config: RunConfig, raw: RawData, stop: Stop | None = None) -> Task:
+    """The task that trains ``config`` on ``raw`` from step 0 until ``stop``; raises UserError for what cannot be built."""
+    source = BatchSource(
+        raw,
+        config.seed,
+        augmentation=Augmentation.of(config.dataset.options),
+        normalize=config.dataset.options.get("normalize", True),
+        reconstruct=bool(config.model.info.get("reconstructs")),
+        dtype=torch.float64 if config.precision == "fp64" else torch.float32,
+    )
+    # Of some datasets only the files say how large they are.
+    configuration.check_lengths(config, len(raw.train.inputs))
+    horizon = configuration.horizon(config, len(raw.train.inputs))
+    rate, _ = configuration.learning_rate(config)
+    averaging = config.averaging.in_steps(horizon)
+
+    def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
+        return optimizers.build(config.optimizer, model, rate, config.seed)
+
+    check_size(config, raw.spec, make_optimizer)
+    recipe = Recipe(
+        loss=losses.build(config.loss),
+        make_optimizer=make_optimizer,
+        horizon=horizon,
+        schedule=schedules.build(config.schedule.in_steps(horizon, stretch=True), horizon.steps, config.batch),
+        momentum_schedule=momentum.build(config.momentum_schedule.in_steps(horizon), horizon.steps),
+        make_average=lambda model: build_average(averaging, model),
+        norm_batch=config.norm_batch,
+        seed=config.seed,
+        execution=Execution(
+            micro_batch=config.micro_batch,
+            dtype=_DTYPES.get(config.precision),
+            loss_scale=LossScale() if config.precision == "fp16" else None,
+            clip_norm=config.clip_norm,
+            graphs=config.graphs,
+        ),
+        compile=config.compile,
+    )
+    model = build_model(config, raw).to(source.dtype)
+    if layers.batch_norms(model):  # whether or not its file says so
+        configuration.check_groups(config, len(raw.train.inputs))
+    return Task(model, source, recipe, stop)
+
+
+def build_recorder(
+    config: RunConfig,
+    task: Task,
+    directory: RunDirectory | None,
+    audience: Audience | None = None,
+) -> Recorder:
+    """The recorder of ``task``, with every period in steps."""
+    horizon = task.recipe.horizon
+    every = config.checkpoint_every
+    return Recorder(
+        directory,
+        Evaluator(config.evaluate_train, config.micro_batch or 1000),
+        log_every=config.log_every,
+        eval_every=max(horizon.in_steps(config.eval_every), 1),
+        checkpoint_every=None if every is None else max(horizon.in_steps(every), 1),
+        divergence_factor=config.divergence_factor,
+        budget=config.budget,
+        probes=build_probes(config, task, directory),
+        audience=audience,
+    )
+
+
+def build_probes(config: RunConfig, task: Task, directory: RunDirectory | None, scheduled: bool = True) -> Probes:
+    """The probes of ``task``; raises UserError for one that cannot work in this run, or if ``scheduled`` is never due."""
+    horizon, chosen = task.recipe.horizon, []
+    for choice in config.probes:
+        name = choice.group.removeprefix("probe.")
+        schedule = ProbeSchedule.of(choice.in_steps(horizon).options, horizon.steps)
+        if scheduled and schedule.is_empty:
+            raise UserError(
+                f"probe.{name}: is due at none of {horizon.steps} steps; accepted: one of {', '.join(SCHEDULE_OPTIONS)} "
+                "that names one"
+            )
+        probe = load_target(choice, Probe)(**choice.without(*SCHEDULE_OPTIONS))
+        chosen.append(ScheduledProbe(name, probe, schedule, configuration.options(config.text["probe"][name])))
+
+    def initial() -> list[torch.Tensor]:
+        model = _initial_model(config, task.source.spec).to(device=task.device, dtype=task.source.dtype)
+        return [parameter.detach() for parameter in model.parameters()]
+
+    probes = Probes(chosen, directory, initial)
+    probes.check(task)
+    return probes
+
+
+def set_precision(precision: str, deterministic: bool) -> None:
+    """Set torch's process-wide switches: tf32 or not, and on GPUs only kernels that repeat bit for bit."""
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = deterministic
+    if torch.cuda.is_available():
+        if deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(deterministic, warn_only=True)
+
+
+def build_trainer(config: RunConfig, callbacks: list[pl.Callback], met: Meeting | None = None) -> pl.Trainer:
+    """Lightning's trainer for the configured devices, with nothing of its own on; raises UserError if they are not there.
+
+    met: where the ranks of the run have met, if they have.
+    """
+    devices, accelerator = config.trainer, config.trainer.accelerator
+    if accelerator == "auto":
+        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    if accelerator == "gpu" and torch.cuda.device_count() < devices.devices:
+        raise UserError(
+            f"trainer.devices={devices.devices} with trainer.accelerator={devices.accelerator}: this machine has "
+            f"{torch.cuda.device_count()} GPUs; accepted: up to that many, or trainer.accelerator=cpu"
+        )
+    if devices.compression == "bf16":
+        check_bf16(accelerator)
+    # The run has a display of its own.
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning_utilities"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
+    return pl.Trainer(
+        accelerator=accelerator,
+        devices=devices.devices,
+        num_nodes=devices.num_nodes,
+        strategy=Ranks(devices.compression, devices.rendezvous_seconds, met) if devices.ranks > 1 else "auto",
+        # Lightning would take one rank alone for one of the tasks of the Slurm job that it may run in.
+        plugins=[Cluster(devices)],
+        callbacks=callbacks,
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+    )

@@ -1,0 +1,65 @@
+"""Loss and accuracy on whole splits, in eval mode and without augmentation, with the examples divided over ranks."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from optbench.training.task import Task
+
+SPLITS = ("train", "validation", "test")
+METRICS = tuple(f"{part}_{metric}" for part in (*SPLITS, "gap") for metric in ("loss", "accuracy"))
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Evaluates a task's model: ``train_limit`` examples of the training set, all of validation and test."""
+
+    train_limit: int | None = None
+    batch: int = 1000
+
+    def __call__(self, task: Task) -> dict[str, float | None]:
+        """{train,validation,test}_{loss,accuracy}, gap_loss and gap_accuracy; with averaging, averaged_... of each too.
+
+        The generalization gap is test loss minus train loss, and train accuracy minus test accuracy.
+        """
+        metrics = self._all_splits(task, "")
+        if task.average is not None and task.average.active:
+            with task.average.applied_to(task.model):
+                metrics |= self._all_splits(task, "averaged_")
+        return metrics
+
+    def _all_splits(self, task: Task, prefix: str) -> dict[str, float | None]:
+        metrics: dict[str, float | None] = {}
+        for split in SPLITS:
+            metrics |= {f"{prefix}{split}_{name}": value for name, value in self.split(task, split).items()}
+        train, test = metrics[f"{prefix}train_loss"], metrics[f"{prefix}test_loss"]
+        metrics[f"{prefix}gap_loss"] = test - train if test is not None and train is not None else None
+        train, test = metrics[f"{prefix}train_accuracy"], metrics[f"{prefix}test_accuracy"]
+        metrics[f"{prefix}gap_accuracy"] = train - test if test is not None and train is not None else None
+        return metrics
+
+    @torch.no_grad()
+    def split(self, task: Task, split: str) -> dict[str, float | None]:
+        """The mean loss and accuracy over one split; the accuracy is None where the targets have none."""
+        execution, loss = task.execution, task.recipe.loss
+        totals = torch.zeros(3, dtype=torch.float64, device=task.device)
+        graded = False
+        limit = self.train_limit if split == "train" else None
+        task.model.eval()
+        for inputs, targets in task.source.evaluation(split, self.batch, limit, execution.rank, execution.world_size):
+            with execution.autocast():
+                outputs = task.model(inputs)
+            totals[0] += loss.per_example(outputs, targets).double().sum()
+            totals[1] += len(inputs)
+            correct = loss.correct(outputs, targets, task.source.spec)
+            if correct is not None:
+                graded = True
+                totals[2] += correct.double().sum()
+        task.model.train()
+        if execution.world_size > 1:
+            # A rank without examples of its own does not know whether the others' were graded, but the sums do.
+            dist.all_reduce(totals)
+            graded = graded or float(totals[2]) > 0
+        total_loss, count, right = totals.tolist()
+        return {"loss": total_loss / count, "accuracy": right / count if graded else None}

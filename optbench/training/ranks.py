@@ -1,0 +1,212 @@
+"""The ranks of one run as Lightning needs them: started, met, joined in a process group, and parted in order."""
+
+import atexit
+import contextlib
+import gc
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+
+from optbench.config.run_config import Devices
+from optbench.errors import UserError
+from optbench.sweep.launchers.local import worker_environment
+from optbench.training import meeting
+from optbench.training.launch_environment import check_ranks, launched
+
+# Ranks that were started here have this long to end by themselves once rank 0 has ended.
+_GRACE_SECONDS = 30.0
+_GRACE_AFTER_FAILURE = 5.0
+
+
+class Cluster(ClusterEnvironment):
+    """What `launch_environment` has read, in Lightning's words; every process is there before a trainer is."""
+
+    def __init__(self, devices: Devices) -> None:
+        super().__init__()
+        self._ranks, self._devices = devices.ranks, devices.devices
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        """True: Lightning starts none."""
+        return True
+
+    @property
+    def main_address(self) -> str:
+        """The host of rank 0."""
+        return launched().host or "127.0.0.1"
+
+    @property
+    def main_port(self) -> int:
+        """The port at which rank 0 is met."""
+        return launched().port
+
+    @staticmethod
+    def detect() -> bool:
+        """Never chosen by Lightning itself."""
+        return False
+
+    def world_size(self) -> int:
+        """How many ranks train the run."""
+        return self._ranks
+
+    def set_world_size(self, size: int) -> None:
+        """The number of ranks is the configuration's."""
+
+    def global_rank(self) -> int:
+        """The rank of this process."""
+        return launched().rank if self._ranks > 1 else 0
+
+    def set_global_rank(self, rank: int) -> None:
+        """The rank is the launch's."""
+
+    def local_rank(self) -> int:
+        """The rank of this process among those of its machine, which is the number of its device."""
+        return launched().local_rank if self._ranks > 1 else 0
+
+    def node_rank(self) -> int:
+        """The number of this machine."""
+        return self.global_rank() // self._devices
+
+
+class Ranks(pl.strategies.DDPStrategy):
+    """DistributedDataParallel between ranks that meet within ``seconds``.
+
+    compression: "fp16" sums gradients between ranks in that type. Lightning would register hooks on CUDA only.
+    """
+
+    def __init__(self, compression: str, seconds: float, met: meeting.Meeting | None = None) -> None:
+        # Running statistics move once per step by the mean over ranks, so there are no buffers to broadcast.
+        super().__init__(broadcast_buffers=False, gradient_as_bucket_view=True)
+        self.compression, self.seconds = compression, seconds
+        self.meeting = met
+
+    def meet(self, lost: Callable[[], str | None] = lambda: None) -> meeting.Meeting:
+        """Wait for the other ranks, once."""
+        if self.meeting is None:
+            self.meeting = meeting.meet(launched(), self.seconds, lost)
+        return self.meeting
+
+    def setup_distributed(self) -> None:
+        """Make the process group on the meeting's store, which Lightning then finds."""
+        if not dist.is_initialized():
+            met = self.meet()
+            met.get_ready()
+            backend = self._get_process_group_backend()
+            device = self.root_device if self.root_device.type != "cpu" else None
+            dist.init_process_group(
+                backend,
+                store=dist.PrefixStore("group", met.store),  # type: ignore[attr-defined]
+                rank=met.launch.rank,
+                world_size=met.launch.world_size,
+                timeout=self._timeout,
+                device_id=device,
+            )
+            atexit.register(_leave_group)  # for whoever trains without a run
+        super().setup_distributed()
+
+    def _register_ddp_hooks(self) -> None:
+        if self.compression == "fp16":
+            from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
+
+            assert isinstance(self.model, torch.nn.parallel.DistributedDataParallel)
+            self.model.register_comm_hook(None, fp16_compress_hook)
+
+    def part(self, in_order: bool) -> None:
+        """Leave the process group; ``in_order``: once every rank has come here. A second call does nothing."""
+        if not dist.is_initialized():
+            return
+        if self.meeting is not None and in_order:
+            self.meeting.part()
+        _leave_group()
+
+
+def _leave_group() -> None:
+    """Destroy the process group: the threads of gloo abort a process that ends while they live."""
+    if dist.is_initialized():
+        gc.collect()  # modules that hold it
+        with contextlib.suppress(RuntimeError):
+            dist.destroy_process_group()
+
+
+def check_bf16(accelerator: str) -> None:
+    """Raise UserError where torch refuses to sum gradients between ranks in bf16 (nccl from 2.10 on can)."""
+    if accelerator != "gpu" or torch.cuda.nccl.version() < (2, 10) or not torch.cuda.is_bf16_supported():
+        raise UserError(
+            "trainer.compression=bf16: torch sums gradients between ranks in bf16 only on GPUs that have the type, with NCCL "
+            "2.10 or later; accepted: none, fp16"
+        )
+
+
+def meet(devices: Devices) -> meeting.Meeting:
+    """Meet the other ranks of a run that a launcher has started; raises UserError if they are not as many as configured."""
+    check_ranks(devices, launched())
+    return meeting.meet(launched(), devices.rendezvous_seconds)
+
+
+@contextlib.contextmanager
+def started_here(count: int, run_directory: Path) -> Iterator[Callable[[], str | None]]:
+    """Start the other ranks of a run of ``count`` ranks on this machine, of which this process is rank 0.
+
+    Yields a function that says how one of them has ended by itself, if one has. They are given their time to end, and are
+    then killed.
+    """
+    kept = dict(os.environ)
+    kept_threads = torch.get_num_threads()
+    threads = int(kept["OMP_NUM_THREADS"]) if kept.get("OMP_NUM_THREADS", "").isdigit() else _threads(count)
+    os.environ |= _place(0, count, meeting.listen())
+    children: list[subprocess.Popen[bytes]] = []
+    grace = _GRACE_AFTER_FAILURE
+    try:
+        torch.set_num_threads(threads)
+        for rank in range(1, count):
+            environment = worker_environment(threads) | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            command = [sys.executable, "-P", "-m", "optbench.training.follower", str(run_directory)]
+            children.append(subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL))
+
+        def lost() -> str | None:
+            ended = [(rank, child.poll()) for rank, child in enumerate(children, start=1)]
+            return next(
+                (f"rank {rank} has ended with exit status {code}" for rank, code in ended if code is not None), None
+            )
+
+        yield lost
+        grace = _GRACE_SECONDS
+    finally:
+        _see_off(children, grace)
+        torch.set_num_threads(kept_threads)
+        for name in set(os.environ) - set(kept):
+            del os.environ[name]
+        os.environ.update(kept)
+
+
+def _threads(processes: int) -> int:
+    return max(1, len(os.sched_getaffinity(0)) // processes)
+
+
+def _place(rank: int, count: int, port: int) -> dict[str, str]:
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
+def _see_off(children: list["subprocess.Popen[bytes]"], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    for child in children:
+        try:
+            child.wait(max(until - time.monotonic(), 0.1))
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()

@@ -1,0 +1,305 @@
+"""What happens between steps: rows of the history, evaluations, probes, checkpoints, divergence and targets.
+
+All of it is due at steps that the configuration fixes, so a resumed run does the same at the same steps.
+"""
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from optbench.config.durations import Budget
+from optbench.probes import Probes
+from optbench.store import RunDirectory, resuming
+from optbench.store.checkpoints import Seal
+from optbench.training import checkpointing
+from optbench.training.evaluation import Evaluator
+from optbench.training.task import Task
+
+Row = dict[str, Any]
+#: What a caller is told of every evaluation: the step, and the row of the history.
+OnEvaluation = Callable[[int, Row], object]
+CHECKPOINT_SECONDS = 60.0
+# The columns that every row of the history has, whatever the event.
+WHERE = ("event", "step", "epoch", "samples", "seconds")
+
+
+@dataclass(frozen=True)
+class Audience:
+    """Who is told of a run while it trains.
+
+    row: called with every row of the history, on every rank. The others are called on the rank that writes.
+    ready: once the history holds just what is not done again. say: with a line for whoever watches.
+    lost: says whether another process has taken the run over meanwhile.
+    on_evaluation: after every evaluation, with the step and the row. Where it raises, the run stops in order after what is
+        due at this step (``task.stop.error``); a run that ends at this step has ended.
+    """
+
+    row: Callable[[Row], None] = lambda row: None
+    ready: Callable[[], None] = lambda: None
+    say: Callable[[str], None] = lambda line: None
+    lost: Callable[[], bool] = lambda: False
+    on_evaluation: OnEvaluation | None = None
+
+
+class LockLost(Exception):
+    """Another process took this one for dead and has taken the run over: nothing more may be written."""
+
+
+class Recorder(pl.Callback):
+    """Writes a run's history and checkpoints, and decides when it ends.
+
+    due: the steps between training rows, evaluations and checkpoints (None: at evaluations, at most once a minute).
+    outcome: None while training, then "done", "diverged" or "preempted", with ``why``.
+    """
+
+    def __init__(
+        self,
+        directory: RunDirectory | None,
+        evaluator: Evaluator,
+        log_every: int,
+        eval_every: int,
+        checkpoint_every: int | None,
+        divergence_factor: float | None,
+        budget: Budget,
+        probes: Probes | None = None,
+        audience: Audience | None = None,
+    ) -> None:
+        self.directory, self.evaluator, self.audience = directory, evaluator, audience or Audience()
+        self.log_every, self.eval_every, self.checkpoint_every = log_every, eval_every, checkpoint_every
+        self.divergence_factor, self.budget = divergence_factor, budget
+        self.probes = probes or Probes()
+        self.outcome: str | None = None
+        self.why = ""
+        self.last_row = 0  # the step of the last training row
+        self.loss: float | None = None  # in that row
+        self.evaluation: Row = {}
+        self.first_loss: float | None = None
+        self.results: Row = {}  # what the summary adds to the last evaluation: bests, targets, divergence
+        self._last_checkpoint = time.monotonic()
+        self._digest = resuming.HistoryDigest(directory.history) if directory is not None else None
+
+    # ---- when things are due ---------------------------------------------------------------------------------------------
+
+    def next_event(self, step: int) -> int:
+        """The first step after ``step`` at which something is due."""
+        periods = [self.log_every, self.eval_every, self.checkpoint_every or self.eval_every]
+        regular = min(step - step % period + period for period in periods)
+        return min(regular, self.probes.next(step) or regular)
+
+    # ---- Lightning's hooks -------------------------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        """Resume from the last checkpoint, watch for signals, and start the clock."""
+        assert isinstance(task, Task)
+        # Lightning has installed handlers of its own by now; the run's replace them for as long as it trains.
+        task.stop.listen()
+        if self.directory is not None:
+            self._resume(self.directory, trainer, task)
+        task.next_event, task.watch = self.next_event, self.probes.watch
+        self._last_checkpoint = time.monotonic()
+        if self.outcome == "done":  # it was killed between its last checkpoint and its summary
+            task.finished = True
+            return
+        self._measure(task)  # before the first step, or what a signal did not leave the time for
+        task.clock.start()
+
+    def _resume(self, directory: RunDirectory, trainer: pl.Trainer, task: Task) -> None:
+        """Continue from the checkpoint that rank 0 chooses, if there is one."""
+        start = resuming.choose(directory, checkpointing.parse) if self._writes else resuming.Start()
+        # One rank may not find damaged, or no longer there, what another one has taken.
+        path = trainer.strategy.broadcast(start.path)
+        state = start.state if self._writes or path is None else checkpointing.load(path, directory.run_id)
+        if state is not None:
+            self.load_state(state["recorder"])
+            task.load_training_state(state["task"])
+        if self._writes:
+            for line in start.said:
+                self.audience.say(line)
+            resuming.begin(directory, start, task.step)
+            self.audience.ready()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, *arguments: Any) -> None:
+        """Do what is due after the step just taken."""
+        assert isinstance(task, Task)
+        if task.finished:
+            return
+        step, last = task.step, task.step >= task.recipe.horizon.steps
+        # At step 0 nothing is due yet, but a run may be stopped before its first step.
+        evaluate = last or (step > 0 and step % self.eval_every == 0)
+        record = evaluate or (step > 0 and step % self.log_every == 0)
+        checkpoint = self.checkpoint_every is not None and step % self.checkpoint_every == 0
+        if not (record or checkpoint or task.stop.signal or self.probes.due(step)):
+            return
+        if self.audience.lost():
+            raise LockLost
+        if task.device.type == "cuda":
+            torch.cuda.synchronize(task.device)  # steps are only queued; their time counts as training
+        task.clock.stop()
+        if record and step > self.last_row:
+            self._training_row(task)
+        if self.outcome is None and evaluate and self.evaluation.get("step") != step:
+            self._evaluate(task)
+        if self.outcome is None and last:
+            self.outcome = "done"
+        self._measure(task)
+        if self.outcome is not None:
+            self._end(trainer, task, self.outcome)
+            return
+        lately = time.monotonic() - self._last_checkpoint < CHECKPOINT_SECONDS
+        if checkpoint or task.stop.signal or (evaluate and self.checkpoint_every is None and not lately):
+            self.checkpoint(trainer, task)
+        if task.stop.signal is not None:
+            self.why = f"stopped by {task.stop} at step {step}"
+            self._end(trainer, task, "preempted")
+            return
+        if task.stop.error is not None:
+            # As if by a signal that comes now, so that several ranks agree on the step before they stop.
+            task.stop.receive(signal.SIGTERM)
+        task.clock.start()
+
+    # ---- rows -----------------------------------------------------------------------------------------------------------------
+
+    def _where(self, task: Task, event: str) -> Row:
+        horizon = task.recipe.horizon
+        step = task.step
+        values = (event, step, horizon.epoch(step), horizon.plan.first_sample(step), task.clock.read())
+        return dict(zip(WHERE, values, strict=True))
+
+    def _training_row(self, task: Task) -> None:
+        losses = torch.stack(task.losses).cpu()
+        losses = losses.to(torch.promote_types(losses.dtype, torch.float32))  # float64 stays what was computed
+        task.losses.clear()
+        if self.first_loss is None:
+            self.first_loss = float(losses[0])
+        row = self._where(task, "train")
+        row["loss"] = self.loss = float(losses.double().mean())
+        row["learning_rate"] = float(task.optimizer.param_groups[0]["lr"])
+        momentum = _momentum(task.optimizer.param_groups[0])
+        if momentum is not None:
+            row["momentum"] = momentum
+        if task.gradient_norms:
+            row["gradient_norm"] = float(torch.stack(task.gradient_norms).double().mean())
+            task.gradient_norms.clear()
+        # What an optimizer tells of its latest step, such as a damping that it adapts.
+        row |= {f"optimizer_{name}": value for name, value in getattr(task.optimizer, "diagnostics", {}).items()}
+        self.last_row = task.step
+        self._write(row)
+        self._look_for_divergence(task.step - len(losses), losses)
+
+    def _look_for_divergence(self, first_step: int, losses: torch.Tensor) -> None:
+        assert self.first_loss is not None
+        bound = math.inf if self.divergence_factor is None else self.divergence_factor * abs(self.first_loss)
+        bad = (~torch.isfinite(losses) | (losses > bound)).nonzero()
+        if len(bad):
+            where = int(bad[0])
+            loss = float(losses[where])
+            self.outcome = "diverged"
+            self.results["diverged_step"] = first_step + where
+            self.why = f"the loss was {loss:.4g} at step {first_step + where}"
+            if math.isfinite(loss):
+                self.why += f", more than {self.divergence_factor:g} times the first, {self.first_loss:.4g}"
+
+    def _evaluate(self, task: Task) -> None:
+        where = self._where(task, "evaluation")
+        metrics = self.evaluator(task)
+        self.evaluation = where | metrics
+        self._write(self.evaluation)
+        self._keep_best(metrics, task.step)
+        self._check_target(metrics, where)
+        loss = metrics["validation_loss"]
+        task.recipe.schedule.observe(math.inf if loss is None or math.isnan(loss) else loss)
+        if self.audience.on_evaluation is not None and self._writes:
+            try:
+                self.audience.on_evaluation(task.step, dict(self.evaluation))
+            except BaseException as error:
+                task.stop.error = error
+
+    def _measure(self, task: Task) -> None:
+        # A signal may leave little time: what is due now is measured when the run is continued. Several ranks may hear
+        # of it at different times, and have to measure together.
+        if task.stop.signal is not None and task.execution.world_size == 1:
+            return
+        due = self.probes.due(task.step, self.outcome == "done", self.outcome == "diverged")
+        for row in self.probes.measure(task, due, self._writes):
+            self._write(self._where(task, "probe") | row)
+
+    def _keep_best(self, metrics: dict[str, float | None], step: int) -> None:
+        for name, better in (("validation_loss", -1), ("validation_accuracy", 1)):
+            value, best = metrics[name], self.results.get(f"best_{name}")
+            if value is not None and math.isfinite(value) and (best is None or better * value > better * best):
+                self.results[f"best_{name}"] = value
+                self.results[f"best_{name}_step"] = step
+
+    def _check_target(self, metrics: dict[str, float | None], where: Row) -> None:
+        target, name = self.budget.target, self.budget.target_metric
+        value = metrics[name] if target is not None else None
+        if target is None or value is None or self.results.get("steps_to_target") is not None:
+            return
+        if value <= target if name.endswith("loss") else value >= target:
+            self.results |= {
+                "steps_to_target": where["step"],
+                "samples_to_target": where["samples"],
+                "seconds_to_target": where["seconds"],
+            }
+            if self.budget.stop_at_target:
+                self.outcome = "done"
+
+    def _write(self, row: Row) -> None:
+        if self.directory is not None and self._writes:
+            self.directory.append(row)
+        self.audience.row(row)
+
+    # ---- checkpoints and the end -----------------------------------------------------------------------------------------------
+
+    _writes = True
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Only rank 0 writes."""
+        self._writes = trainer.is_global_zero
+
+    def checkpoint(self, trainer: pl.Trainer, task: Task) -> None:
+        """Save everything that the steps to come depend on."""
+        if self.directory is not None and self._writes:
+            assert self._digest is not None
+            # What it stands on reaches the disk before it does: a machine may lose power in between.
+            self.directory.flush()
+            seal = Seal(self.directory.run_id, task.step, *self._digest.take())
+            checkpointing.save({"task": task.training_state(), "recorder": self.state()}, self.directory, seal)
+        self._last_checkpoint = time.monotonic()
+
+    def state(self) -> Row:
+        """What the recorder itself must remember."""
+        return {
+            "last_row": self.last_row,
+            "evaluation": self.evaluation,
+            "first_loss": self.first_loss,
+            "results": self.results,
+            "outcome": self.outcome,
+            "probes": self.probes.state(),
+        }
+
+    def load_state(self, state: Row) -> None:
+        """Continue from ``state``."""
+        self.last_row, self.first_loss, self.outcome = state["last_row"], state["first_loss"], state["outcome"]
+        self.evaluation, self.results = dict(state["evaluation"]), dict(state["results"])
+        if "probes" in state:  # not so in the checkpoints of earlier versions
+            self.probes.load_state(state["probes"])
+
+    def _end(self, trainer: pl.Trainer, task: Task, outcome: str) -> None:
+        task.clock.stop()
+        self.outcome = outcome
+        if outcome == "done":
+            self.checkpoint(trainer, task)
+        task.finished = True
+
+
+def _momentum(group: dict[str, Any]) -> float | None:
+    if "momentum" in group:
+        return float(group["momentum"])
+    return float(group["betas"][0]) if "betas" in group else None

@@ -1,0 +1,398 @@
+"""One resolved configuration becomes one run directory."""
+
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from rich.console import Console
+
+from optbench import config as configuration
+from optbench import randomness, trackers
+from optbench.config import Config
+from optbench.config.run_config import RunConfig
+from optbench.data.raw import RawData
+from optbench.errors import UserError
+from optbench.probes.drawing import draw
+from optbench.provenance import Sources, as_text, continued, environment
+from optbench.store import RunDirectory, RunLock, StoreError
+from optbench.store.claims import Claim
+from optbench.store.run_directory import State
+from optbench.system import terminal
+from optbench.system.signals import Stop, handlers_restored
+from optbench.system.terminal import RunDisplay
+from optbench.training.build import build_recorder, build_task, build_trainer, load_data, set_precision
+from optbench.training.evaluation import METRICS
+from optbench.training.launch_environment import check_ranks, launched
+from optbench.training.meeting import Meeting
+from optbench.training.ranks import Ranks, meet, started_here
+from optbench.training.recorder import WHERE, Audience, LockLost, OnEvaluation, Recorder
+from optbench.training.task import StepTokens, Task
+
+PROGRESS_SECONDS = 2.0
+# As this process has imported it: what is edited while it trains is not what it trains with.
+_SOURCES = Sources()
+_SOURCES.read_package()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: "done", "diverged", "preempted" or "failed", with why; its summary, where it has one.
+
+    "lost": another process has taken it over. signal: what stopped it. refused: the file system would not take what it
+    wrote. mirror: still at work, until somebody calls its `finish`.
+    """
+
+    state: str
+    why: str
+    summary: dict[str, Any] | None
+    directory: RunDirectory
+    mirror: trackers.Mirror | None = None
+    tracker_problem: str | None = None
+    signal: int | None = None
+    refused: bool = False
+
+
+# ---- running ----------------------------------------------------------------------------------------------------------------
+
+
+class _Progress(pl.Callback):
+    """Tells those who watch how far the run is: the display of this process, and by a file all others."""
+
+    def __init__(self, display: RunDisplay, recorder: Recorder) -> None:
+        self.display, self.recorder = display, recorder
+        self._shown = (0, 0.0)  # the step that others were last told of, and when
+
+    def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        assert isinstance(task, Task)
+        self._shown = (task.step, time.monotonic())
+
+    def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, *arguments: Any) -> None:
+        assert isinstance(task, Task)
+        self.display.step(task.step)
+        (step, since), now = self._shown, time.monotonic()
+        if now - since < PROGRESS_SECONDS or self.recorder.directory is None or not trainer.is_global_zero:
+            return
+        self._shown = (task.step, now)
+        rate = (task.step - step) / (now - since)
+        self.recorder.directory.set_progress(task.step, task.recipe.horizon.steps, rate, self.recorder.loss)
+
+
+def execute(resolved: Config, console: Console | None = None, on_evaluation: OnEvaluation | None = None) -> Outcome:
+    """Train the configuration ``resolved`` from its last checkpoint, or from the start, to its end.
+
+    ``on_evaluation(step, row)`` is called on rank 0 after every evaluation. What it raises is raised here, once the run is
+    recorded: as preempted at a checkpoint, or as what it is if it ended at that evaluation.
+
+    Raises UserError before anything is written if the configuration cannot run here, or if not as many ranks were started
+    as it has. A crash is recorded as the status "failed" with the traceback in the run's log, and returned, not raised. Of
+    several ranks, only rank 0 writes.
+    """
+    config, launch = RunConfig.of(resolved), launched()
+    check_ranks(config.trainer, launch)
+    directory = RunDirectory.at(config.results_dir, configuration.run_id(resolved))
+    met = meet(config.trainer) if launch.world_size > 1 else None
+    stop, outcome = Stop(), None
+    with _telling_others(met):
+        prepared = _Prepared(config, directory, console, stop, met=met, on_evaluation=on_evaluation)
+        if launch.rank == 0:
+            outcome = _train_locked(prepared)
+    if stop.error is not None:
+        raise stop.error
+    if outcome is not None:
+        return outcome
+    with _telling_others(met):
+        assert met is not None
+        refusal = met.decision()
+    if not refusal:
+        return prepared.follow()
+    prepared.part()
+    if directory.is_finished:
+        return Outcome(directory.status().state, "", directory.summary(), directory)
+    raise UserError(f"rank {launch.rank}: rank 0 does not train it: {refusal}")
+
+
+def _train_locked(prepared: "_Prepared") -> Outcome:
+    """Train as the process that writes the run, once it has the lock."""
+    config, directory = prepared.config, prepared.directory
+    directory.make()
+    with RunLock(directory.lock) as lock:
+        if directory.is_finished and not config.force:  # another process was quicker
+            prepared.decide("it is done")
+            prepared.part()
+            return Outcome(directory.status().state, "", directory.summary(), directory)
+        directory.create(configuration.to_yaml(config.text), replace=True)  # the same science, by its run id
+        directory.remove_leftovers()
+        if config.force:
+            directory.clear()
+        directory.set_status("running", deaths=directory.status().deaths)
+        prepared.decide("")
+        outcome = prepared.train(lock)
+        return replace(outcome, tracker_problem=outcome.mirror.finish() if outcome.mirror is not None else None)
+
+
+@contextmanager
+def _telling_others(met: Meeting | None) -> Iterator[None]:
+    """Tell the other ranks why this one fails, so that they do not wait for it."""
+    try:
+        yield
+    except BaseException as error:
+        if met is not None:
+            met.report_failure(_reason(error, met.launch.rank), _details(error))
+        raise
+
+
+def execute_claimed(
+    claim: Claim, console: Console, stop: Stop, load: Callable[[RunConfig], RawData] | None = None
+) -> Outcome:
+    """Do a run that this process has claimed, by the configuration that was frozen when it was planned.
+
+    Never raises for the run: what it cannot do is recorded in the run's status and returned. The outcome's mirror is
+    still at work; its `finish` is the caller's to call. ``load``: how to come by the data, `load_data` by default.
+    """
+    directory = claim.directory
+    met = None
+    try:
+        config = RunConfig.of(configuration.thaw(directory))
+        met = meet(config.trainer) if config.trainer.ranks > 1 else None
+        prepared = _Prepared(config, directory, console, stop, load, met)
+    except Exception as error:
+        return _failed(directory, error, met=met)
+    # It is marked as running since it was claimed.
+    return prepared.train(claim.lock)
+
+
+def execute_as_rank(directory: RunDirectory, console: Console, stop: Stop) -> Outcome:
+    """Train as another rank of a run that rank 0 has the lock of; like `execute_claimed` it never raises for the run.
+
+    It writes nothing: rank 0 records why it failed, and its traceback.
+    """
+    rank = launched().rank
+    try:
+        config = RunConfig.of(configuration.thaw(directory))
+        met = meet(config.trainer)
+        with _telling_others(met):
+            prepared = _Prepared(config, directory, console, stop, met=met)
+        return prepared.follow()
+    except Exception as error:
+        why = _reason(error, rank)
+        print(_details(error), file=sys.stderr, end="", flush=True)
+        return Outcome("failed", why, None, directory, signal=stop.signal)
+
+
+class _Prepared:
+    """A run with its data and its model in memory, of which nothing has been written yet."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        directory: RunDirectory,
+        console: Console | None,
+        stop: Stop,
+        load: Callable[[RunConfig], RawData] | None = None,
+        met: Meeting | None = None,
+        on_evaluation: OnEvaluation | None = None,
+    ) -> None:
+        set_precision(config.precision, config.trainer.deterministic)
+        trackers.check(config.text["tracker"])
+        task = build_task(config, (load or load_data)(config), stop)
+        task.check(config.trainer.ranks)
+        # The bench's own draws are pure functions of the seed; an optimizer from elsewhere may use torch's generators.
+        torch.manual_seed(randomness.key(config.seed, "torch"))
+        shown = config.progress and launched().rank == 0
+        self.display = RunDisplay(console or terminal.console(), task.recipe.horizon.steps, shown)
+        self.config, self.directory, self.task = config, directory, task
+        audience = Audience(self.display.row, self._start_mirror, self._say, self._is_lost, on_evaluation)
+        self.recorder = build_recorder(config, task, directory, audience)
+        self.trainer = build_trainer(config, [self.recorder, _Progress(self.display, self.recorder)], met)
+        self.mirror: trackers.Mirror | None = None
+        self._code = ""
+        self._lock: RunLock | None = None
+
+    def _say(self, line: str) -> None:
+        self.display.console.print(line, soft_wrap=True)
+
+    def _is_lost(self) -> bool:
+        return self._lock is not None and self._lock.lost.is_set()
+
+    @property
+    def _ranks(self) -> Ranks | None:
+        """What binds this rank to the others, where there are any."""
+        return self.trainer.strategy if isinstance(self.trainer.strategy, Ranks) else None
+
+    def decide(self, decision: str) -> None:
+        """Rank 0: tell ranks that have come what becomes of the run (`Meeting.decide`)."""
+        if self._met is not None:
+            self._met.decide(decision)
+
+    def part(self, in_order: bool = True) -> None:
+        """Leave the other ranks, where there are any; in order once all of them do."""
+        if self._ranks is not None:
+            self.task.leave_ranks()
+            self._ranks.part(in_order)
+
+    def _fit(self) -> None:
+        with _telling_others(self._met):
+            self.trainer.fit(self.task, train_dataloaders=StepTokens(self.task))
+        self.part()
+
+    @property
+    def _met(self) -> Meeting | None:
+        return self._ranks.meeting if self._ranks is not None else None
+
+    def _fit_with_others(self) -> None:
+        """Train; as rank 0 of ranks that nobody has started, start the others first."""
+        if self._ranks is None or self._met is not None:
+            self._fit()
+            return
+        with started_here(self.config.trainer.ranks, self.directory.path) as lost:
+            self._ranks.meet(lost)
+            try:
+                self._fit()
+            finally:
+                # Before the others are waited for: they may wait for this rank.
+                self.part(in_order=False)
+
+    def follow(self) -> Outcome:
+        """Train as one of the ranks that write nothing. It never raises for the run: rank 0 records why it failed."""
+        state, why = "failed", ""
+        try:
+            with handlers_restored():
+                self._fit()
+            state, why = self.recorder.outcome or "failed", self.recorder.why
+        except Exception as error:
+            why = _reason(error, launched().rank)
+            print(_details(error), file=sys.stderr, end="", flush=True)
+            self.part(in_order=False)
+        return Outcome(state, why, None, self.directory, signal=self.task.stop.signal)
+
+    def train(self, lock: RunLock) -> Outcome:
+        """Train, and record how it ended; ``lock`` is held by this process."""
+        try:
+            self._lock = lock
+            self._write_environment()
+            with handlers_restored(), self.display:
+                self._fit_with_others()
+            return self._record_end()
+        except BaseException as error:
+            stopped = self.task.stop.signal
+            outcome = _failed(self.directory, error, stopped, self._met)
+            self.part(in_order=False)
+            if self.mirror is not None:
+                self.mirror.finish(0)
+            if stopped is None and not isinstance(error, Exception):
+                raise
+            return outcome
+
+    def _write_environment(self) -> None:
+        described = environment.describe(_device_names(self.trainer), self.trainer.world_size)
+        vintages = continued(self.directory, _SOURCES.code(self.config.text))
+        self.directory.write_environment(described | {"code": vintages})
+        self._code = as_text(vintages)
+        if len(vintages) > 1:
+            self._say(
+                f"{self.directory.run_id}: was begun by other code ({vintages[-2]['fingerprint']}) than continues it "
+                f"({vintages[-1]['fingerprint']}), and is recorded as of both; retry=stale starts it over"
+            )
+
+    def _start_mirror(self) -> None:
+        # Not before the rows that a resumed run is going to write again are gone.
+        self.mirror = trackers.start(self.directory.path, self.config.text["tracker"])
+
+    def _record_end(self) -> Outcome:
+        recorder = self.recorder
+        state, summary = recorder.outcome or "failed", None
+        if state in ("done", "diverged"):
+            summary = summarize(self.config, self.task, recorder, self._code)
+            # Before the run counts as done: what is killed while it draws draws the rest when it is continued.
+            if recorder.probes.scheduled:
+                problem = draw(self.directory)[1]
+                if problem is not None:
+                    self._say(problem)
+            self.directory.finish(summary, state)  # type: ignore[arg-type]
+        else:
+            self.directory.set_status(state, recorder.why)  # type: ignore[arg-type]
+        return Outcome(state, recorder.why, summary, self.directory, self.mirror, signal=self.task.stop.signal)
+
+
+def _reason(error: BaseException, rank: int = 0) -> str:
+    """Why something failed, in a line; it names a rank that does not write the run."""
+    expected = isinstance(error, StoreError | UserError)
+    why = str(error) if expected else f"{type(error).__name__}: {error}".splitlines()[0]
+    return why if rank == 0 or why.startswith("rank ") else f"rank {rank}: {why}"
+
+
+def _details(error: BaseException) -> str:
+    """What the log says of ``error``: a traceback, unless it was foreseen."""
+    return f"{error}\n" if isinstance(error, StoreError | UserError) else "".join(traceback.format_exception(error))
+
+
+def _failed(
+    directory: RunDirectory, error: BaseException, stopped: int | None = None, met: Meeting | None = None
+) -> Outcome:
+    """Record that a run ended by ``error``; asked twice to stop it stops at once, which is no failure.
+
+    Of several ranks, which have ``met``, the one that failed first says why; the others only lose the connection to it.
+    """
+    refused = isinstance(error, StoreError)
+    why, details = _reason(error), _details(error)
+    if met is not None:
+        why, details = met.report_failure(why, details)
+    state: State = "failed" if stopped is None else "preempted"
+    if isinstance(error, LockLost):
+        return Outcome("lost", "another process took it over", None, directory)
+    # A file system that refuses the run may refuse this too; the run then stays marked as running, by nobody.
+    with suppress(StoreError, OSError):
+        with directory.log.open("a", encoding="utf-8") as log:
+            log.write(details)
+        directory.set_status(state, why)
+    return Outcome(state, why, None, directory, signal=stopped, refused=refused)
+
+
+def _device_names(trainer: pl.Trainer) -> list[str]:
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else environment.processor()
+    return [name] * trainer.num_devices
+
+
+def summarize(config: RunConfig, task: Task, recorder: Recorder, code: str) -> dict[str, Any]:
+    """The content of summary.json: what was run, by which ``code``, how it ended, and the last evaluation."""
+    rate, rule = configuration.learning_rate(config)
+    if rate is None:
+        rate = float(task.optimizer.param_groups[0]["initial_lr"])
+    horizon = task.recipe.horizon
+    metrics = dict.fromkeys(METRICS)
+    # After divergence the last evaluation is of weights that the run has left behind since.
+    if recorder.outcome != "diverged":
+        metrics |= {name: value for name, value in recorder.evaluation.items() if name not in WHERE}
+    steps = recorder.results.get("diverged_step", task.step)
+    targets = dict.fromkeys(("steps_to_target", "samples_to_target", "seconds_to_target"))
+    return {
+        "run_id": configuration.run_id(config.text),
+        "status": recorder.outcome,
+        "why": recorder.why,
+        "code": code,
+        "optimizer": config.optimizer.label,
+        "model": config.model.label,
+        "dataset": config.dataset.label,
+        "batch": config.batch,
+        "seed": config.seed,
+        "trial": config.trial,
+        "learning_rate": rate,
+        "base_learning_rate": config.optimizer.options.get("learning_rate"),
+        "scaling_rule": rule,
+        "parameters": sum(parameter.numel() for parameter in task.model.parameters()),
+        "steps": steps,
+        "epochs": horizon.epoch(steps),
+        "samples": horizon.plan.first_sample(steps),
+        "seconds_training": task.clock.read(),
+        **metrics,
+        **(targets if config.budget.target is not None else {}),
+        **recorder.results,
+        **recorder.probes.summary(),
+    }

@@ -1,0 +1,306 @@
+"""The Lightning module: model, loss, optimizer and schedule, trained one global batch a step.
+
+Optimization is manual, on the raw optimizer: `training_step` builds the objective of a batch and calls
+``optimizer.step(objective)``. Lightning's own cost per call is several times that of a small model's step, so one
+`training_step` takes as many steps as there are until something else is due, but no longer than a fraction of a second.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from optbench import randomness
+from optbench.config.durations import Horizon
+from optbench.data.source import BatchSource
+from optbench.models import layers
+from optbench.models.converting import check_passes
+from optbench.objective import Execution, Network, Objective, dropout_key
+from optbench.objective.losses import Loss
+from optbench.schedules import Schedule, hessian
+from optbench.schedules.momentum import MomentumSchedule
+from optbench.system.signals import Stop
+from optbench.training.averaging import Average
+
+# One rank alone returns to Lightning after this long; several ranks, which must agree, after this many steps.
+SECONDS_AT_A_TIME = 0.2
+STEPS_AT_A_TIME = 16
+_NOBODY = contextlib.nullcontext()
+
+
+@dataclass
+class Clock:
+    """Seconds of training: it runs only while `running`, so that evaluations and checkpoints are not counted."""
+
+    elapsed: float = 0.0
+    since: float | None = None
+
+    def start(self) -> None:
+        """Count from now on."""
+        self.since = time.perf_counter()
+
+    def stop(self) -> float:
+        """Stop counting; returns the seconds so far."""
+        if self.since is not None:
+            self.elapsed += time.perf_counter() - self.since
+            self.since = None
+        return self.elapsed
+
+    def read(self) -> float:
+        """The seconds so far, without stopping."""
+        return self.elapsed + (0.0 if self.since is None else time.perf_counter() - self.since)
+
+
+@dataclass
+class Recipe:
+    """How a model is trained: what a run's configuration says, as objects."""
+
+    loss: Loss
+    make_optimizer: Callable[[nn.Module], torch.optim.Optimizer]
+    horizon: Horizon
+    schedule: Schedule
+    momentum_schedule: MomentumSchedule | None = None
+    make_average: Callable[[nn.Module], Average | None] = lambda model: None
+    norm_batch: int | None = 128
+    seed: int = 0
+    execution: Execution = field(default_factory=Execution)
+    compile: bool = False
+
+
+class Task(pl.LightningModule):
+    """Trains ``model`` on the batches of ``source`` by ``recipe`` until ``stop``; `step` counts the parameter updates so far."""
+
+    def __init__(self, model: nn.Module, source: BatchSource, recipe: Recipe, stop: Stop | None = None) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = model
+        self.source, self.recipe, self.execution = source, recipe, recipe.execution
+        self.step = 0
+        self.finished = False
+        self.stop = stop or Stop()
+        self.clock = Clock()
+        self.losses: list[Tensor] = []  # of the steps since the last row of the history, still on the device
+        self.gradient_norms: list[Tensor] = []
+        self.next_event: Callable[[int], int] = lambda step: recipe.horizon.steps
+        # The context in which the optimizer takes a step: probes may watch, and change nothing.
+        self.watch: Callable[[Objective, Task], AbstractContextManager[Any]] = lambda objective, task: _NOBODY
+        self._rate: tuple[float, float | None] | None = None  # the factor, and what it multiplies
+        self._momentum: float | None = None
+        self._batch: int | None = None
+
+    # ---- set-up: Lightning calls these once the model is on its device -------------------------------------------------
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Move the data beside the model, and build the optimizer on the parameters where they now lie."""
+        self.source.to(self.device)
+        self.network = Network(self.model, self.device)
+        if self.recipe.compile:
+            self.network.forward = torch.compile(self.model)
+        self.optimizer = self.recipe.make_optimizer(self.model)
+        self.average = self.recipe.make_average(self.model)
+        return self.optimizer
+
+    def on_fit_start(self) -> None:
+        """Learn the ranks, and let gradients be averaged over them by DistributedDataParallel's own reducer."""
+        execution = self.execution
+        execution.device, execution.world_size, execution.rank = self.device, self.trainer.world_size, self.global_rank
+        replica = self.trainer.strategy.model
+        if isinstance(replica, nn.parallel.DistributedDataParallel):
+            execution.backward = _averaged_over_ranks(replica)
+        self.model.train()
+
+    def leave_ranks(self) -> None:
+        """Let go of what holds the process group, which is about to be destroyed."""
+        self.execution.backward = Execution().backward
+        for norm in self.network.norms if hasattr(self, "network") else ():
+            norm.ranks = None
+
+    # ---- training -----------------------------------------------------------------------------------------------------
+
+    def training_step(self, token: int, index: int) -> None:
+        """Take steps until something else is due."""
+        if self.finished:
+            return  # Lightning fetches one token ahead
+        until = min(self.next_event(self.step), self.recipe.horizon.steps)
+        if self.execution.world_size > 1:
+            if self._any_rank_must_stop():
+                return
+            for _ in range(min(until - self.step, STEPS_AT_A_TIME)):
+                self.take_step()
+            return
+        deadline = time.perf_counter() + SECONDS_AT_A_TIME
+        while self.step < until and self.stop.signal is None:
+            self.take_step()
+            if time.perf_counter() > deadline:
+                break
+
+    def _any_rank_must_stop(self) -> bool:
+        signal = torch.tensor(float(self.stop.signal or 0), device=self.device)
+        dist.all_reduce(signal, op=dist.ReduceOp.MAX)
+        self.stop.signal = int(signal) or None
+        return self.stop.signal is not None
+
+    def take_step(self) -> None:
+        """One parameter update from one global batch."""
+        step, recipe, execution = self.step, self.recipe, self.execution
+        plan = recipe.horizon.plan
+        batch = plan.batch(step)
+        if batch != self._batch:
+            self._place_norms(batch)
+        self._follow_schedules(step)
+        objective = self._objective(self.network, step, execution.rank, execution.world_size)
+        with self.watch(objective, self):
+            self.optimizer.step(objective)  # type: ignore[arg-type]  # a closure may return a tensor, as torch's own do
+        objective.finish()
+        if self.average is not None:
+            self.average.update(self.model, step)
+        assert objective.value is not None, "the optimizer did not evaluate its closure"
+        self.losses.append(objective.value)
+        if objective.gradient_norm is not None:
+            self.gradient_norms.append(objective.gradient_norm)
+        self.step = step + 1
+
+    def _objective(self, network: Network, step: int, rank: int, ranks: int) -> Objective:
+        """The objective of the share that rank ``rank`` of ``ranks`` has of the batch of ``step``."""
+        plan = self.recipe.horizon.plan
+        inputs, targets = self.source.batch(step, plan.first_sample(step), plan.batch(step), rank, ranks)
+        key = dropout_key(self.recipe.seed, step) if network.draw is not None else 0
+        return Objective(network, self.recipe.loss, inputs, targets, self.execution, key)
+
+    def check(self, ranks: int) -> None:
+        """Raise UserError if the optimizer cannot train this model with this loss; before Lightning has moved anything.
+
+        An optimizer that needs more than a gradient says so in a method ``check(objective)``, which is given what one of
+        ``ranks`` would have of the first batch. A schedule that learns from the Hessian sets a momentum.
+        """
+        self._check_passes()
+        optimizer = self.recipe.make_optimizer(self.model)  # some options only the optimizer can refuse
+        if self.recipe.schedule.needs_spectrum(0) is not None:
+            follows = self.recipe.momentum_schedule is not None
+            hessian.check(optimizer, follows, self.execution.loss_scale is not None)
+        if hasattr(optimizer, "check"):
+            self.source.to("cpu")
+            optimizer.check(self._objective(Network(self.model), 0, 0, ranks))
+
+    def _check_passes(self) -> None:
+        self.source.to("cpu")
+        network = Network(self.model)
+        inputs, _ = next(iter(self.source.evaluation("train", 2, 2)))
+        network.record_norms("hold")
+        check_passes(self.model, inputs)
+        network.record_norms("follow")
+
+    def _follow_schedules(self, step: int) -> None:
+        schedule = self.recipe.schedule
+        request = schedule.needs_spectrum(step)
+        if request is not None:
+            draws = randomness.generator(self.recipe.seed, "spectrum of the schedule", step)
+            spectrum = hessian.measure(
+                request, self.network, self.recipe.loss, self.source, self.execution, self.recipe.norm_batch, draws
+            )
+            if spectrum is not None:
+                schedule.observe_spectrum(*spectrum)
+        rate = schedule(step), schedule.base_learning_rate(step)
+        if rate != self._rate:
+            self._rate = rate
+            factor, base = rate
+            for group in self.optimizer.param_groups:
+                group["lr"] = (group["initial_lr"] if base is None else base) * factor
+        momentum = schedule.momentum(step)
+        if self.recipe.momentum_schedule is not None:
+            momentum = self.recipe.momentum_schedule(step)
+        if momentum is not None and momentum != self._momentum:
+            self._momentum = momentum
+            for group in self.optimizer.param_groups:
+                if "momentum" in group:
+                    group["momentum"] = momentum
+                elif "betas" in group:
+                    group["betas"] = (momentum, *group["betas"][1:])
+
+    def _place_norms(self, batch: int) -> None:
+        """Fix which examples batch norm normalizes together: ``norm_batch`` consecutive ones of the global batch."""
+        self._batch = batch
+        if not self.network.norms:
+            return
+        share = batch // self.execution.world_size
+        group = min(self.recipe.norm_batch or batch, batch)
+        if group <= share:
+            layers.set_norm_batch(self.model, group)
+            return
+        span = group // share
+        mine = None
+        for first in range(0, self.execution.world_size, span):
+            ranks = dist.new_group(list(range(first, first + span)))
+            if first <= self.execution.rank < first + span:
+                mine = ranks
+        layers.set_norm_batch(self.model, None, mine)
+
+    # ---- what a checkpoint holds ----------------------------------------------------------------------------------------
+
+    def training_state(self) -> dict[str, Any]:
+        """Everything that the steps to come depend on, as tensors and plain values."""
+        scale = self.execution.loss_scale
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.recipe.schedule.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else None,
+            "loss_scale": scale.state_dict() if scale is not None else None,
+            "seconds": self.clock.read(),
+            "losses": torch.stack(self.losses).cpu() if self.losses else None,
+            "gradient_norms": torch.stack(self.gradient_norms).cpu() if self.gradient_norms else None,
+            # Our own draws need no state; an optimizer from elsewhere may use torch's generators.
+            "generator": torch.get_rng_state(),
+            "cuda_generator": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        """Continue from ``training_state``."""
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.recipe.schedule.load_state_dict(state["schedule"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        if self.execution.loss_scale is not None:
+            self.execution.loss_scale.load_state_dict(state["loss_scale"])
+        self.clock.elapsed = state["seconds"]
+        self.losses = list(state["losses"].to(self.device)) if state["losses"] is not None else []
+        norms = state["gradient_norms"]
+        self.gradient_norms = list(norms.to(self.device)) if norms is not None else []
+        torch.set_rng_state(state["generator"])
+        if state["cuda_generator"] is not None:
+            torch.cuda.set_rng_state(state["cuda_generator"], self.device)
+        self._rate = self._momentum = None
+
+
+class StepTokens:
+    """What Lightning iterates over: one token for each call of `training_step`, until the task is finished."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield a token as long as there is something left to do."""
+        while not self.task.finished:
+            yield 0
+
+
+def _averaged_over_ranks(replica: nn.parallel.DistributedDataParallel) -> Callable[[Tensor, bool], None]:
+    from pytorch_lightning.overrides.distributed import prepare_for_backward
+
+    def backward(loss: Tensor, last: bool) -> None:
+        # Gradients accumulate on each rank; the reducer averages them during the last micro-batch's backward pass.
+        replica.require_backward_grad_sync = last
+        prepare_for_backward(replica, loss)
+        loss.backward()
+
+    return backward

@@ -1,0 +1,9 @@
+"""Optimizers of choices that a test has changed."""
+
+from optbench import optimizers
+from optbench.config import Choice
+
+
+def build(choice, model, learning_rate, seed=0):
+    """The optimizer of the composed ``choice``, as a run builds it."""
+    return optimizers.build(Choice.of("optimizer", choice), model, learning_rate, seed)
