@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from optbench.curvature.lanczos import Product, flatten, lanczos, unflatten
+from optbench.curvature.lanczos import Product, lanczos
+from optbench.objective.vectors import flatten, unflatten
 
 
 def random_direction(parameters: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:

@@ -11,18 +11,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from optbench.objective.vectors import flatten, unflatten
+
 Product: TypeAlias = Callable[[Tensor], Tensor]
-
-
-def flatten(tensors: Sequence[Tensor]) -> Tensor:
-    """The tensors one after the other, as one vector."""
-    return torch.cat([tensor.reshape(-1) for tensor in tensors])
-
-
-def unflatten(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """The parts of ``vector`` in the shapes of ``like``: the inverse of ``flatten``. They are views."""
-    parts = vector.split([tensor.numel() for tensor in like])
-    return [part.view(tensor.shape) for part, tensor in zip(parts, like, strict=True)]
 
 
 def on_flat_vectors(product: Callable[[list[Tensor]], Sequence[Tensor]], like: Sequence[Tensor]) -> Product:

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from optbench.curvature.lanczos import Product, flatten, unflatten
+from optbench.curvature.lanczos import Product
 from optbench.errors import UserError
 from optbench.models.layers import BatchNorm
 from optbench.objective import Objective
 from optbench.objective.execution import Execution, Network
+from optbench.objective.vectors import flatten, unflatten
 
 MATRICES = ("hessian", "gauss_newton", "fisher", "empirical_fisher")
 PARAMETERS = ("all", "weights")

@@ -14,11 +14,11 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from optbench.curvature.lanczos import flatten, unflatten
 from optbench.curvature.normalization import filter_norms
 from optbench.curvature.swapped_parameters import kept, place
 from optbench.errors import UserError
 from optbench.objective import Objective
+from optbench.objective.vectors import flatten, unflatten
 
 LossAndGradient: TypeAlias = Callable[[list[Tensor]], tuple[float, list[Tensor]]]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from optbench.curvature.lanczos import flatten, unflatten
+from optbench.objective.vectors import flatten, unflatten
 
 # Columns that are taken to float64 at a time.
 CHUNK = 1 << 18

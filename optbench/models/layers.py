@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from optbench import randomness
 
+MeansOverRanks = Callable[[Sequence[Sequence[Tensor]]], Sequence[Sequence[Tensor]]]
+
 
 class BatchNorm(nn.Module):
     """Ghost batch norm over inputs (examples, channels, *positions): each group of ``group`` examples by itself.
@@ -192,21 +194,16 @@ def place_dropout(model: nn.Module, device: torch.device) -> Tensor | None:
 
 
 @torch.no_grad()
-def commit_batch_norms(norms: Iterable[BatchNorm], world_size: int = 1) -> None:
+def commit_batch_norms(norms: Iterable[BatchNorm], means_over_ranks: MeansOverRanks = lambda lists: lists) -> None:
     """Once per step: move all running statistics by the mean over the groups of the global batch.
 
-    With several ranks, every rank holds the same number of groups, so the mean of the ranks' means is the global one.
+    With several ranks, every rank holds the same number of groups, so the mean of the ranks' means is the global one;
+    ``means_over_ranks`` takes it.
     """
     recorded = [norm for norm in norms if norm.recorded]
     if not recorded:
         return
-    statistics = [norm.mean_over_groups() for norm in recorded]
-    if world_size > 1:
-        flat = torch.cat([tensor.reshape(-1) for pair in statistics for tensor in pair])
-        dist.all_reduce(flat)
-        flat /= world_size
-        parts = iter(flat.split([tensor.numel() for pair in statistics for tensor in pair]))
-        statistics = [(next(parts), next(parts)) for _ in statistics]
+    statistics = means_over_ranks([norm.mean_over_groups() for norm in recorded])
     for norm, (mean, variance) in zip(recorded, statistics, strict=True):
         norm.move(mean, variance)
 

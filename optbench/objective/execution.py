@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from optbench.models import layers
 from optbench.models.converting import converted
+from optbench.objective.vectors import flatten, unflatten
 
 Backward = Callable[[Tensor, bool], None]
 
@@ -79,12 +80,26 @@ class Execution:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 
+    def sum_over_ranks(self, value: Tensor) -> Tensor:
+        """The sum of ``value`` over the ranks, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(value)
+        return value
+
     def mean_over_ranks(self, value: Tensor) -> Tensor:
         """The mean of ``value`` over the ranks, in place."""
         if self.world_size > 1:
             dist.all_reduce(value)
             value /= self.world_size
         return value
+
+    def means_over_ranks(self, lists: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
+        """Each tensor of ``lists`` as its mean over the ranks, all in one message."""
+        tensors = [tensor for each in lists for tensor in each]
+        if self.world_size == 1 or not tensors:
+            return [list(each) for each in lists]
+        means = iter(unflatten(self.mean_over_ranks(flatten(tensors)), tensors))
+        return [[next(means) for _ in each] for each in lists]
 
 
 class Network:

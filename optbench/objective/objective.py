@@ -139,6 +139,11 @@ class Objective(ExampleProducts):
                     parameter.data = own
         return self.execution.mean_over_ranks(total)
 
+    def loss_with(self, parameters: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
+        """The global mean loss where ``parameters`` of the model have other ``values``, and the others their own."""
+        given = dict(zip(map(id, parameters), values, strict=True))
+        return self.loss([given.get(id(own), own.detach()) for own in self.network.named_parameters.values()])
+
     @contextlib.contextmanager
     def evaluation_mode(self) -> Iterator[None]:
         """Within it, the loss and all products are those of the model in eval mode: running statistics, no dropout."""
@@ -154,7 +159,7 @@ class Objective(ExampleProducts):
         """The step is over: forget the graphs of products, and move the running statistics of batch norm, once."""
         self._graphs.drop()
         if self.network.norms:
-            layers.commit_batch_norms(self.network.norms, self.execution.world_size)
+            layers.commit_batch_norms(self.network.norms, self.execution.means_over_ranks)
             self.network.record_norms("follow")
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from optbench.errors import UserError
 from optbench.objective import Objective
 from optbench.objective.losses import Loss
+from optbench.objective.vectors import flatten, unflatten
 from optbench.optimizers.base import require
 from optbench.optimizers.groups import parameters_given
 
@@ -25,25 +26,17 @@ CHUNK = 2**22
 
 def flattened(tensors: Sequence[Tensor]) -> Tensor:
     """One float64 vector of all ``tensors``, one after the other."""
-    return torch.cat([tensor.detach().reshape(-1).to(torch.float64) for tensor in tensors])
+    return flatten([tensor.detach().to(torch.float64) for tensor in tensors])
 
 
 def shaped(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """The inverse of ``flattened``: tensors of the shapes and types of ``like``."""
-    parts = vector.split([tensor.numel() for tensor in like])
-    return [part.view_as(tensor).to(tensor.dtype) for part, tensor in zip(parts, like, strict=True)]
+    return [part.to(tensor.dtype) for part, tensor in zip(unflatten(vector, like), like, strict=True)]
 
 
 def clipped(gradient: Tensor, norm: float | None) -> Tensor:
     """``gradient`` shortened to ``norm`` if it is longer; None for no limit."""
     return gradient if norm is None else gradient * (norm / (gradient.norm() + 1e-6)).clamp(max=1)
-
-
-def loss_at(objective: Objective, trial: Sequence[Tensor]) -> Tensor:
-    """The loss where the trainable parameters are ``trial`` and the others what they are."""
-    network = objective.network
-    values = dict(zip(map(id, network.parameters), trial, strict=True))
-    return objective.loss([values.get(id(parameter), parameter) for parameter in network.named_parameters.values()])
 
 
 class SquareRoot:

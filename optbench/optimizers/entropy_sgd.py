@@ -10,6 +10,7 @@ from torch.optim.optimizer import ParamsT
 
 from optbench import randomness
 from optbench.errors import UserError
+from optbench.objective.vectors import unflatten
 from optbench.optimizers.base import require, require_common
 from optbench.optimizers.groups import decay_groups, parameters_given, trainable
 
@@ -159,14 +160,10 @@ class EntropySGD(torch.optim.Optimizer):
             return [None] * len(parameters)
         number = self.param_groups[0]["outer_step"] * self._inner_steps + self._at
         key = randomness.key(self._seed, "entropy_sgd", number)
-        sizes = [parameter.numel() for parameter in parameters]
-        positions = torch.arange(sum(sizes), device=parameters[0].device)
+        positions = torch.arange(sum(map(torch.numel, parameters)), device=parameters[0].device)
         # Half of the spacing of float32 draws keeps 0 from becoming minus infinity.
         normal = torch.special.ndtri(randomness.uniform(key, positions).to(torch.float64) + 2.0**-25)
-        return [
-            part.view(parameter.shape).to(parameter)
-            for part, parameter in zip(normal.split(sizes), parameters, strict=True)
-        ]
+        return [part.to(own) for part, own in zip(unflatten(normal, parameters), parameters, strict=True)]
 
     def _outer_step(self, anchors: dict[Tensor, Tensor]) -> None:
         for group in self.param_groups:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 from optbench import randomness
-from optbench.curvature.lanczos import flatten, on_flat_vectors, unflatten
+from optbench.curvature.lanczos import on_flat_vectors
 from optbench.objective import Objective
+from optbench.objective.vectors import flatten, unflatten
 from optbench.optimizers import krylov
 from optbench.optimizers.base import require, require_common
 from optbench.optimizers.groups import parameters_given, trainable

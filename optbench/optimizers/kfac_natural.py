@@ -1,7 +1,7 @@
 """K-FAC as a stand-alone optimizer, which chooses the length of its steps, their momentum and its damping by itself."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from optbench.errors import UserError
 from optbench.objective import Objective
+from optbench.objective.vectors import flatten
 from optbench.optimizers.base import require, require_common
 from optbench.optimizers.groups import trainable
 from optbench.optimizers.kronecker import Inverses, KroneckerFactors
@@ -141,7 +142,7 @@ class KFACNatural(torch.optim.Optimizer):
             gradient = list(torch._foreach_add(gradient, self.parameters, alpha=decay))
         update, model = self._best_update(closure, gradient)
         update *= lr
-        start = _flat(self.parameters)
+        start = flatten(self.parameters)
         changes = self._vector(update)
         torch._foreach_add_(self.parameters, changes)
         for parameter, change in zip(self.parameters, changes, strict=True):
@@ -167,10 +168,10 @@ class KFACNatural(torch.optim.Optimizer):
             inverses = [self.inverses]
         directions = [self._proposal(inverse, gradient) for inverse in inverses]
         directions += self._other_directions(gradient)
-        flat = torch.stack([_flat(direction) for direction in directions])
+        flat = torch.stack([flatten(direction) for direction in directions])
         damping = self.damping + self.param_groups[0]["weight_decay"]
         gram = objective.quadratic(directions) + damping * (flat @ flat.T)
-        slopes = flat @ _flat(gradient)
+        slopes = flat @ flatten(gradient)
         found = []
         for number in range(len(inverses)):
             chosen = [number, *range(len(inverses), len(directions))]
@@ -246,10 +247,6 @@ class KFACNatural(torch.optim.Optimizer):
         self.factors.load_state_dict(own["factors"])
         # Made again at the next step, which knows the ranks.
         self.inverses, self._saved = None, own["inverses"]
-
-
-def _flat(vector: Sequence[Tensor]) -> Tensor:
-    return torch.cat([tensor.reshape(-1) for tensor in vector])
 
 
 def _or_infinity(value: float) -> float:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optbench.curvature.lanczos import Product, flatten, unflatten
+from optbench.curvature.lanczos import Product
 from optbench.errors import UserError
 from optbench.objective import Objective
+from optbench.objective.vectors import flatten, unflatten
 
 
 @dataclass(frozen=True)
@@ -127,12 +128,8 @@ def flat_gradient(parameters: Sequence[Tensor]) -> Tensor:
 
 def loss_after(objective: Objective, parameters: Sequence[Tensor], change: Tensor) -> float:
     """The loss at ``parameters`` (those that train) + ``change``, where everything else stays."""
-    moved = dict(zip(map(id, parameters), unflatten(change, parameters), strict=True))
-    trial = [
-        parameter + moved[id(parameter)] if id(parameter) in moved else parameter.detach()
-        for parameter in objective.network.named_parameters.values()
-    ]
-    return float(objective.loss(trial))
+    trial = torch._foreach_add(list(parameters), unflatten(change, parameters))
+    return float(objective.loss_with(parameters, trial))
 
 
 def move(parameters: Sequence[Tensor], change: Tensor) -> None:

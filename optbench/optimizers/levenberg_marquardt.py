@@ -213,7 +213,7 @@ def _goes_uphill(power: float | None, plain: Tensor, last: Tensor | None, loss: 
 def _loss_beyond(objective: Objective, step: Tensor) -> float:
     parameters: list[Tensor] = list(objective.network.parameters)
     trial = torch._foreach_add(parameters, dense.shaped(step, parameters))
-    return float(dense.loss_at(objective, trial))
+    return float(objective.loss_with(parameters, trial))
 
 
 def _search(objective: Objective, step: Tensor) -> tuple[float, float]:

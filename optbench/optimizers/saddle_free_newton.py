@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
-from optbench.curvature.lanczos import flatten, lanczos, on_flat_vectors, orthonormal_extension, unflatten
+from optbench.curvature.lanczos import lanczos, on_flat_vectors, orthonormal_extension
 from optbench.errors import UserError
 from optbench.objective import Objective
+from optbench.objective.vectors import flatten, unflatten
 from optbench.optimizers import krylov
 from optbench.optimizers.base import require, require_common
 from optbench.optimizers.groups import parameters_given, trainable

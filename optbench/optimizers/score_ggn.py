@@ -165,7 +165,7 @@ class SCoReGGN(dense.DenseGaussNewton):
         before = total(start, weights)
         for _ in range(group["halvings"]):
             trial = torch._foreach_add(parameters, dense.shaped(factor * step, parameters))
-            if total(float(dense.loss_at(objective, trial)), weights + factor * step) <= before:
+            if total(float(objective.loss_with(parameters, trial)), weights + factor * step) <= before:
                 break
             factor /= 2
         else:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optbench.curvature.lanczos import flatten
+from optbench.objective.vectors import flatten
 from optbench.probes.base import Measurement, ProbeContext, SubsetProbe
 
 

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from optbench.data.spec import DataSpec
@@ -66,9 +65,7 @@ class SubsetObjective(Objective):
         sums[0] = loss.per_example(outputs, self.targets).double().sum()
         if correct is not None:
             sums[1] = correct.double().sum()
-        if self.execution.world_size > 1:
-            dist.all_reduce(sums)
-        total, right = sums.tolist()
+        total, right = self.execution.sum_over_ranks(sums).tolist()
         return total / self.count, right / self.count if correct is not None else math.nan
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from optbench.curvature.gradient_noise import NoiseScale
@@ -14,6 +13,7 @@ from optbench.errors import UserError
 from optbench.models import layers
 from optbench.objective import Objective, dropout_key
 from optbench.objective.execution import Network, _backward
+from optbench.objective.vectors import flatten
 from optbench.probes.base import Measurement, Probe, ProbeContext
 from optbench.probes.measured import copied
 from optbench.training.task import Task
@@ -91,9 +91,7 @@ class NoiseScaleProbe(Probe):
         norms = self._watched or self._halves(task)
         self._watched = []
         small = torch.stack([each.small for each in norms]).double().to(task.device)
-        if task.execution.world_size > 1:
-            dist.all_reduce(small)
-            small /= task.execution.world_size
+        task.execution.mean_over_ranks(small)
         self._scale.examples = task.recipe.horizon.examples
         for each, mean in zip(norms, small.tolist(), strict=True):
             self._scale.update(mean, float(each.big), each.part, each.batch)
@@ -133,11 +131,8 @@ class NoiseScaleProbe(Probe):
             chosen = slice(part * size, (part + 1) * size)
             key = dropout_key(recipe.seed, step) if network.draw is not None else 0
             objective = Objective(network, recipe.loss, inputs[chosen], targets[chosen], alone, key)
-            gradients.append(torch.cat([tensor.reshape(-1) for tensor in objective.gradient()]).double())
-        mean = torch.stack(gradients).mean(0)
-        if ranks > 1:
-            dist.all_reduce(mean)
-            mean /= ranks
+            gradients.append(flatten(objective.gradient()).double())
+        mean = execution.mean_over_ranks(torch.stack(gradients).mean(0))
         small = torch.stack([gradient.square().sum() for gradient in gradients]).mean()
         return _Norms(small, mean.square().sum(), size, size * parts * ranks)
 

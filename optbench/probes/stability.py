@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from optbench.curvature.extremes import extreme_eigenpairs
-from optbench.curvature.lanczos import flatten
 from optbench.curvature.operators import Operator, operator
+from optbench.objective.vectors import flatten
 from optbench.probes.base import Measurement, ProbeContext, SubsetProbe
 
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 
 from optbench.training.task import Task
 
@@ -59,7 +58,7 @@ class Evaluator:
         task.model.train()
         if execution.world_size > 1:
             # A rank without examples of its own does not know whether the others' were graded, but the sums do.
-            dist.all_reduce(totals)
+            execution.sum_over_ranks(totals)
             graded = graded or float(totals[2]) > 0
         total_loss, count, right = totals.tolist()
         return {"loss": total_loss / count, "accuracy": right / count if graded else None}

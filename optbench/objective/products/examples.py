@@ -15,6 +15,7 @@ from optbench.errors import UserError
 from optbench.models.layers import BatchNorm
 from optbench.objective.products.graph import Part, full_precision
 from optbench.objective.products.matrices import MatrixProducts, Vector
+from optbench.objective.vectors import flatten
 
 # At most so many numbers of a Jacobian are in the making at a time, beside those that are done.
 CHUNK = 2**24
@@ -173,7 +174,7 @@ class ExampleProducts(MatrixProducts):
         for index in range(outputs.numel()):
             unit = torch.zeros_like(outputs).flatten()
             unit[index] = 1
-            rows.append(torch.cat([tensor.flatten() for tensor in graph.vjp(unit.view_as(outputs))]))
+            rows.append(flatten(graph.vjp(unit.view_as(outputs))))
         return torch.stack(rows).view(len(outputs), outputs[0].numel(), -1)
 
     @full_precision()

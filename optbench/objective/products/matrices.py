@@ -278,13 +278,8 @@ class MatrixProducts:
                 totals = found
             else:
                 totals = [list(torch._foreach_add(*pair)) for pair in zip(totals, found, strict=True)]
-        if self.execution.world_size > 1:
-            tensors = [tensor for total in totals for tensor in total]
-            flat = self.execution.mean_over_ranks(torch.cat([tensor.reshape(-1) for tensor in tensors]))
-            parts = iter(flat.split([tensor.numel() for tensor in tensors]))
-            totals = [[next(parts).view_as(tensor) for tensor in total] for total in totals]
         assert len(totals) == count
-        return totals
+        return self.execution.means_over_ranks(totals)
 
 
 def _scaled(vector: Sequence[Tensor], factor: float) -> Vector:

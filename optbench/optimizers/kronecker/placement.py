@@ -10,9 +10,10 @@ Source: Pauloski et al. 2021, "KAISA: an adaptive second-order optimizer framewo
 
 from collections.abc import Sequence
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from optbench.objective.vectors import flatten, unflatten
 
 
 class Placement:
@@ -79,7 +80,7 @@ def _broadcast(tensors: Sequence[Tensor], source: int, group: dist.ProcessGroup 
     """Send ``tensors`` of one type, filled in place, from ``source`` to the others of ``group`` in one message."""
     if not tensors:
         return
-    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    flat = flatten(tensors)
     dist.broadcast(flat, source, group=group)
-    for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(part.view_as(tensor))
+    for tensor, part in zip(tensors, unflatten(flat, tensors), strict=True):
+        tensor.copy_(part)

@@ -156,7 +156,7 @@ class FactorSums(Collector):
             outputs.append(mirror(g).div_(examples * each if layer.location_average else examples))
         between = [[total / examples for total in sums if total is not None] for sums in
                    (self.between_inputs, self.between_outputs)]  # fmt: skip
-        return Factors(*mean_over_ranks([inputs, outputs, *between], execution))
+        return Factors(*execution.means_over_ranks([inputs, outputs, *between]))
 
 
 class SecondMoments(Collector):
@@ -200,7 +200,7 @@ class SecondMoments(Collector):
         for layer, total in zip(self.layers, self.sums, strict=True):
             zeros = layer.weight.new_zeros(layer.groups, layer.output_size, layer.input_size)
             found.append(zeros if total is None else total / examples)
-        return mean_over_ranks([found], execution)[0]
+        return execution.means_over_ranks([found])[0]
 
 
 def _turned(rows: Tensor, basis: Tensor) -> Tensor:
@@ -235,16 +235,6 @@ def _bands(size: int) -> list[tuple[int, int]]:
     count = max(3, size // BAND) if size >= MINIMUM else 1
     width = -(-size // count)
     return [(first, min(first + width, size)) for first in range(0, size, width)]
-
-
-def mean_over_ranks(lists: list[list[Tensor]], execution: Execution) -> list[list[Tensor]]:
-    """Lists of tensors, each averaged over the ranks, in one message."""
-    tensors = [tensor for each in lists for tensor in each]
-    if execution.world_size == 1 or not tensors:
-        return lists
-    flat = execution.mean_over_ranks(torch.cat([tensor.reshape(-1) for tensor in tensors]))
-    parts = iter(flat.split([tensor.numel() for tensor in tensors]))
-    return [[next(parts).view_as(tensor) for tensor in each] for each in lists]
 
 
 def _together(
