@@ -331,6 +331,8 @@ def train_one(config: dict[str, Any]) -> int:
         state = directory.status().state if directory.path.is_dir() else "new"
         code = f" ({stale})" if stale else ""
         console.print(f"{directory.run_id}: {state}{code}; dry_run=true starts nothing", soft_wrap=True)
+        for line in _estimate(config):
+            console.print(line, soft_wrap=True)
         return 0
     outcome = execute_one(config, console, stale=stale)
     if outcome is None:
@@ -369,6 +371,24 @@ def train_one(config: dict[str, Any]) -> int:
         return 1
     print("optbench: the same command continues it", file=sys.stderr)
     return 128 + outcome.signal if outcome.signal else 1
+
+
+def _estimate(config: dict[str, Any]) -> list[str]:
+    """What a run would take, in lines: memory and the micro-batch, and time as far as earlier runs tell."""
+    from optbench import config as configuration
+    from optbench.data import fetch
+    from optbench.sweep.estimate import estimate
+
+    lines = [estimate(config["results_dir"], [config]).in_words()]
+    try:
+        dataset = configuration.works_as(config["dataset"])
+        fetch.require(dataset, config["data_dir"], config["dataset"].get("check_hash", True))
+    except UserError as error:
+        return [*lines, f"memory and micro_batch are not known before the data are there: {error}"]
+    from optbench.training import micro_batch
+
+    chosen = micro_batch.of_dry_run(configuration.RunConfig.of(config))
+    return lines if chosen is None else [chosen.describe(), *lines]
 
 
 def execute_one(

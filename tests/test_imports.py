@@ -152,8 +152,7 @@ def test_what_answers_within_a_second_imports_no_torch(tmp_path):
         ["-m", "dataset=digits", "seed=0,1", "dry_run=true"],
         ["--help"],
         ["sync"],
-        ["dataset=digits", "dry_run=true"],
-        ["optimizer=adam", "trial=3", "batch=512", "scaling=auto", "schedule=cosine", "dry_run=true"],
+        ["-m", "optimizer=adam", "trial=3", "batch=512", "scaling=auto", "schedule=cosine", "dry_run=true"],
     ],
     ids=" ".join,
 )

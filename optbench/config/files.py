@@ -45,7 +45,7 @@ SCIENCE_KEYS = {
     "divergence_factor": "float > 1 or null",
 }
 MACHINE_KEYS = {
-    "micro_batch": "int >= 1 or null",
+    "micro_batch": "int >= 1 or null or auto",
     "graphs": "int >= 1 or null",
     "compile": "bool",
     "log_every": "int >= 1",

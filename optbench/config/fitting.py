@@ -90,7 +90,8 @@ def _check_shares(config: RunConfig, plan: BatchPlan) -> None:
 def check_groups(config: RunConfig, examples: int | None = None) -> None:
     """Raise UserError where the groups of batch norm do not fit the batch, its micro-batches or the ranks."""
     world_size = config.trainer.ranks
-    micro, norm = config.micro_batch, config.norm_batch
+    micro = None if config.micro_batch == "auto" else config.micro_batch
+    norm = config.norm_batch
     for stage in batch_plan(config, examples).stages:
         batch = stage.batch
         share = batch // world_size

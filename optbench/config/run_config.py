@@ -7,7 +7,7 @@ once. Options of choices stay mappings, as anybody may add a choice with options
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from optbench.config.durations import Budget, Horizon
 from optbench.config.files import GROUPS, Config, name_of, options, works_as
@@ -131,7 +131,7 @@ class RunConfig:
     eval_every: Duration
     evaluate_train: int | None
     divergence_factor: float | None
-    micro_batch: int | None
+    micro_batch: int | Literal["auto"] | None
     graphs: int | None
     compile: bool
     log_every: int

@@ -1,9 +1,9 @@
 """The small language in which a YAML file states the type of each of its options, and the durations it may hold.
 
 ``int >= 1``, ``float in [0, 1)``, ``bool``, ``str``, ``duration``, ``time``, ``mapping``, ``list of float``,
-``one of linear, cosine``; each may end in ``or null``. A time is a time limit as Slurm spells it: a number of minutes, or
-a string such as ``2:30:00`` or ``1-12:00:00``. A duration is a number of steps (an int) or a string such as
-``5epochs``, ``100steps``, ``1000samples`` or ``10%`` (of the whole budget); a bound on it, as in ``duration > 0``, is
+``one of linear, cosine``; each may end in ``or null``, and then in ``or auto``. A time is a time limit as Slurm spells it:
+a number of minutes, or a string such as ``2:30:00`` or ``1-12:00:00``. A duration is a number of steps (an int) or a string
+such as ``5epochs``, ``100steps``, ``1000samples`` or ``10%`` (of the whole budget); a bound on it, as in ``duration > 0``, is
 one on its amount.
 """
 
@@ -132,6 +132,7 @@ class OptionType:
     base: str
     is_list: bool
     nullable: bool
+    automatic: bool
     choices: tuple[str, ...]
     bounds: tuple[tuple[str, float], ...]
 
@@ -139,18 +140,20 @@ class OptionType:
     def parse(cls, text: str) -> "OptionType":
         """Read a type such as "int >= 1 or null"; raises ValueError if it is not one."""
         body = text.strip()
+        automatic = body.endswith(" or auto")
+        body = body.removesuffix(" or auto").strip()
         nullable = body.endswith(" or null")
         body = body.removesuffix(" or null").strip()
         if body.startswith("one of "):
             choices = tuple(choice.strip() for choice in body.removeprefix("one of ").split(","))
-            return cls(text, "str", False, nullable, choices, ())
+            return cls(text, "str", False, nullable, automatic, choices, ())
         match = _TYPE.fullmatch(body)
         if match is None:
             raise ValueError(f"not a type: {text!r}")
         bounds = cls._parse_bounds(match[3].strip(), text)
         if bounds and match[2] not in ("int", "float", "duration"):
             raise ValueError(f"not a type: {text!r}")
-        return cls(text, match[2], bool(match[1]), nullable, (), bounds)
+        return cls(text, match[2], bool(match[1]), nullable, automatic, (), bounds)
 
     @staticmethod
     def _parse_bounds(body: str, text: str) -> tuple[tuple[str, float], ...]:
@@ -168,6 +171,8 @@ class OptionType:
         """Whether ``value`` is of this type and within its bounds."""
         if value is None:
             return self.nullable
+        if value == "auto" and self.automatic:
+            return True
         if self.is_list:
             return isinstance(value, list | tuple) and all(self._accepts_one(item) for item in value)
         return self._accepts_one(value)
@@ -180,8 +185,8 @@ class OptionType:
 
     def canonical(self, value: Any) -> Any:
         """The one form of an accepted value that enters the run id: 1 and 1.0 are one float, 5epoch is 5epochs."""
-        if value is None:
-            return None
+        if value is None or (value == "auto" and self.automatic):
+            return value
         if self.is_list:
             return [self._canonical_one(item) for item in value]
         return self._canonical_one(value)

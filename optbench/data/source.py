@@ -146,6 +146,12 @@ class BatchSource:
         self._orders: dict[int, Tensor] = {}
         self.to(device)
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all examples that are in memory."""
+        tensors = (data for split in self.splits.values() for data in (split.inputs, split.targets))
+        return sum(data.nbytes for data in tensors if isinstance(data, Tensor))
+
     def to(self, device: torch.device | str) -> "BatchSource":
         """Move all examples to ``device``, where batches are then made."""
         self.device = torch.device(device)

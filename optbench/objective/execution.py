@@ -58,7 +58,8 @@ class LossScale:
 class Execution:
     """How an objective is evaluated; nothing here changes its value but for rounding.
 
-    micro_batch: examples in one pass, None for all. dtype: the type that autocast computes in, None for no autocast.
+    micro_batch: examples in one pass, None for all. adjustable: True if it may be halved where memory runs out. dtype: the
+    type that autocast computes in, None for no autocast.
     world_size: the ranks that the batch is divided over. backward: differentiates one micro-batch's loss; told whether it
     is the last, after which gradients are averaged over ranks. clip_norm: the largest global norm of the gradient.
     graphs: how many micro-batches' graphs products with second derivatives may keep at a time, None for all.
@@ -66,6 +67,7 @@ class Execution:
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     micro_batch: int | None = None
+    adjustable: bool = False
     dtype: torch.dtype | None = None
     loss_scale: LossScale | None = None
     world_size: int = 1
@@ -100,6 +102,14 @@ class Execution:
             return [list(each) for each in lists]
         means = iter(unflatten(self.mean_over_ranks(flatten(tensors)), tensors))
         return [[next(means) for _ in each] for each in lists]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True if ``error`` says that a device or the machine has no memory left for a tensor."""
+    # torch's allocator of main memory has no type of its own.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    )
 
 
 class Network:

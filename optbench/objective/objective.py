@@ -17,7 +17,7 @@ from optbench.errors import UserError
 from optbench.models import layers
 from optbench.objective.execution import Execution, Network
 from optbench.objective.products import ExampleProducts
-from optbench.objective.products.graph import KeptGraphs, Part
+from optbench.objective.products.graph import Part
 
 
 class Objective(ExampleProducts):
@@ -44,20 +44,12 @@ class Objective(ExampleProducts):
         self.evaluations = 0
         self.value: Tensor | None = None  # the loss where the step began: of the first evaluation
         self.gradient_norm: Tensor | None = None
-        size, micro = len(inputs), self.execution.micro_batch
         self._key = dropout_key
-        if micro is None or micro >= size:
-            self._parts = [Part(inputs, targets, 1.0, 0)]
-        else:
-            starts = range(0, size, micro)
-            self._parts = [
-                Part(part, target, len(part) / size, start)
-                for part, target, start in zip(inputs.split(micro), targets.split(micro), starts, strict=True)
-            ]
         # Where in the global batch this rank's examples begin: the ranks hold equal shares, in order.
-        self._first = size * self.execution.rank
-        self._graphs = KeptGraphs(network, self._parts, self.execution.graphs)
+        self._first = len(inputs) * self.execution.rank
         self._norms_are_recorded = False
+        self.may_halve = self.execution.adjustable and self.execution.world_size == 1
+        self._split(inputs, targets)
 
     def __call__(self) -> Tensor:
         """Zero the gradients, fill them with the gradient of the global mean loss, and return that loss."""
@@ -68,11 +60,11 @@ class Objective(ExampleProducts):
             network.record_norms("record" if record else "hold")
             self._norms_are_recorded |= record
         scale = execution.loss_scale
-        value = self._accumulate(scale.factor if scale else 1.0)
+        value = self.within_memory(lambda: self._accumulate(scale.factor if scale else 1.0))
         while scale is not None and scale.grew_too_large(network.parameters):
             if network.norms:
                 network.record_norms("hold")
-            value = self._accumulate(scale.factor)
+            value = self.within_memory(lambda: self._accumulate(scale.factor))
         if execution.clip_norm is not None:
             self.gradient_norm = nn.utils.clip_grad_norm_(network.parameters, execution.clip_norm)
         value = execution.mean_over_ranks(value)
@@ -132,7 +124,9 @@ class Objective(ExampleProducts):
             for parameter, trial in zip(network.named_parameters.values(), at, strict=True):
                 parameter.data = trial
         try:
-            total = torch.stack([self._forward(part) * part.weight for part in self._parts]).sum()
+            total = self.within_memory(
+                lambda: torch.stack([self._forward(part) * part.weight for part in self._parts]).sum()
+            )
         finally:
             if swapped is not None:
                 for parameter, own in zip(network.named_parameters.values(), swapped, strict=True):

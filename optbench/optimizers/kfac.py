@@ -93,6 +93,10 @@ class KFAC(torch.optim.Optimizer):
         """K-FAC for the layers of ``model``."""
         return cls(model, **options)
 
+    def working_bytes(self) -> int:
+        """The bytes of factors, inverses, and what computing them takes."""
+        return self.factors.working_bytes()
+
     def describe(self) -> list[str]:
         """One line for each factored layer with the sizes of its factors, then one for each parameter without and why."""
         return self.factors.describe()

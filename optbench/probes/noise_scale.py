@@ -66,6 +66,8 @@ class NoiseScaleProbe(Probe):
         if size == batch:
             yield
             return
+        # The norms of a part that is computed again would count twice.
+        objective.may_halve = False
         notes = _Notes(objective.network, share, size)
         inner = execution.backward
 

@@ -131,7 +131,8 @@ def build_task(config: RunConfig, raw: RawData, stop: Stop | None = None) -> Tas
         norm_batch=config.norm_batch,
         seed=config.seed,
         execution=Execution(
-            micro_batch=config.micro_batch,
+            micro_batch=None if config.micro_batch == "auto" else config.micro_batch,
+            adjustable=config.micro_batch == "auto",
             dtype=_DTYPES.get(config.precision),
             loss_scale=LossScale() if config.precision == "fp16" else None,
             clip_norm=config.clip_norm,
@@ -156,7 +157,7 @@ def build_recorder(
     every = config.checkpoint_every
     return Recorder(
         directory,
-        Evaluator(config.evaluate_train, config.micro_batch or 1000),
+        Evaluator(config.evaluate_train, task.execution.micro_batch or 1000),
         log_every=config.log_every,
         eval_every=max(horizon.in_steps(config.eval_every), 1),
         checkpoint_every=None if every is None else max(horizon.in_steps(every), 1),

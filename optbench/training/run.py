@@ -5,7 +5,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -26,6 +26,7 @@ from optbench.store.run_directory import State
 from optbench.system import terminal
 from optbench.system.signals import Stop, handlers_restored
 from optbench.system.terminal import RunDisplay
+from optbench.training import micro_batch
 from optbench.training.build import build_recorder, build_task, build_trainer, load_data, set_precision
 from optbench.training.evaluation import METRICS
 from optbench.training.launch_environment import check_ranks, launched
@@ -148,19 +149,24 @@ def _telling_others(met: Meeting | None) -> Iterator[None]:
 
 
 def execute_claimed(
-    claim: Claim, console: Console, stop: Stop, load: Callable[[RunConfig], RawData] | None = None
+    claim: Claim,
+    console: Console,
+    stop: Stop,
+    load: Callable[[RunConfig], RawData] | None = None,
+    sharers: int = 1,
 ) -> Outcome:
     """Do a run that this process has claimed, by the configuration that was frozen when it was planned.
 
     Never raises for the run: what it cannot do is recorded in the run's status and returned. The outcome's mirror is
     still at work; its `finish` is the caller's to call. ``load``: how to come by the data, `load_data` by default.
+    ``sharers``: the workers that share the memory of this machine, or of a GPU.
     """
     directory = claim.directory
     met = None
     try:
         config = RunConfig.of(configuration.thaw(directory))
         met = meet(config.trainer) if config.trainer.ranks > 1 else None
-        prepared = _Prepared(config, directory, console, stop, load, met)
+        prepared = _Prepared(config, directory, console, stop, load, met, sharers=sharers)
     except Exception as error:
         return _failed(directory, error, met=met)
     # It is marked as running since it was claimed.
@@ -197,10 +203,15 @@ class _Prepared:
         load: Callable[[RunConfig], RawData] | None = None,
         met: Meeting | None = None,
         on_evaluation: OnEvaluation | None = None,
+        sharers: int = 1,
     ) -> None:
         set_precision(config.precision, config.trainer.deterministic)
         trackers.check(config.text["tracker"])
         task = build_task(config, (load or load_data)(config), stop)
+        # Before the optimizer's own check, which may evaluate a batch.
+        self.micro_batch = micro_batch.choose(config, task, sharers) if config.micro_batch == "auto" else None
+        if self.micro_batch is not None:
+            task.execution.micro_batch = self.micro_batch.examples
         task.check(config.trainer.ranks)
         # The bench's own draws are pure functions of the seed; an optimizer from elsewhere may use torch's generators.
         torch.manual_seed(randomness.key(config.seed, "torch"))
@@ -276,6 +287,8 @@ class _Prepared:
         try:
             self._lock = lock
             self._write_environment()
+            if self.micro_batch is not None and self.micro_batch.examples is not None:
+                self._say(self.micro_batch.describe())
             with handlers_restored(), self.display:
                 self._fit_with_others()
             return self._record_end()
@@ -292,7 +305,8 @@ class _Prepared:
     def _write_environment(self) -> None:
         described = environment.describe(_device_names(self.trainer), self.trainer.world_size)
         vintages = continued(self.directory, _SOURCES.code(self.config.text))
-        self.directory.write_environment(described | {"code": vintages})
+        chosen = {} if self.micro_batch is None else {"micro_batch": asdict(self.micro_batch)}
+        self.directory.write_environment(described | {"code": vintages} | chosen)
         self._code = as_text(vintages)
         if len(vintages) > 1:
             self._say(

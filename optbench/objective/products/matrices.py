@@ -30,11 +30,10 @@ from torch import Tensor
 from torch.func import functional_call
 
 from optbench.errors import UserError
-from optbench.objective.execution import Execution, Network
 from optbench.objective.losses import Loss
+from optbench.objective.parts import Parts
 from optbench.objective.products.graph import (
     Graph,
-    KeptGraphs,
     Part,
     differentiable_twice,
     full_precision,
@@ -44,18 +43,14 @@ from optbench.objective.products.graph import (
 Vector: TypeAlias = list[Tensor]
 
 
-class MatrixProducts:
+class MatrixProducts(Parts):
     """The products that an objective inherits. They leave parameters, gradients, buffers, modes and generators alone.
 
     Nothing here is clipped, scaled or computed under autocast. Every rank must call the same methods in the same order.
     Raises UserError for vectors that do not fit the parameters, for fp16, and for a loss whose curvature is unknown.
     """
 
-    network: Network
-    execution: Execution
     loss_function: Callable[[Tensor, Tensor], Tensor]
-    _parts: list[Part]
-    _graphs: KeptGraphs
     _first: int  # the position of this rank's first example in the global batch
 
     def _place(self, start: int) -> None:
@@ -271,13 +266,18 @@ class MatrixProducts:
     @full_precision()
     def _mean(self, count: int, contribution: Callable[[int, Part], list[Vector]]) -> list[Vector]:
         """The sum over micro-batches of ``count`` vectors, each weighted already, as a mean over ranks."""
-        totals: list[Vector] = []
-        for number, part in enumerate(self._parts):
-            found = contribution(number, part)
-            if not totals:
-                totals = found
-            else:
-                totals = [list(torch._foreach_add(*pair)) for pair in zip(totals, found, strict=True)]
+
+        def total() -> list[Vector]:
+            totals: list[Vector] = []
+            for number, part in enumerate(self._parts):
+                found = contribution(number, part)
+                if not totals:
+                    totals = found
+                else:
+                    totals = [list(torch._foreach_add(*pair)) for pair in zip(totals, found, strict=True)]
+            return totals
+
+        totals = self.within_memory(total)
         assert len(totals) == count
         return self.execution.means_over_ranks(totals)
 

@@ -65,6 +65,13 @@ class KroneckerFactors:
             lines.append(f"{layer.name}: factors of {layer.input_size} and {layer.output_size}{groups}")
         return lines + [f"{name}: plain gradient, {reason}" for name, reason in self.plain.items()]
 
+    def working_bytes(self) -> int:
+        """The bytes of the factors and of three copies: the sums of a batch, the inverses, and what inverting takes."""
+        return sum(
+            4 * layer.groups * (layer.input_size**2 + layer.output_size**2) * layer.weight.element_size()
+            for layer in self.layers
+        )
+
     # ---- statistics ---------------------------------------------------------------------------------------------------
 
     def of_batch(self, objective: Objective, more: Sequence[Collector] = ()) -> tuple[Factors, int]:
@@ -86,8 +93,14 @@ class KroneckerFactors:
     def evaluate_and_update(self, objective: Objective, more: Sequence[Collector] = ()) -> tuple[Tensor, int]:
         """``objective()`` and ``update``, from one forward pass where that can be; the loss, and this rank's examples."""
         if can_collect_in_training(objective, self.layers, self.targets):
-            sums = FactorSums(self.layers, self.approximation, self.neighbours)
-            loss, examples = evaluate_and_collect(objective, self.layers, [sums, *more], self.targets, self.key())
+
+            def collected() -> tuple[Tensor, int, FactorSums]:
+                sums = FactorSums(self.layers, self.approximation, self.neighbours)
+                found = evaluate_and_collect(objective, self.layers, [sums, *more], self.targets, self.key())
+                return *found, sums
+
+            # What other collectors have seen cannot be taken back.
+            loss, examples, sums = collected() if more else objective.within_memory(collected)
             self.average(sums.means(objective.execution, examples))
             return loss, examples
         loss = objective()

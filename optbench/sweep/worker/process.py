@@ -79,8 +79,15 @@ def output_to(path: Path) -> Iterator[Console]:
                 os.close(descriptor)
 
 
-def work(directories: Sequence[RunDirectory], first: int, limit: int | None, max_retries: int, report: Report) -> int:
-    """Be one worker: do at most ``limit`` runs, one after another; returns the exit status."""
+def work(
+    directories: Sequence[RunDirectory],
+    first: int,
+    limit: int | None,
+    max_retries: int,
+    report: Report,
+    sharers: int = 1,
+) -> int:
+    """Be one of ``sharers`` workers on a device: do at most ``limit`` runs, one after another; returns the exit status."""
     if limit == 0:
         return ALL_WELL
     stop = Stop()
@@ -89,7 +96,7 @@ def work(directories: Sequence[RunDirectory], first: int, limit: int | None, max
     status, mirror = ALL_WELL, None
     try:
         for done, claimed in enumerate(take(directories, first, max_retries), start=1):
-            outcome = _do(claimed, stop, load, report)
+            outcome = _do(claimed, stop, load, report, sharers)
             # A mirror needs a second to end; meanwhile the next run has trained.
             if mirror is not None:
                 mirror.finish()
@@ -114,13 +121,13 @@ def work(directories: Sequence[RunDirectory], first: int, limit: int | None, max
     return status
 
 
-def _do(claimed: Claim, stop: Stop, load: Callable[[RunConfig], RawData], report: Report) -> run.Outcome:
+def _do(claimed: Claim, stop: Stop, load: Callable[[RunConfig], RawData], report: Report, sharers: int) -> run.Outcome:
     """Do one run, whose lock is given back then."""
     directory = claimed.directory
     report(RunStarted(directory.run_id))
     began = time.monotonic()
     with claimed.lock.given_back(), output_to(directory.log) as console:
-        outcome = run.execute_claimed(claimed, console, stop, load)
+        outcome = run.execute_claimed(claimed, console, stop, load, sharers)
         if outcome.summary is None:
             console.print(f"{outcome.state}: {outcome.why}", soft_wrap=True)
     report(RunEnded(directory.run_id, outcome.state, outcome.why, time.monotonic() - began))
@@ -234,7 +241,8 @@ def _supervise(plan: Plan, given: argparse.Namespace, warning: str | None) -> in
         limit = None
         if given.limit is not None:
             limit = given.limit // given.workers + (number < given.limit % given.workers)
-        return work(directories, first, limit, given.max_retries, report)
+        sharers = -(-given.workers // max(len(devices), 1))
+        return work(directories, first, limit, given.max_retries, report, sharers)
 
     def record_crash(run_id: str, why: str) -> str:
         return record_death(plan.directory(run_id), why, given.max_retries).state
