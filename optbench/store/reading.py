@@ -83,7 +83,7 @@ def _match(name: str, run_ids: Sequence[str], results_dir: str | Path) -> str:
     raise UserError(
         f"no run {name!r} in {where}"
         + (f"; the nearest are {', '.join(near)}" if near else f" ({len(run_ids)} runs there, none with a similar id)")
-        + "; accepted is a run id, or the beginning or end of only one"
+        + "; accepted is a run id, or a unique beginning or end of one"
     )
 
 
