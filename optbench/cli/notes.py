@@ -20,7 +20,7 @@ the column note of `optbench.load`.
 def tag(words: Sequence[str]) -> int:
     """`tag RUN|SWEEP WORD ...`: add tags, or remove them."""
     parser = Parser(prog="optbench tag", description=_TAG)
-    parser.add_argument("name", metavar="RUN|SWEEP", help="a run by its id or a unique beginning or end of it, or a sweep")
+    parser.add_argument("name", metavar="RUN|SWEEP", help="a run id, or a unique beginning or end of one; or a sweep")
     parser.add_argument("tags", nargs="*", metavar="WORD", help="letters, digits and _ . + : -")
     parser.add_argument("--remove", action="append", default=[], metavar="WORD", help="take this tag away (repeatable)")
     parser.add_results_dir()
