@@ -1,4 +1,4 @@
-"""Whether something fits into memory, known before it is made (no torch)."""
+"""Check that something fits into memory before it is made (no torch)."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB", "EB")
 
 
 def of_this_machine() -> int | None:
-    """Bytes of main memory that this process may have at most: the machine's, or its container's; None if unknown."""
+    """The bytes of main memory available to this process: the machine's, or its container's; None if unknown."""
     limits = []
     try:
         words = Path("/proc/meminfo").read_text(encoding="ascii").split()
@@ -25,7 +25,7 @@ def of_this_machine() -> int | None:
 
 
 def require(needed: int, what: str, there: int | None = None, where: str = "this machine", use: str = "") -> None:
-    """Raise UserError if ``what`` needs more bytes, for the ``use``, than there are; ``there``: those of another device."""
+    """Raise UserError if ``what`` needs more bytes, for the ``use``, than exist; ``there``: the bytes of another device."""
     there = of_this_machine() if there is None else there
     if there is not None and needed > there:
         raise UserError(
@@ -35,7 +35,7 @@ def require(needed: int, what: str, there: int | None = None, where: str = "this
 
 
 def in_words(count: int) -> str:
-    """A number of bytes with its unit and, where that is shorter, all of its digits: "4.1 GB (4,096,000,000 bytes)"."""
+    """A number of bytes with its unit and, if they are shortened, all digits: "4.1 GB (4,096,000,000 bytes)"."""
     scaled, unit = float(min(count, 10**30)), 0
     while scaled >= 1000 and unit < len(_UNITS) - 1:
         scaled, unit = scaled / 1000, unit + 1

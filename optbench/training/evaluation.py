@@ -1,4 +1,4 @@
-"""Loss and accuracy on whole splits, in eval mode and without augmentation, with the examples divided over ranks."""
+"""Evaluate loss and accuracy on whole splits, in eval mode and without augmentation; ranks share the examples."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class Evaluator:
     batch: int = 1000
 
     def __call__(self, task: Task) -> dict[str, float | None]:
-        """{train,validation,test}_{loss,accuracy}, gap_loss and gap_accuracy; with averaging, averaged_... of each too.
+        """{train,validation,test}_{loss,accuracy}, gap_loss and gap_accuracy; with averaging, also averaged_... of each.
 
         The generalization gap is test loss minus train loss, and train accuracy minus test accuracy.
         """
@@ -41,7 +41,7 @@ class Evaluator:
 
     @torch.no_grad()
     def split(self, task: Task, split: str) -> dict[str, float | None]:
-        """The mean loss and accuracy over one split; the accuracy is None where the targets have none."""
+        """The mean loss and accuracy over one split; the accuracy is None if the targets define none."""
         execution, loss = task.execution, task.recipe.loss
         totals = torch.zeros(3, dtype=torch.float64, device=task.device)
         graded = False
@@ -58,7 +58,7 @@ class Evaluator:
                 totals[2] += correct.double().sum()
         task.model.train()
         if execution.world_size > 1:
-            # A rank without examples of its own does not know whether the others' were graded, but the sums do.
+            # A rank without examples learns from the sums if the others have an accuracy.
             dist.all_reduce(totals)
             graded = graded or float(totals[2]) > 0
         total_loss, count, right = totals.tolist()
