@@ -20,7 +20,7 @@ class Parser(argparse.ArgumentParser):
             "-cd",
             type=lambda value: look_in([value]),
             metavar="DIR",
-            help="a folder of choices of one's own, as for a run",
+            help="a folder of your own choices, as for a run",
         )
 
     def error(self, message: str) -> Any:

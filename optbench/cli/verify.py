@@ -34,7 +34,7 @@ def verify(words: Sequence[str]) -> int:
     parser.add_argument("--fraction", default="5%", metavar="SHARE", help="such as 5%% (default) or 0.05")
     parser.add_argument("--run", action="append", metavar="ID", help="only this one (may be given several times)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the choice (default: 0)")
-    parser.add_argument("--workers", type=int, metavar="N", help="at a time (default: one a core, or a GPU)")
+    parser.add_argument("--workers", type=int, metavar="N", help="runs at a time (default: one for each core or GPU)")
     parser.add_argument("--data-dir", metavar="DIR", help="where the data are (default: where the runs had them)")
     parser.add_results_dir()
     given = parser.parse_args(list(words))

@@ -28,7 +28,7 @@ NO_TARGET = -100
 # The symbols of the temporal order problems, in the order of the one-hot features.
 SYMBOLS = ("a", "b", "c", "d", "X", "Y", "start", "cue")
 _DISTRACTORS, _X, _START, _CUE = 4, 4, 6, 7
-# Where the relevant symbols are, in tenths of T.
+# The intervals of the relevant symbols, in tenths of T.
 _INTERVALS = {2: ((1, 2), (5, 6)), 3: ((1, 2), (3, 4), (6, 7))}
 
 Generate = Callable[[int, Generator], Split]

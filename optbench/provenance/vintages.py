@@ -96,7 +96,7 @@ class Vintages:
             content["runs"][run_id] = {"code": code, "sweep": sweep, "date": _today()}
 
     def withdraw(self, old: str, new: str) -> bool:
-        """If ``old`` is equal to ``new``, remove all records that it equals another code; True if it was equal."""
+        """Remove all records that ``old`` equals another code, if it equals ``new``; returns True if it did."""
         if old == new or not self.same(old, new):
             return False
         with self._changing() as content:
