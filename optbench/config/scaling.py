@@ -12,12 +12,12 @@ With kappa = batch / base_batch the base learning rate is multiplied by
 The form of the step decides which rule fits. At equal epochs there are kappa times fewer steps, and each should go kappa
 times as far along the mean gradient (and with kappa times the variance):
 
-    the step is proportional to the gradient                    linear    SGD and its kin; K-FAC, whose matrix is that of the
+    the step is proportional to the gradient                    linear    SGD and its variants; K-FAC, whose matrix is that of the
                                                                           data and does not depend on the batch
-    the step does not change when the gradient is multiplied    sqrt      Adam and its kin, sign methods, LARS and LAMB, Muon:
+    the step does not change when the gradient is multiplied    sqrt      Adam and its variants, sign methods, LARS, LAMB, Muon:
     by a number                                                           where noise dominates, the gradient's own size
                                                                           falls as 1 / sqrt(kappa), which the step divides out
-    the method chooses the length of its steps, and the         none      Newton's kind and line searches; Entropy-SGD, whose
+    the method chooses the length of its steps, and the         none      Newton methods and line searches; Entropy-SGD, whose
     learning rate is a factor of it near 1                                outer step is a relaxation, stable below 2 only
 """
 
