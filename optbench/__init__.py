@@ -45,10 +45,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What the library has, imported when it is first asked for: commands answer within a second."""
+    """Import the functions of the library at their first use, so that commands answer within a second."""
     from importlib import import_module
 
-    if name == "sweep":  # the package of that name, which can be called
+    if name == "sweep":  # the package with that name is callable
         return import_module("optbench.sweep")
     if name in __all__:
         return getattr(import_module("optbench.library"), name)

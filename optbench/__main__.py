@@ -27,7 +27,7 @@ optbench: a bench for deep-learning optimizers.
   python -m optbench -m optimizer=sgd,adam 'seed=range(3)'   a sweep: every combination, by warm workers on this machine
   python -m optbench -m experiment=NAME [KEY=VALUE ...]      a sweep that conf/experiment/NAME.yaml describes
   python -m optbench -m ... launcher=slurm                   the same as arrays of Slurm jobs: returns at once
-  python -m optbench list [GROUP]                            what there is: optimizers, models, datasets, schedules, ...
+  python -m optbench list [GROUP]                            list the choices: optimizers, models, datasets, schedules, ...
   python -m optbench status [NAME]                           the sweeps and the runs so far, or all about one sweep
   python -m optbench report NAME                             what a sweep found: a page, tables, figures; also while it runs
   python -m optbench pages [FOLDER ...]                      build the pages of reports again, without the runs
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     from optbench.system.terminal import shown_as_text
 
-    streams.open_closed()  # before anything takes them for what they are not
+    streams.open_closed()  # first, so that no file that is opened takes the number of a closed stream
     with shown_as_text(), importing.start_folder():
         return _main(arguments)
 
@@ -88,7 +88,7 @@ def _main(arguments: Sequence[str] | None) -> int:
             status = _dispatch(words)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # `... | head`: whoever read has read enough
+    except BrokenPipeError:  # `... | head`: the reader has closed the pipe
         streams.let_go(sys.stdout)
         return 128 + signal.SIGPIPE
     except UserError as error:
@@ -103,7 +103,7 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 
 def _shortened(message: str) -> str:
-    """A message in which what somebody typed is no longer than a screen."""
+    """``message`` with overlong typed words cut, so that it fits on a screen."""
     return re.sub(r"\S{500,}", lambda match: f"{match[0][:80]}...", message)
 
 
@@ -114,7 +114,7 @@ def _dispatch(words: list[str]) -> int:
     if command == "help" or (command is None and {"--help", "-h"} & set(words)):
         print(HELP.format(groups=cli.group_names(), keys=cli.key_defaults()))
         return 0
-    if command is None and "--version" in words:  # Hydra would say its own
+    if command is None and "--version" in words:  # Hydra would print its own version
         print(f"optbench {optbench.__version__}")
         return 0
     if command is None:
@@ -139,8 +139,8 @@ class Typed(NamedTuple):
     """The words of a command that trains, checked.
 
     composed: one resolved configuration, with --multirun an `Expansion` of many, with --cfg None.
-    overrides: the words that are settings. experiment: the one that they choose.
-    warning: what is to be said of how this process was launched.
+    overrides: the words that are settings. experiment: the chosen experiment.
+    warning: a warning about the launch of this process.
     """
 
     composed: Any
@@ -150,31 +150,31 @@ class Typed(NamedTuple):
 
     @property
     def is_sweep(self) -> bool:
-        """Whether there are several configurations to be planned at once."""
+        """True if there are several configurations, to be planned together."""
         from optbench.sweep.grid.expand import Expansion
 
         return isinstance(self.composed, Expansion)
 
     @property
     def is_submitted(self) -> bool:
-        """Whether this is one run, and another process trains it."""
+        """True if this is a single run that another process trains."""
         from optbench import config as configuration
 
         return not self.is_sweep and configuration.works_as(self.composed["launcher"]) != "local"
 
 
 def read(words: Sequence[str]) -> Typed:
-    """Compose and check the words of a command that trains; raises UserError for what is refused, before anything starts."""
+    """Compose and check the words of a command that trains; raises UserError before anything starts."""
     from optbench.config import Devices
     from optbench.system.home import at_home
 
-    # A shell expands ~ at the beginning of a word only, and Hydra's grammar knows none.
+    # A shell expands ~ only at the beginning of a word, and Hydra does not expand it.
     words = [re.sub(r"^([\w.]+=)(~[^/]*)", lambda part: part[1] + at_home(part[2]), word) for word in words]
     parsed = _parse(words)
     composed = _composed(words, parsed)
     overrides: list[str] = parsed.overrides
     experiment = next((word.partition("=")[2] for word in overrides if word.startswith("experiment=")), None)
-    if composed is None:  # it was only to be shown
+    if composed is None:  # --cfg only shows it
         return Typed(None, overrides, experiment, None)
     from optbench.training.launch_environment import check_alone, check_ranks, launched
 
@@ -213,7 +213,7 @@ def _probe(words: list[str]) -> int:
     from optbench.cli import probe
 
     request = probe.read(words)
-    # Only from here on is torch needed, which takes seconds to import.
+    # Imported late, because torch takes seconds to import.
     from optbench.probes import posthoc
 
     revived = posthoc.revive(request.run, request.config, request.checkpoint)
@@ -231,7 +231,7 @@ def _resume(words: list[str]) -> int:
 
 
 def _composed(words: list[str], parsed: argparse.Namespace) -> Any:
-    """What Hydra composes: one checked configuration, with --multirun an Expansion of many, with --cfg None."""
+    """The result of Hydra: one checked configuration, with --multirun an Expansion of many, with --cfg None."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
@@ -247,7 +247,7 @@ def _composed(words: list[str], parsed: argparse.Namespace) -> Any:
     configuration.look_where_told(overrides)
     configuration.check_experiment(overrides)
     if parsed.cfg is not None and not parsed.multirun:
-        configuration.compose(overrides)  # Hydra would show one that cannot run, too
+        configuration.compose(overrides)  # Hydra would also show a configuration that cannot run
     found: list[Any] = []
 
     def task(given: Any) -> None:
@@ -257,23 +257,23 @@ def _composed(words: list[str], parsed: argparse.Namespace) -> Any:
             found.append(given)
             return
         hydra_alone = HydraConfig.get()
-        if not OmegaConf.is_missing(hydra_alone.job, "num"):  # which only the jobs of a sweep have
+        if not OmegaConf.is_missing(hydra_alone.job, "num"):  # only the jobs of a sweep have a number
             raise _ForeignSweep
         try:
             found.append(configuration.Chosen.of(hydra_alone).named(configuration.plain(given)))
         except (OmegaConfBaseException, UserError) as error:
-            found.append(error)  # Hydra would print a line of its own
+            found.append(error)  # raised below: here Hydra would print a line of its own
 
-    # So that Hydra lets exceptions through, to be shown as one message.
+    # With this, Hydra does not catch exceptions, and each is shown as one message.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    # A second command in one process (tests, notebooks) finds what the first left behind.
+    # A second command in one process (tests, notebooks) would find the state of the first.
     GlobalHydra.instance().clear()
     decorated = hydra.main(config_path=str(configuration.conf_dir()), config_name="config", version_base="1.3")(task)
     kept = sys.argv
-    noted = Path("multirun.yaml")  # by Hydra's own sweeper, before it calls the task
+    noted = Path("multirun.yaml")  # written by Hydra's own sweeper before it calls the task
     had_one = noted.exists()
     try:
-        # Overrides last: Hydra does not look for any after a flag that follows one.
+        # Overrides come last: Hydra ignores overrides after a flag that follows an override.
         sys.argv = [kept[0], *(word for word in words if word not in overrides), *overrides]
         decorated()
         if found and isinstance(found[0], Exception):
@@ -298,7 +298,7 @@ def _composed(words: list[str], parsed: argparse.Namespace) -> Any:
 
 
 class _ForeignSweep(BaseException):
-    """A sweeper that is not ours has called the task. Hydra prints and wraps every exception of a lower kind."""
+    """Another sweeper than optbench's has called the task. A BaseException, because Hydra wraps every Exception."""
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
@@ -349,7 +349,7 @@ def train_one(config: dict[str, Any]) -> int:
     from optbench.training.launch_environment import launched
 
     if launched().rank != 0:
-        # Rank 0 says how the run ended; a launcher would kill it over another status of this rank.
+        # Rank 0 reports the outcome; a launcher would kill it if this rank returned another status.
         return 1 if outcome.state == "failed" else 0
     if outcome.tracker_problem:
         print(f"optbench: {outcome.tracker_problem}", file=sys.stderr)
@@ -397,9 +397,9 @@ def execute_one(
     on_evaluation: "OnEvaluation | None" = None,
     stale: str | None = None,
 ) -> "Outcome | None":
-    """Train one resolved configuration here; None where it has ended already and is not to run again.
+    """Train one resolved configuration here; returns None if it has already ended and is not to run again.
 
-    ``stale``: what `_of_other_code` says, where that is known. Raises as `optbench.training.run.execute` does.
+    ``stale``: the result of `_of_other_code`, if it is known. Raises as `optbench.training.run.execute` does.
     """
     from optbench import config as configuration
     from optbench.store import RunDirectory, check_writable, tidy
@@ -411,7 +411,7 @@ def execute_one(
         tidy(directory)
         return None
     check_writable(config["results_dir"])
-    # Only from here on is torch needed, which takes seconds to import, and Lightning more of them.
+    # Imported late, because torch takes seconds to import, and Lightning takes longer.
     from optbench.data import fetch
 
     fetch.require(
@@ -423,7 +423,7 @@ def execute_one(
 
 
 def _of_other_code(directory: "RunDirectory", config: dict[str, Any]) -> str:
-    """Describe the difference between the code that has computed a run and that of now; empty where there is none."""
+    """Describe the difference between the code that has computed a run and the current code; empty if there is none."""
     from optbench.provenance import Vintages, changed_modules, fingerprints
 
     vintages = Vintages(config["results_dir"])

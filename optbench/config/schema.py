@@ -1,4 +1,4 @@
-"""The small language in which a YAML file states the type of each of its options, and the durations it may hold.
+"""The small language in which a YAML file states the type of each of its options, durations among them.
 
 ``int >= 1``, ``float in [0, 1)``, ``bool``, ``str``, ``duration``, ``time``, ``mapping``, ``list of float``,
 ``one of linear, cosine``; each may end in ``or null``, and then in ``or auto``. A time is a time limit as Slurm spells it:
@@ -25,15 +25,15 @@ _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 _TYPE = re.compile(r"(list of )?(int|float|bool|str|duration|time|mapping)(.*)")
 _BOUND = re.compile(r"(>=|<=|>|<)\s*(\S+)")
 _INTERVAL = re.compile(r"in\s*([\[(])\s*(\S+)\s*,\s*(\S+)\s*([\])])")
-# Of any unit: longer than any training, and still exact as a float once epochs are counted in samples.
+# In any unit: longer than any training, and still exact as a float after conversion from epochs to samples.
 LONGEST = 10**15
 _DURATION_SPELLINGS = "such as 200 or 200steps, 5epochs, 10000samples, 10% of the budget; at most 1e15"
 _TIME_SPELLINGS = "minutes, or in quotes such as 30:00, 2:30:00, 1-12 or 1-12:00:00"
 # minutes[:seconds], hours:minutes:seconds, days-hours[:minutes[:seconds]]
 _TIME = re.compile(r"(\d+)(?::(\d+))?|(\d+):(\d+):(\d+)|(\d+)-(\d+)(?::(\d+)(?::(\d+))?)?")
-_RANGE = re.compile(r"(\d+)(?:\.\.\.?|-|:)(\d+)")  # of other languages: 0..3, 0-3, 0:3
+_RANGE = re.compile(r"(\d+)(?:\.\.\.?|-|:)(\d+)")  # ranges as other languages write them: 0..3, 0-3, 0:3
 _MOST_LISTED = 8
-LONGEST_TEXT = 1000  # characters of any text: names of files, projects and groups are made of them
+LONGEST_TEXT = 1000  # characters of any text, because texts become names of files, projects and groups
 _MOST_SHOWN = 200
 _SPELLINGS = {"duration": _DURATION_SPELLINGS, "time": _TIME_SPELLINGS}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*(steps?|epochs?|samples?|%)?")
@@ -66,14 +66,14 @@ class Duration:
         return str(self).removesuffix("steps")
 
     def __str__(self) -> str:
-        """The one spelling of this duration that enters the run id, e.g. "5epochs"."""
-        # All digits, so that two durations never share a run id.
+        """The canonical spelling of this duration, which enters the run id, e.g. "5epochs"."""
+        # With all digits, so that two durations never share a run id.
         whole = int(self.amount)
         return f"{whole if whole == self.amount else self.amount}{self.unit}"
 
 
 def time_limit_minutes(value: object) -> int:
-    """A time limit in whole minutes, rounded up; raises ValueError for what is none."""
+    """A time limit in whole minutes, rounded up; raises ValueError if ``value`` is not a time limit."""
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     match = _TIME.fullmatch(text.strip()) if isinstance(text, str) else None
     if match is None:
@@ -84,12 +84,12 @@ def time_limit_minutes(value: object) -> int:
     total = (days * 24 + hours_2 + hours_3) * 3600 + (minutes + minutes_2 + minutes_3) * 60
     total += seconds + seconds_2 + seconds_3
     if total == 0:
-        raise ValueError(value)  # which Slurm takes for no limit at all
+        raise ValueError(value)  # Slurm reads 0 as no limit at all
     return -(-total // 60)
 
 
 def _is_int(value: object) -> bool:
-    # What neither a tensor nor a column of a table can hold is nowhere meant.
+    # No option means a number that neither a tensor nor a column of a table can hold.
     return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
 
 
@@ -168,7 +168,7 @@ class OptionType:
         raise ValueError(f"not a type: {text!r}")
 
     def accepts(self, value: object) -> bool:
-        """Whether ``value`` is of this type and within its bounds."""
+        """True if ``value`` is of this type and within its bounds."""
         if value is None:
             return self.nullable
         if value == "auto" and self.automatic:
@@ -198,7 +198,7 @@ class OptionType:
 
 
 def _several(key: str, value: object) -> str:
-    """What to type for a value that looks like a range of whole numbers in another language; otherwise nothing."""
+    """A hint for a value that looks like a range of whole numbers in another language; otherwise empty."""
     match = _RANGE.fullmatch(value) if isinstance(value, str) else None
     if match is None or int(match[1]) >= int(match[2]):
         return ""
@@ -208,7 +208,7 @@ def _several(key: str, value: object) -> str:
 
 
 def in_a_line(value: object) -> str:
-    """``value`` as a message shows it: its beginning, with what does not print escaped."""
+    """``value`` for a message: its beginning, with unprintable characters escaped."""
     text = str(value)
     shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text[:_MOST_SHOWN])
     return shown if len(text) <= _MOST_SHOWN else f"{shown}... ({len(text)} characters)"

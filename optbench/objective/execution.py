@@ -1,4 +1,4 @@
-"""How an objective is evaluated: on which device and ranks, in which parts and precision, and the network made ready for it."""
+"""The evaluation of an objective: its device, ranks, micro-batches and precision, and the network prepared for it."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -23,18 +23,17 @@ def _backward(loss: Tensor, last: bool) -> None:
 class LossScale:
     """The factor that keeps fp16 gradients from vanishing (Micikevicius et al. 2018, "Mixed precision training").
 
-    Where a gradient overflows, the factor is halved and the same batch is evaluated again, so that no step is skipped
-    and the closure's contract (a loss and its gradient) holds; after ``growth_interval`` evaluations without overflow it
-    doubles.
+    If a gradient overflows, the factor is halved and the same batch is evaluated again, so that no step is skipped and the
+    closure's contract (a loss and its gradient) holds; after ``growth_interval`` evaluations without overflow it doubles.
     """
 
     def __init__(self, factor: float = 2.0**16, growth_interval: int = 2000) -> None:
         self.factor, self.growth_interval, self.good = factor, growth_interval, 0
 
     def grew_too_large(self, parameters: Sequence[nn.Parameter]) -> bool:
-        """Whether the scaled gradients overflowed, which halves the factor; otherwise they are divided by it."""
+        """True if the scaled gradients overflowed, which halves the factor; otherwise they are divided by it."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        # A sum over all of them is finite exactly when each is (infinities of both signs make it not a number).
+        # The sum of the L1 norms is finite exactly if every element is.
         total = torch.stack(torch._foreach_norm(gradients, 1)).sum()
         if not torch.isfinite(total) and self.factor > 1:
             self.factor, self.good = self.factor / 2, 0
@@ -46,7 +45,7 @@ class LossScale:
         return False
 
     def state_dict(self) -> dict[str, Any]:
-        """The factor and the evaluations since it last changed."""
+        """The factor, and the number of evaluations since its last change."""
         return {"factor": self.factor, "good": self.good}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -56,7 +55,7 @@ class LossScale:
 
 @dataclass
 class Execution:
-    """How an objective is evaluated; nothing here changes its value but for rounding.
+    """The settings by which an objective is evaluated; they change its value only by rounding.
 
     micro_batch: examples in one pass, None for all. adjustable: True if it may be halved where memory runs out. dtype: the
     type that autocast computes in, None for no autocast.
@@ -113,10 +112,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class Network:
-    """A model made ready to be evaluated in parts: its parameters, batch norms and dropout layers found once.
+    """A model prepared for evaluation in micro-batches, with its parameters, batch norms and dropout layers.
 
-    torch's batch norms and dropouts are replaced in ``model`` by ours (``optbench.models.converting``). Raises UserError for a
-    layer that cannot be replaced and whose result depends on how a batch is cut.
+    torch's batch norms and dropouts are replaced in ``model`` by optbench's (``optbench.models.converting``). Raises UserError
+    for a layer that cannot be replaced and whose result depends on the division of a batch.
     """
 
     def __init__(self, model: nn.Module, device: torch.device | None = None) -> None:
@@ -128,6 +127,6 @@ class Network:
         self.draw = layers.place_dropout(model, device or next(model.parameters()).device)
 
     def record_norms(self, how: str) -> None:
-        """Set how every batch norm treats its running statistics: "follow", "record" or "hold"."""
+        """Set the treatment of running statistics in every batch norm: "follow", "record" or "hold"."""
         for norm in self.norms:
             norm.recording = how

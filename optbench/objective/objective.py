@@ -1,9 +1,8 @@
 """The loss of the current global batch as a function of the parameters: the closure that every optimizer is given.
 
-PyTorch's closure evaluates the loss and its gradient. An ``Objective`` is that closure and knows more: the value alone,
-at other parameters too, products with its curvature matrices (``optbench.objective.products``), and its value in eval mode.
-Whatever it returns is the mean over the global batch, whether that passes through the model at once, in micro-batches,
-or divided over ranks.
+PyTorch's closure evaluates the loss and its gradient. An ``Objective`` is that closure with more methods: the value alone,
+also at other parameters, products with its curvature matrices (``optbench.objective.products``), and its value in eval mode.
+All results are means over the global batch, which may pass through the model at once, in micro-batches, or divided over ranks.
 """
 
 import contextlib
@@ -23,10 +22,10 @@ from optbench.objective.products.graph import Part
 class Objective(ExampleProducts):
     """The mean loss over one global batch, of which this rank holds ``inputs`` and ``targets``.
 
-    network: the model, in train mode. loss: (outputs, targets) -> mean over the examples it is given.
-    dropout_key: names this step's dropout masks. Called, it zeroes the gradients, evaluates the loss and its gradient
-    into ``parameter.grad`` and returns the loss, a 0-d tensor. Every call within a step sees the same dropout masks, and
-    only the first one is recorded in the running statistics of batch norm, which move when ``finish`` is called.
+    network: the model, in train mode. loss: (outputs, targets) -> mean over the given examples. dropout_key: identifies
+    this step's dropout masks. A call zeroes the gradients, evaluates the loss and its gradient into ``parameter.grad`` and
+    returns the loss, a 0-d tensor. Every call within a step uses the same dropout masks, and only the first one is recorded
+    in the running statistics of batch norm, which move when ``finish`` is called.
     """
 
     def __init__(
@@ -42,7 +41,7 @@ class Objective(ExampleProducts):
         self.loss_function = loss
         self.execution = execution or Execution(device=inputs.device)
         self.evaluations = 0
-        self.value: Tensor | None = None  # the loss where the step began: of the first evaluation
+        self.value: Tensor | None = None  # the loss of the first evaluation, at the start of the step
         self.gradient_norm: Tensor | None = None
         self._key = dropout_key
         # Where in the global batch this rank's examples begin: the ranks hold equal shares, in order.
@@ -99,16 +98,16 @@ class Objective(ExampleProducts):
         self._place(part.start)
         if self.execution.dtype is None:
             return self.network.forward(part.inputs)
-        # Autocast keeps low-precision copies of the parameters until the outermost context ends; a context of our own
-        # around every pass, never around a whole step, is what makes it see the parameters that the step has changed.
+        # Autocast keeps low-precision copies of the parameters until the outermost context ends. One context for each pass,
+        # not for a whole step, ensures that it uses the parameters that the step has changed.
         with self.execution.autocast():
             return self.network.forward(part.inputs)
 
     @torch.no_grad()
     def loss(self, at: Sequence[Tensor] | None = None) -> Tensor:
-        """The global mean loss without its gradient, at the parameters or ``at`` others.
+        """The global mean loss without its gradient, at the present parameters or at ``at``.
 
-        ``at``: one tensor for each of ``model.parameters()``, in their order. Gradients and running statistics stay.
+        ``at``: one tensor for each of ``model.parameters()``, in their order. Gradients and running statistics do not change.
         """
         network = self.network
         self._graphs.drop_stale()
@@ -140,7 +139,7 @@ class Objective(ExampleProducts):
 
     @contextlib.contextmanager
     def evaluation_mode(self) -> Iterator[None]:
-        """Within it, the loss and all products are those of the model in eval mode: running statistics, no dropout."""
+        """Within this context, the loss and all products are those of the model in eval mode: running statistics, no dropout."""
         modes = [(module, module.training) for module in self.network.model.modules()]
         self.network.model.eval()
         try:
@@ -150,7 +149,7 @@ class Objective(ExampleProducts):
                 module.training = training
 
     def finish(self) -> None:
-        """The step is over: forget the graphs of products, and move the running statistics of batch norm, once."""
+        """End the step: drop the graphs of products, and update the running statistics of batch norm, once."""
         self._graphs.drop()
         if self.network.norms:
             layers.commit_batch_norms(self.network.norms, self.execution.means_over_ranks)

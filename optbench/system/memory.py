@@ -1,4 +1,4 @@
-"""Whether something fits into memory, known before it is made (no torch)."""
+"""Check that something fits into memory before it is made (no torch)."""
 
 import resource
 from pathlib import Path
@@ -43,7 +43,7 @@ def _pages() -> tuple[int, int]:
 
 
 def require(needed: int, what: str, there: int | None = None, where: str = "this machine", use: str = "") -> None:
-    """Raise UserError if ``what`` needs more bytes, for the ``use``, than there are; ``there``: those of another device."""
+    """Raise UserError if ``what`` needs more bytes, for the ``use``, than exist; ``there``: the bytes of another device."""
     there = of_this_machine() if there is None else there
     if there is not None and needed > there:
         raise UserError(
