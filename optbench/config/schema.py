@@ -184,7 +184,7 @@ class OptionType:
         return all(_COMPARISONS[sign](number, bound) for sign, bound in self.bounds)  # type: ignore[arg-type]
 
     def canonical(self, value: Any) -> Any:
-        """The one form of an accepted value that enters the run id: 1 and 1.0 are one float, 5epoch is 5epochs."""
+        """The canonical form of an accepted value, which enters the run id: 1 and 1.0 are one float, 5epoch is 5epochs."""
         if value is None or (value == "auto" and self.automatic):
             return value
         if self.is_list:

@@ -58,10 +58,10 @@ class Execution:
     """The settings by which an objective is evaluated; they change its value only by rounding.
 
     micro_batch: examples in one pass, None for all. adjustable: True if it may be halved where memory runs out. dtype: the
-    type that autocast computes in, None for no autocast.
-    world_size: the ranks that the batch is divided over. backward: differentiates one micro-batch's loss; told whether it
-    is the last, after which gradients are averaged over ranks. clip_norm: the largest global norm of the gradient.
-    graphs: how many micro-batches' graphs products with second derivatives may keep at a time, None for all.
+    type in which autocast computes, None for no autocast. world_size: the number of ranks that share the batch. backward:
+    differentiates one micro-batch's loss; its flag marks the last one, after which gradients are averaged over ranks.
+    clip_norm: the largest global norm of the gradient. graphs: the number of micro-batches whose graphs products with second
+    derivatives may keep at a time, None for all.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))

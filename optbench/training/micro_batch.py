@@ -163,8 +163,7 @@ def _available(config: RunConfig, workers: int) -> int | None:
     if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         return None  # which the trainer refuses
     if _on_gpu(config):
-        total = torch.cuda.get_device_properties(0).total_memory
-        return int(SHARE * total / max(workers, 1))
+        return int(SHARE * torch.cuda.get_device_properties(0).total_memory / max(workers, 1))
     total = memory.of_this_machine()
     return None if total is None else int(SHARE * total / (max(workers, 1) * max(local, 1)))
 

@@ -157,8 +157,8 @@ def execute_claimed(
 ) -> Outcome:
     """Train a run that this process has claimed, with the configuration that was frozen when it was planned.
 
-    Never raises for the run: what it cannot do is recorded in the run's status and returned. The outcome's mirror is
-    still at work; its `finish` is the caller's to call. ``load``: how to come by the data, `load_data` by default.
+    Never raises for the run: a failure is recorded in the run's status and returned. The outcome's mirror is still at work;
+    the caller must call its `finish`. ``load``: the function that loads the data, `load_data` by default.
     ``sharers``: the workers that share the memory of this machine, or of a GPU.
     """
     directory = claim.directory

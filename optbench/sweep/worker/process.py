@@ -87,7 +87,7 @@ def work(
     report: Report,
     sharers: int = 1,
 ) -> int:
-    """Be one of ``sharers`` workers on a device: do at most ``limit`` runs, one after another; returns the exit status."""
+    """Run one of ``sharers`` workers on a device: train at most ``limit`` runs, one after another; returns the exit status."""
     if limit == 0:
         return ALL_WELL
     stop = Stop()
@@ -122,7 +122,7 @@ def work(
 
 
 def _do(claimed: Claim, stop: Stop, load: Callable[[RunConfig], RawData], report: Report, sharers: int) -> run.Outcome:
-    """Do one run, whose lock is given back then."""
+    """Train one run, and release its lock."""
     directory = claimed.directory
     report(RunStarted(directory.run_id))
     began = time.monotonic()
