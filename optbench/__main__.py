@@ -28,6 +28,7 @@ optbench: a bench for deep-learning optimizers.
   python -m optbench -m experiment=NAME [KEY=VALUE ...]      a sweep that conf/experiment/NAME.yaml describes
   python -m optbench -m ... launcher=slurm                   the same as arrays of Slurm jobs: returns at once
   python -m optbench list [GROUP]                            what there is: optimizers, models, datasets, schedules, ...
+  python -m optbench new KIND NAME                           write an optimizer, model, dataset, ... of your own, that runs
   python -m optbench status [NAME]                           the sweeps and the runs so far, or all about one sweep
   python -m optbench report NAME                             what a sweep found: a page, tables, figures; also while it runs
   python -m optbench pages [FOLDER ...]                      build the pages of reports again, without the runs
