@@ -198,7 +198,7 @@ def _texts(kind: str, name: str, layout: Layout, base: Base | None) -> dict[Path
         for template, path in layout.files(kind, name).items()
     }
     for path, text in texts.items():
-        if path.suffix == ".py" and known["class_name"] in _imported_names(text):
+        if path.suffix == ".py" and known["class_name"] in _imported_names(text, of_others_than=known["module"]):
             raise UserError(
                 f"new {kind} {name}: the class {known['class_name']} would have the name of another one that the file "
                 f"imports; accepted: another name, such as my_{name}"
@@ -206,13 +206,10 @@ def _texts(kind: str, name: str, layout: Layout, base: Base | None) -> dict[Path
     return texts
 
 
-def _imported_names(text: str) -> set[str]:
-    """What a module imports from others that are not its own, by the names it has here."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            found |= {alias.asname or alias.name for alias in node.names}
-    return found
+def _imported_names(text: str, of_others_than: str) -> set[str]:
+    """The names that a module with this text imports, but for those from the module ``of_others_than``."""
+    nodes = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import | ast.ImportFrom))
+    return {alias.name for node in nodes if getattr(node, "module", None) != of_others_than for alias in node.names}
 
 
 @cache

@@ -58,7 +58,7 @@ class Base:
 def _check(name: str) -> None:
     choice = configuration.read_choice("optimizer", name)
     info = choice["info"]
-    if info.get("family") == "second_order" or info.get("evaluations") != "one":
+    if info.get("evaluations") != "one":
         problem = "its step evaluates the closure itself"
     elif not str(choice["_target_"]).rpartition(".")[2][0].isupper():
         problem = "it is made by a function"
