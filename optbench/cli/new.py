@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from optbench import config as configuration
 from optbench.cli.new_base import Base
@@ -37,12 +37,13 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _LONGEST_NAME = 40
 # Words of Hydra's grammar that it reads as numbers, and a file that pytest reads as its own.
 _RESERVED = ("nan", "inf", "conftest")
-_WORDS = {
-    "optimizer": "optimizer={} model=mlp dataset=digits budget.steps=20",
-    "model": "model={} dataset=digits budget.steps=20",
-    "dataset": "dataset={} model=mlp budget.steps=20",
-    "probe": "probe={} model=mlp dataset=digits budget.steps=20",
-    "experiment": "-m experiment={} scale=smoke",
+# What runs it at once.
+_COMMANDS = {
+    "optimizer": ["{conf}optimizer={name} model=mlp dataset=digits budget.steps=20"],
+    "model": ["{conf}model={name} dataset=digits budget.steps=20"],
+    "dataset": ["{conf}dataset={name} model=mlp budget.steps=20"],
+    "probe": ["{conf}probe={name} model=mlp dataset=digits budget.steps=20"],
+    "experiment": ["-m {conf}experiment={name} scale=smoke", "report {conf}{name} --scale smoke"],
 }
 # Where the code and the tests of each kind are in a checkout of optbench.
 _IN_CHECKOUT = {"optimizer": "optimizers", "model": "models", "dataset": "data", "probe": "probes"}
@@ -97,7 +98,9 @@ def new(words: Sequence[str]) -> int:
     parser.add_argument("kind", metavar="KIND", help=", ".join(KINDS))
     parser.add_argument("name", metavar="NAME", help="of the choice and of its module: small letters, digits and _")
     parser.add_argument(
-        "--base", metavar="OPTIMIZER", help="an optimizer to derive from: a choice, or a class such as torch.optim.AdamW"
+        "--base",
+        metavar="OPTIMIZER",
+        help="an optimizer to derive from: a choice, or a class such as torch.optim.AdamW",
     )
     parser.add_argument("--package", help="write into this package, in the folder, and not beside each other")
     parser.add_argument(
@@ -108,7 +111,9 @@ def new(words: Sequence[str]) -> int:
     if kind not in KINDS:
         raise UserError(f"new {kind}: no such kind; {nearest(kind, KINDS)}")
     if given.base is not None and kind != "optimizer":
-        raise UserError(f"new {kind}: --base {given.base}: is for optimizers only; accepted: new optimizer NAME --base ...")
+        raise UserError(
+            f"new {kind}: --base {given.base}: is for optimizers only; accepted: new optimizer NAME --base ..."
+        )
     layout = Layout.of(kind, Path(configuration.folder(given.folder, "--folder ")), given.package)
     if layout.own and (layout.root / layout.conf).is_dir():
         configuration.look_in([layout.root / layout.conf])
@@ -162,8 +167,8 @@ def _package_folder(root: Path, package: str) -> Path:
         raise UserError(f"--package {package}: is no name of a package; accepted: such as my_package")
     top, *rest = package.split(".")
     file = _imported_from(top)
-    if file is None or not Path(file).exists():
-        file = str(root / top / "__init__.py") if file is None else file
+    if file is None:
+        return Path(top, *rest)
     if Path(file).name != "__init__.py" or not _is_in(file, root):
         raise UserError(
             f"--package {package}: import {top} imports {file}, which is not in {root}; accepted: a package of your own in "
@@ -189,7 +194,7 @@ def _texts(kind: str, name: str, layout: Layout, base: Base | None) -> dict[Path
         "module": f"{layout.package}{name}",
         "conf": layout.conf.as_posix(),
         "own_folder": layout.own,
-        "config_dir": f"--config-dir {layout.conf.as_posix()} " if layout.own else "",
+        "config_dir": _config_dir(layout),
         **(base.known() if base is not None else {}),
     }
     folder = kind if base is None else f"{kind}_subclass"
@@ -226,38 +231,41 @@ def _templates() -> "Environment":
 
 
 def _write(texts: dict[Path, str], layout: Layout) -> None:
-    """Write all of the files, or none where one of them is there or a folder cannot be made."""
+    """Write all of the files; none where one of them is there, or a folder cannot be made."""
     for path in texts:
         if os.path.lexists(layout.root / path):
             raise UserError(f"{layout.root / path}: is there already, and is not overwritten; accepted: another name")
-    written = dict(texts)
-    if layout.own and layout.package:
-        for folder in (layout.code, *layout.code.parents):
-            if folder != Path() and not (layout.root / folder / "__init__.py").exists() and folder.name != "src":
-                written[folder / "__init__.py"] = ""
-    for path, text in written.items():
-        try:
-            (layout.root / path).parent.mkdir(parents=True, exist_ok=True)
-            with open(layout.root / path, "x", encoding="utf-8") as file:
+    written = {layout.root / path: text for path, text in texts.items()}
+    # The package and those that it is in; in a checkout they are there.
+    for folder in [layout.code, *layout.code.parents][: layout.package.count(".")]:
+        if not (layout.root / folder / "__init__.py").exists():
+            written[layout.root / folder / "__init__.py"] = ""
+    try:
+        for path in written:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        for path, text in written.items():
+            with path.open("x", encoding="utf-8") as file:
                 file.write(text)
-        except OSError as error:
-            raise UserError(
-                f"{layout.root / path}: cannot be written ({error.strerror or error}); accepted: --folder DIR that can be "
-                "written to"
-            ) from error
+    except OSError as error:
+        raise UserError(
+            f"{error.filename}: cannot be written ({error.strerror or error}); accepted: --folder DIR, a folder that can be "
+            "written to"
+        ) from error
 
 
-def _said(kind: str, name: str, layout: Layout, texts: dict[Path, Any]) -> list[str]:
+def _said(kind: str, name: str, layout: Layout, texts: dict[Path, str]) -> list[str]:
     """The lines that the command prints: the files, and the commands that run them at once."""
-    told = f"--config-dir {layout.conf.as_posix()} " if layout.own else ""
-    here = layout.root.resolve() == Path.cwd()
-    first, *rest = _WORDS[kind].format(name).split(" ", 1)
-    run = f"-m {told}{rest[0]}" if first == "-m" else f"{told}{first} {rest[0]}"
-    commands = [
-        *([] if here else [f"cd {shlex.quote(str(layout.root))}"]),
-        f"python -m optbench {run}",
-        *([f"python -m optbench report {told}{name} --scale smoke"] if kind == "experiment" else []),
+    told = {"name": name, "conf": _config_dir(layout)}
+    return [
+        *(f"written: {layout.root / path}" for path in texts),
+        "",
+        *([] if layout.root.resolve() == Path.cwd() else [f"cd {shlex.quote(str(layout.root))}"]),
+        *(f"python -m optbench {words.format(**told)}" for words in _COMMANDS[kind]),
         f"python -m pytest {layout.files(kind, name)['test.py'].as_posix()}",
         *([] if layout.own else ["make format", "python -m optbench list --markdown > conf/README.md"]),
     ]
-    return [*(f"written: {layout.root / path}" for path in texts), "", *commands]
+
+
+def _config_dir(layout: Layout) -> str:
+    """How a command is told of the choices, with a space behind it; nothing where they are optbench's own."""
+    return f"--config-dir {layout.conf.as_posix()} " if layout.own else ""

@@ -86,5 +86,7 @@ def _options(path: str) -> dict[str, float]:
         elif name == "betas" and isinstance(value, tuple) and len(value) == 2:
             options |= {"beta1": value[0], "beta2": value[1]}
     if "learning_rate" not in options:
-        raise UserError(f"--base {path}: has no argument lr with a default; accepted: a class such as torch.optim.AdamW")
+        raise UserError(
+            f"--base {path}: has no argument lr with a default; accepted: a class such as torch.optim.AdamW"
+        )
     return options

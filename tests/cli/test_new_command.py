@@ -248,6 +248,12 @@ def test_what_is_there_is_not_overwritten(here, capsys):
     assert "my_sgd.py: is there already" in refused(capsys, "model", "my_sgd")  # whose module has that name
 
 
+def test_where_a_folder_cannot_be_made_nothing_is_written(here, capsys):
+    Path("conf").write_text("no folder\n")
+    assert "conf" in (message := refused(capsys, "optimizer", "my_sgd"))
+    assert "cannot be written (" in message
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
