@@ -74,7 +74,7 @@ def place(from_wheel, tmp_path_factory):
     return made
 
 
-def assert_trained(runs, folder):
+def assert_trained(runs):
     """They are of the two optimizers, were measured by the probe, and not computed by this checkout."""
     assert {summary["optimizer"] for summary in runs} == {"own_adamw", "own_sgd"}
     for summary in runs:
@@ -91,19 +91,19 @@ def test_it_is_the_wheel_that_is_used(place):
 def test_alone(place):
     for name in ("own_adamw", "own_sgd"):
         assert ": done\n" in place.optbench(*OWN, *SHORT, f"optimizer={name}", "seed=0")
-    assert_trained(place.runs(seed=0, dataset="flowers"), place.folder)
+    assert_trained(place.runs(seed=0, dataset="flowers"))
 
 
 def test_in_a_local_sweep(place):
     place.optbench(*BOTH, "seed=1", "launcher.workers=1", "sweep=here")
-    assert_trained(place.runs(seed=1, dataset="flowers"), place.folder)
+    assert_trained(place.runs(seed=1, dataset="flowers"))
     place.optbench("report", "here", "--config-dir", "conf")
     assert "own_net" in (place.folder / "results" / "here" / "index.html").read_text()
 
 
 def test_in_a_job_of_slurm(place):
     assert "2 runs in 1 job" in place.optbench(*BOTH, *SUBMITTED, "launcher.runs_per_job=2", "seed=2", "sweep=there")
-    assert_trained(place.ended(2, seed=2, dataset="flowers"), place.folder)
+    assert_trained(place.ended(2, seed=2, dataset="flowers"))
 
 
 def test_the_study_here_and_in_a_job_of_slurm_with_its_analysis(place):
@@ -117,9 +117,19 @@ def test_the_study_here_and_in_a_job_of_slurm_with_its_analysis(place):
     assert "The best is 0.3 for the width" in page
 
 
-@pytest.mark.parametrize("choice", ["optimizer=own_adamw", "optimizer=own_sgd", "model=own_net", "probe=own_angle"])
-def test_it_is_certified(place, choice):
+@pytest.mark.parametrize(
+    "words",
+    [
+        "optimizer=own_adamw",
+        "optimizer=own_sgd",
+        "model=own_net",
+        "dataset=folder dataset.path=flowers",
+        "probe=own_angle",
+    ],
+)
+def test_it_is_certified(place, words):
     if importlib.util.find_spec("optbench.testing") is None:
         pytest.skip("optbench.testing is not part of the package yet")
-    program = f"import sys; sys.path.append('.'); from optbench.testing import certify; certify({choice!r}).check()"
-    run(["-c", program], place.folder, **place.environment, OPTBENCH_CONF=str(place.folder / "conf"))
+    program = f"from optbench.testing import certify; certify(*{words.split()}).check()"
+    own = {"OPTBENCH_CONF": str(place.folder / "conf"), "OPTBENCH_PATH": str(place.folder)}
+    run(["-c", program], place.folder, **place.environment, **own)
