@@ -140,6 +140,10 @@ def _check_name(kind: str, name: str, layout: Layout) -> None:
     if any(map(keyword.iskeyword, (name, _class_name(name)))) or read_yaml(name) != name or name in _RESERVED:
         raise UserError(f"{where}: is a word of Python, YAML, Hydra or pytest; {other}, such as my_{name}")
     known = configuration.choices(kind)
+    if kind == "experiment":
+        from optbench.analysis.studies import studies  # pandas takes a second to import
+
+        known = studies() | known
     if name in known:
         raise UserError(f"{where}: {kind}={name} is there already, {known[name]}; {other}, such as my_{name}")
     if kind == "experiment" or layout.package:
@@ -236,9 +240,9 @@ def _write(texts: dict[Path, str], layout: Layout) -> None:
         if os.path.lexists(layout.root / path):
             raise UserError(f"{layout.root / path}: is there already, and is not overwritten; accepted: another name")
     written = {layout.root / path: text for path, text in texts.items()}
-    # The package and those that it is in; in a checkout they are there.
+    # The package and those that it is in; those of optbench are there, some without such a file.
     for folder in [layout.code, *layout.code.parents][: layout.package.count(".")]:
-        if not (layout.root / folder / "__init__.py").exists():
+        if layout.own and not (layout.root / folder / "__init__.py").exists():
             written[layout.root / folder / "__init__.py"] = ""
     try:
         for path in written:

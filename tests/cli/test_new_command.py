@@ -140,21 +140,18 @@ def test_into_a_package_that_is_there_below_src(here, monkeypatch):
 
 
 def test_into_a_checkout_of_optbench(here, monkeypatch, capsys):
-    for folder in ("conf", "optbench"):
-        Path(folder).symlink_to(ROOT / folder)
-    layouts = {}
-    monkeypatch.setattr("optbench.cli.new._write", lambda texts, layout: layouts.update(texts))
+    monkeypatch.setattr(configuration, "conf_dir", lambda: here / "conf")
     for kind in KINDS:
         assert main(["new", kind, "swift"]) == 0
-    assert {path.as_posix() for path in layouts} == {
+    assert files() == {
         *(f"optbench/{folder}/swift.py" for folder in ("optimizers", "models", "data", "probes")),
         *(f"conf/{kind}/swift.yaml" for kind in KINDS),
         *(f"tests/{folder}/test_swift.py" for folder in ("optimizers", "models", "data", "probes", "experiments")),
         "experiments/swift/README.md",
         "experiments/swift/analysis.py",
     }
-    assert "_target_: optbench.optimizers.swift.Swift\n" in layouts[Path("conf/optimizer/swift.yaml")]
-    assert not [text for text in layouts.values() if "OPTBENCH_CONF" in text]
+    assert "_target_: optbench.optimizers.swift.Swift\n" in Path("conf/optimizer/swift.yaml").read_text()
+    assert not [path for path in Path("tests").rglob("*.py") if "OPTBENCH_CONF" in path.read_text()]
     assert "--config-dir" not in capsys.readouterr().out
 
 
@@ -259,6 +256,7 @@ def test_where_a_folder_cannot_be_made_nothing_is_written(here, capsys):
     [
         (["optimizer", "adam"], "optimizer=adam is there already"),
         (["experiment", "first_order"], "experiment=first_order is there already"),
+        (["experiment", "second_order"], "experiment=second_order is there already"),  # a study of several experiments
         (["optimizer", "My_Adam"], "accepted: at most 40 small letters, digits and _, the first a letter"),
         (["optimizer", "../adam2"], "is no name"),
         (["optimizer", "2adam"], "is no name"),
