@@ -28,6 +28,7 @@ optbench: a bench for deep-learning optimizers.
   python -m optbench -m experiment=NAME [KEY=VALUE ...]      a sweep that conf/experiment/NAME.yaml describes
   python -m optbench -m ... launcher=slurm                   the same as arrays of Slurm jobs: returns at once
   python -m optbench list [GROUP]                            list the choices: optimizers, models, datasets, schedules, ...
+  python -m optbench new KIND NAME                           write an optimizer, model, dataset, ... of your own, that runs
   python -m optbench status [NAME]                           the sweeps and the runs so far, or all about one sweep
   python -m optbench report NAME                             what a sweep found: a page, tables, figures; also while it runs
   python -m optbench pages [FOLDER ...]                      build the pages of reports again, without the runs
@@ -374,7 +375,7 @@ def train_one(config: dict[str, Any]) -> int:
 
 
 def _estimate(config: dict[str, Any]) -> list[str]:
-    """What a run would take, in lines: memory and the micro-batch, and time as far as earlier runs tell."""
+    """Describe what a run would take, in lines: memory, the micro-batch, and time as far as earlier runs tell."""
     from optbench import config as configuration
     from optbench.data import fetch
     from optbench.sweep.estimate import estimate

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from optbench.config import composing, search_path
+from tests import wheels
 
 # Tests run several at a time, and more threads than cores slow each of them down many times over.
 torch.set_num_threads(1)
@@ -60,3 +61,23 @@ def homeless(monkeypatch):
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     with pytest.raises(RuntimeError, match="home directory"):
         Path.home()
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """The wheel of this checkout, built once."""
+    for package in ("build", "hatchling"):
+        pytest.importorskip(package)
+    folder = tmp_path_factory.mktemp("wheel")
+    wheels.run(["-m", "build", "--wheel", "--no-isolation", "--outdir", folder, _ROOT], folder)
+    [path] = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="session")
+def from_wheel(wheel, tmp_path_factory):
+    """The environment in which Python finds the wheel's content, in a folder with nothing else, and not this checkout."""
+    target = tmp_path_factory.mktemp("installed")
+    options = ["--no-deps", "--no-index", "--no-compile", "--quiet", "--disable-pip-version-check"]
+    wheels.run(["-m", "pip", "install", *options, "--target", target, wheel], target)
+    return {"PYTHONPATH": str(target), "OMP_NUM_THREADS": "1"}

@@ -1,57 +1,22 @@
 """The wheel: what a user without a checkout gets."""
 
-import os
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
 import optbench
+from tests.wheels import run
 
 CHECKOUT = Path(__file__).parents[1]
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]
 
 
-def run(words, cwd, **environment):
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("PYTHONPATH", "OPTBENCH_CONF", "OPTBENCH_DATA")
-    }
-    # -P: not even the current folder is on the path.
-    result = subprocess.run(
-        [sys.executable, "-P", *map(str, words)],
-        cwd=cwd,
-        env={**kept, **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
-
-
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    for package in ("build", "hatchling"):
-        pytest.importorskip(package)
-    folder = tmp_path_factory.mktemp("wheel")
-    run(["-m", "build", "--wheel", "--no-isolation", "--outdir", folder, CHECKOUT], folder)
-    [path] = folder.glob("*.whl")
-    return path
-
-
-@pytest.fixture(scope="module")
-def installed(wheel, tmp_path_factory):
-    """A folder with the wheel's content and nothing else, as PYTHONPATH, and an empty folder to work in."""
-    target = tmp_path_factory.mktemp("installed")
-    options = ["--no-deps", "--no-index", "--no-compile", "--quiet", "--disable-pip-version-check"]
-    run(["-m", "pip", "install", *options, "--target", target, wheel], target)
-    return {"PYTHONPATH": str(target), "OMP_NUM_THREADS": "1"}, tmp_path_factory.mktemp("elsewhere")
+def installed(from_wheel, tmp_path_factory):
+    """The environment in which the wheel is installed, and an empty folder to work in."""
+    return from_wheel, tmp_path_factory.mktemp("elsewhere")
 
 
 def tracked(folder):

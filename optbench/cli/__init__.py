@@ -8,6 +8,7 @@ from optbench.cli import (
     doctor,
     logs,
     merge,
+    new,
     notes,
     pages,
     remove,
@@ -24,6 +25,7 @@ __all__ = ["COMMANDS", "group_names", "key_defaults"]
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "list": choices.list_choices,
+    "new": new.new,
     "status": status.status,
     "report": report.report,
     "pages": pages.pages,

@@ -34,7 +34,7 @@ _MEASURED = 2  # examples: the fewest that batch norm can normalize
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """How many examples pass through the model at once, and the bytes behind the choice.
+    """The number of examples that pass through the model at once, and the bytes behind the choice.
 
     share: a rank's examples of a batch. examples: None for all of them. each: bytes of an example. fixed: bytes that do not
     depend on their number. there: bytes that this run may use.

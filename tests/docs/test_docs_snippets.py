@@ -79,6 +79,8 @@ def check_program(words):
         extras = re.findall(r"\[(\w+)\]", " ".join(words))
         assert extras, words
         assert all(f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text() for extra in extras), words
+    elif words[:3] == ["python", "-m", "pytest"]:
+        assert all(Path(word).is_file() for word in words[3:]), words  # which `new` has written
     elif program == "slurm/local.sh":
         assert f"{words[1]})" in (ROOT / program).read_text().replace(" | ", ")"), words
     else:
@@ -102,7 +104,7 @@ def check(words, run, capsys):
         check_program(words)
         return
     words = words[3:]
-    if words[0] in ("list", "--help") or words == ["status"]:
+    if words[0] in ("list", "--help") or words == ["status"] or (run and words[0] == "new"):
         assert main(words) == 0, words
     elif words[0].isidentifier():
         check_command(words, capsys)
