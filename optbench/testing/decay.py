@@ -1,0 +1,143 @@
+"""Which kind of weight decay a method has, by what it changes in a step, and whether that is what is stated."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from optbench.testing.outcomes import Broken, Found, NotApplicable, Numbers, excess
+from optbench.testing.session import Session, needs_objective
+from optbench.testing.subject import Subject
+
+NONE = "none"
+COUPLED = "coupled"
+BOTH = "coupled, and the same decoupled"
+TIMES_RATE = "decoupled, times the learning rate"
+AFTER = "decoupled, times the learning rate, after the step"
+PLAIN = "decoupled, not times the learning rate"
+OWN = "its own"
+_DECAY, _STEPS = 0.1, 3
+_MATCHES = {
+    "coupled": {COUPLED, BOTH},
+    "decoupled": {TIMES_RATE, BOTH, AFTER},
+    "decoupled, not times the learning rate": {PLAIN},
+}
+Path = list[dict[str, Tensor]]
+
+
+def weight_decay(subject: Subject) -> Found:
+    """Tell the kind of weight decay from steps with given gradients, the weights moved back to the same place after each.
+
+    With the weights θ, the decay λ and the learning rate α, a step u(g) without decay becomes: coupled u(g + λθ); decoupled
+    u(g) - αλθ; or - λθ, not times α; or after the step (1 - αλ)(θ + u(g)). Where the choice or the groups state one, it is that.
+    """
+    if not subject.has("weight_decay"):
+        raise NotApplicable("it has no weight decay")
+    if needs_objective(subject):
+        raise NotApplicable("its gradients cannot be given")
+    if "weight_decay_mode" in subject.choice.options:
+        kinds = {}
+        for mode in ("coupled", "decoupled"):
+            kinds[mode], biases = _kind(subject, weight_decay_mode=mode)
+            _require(kinds[mode], mode, f"weight_decay_mode={mode}")
+        _require_biases(subject, biases)
+        return Found({f"weight_decay_mode={mode}": kind for mode, kind in kinds.items()})
+    kind, biases = _kind(subject)
+    stated, where = _stated(subject)
+    values = {"kind": kind, "biases": "decayed" if biases else "not decayed"}
+    if kind == NONE:
+        raise Broken("weight_decay changes nothing", **values)
+    if stated is not None:
+        _require(kind, stated, where)
+    _require_biases(subject, biases)
+    return Found(values)
+
+
+def _require(kind: str, stated: str, where: str) -> None:
+    if kind not in _MATCHES.get(stated, {stated}):
+        raise Broken(f"{where} states {stated}, and it is {kind}", kind=kind)
+
+
+def _require_biases(subject: Subject, decayed: bool) -> None:
+    if decayed and subject.choice.options.get("decay_norm_and_bias") is False:
+        raise Broken("decay_norm_and_bias=false, and biases are decayed")
+
+
+def _stated(subject: Subject) -> tuple[str | None, str]:
+    """The kind that the choice's file states, or else the flags that torch and pytorch-optimizer have in their groups."""
+    stated = subject.choice.info.get("weight_decay")
+    if stated is not None:
+        return str(stated), "its file"
+    group = Session(subject).optimizer.param_groups[0]
+    for flag in ("decoupled_weight_decay", "weight_decouple"):
+        if isinstance(group.get(flag), bool):
+            if not group[flag]:
+                return "coupled", f"{flag}=False"
+            if group.get("fixed_decay"):
+                return "decoupled, not times the learning rate", f"{flag}=True, fixed_decay=True"
+            return "decoupled", f"{flag}=True"
+    return None, ""
+
+
+def _kind(subject: Subject, **options: Any) -> tuple[str, bool]:
+    """The kind of weight decay of matrices, and whether biases are decayed, too."""
+    start = Session(subject, **options).weights()
+    matrices = {name for name, weight in start.items() if weight.ndim > 1}
+
+    def path(decay: float, added: float = 0.0) -> tuple[Path, float]:
+        return _steps(subject, start, lambda name: added if name in matrices else 0.0, weight_decay=decay, **options)
+
+    (without, rate), (decayed, _) = path(0.0), path(_DECAY)
+
+    def is_close(expected: Callable[[Tensor, Tensor], Tensor]) -> bool:
+        """Whether every matrix of the decayed steps is ``expected(θ, end of the step without decay)``."""
+        return all(
+            excess(
+                {name: end[name] for name in matrices}, {name: expected(start[name], base[name]) for name in matrices}
+            )
+            <= 1e-2  # the effect of the decay is far above, and rounding far below
+            for end, base in zip(decayed, without, strict=True)
+        )
+
+    biases = any(
+        excess({name: end[name]}, {name: base[name]}) > 1e-2
+        for end, base in zip(decayed, without, strict=True)
+        for name in start.keys() - matrices
+    )
+    coupled = path(0.0, _DECAY)[0]
+    is_coupled = all(
+        excess(_only(end, matrices), _only(base, matrices)) <= 1e-2 for end, base in zip(decayed, coupled, strict=True)
+    )
+    if is_close(lambda weight, base: base):
+        return NONE, biases
+    decoupled = is_close(lambda weight, base: base - rate * _DECAY * weight)
+    if is_coupled:
+        return (BOTH if decoupled else COUPLED), biases
+    if decoupled:
+        return TIMES_RATE, biases
+    if is_close(lambda weight, base: base * (1 - rate * _DECAY)):
+        return AFTER, biases
+    if is_close(lambda weight, base: base - _DECAY * weight):
+        return PLAIN, biases
+    return OWN, biases
+
+
+def _only(numbers: Numbers, names: set[str]) -> dict[str, Tensor]:
+    return {name: numbers[name] for name in names}
+
+
+def _steps(
+    subject: Subject, start: dict[str, Tensor], added: Callable[[str], float], **options: Any
+) -> tuple[Path, float]:
+    """The weights after each of a few steps from ``start`` with fixed gradients + ``added(name)`` · θ, and the learning rate."""
+    session = Session(subject, **options)
+    ends = []
+    for step in range(_STEPS):
+        gradients = {
+            name: (weight.flip(0) * (1.0, -0.5, 2.0)[step]).sin() + added(name) * weight
+            for name, weight in start.items()
+        }
+        session.move_to(start)
+        session.step_with(gradients)
+        ends.append(session.weights())
+    return ends, float(session.optimizer.param_groups[0]["lr"])

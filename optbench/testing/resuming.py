@@ -1,0 +1,81 @@
+"""A run that is stopped anywhere and continued from its checkpoint ends bit for bit where an undisturbed one ends."""
+
+import random
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from optbench.testing import problem
+from optbench.testing.outcomes import Broken, Found, difference, require_equal
+from optbench.testing.session import Session, state_of, tensors_of
+from optbench.testing.subject import Subject
+from optbench.testing.trained import run_in
+
+
+def resume(subject: Subject, dtypes: tuple[torch.dtype, ...] = (torch.float64, torch.float32)) -> Found:
+    """The state dict after any number of steps, written, read and loaded into a fresh optimizer, continues bit for bit.
+
+    Generators outside of torch, which no checkpoint holds, are elsewhere when it continues.
+    """
+    steps = 12
+    for dtype in dtypes:
+        whole = Session(subject, dtype=dtype).step(steps).weights()
+        for stop in (1, 5, steps - 1):
+            saved = Session(subject, dtype=dtype).step(stop).state()
+            random.seed(stop)
+            np.random.seed(stop)  # noqa: NPY002 (the global generator is what an optimizer may draw from)
+            continued = Session(subject, dtype=dtype).load(saved).step(steps - stop).weights()
+            what = f"stopped after step {stop} and continued to step {steps} in {str(dtype).removeprefix('torch.')}"
+            require_equal(continued, whole, what)
+    return Found()
+
+
+def kill(subject: Subject) -> Found:
+    """A run that is killed twice, and started again by the same command, has the summary, history and state of another one."""
+    words = ("checkpoint_every=2", "eval_every=3", "budget.steps=7", "schedule=plateau", "averaging=swa")
+    config = subject.configured(*problem.words_for(subject.choice.rule), *words)
+    with tempfile.TemporaryDirectory(prefix="optbench-kill-") as name:
+        whole = run_in(Path(name) / "whole", config)
+        # A step after the checkpoint of step 2, and at once after an evaluation and a checkpoint.
+        killed = run_in(Path(name) / "killed", config, kill_before=(3, 6))
+    if killed.resumed_at != [2, 6]:
+        raise Broken(f"it was resumed at the steps {killed.resumed_at}, and not at 2 and 6")
+    states = [{name: tensor for name, tensor in tensors_of(each.state["model"])} for each in (killed, whole)]
+    require_equal(states[0], states[1], "killed at the steps 3 and 6 and started again")
+    for name in ("summary", "rows"):
+        if getattr(killed, name) != getattr(whole, name):
+            raise Broken(f"killed at the steps 3 and 6 and started again: another {name.replace('rows', 'history')}")
+    return Found()
+
+
+def own_state(subject: Subject) -> Found:
+    """No two tensors of the state share memory, and none shares it with a weight or a gradient."""
+    session = Session(subject).step(2)
+    named = dict(session.model.named_parameters())
+    held = [(f"the weight {name}", weight) for name, weight in named.items()]
+    held += [(f"the gradient of {name}", weight.grad) for name, weight in named.items() if weight.grad is not None]
+    names = {parameter: name for name, parameter in named.items()}
+    held += [
+        (f"the state {name} of {names.get(parameter, 'a weight')}", tensor)
+        for name, tensor, parameter in state_of(session.optimizer)
+    ]
+    last, end = "", 0
+    for begin, name, size in sorted((tensor.data_ptr(), name, tensor.nbytes) for name, tensor in held):
+        if size and begin < end:
+            raise Broken(f"{name} and {last} share memory")
+        if size:
+            last, end = name, begin + size
+    return Found()
+
+
+def gradients_kept(subject: Subject) -> Found:
+    """A step leaves the gradients as the closure has filled them."""
+    session = Session(subject).step(2)
+    filled: list[dict[str, torch.Tensor]] = []
+    session.step(after=lambda: filled.append(session.gradients()))
+    changed = difference(session.gradients(), filled[-1])
+    if changed:
+        raise Broken("a step changes the gradients that the closure has filled", difference=changed)
+    return Found()
