@@ -76,6 +76,10 @@ class Card:
                 return check
         raise KeyError(name)
 
+    def path_in(self, folder: str | Path) -> Path:
+        """Where `write` puts it."""
+        return Path(folder) / f"{file_name(self.group, self.name)}.json"
+
     def write(self, folder: str | Path) -> Path:
         """Write the card into ``folder``; returns its path. Raises StoreError where the file system refuses."""
         place = Path(folder)
@@ -83,7 +87,7 @@ class Card:
             place.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"cannot make the folder {place}: {error.strerror or error}") from error
-        path = place / f"{file_name(self.group, self.name)}.json"
+        path = self.path_in(place)
         write_atomically(path, to_json({**asdict(self), "passed": self.passed}))
         return path
 

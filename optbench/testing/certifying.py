@@ -205,7 +205,7 @@ def _in_a_line(error: Exception) -> str:
 @contextlib.contextmanager
 def _process_kept() -> Iterator[None]:
     """Give back the generators and the switches that runs change."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    python, numpy = random.getstate(), np.random.get_state()
     cudnn, switches = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
     kept = cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic, torch.get_float32_matmul_precision()
     try:
@@ -213,7 +213,7 @@ def _process_kept() -> Iterator[None]:
             yield
     finally:
         random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
+        np.random.set_state(numpy)
         cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic, precision = kept
         torch.set_float32_matmul_precision(precision)
         torch.use_deterministic_algorithms(switches, warn_only=True)

@@ -16,17 +16,21 @@ TIMES_RATE = "decoupled, times the learning rate"
 AFTER = "decoupled, times the learning rate, after the step"
 PLAIN = "decoupled, not times the learning rate"
 OWN = "its own"
-_DECAY, _STEPS = 0.1, 3
+_DECAY = 0.1
+# Factors on the first weights, one a step: at the same place again and again, a running mean of λθ would be λθ.
+_PLACES = (1.0, -0.6, 1.5, 0.7, -1.2, 0.4)
 _MATCHES = {
     "coupled": {COUPLED, BOTH},
     "decoupled": {TIMES_RATE, BOTH, AFTER},
     "decoupled, not times the learning rate": {PLAIN},
 }
+# The effect of the decay is far above this excess, and rounding far below.
+_CLOSE = 1e-2
 Path = list[dict[str, Tensor]]
 
 
 def weight_decay(subject: Subject) -> Found:
-    """Tell the kind of weight decay from steps with given gradients, the weights moved back to the same place after each.
+    """Tell the kind of weight decay from steps with given gradients at given places, whatever the steps before have done.
 
     With the weights θ, the decay λ and the learning rate α, a step u(g) without decay becomes: coupled u(g + λθ); decoupled
     u(g) - αλθ; or - λθ, not times α; or after the step (1 - αλ)(θ + u(g)). Where the choice or the groups state one, it is that.
@@ -92,21 +96,20 @@ def _kind(subject: Subject, **options: Any) -> tuple[str, bool]:
     def is_close(expected: Callable[[Tensor, Tensor], Tensor]) -> bool:
         """Whether every matrix of the decayed steps is ``expected(θ, end of the step without decay)``."""
         return all(
-            excess(
-                {name: end[name] for name in matrices}, {name: expected(start[name], base[name]) for name in matrices}
-            )
-            <= 1e-2  # the effect of the decay is far above, and rounding far below
-            for end, base in zip(decayed, without, strict=True)
+            excess(_only(end, matrices), {name: expected(place * start[name], base[name]) for name in matrices})
+            <= _CLOSE
+            for place, end, base in zip(_PLACES, decayed, without, strict=True)
         )
 
     biases = any(
-        excess({name: end[name]}, {name: base[name]}) > 1e-2
+        excess({name: end[name]}, {name: base[name]}) > _CLOSE
         for end, base in zip(decayed, without, strict=True)
         for name in start.keys() - matrices
     )
     coupled = path(0.0, _DECAY)[0]
     is_coupled = all(
-        excess(_only(end, matrices), _only(base, matrices)) <= 1e-2 for end, base in zip(decayed, coupled, strict=True)
+        excess(_only(end, matrices), _only(base, matrices)) <= _CLOSE
+        for end, base in zip(decayed, coupled, strict=True)
     )
     if is_close(lambda weight, base: base):
         return NONE, biases
@@ -129,15 +132,15 @@ def _only(numbers: Numbers, names: set[str]) -> dict[str, Tensor]:
 def _steps(
     subject: Subject, start: dict[str, Tensor], added: Callable[[str], float], **options: Any
 ) -> tuple[Path, float]:
-    """The weights after each of a few steps from ``start`` with fixed gradients + ``added(name)`` · θ, and the learning rate."""
+    """The weights after each of a few steps, at given places with gradients + ``added(name)`` · θ, and the learning rate."""
     session = Session(subject, **options)
     ends = []
-    for step in range(_STEPS):
+    for step, place in enumerate(_PLACES):
+        here = {name: place * weight for name, weight in start.items()}
         gradients = {
-            name: (weight.flip(0) * (1.0, -0.5, 2.0)[step]).sin() + added(name) * weight
-            for name, weight in start.items()
+            name: (weight.flip(0) * (1 + step)).sin() + added(name) * here[name] for name, weight in start.items()
         }
-        session.move_to(start)
+        session.move_to(here)
         session.step_with(gradients)
         ends.append(session.weights())
     return ends, float(session.optimizer.param_groups[0]["lr"])

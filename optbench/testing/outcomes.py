@@ -1,6 +1,6 @@
 """How a check says what it found: it returns values, or raises `Broken` or `NotApplicable`; and how results are compared."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,21 +74,27 @@ def require_equal(found: Numbers, expected: Numbers, what: str) -> None:
 
 
 def require_close(
-    found: Numbers, expected: Numbers, what: str, nudged: Numbers | None = None, rtol: float = RTOL, atol: float = ATOL
+    found: Numbers,
+    expected: Numbers,
+    what: str,
+    nudged: Callable[[], tuple[Numbers, Numbers]] | None = None,
+    rtol: float = RTOL,
+    atol: float = ATOL,
 ) -> Found:
     """Compare numbers that may differ by rounding; raises `Broken`, with ``what`` was done, where they differ by more.
 
-    nudged: the same as ``expected`` from a start that was changed by rounding alone. Where that differs as much as ``found``
-    does, within a factor of 1000, the method amplifies rounding, and says nothing against the promise.
+    nudged: asked only then for a result from a start that was changed by rounding alone, and for the same without that
+    change. Where these two differ as much, within a factor of 1000, the method amplifies rounding, and what differs says
+    nothing against the promise.
     """
     differs = difference(found, expected)
     beyond = excess(found, expected, rtol, atol)
     if beyond <= 1:
         return Found({"difference": differs})
     if nudged is not None:
-        amplified = excess(nudged, expected, rtol, atol)
-        if beyond <= _FACTOR * amplified:
-            moved = difference(nudged, expected)
+        pair = nudged()
+        if beyond <= _FACTOR * excess(*pair, rtol, atol):
+            moved = difference(*pair)
             note = (
                 f"amplifies rounding: a start nudged by one unit in the last place ends {moved:.1g} away, so that "
                 f"{differs:.1g} says nothing"

@@ -57,7 +57,13 @@ _PEERS = {
     "lamb": Peer(
         "pytorch_optimizer.Lamb, which corrects no bias, adapts vectors too and clips the norm to [0, 10]",
         _of_package("Lamb", "betas", "weight_decay", "eps", weight_decouple=False, adam_debias=True),
-        {"clamp": [0, 10], "bias_correction": False, "always_adapt": True, "epsilon": 1e-14, "decay_norm_and_bias": True},
+        {
+            "clamp": [0, 10],
+            "bias_correction": False,
+            "always_adapt": True,
+            "epsilon": 1e-14,
+            "decay_norm_and_bias": True,
+        },
     ),
 }
 
@@ -66,7 +72,9 @@ def reference(subject: Subject) -> Found:
     """Ten steps end where those of the reference end, to rounding; decay is left out where a formula is the reference."""
     if subject.reference is not None:
         # So that one group of parameters has one decay, as the reference's.
-        session = Session(subject, **({"decay_norm_and_bias": True} if "weight_decay" in subject.choice.options else {}))
+        session = Session(
+            subject, **({"decay_norm_and_bias": True} if "weight_decay" in subject.choice.options else {})
+        )
         make = _named(subject.reference)
         return _compare(subject, session, _stepped(make, session), subject.reference)
     peer = _PEERS.get(subject.choice.rule) if subject.handmade is None else None
@@ -101,9 +109,7 @@ def _named(path: str) -> Callable[[nn.Module, Mapping[str, Any]], torch.optim.Op
     return make
 
 
-def _stepped(
-    make: Callable[[nn.Module, Mapping[str, Any]], torch.optim.Optimizer], like: Session
-) -> dict[str, Tensor]:
+def _stepped(make: Callable[[nn.Module, Mapping[str, Any]], torch.optim.Optimizer], like: Session) -> dict[str, Tensor]:
     """Where ten steps of another optimizer end, which has the options of ``like``'s first group."""
     other = Session.of(make, like.optimizer.param_groups[0])
     # Its groups may be several: decay and rates are theirs.

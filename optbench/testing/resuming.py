@@ -25,7 +25,7 @@ def resume(subject: Subject, dtypes: tuple[torch.dtype, ...] = (torch.float64, t
         for stop in (1, 5, steps - 1):
             saved = Session(subject, dtype=dtype).step(stop).state()
             random.seed(stop)
-            np.random.seed(stop)  # noqa: NPY002 (the global generator is what an optimizer may draw from)
+            np.random.seed(stop)
             continued = Session(subject, dtype=dtype).load(saved).step(steps - stop).weights()
             what = f"stopped after step {stop} and continued to step {steps} in {str(dtype).removeprefix('torch.')}"
             require_equal(continued, whole, what)
@@ -42,7 +42,7 @@ def kill(subject: Subject) -> Found:
         killed = run_in(Path(name) / "killed", config, kill_before=(3, 6))
     if killed.resumed_at != [2, 6]:
         raise Broken(f"it was resumed at the steps {killed.resumed_at}, and not at 2 and 6")
-    states = [{name: tensor for name, tensor in tensors_of(each.state["model"])} for each in (killed, whole)]
+    states = [dict(tensors_of(each.state["model"])) for each in (killed, whole)]
     require_equal(states[0], states[1], "killed at the steps 3 and 6 and started again")
     for name in ("summary", "rows"):
         if getattr(killed, name) != getattr(whole, name):

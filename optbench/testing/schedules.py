@@ -38,7 +38,9 @@ def zero_rate(subject: Subject) -> Found:
         session.step(2)
         moved = difference(session.weights(), start)
         if moved:
-            raise Broken(f"a learning rate of 0 after {before} steps moves the weights by up to {moved:.2g}", moved=moved)
+            raise Broken(
+                f"a learning rate of 0 after {before} steps moves the weights by up to {moved:.2g}", moved=moved
+            )
         for group, rate in zip(session.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         end = session.step(2).weights()

@@ -54,7 +54,9 @@ class Session:
         self.taken = 0
 
     @classmethod
-    def of(cls, make: Callable[[nn.Module, Mapping[str, Any]], torch.optim.Optimizer], group: Mapping[str, Any]) -> "Session":
+    def of(
+        cls, make: Callable[[nn.Module, Mapping[str, Any]], torch.optim.Optimizer], group: Mapping[str, Any]
+    ) -> "Session":
         """A session of the optimizer that ``make`` builds from the perceptron and the options ``group``."""
         session = cls.__new__(cls)
         torch.manual_seed(0)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+from torch import nn
 
 from optbench.testing import problem
 from optbench.testing.outcomes import Broken, Found, NotApplicable, Numbers, difference, require_close, require_equal
@@ -12,16 +13,12 @@ from optbench.testing.subject import Groups, Subject, one_each, reversed_order
 _FROZEN = ("hidden.weight", "head.bias")
 
 
-def _agree(found: Numbers, expected: Numbers, what: str, nudged: Callable[[], Numbers]) -> Found:
-    """`require_close`, and only where they differ from the ``nudged`` start, too."""
-    try:
-        return require_close(found, expected, what)
-    except Broken:
-        return require_close(found, expected, what, nudged())
+def _nudged(subject: Subject, steps: int, make_model: Callable[[], nn.Module] = problem.Perceptron) -> Numbers:
+    return Session(subject, make_model, nudged=True).step(steps).weights()
 
 
 def frozen(subject: Subject) -> Found:
-    """Weights that are frozen after some steps stay as they are, decay and momentum included; the others do not depend on order."""
+    """Weights that are frozen after some steps stay as they are, decay and momentum included, and the others know no order."""
 
     def end(reverse: bool, nudged: bool = False) -> Numbers:
         session = Session(subject, arrange=reversed_order if reverse else None, nudged=nudged).step(3)
@@ -37,7 +34,8 @@ def frozen(subject: Subject) -> Found:
         return after
 
     what = "with some weights frozen, the others given in the opposite order"
-    return _agree(end(True), end(False), what, lambda: end(False, nudged=True))
+    expected = end(False)
+    return require_close(end(True), expected, what, lambda: (end(False, nudged=True), expected))
 
 
 def unused(subject: Subject) -> Found:
@@ -52,8 +50,7 @@ def unused(subject: Subject) -> Found:
             raise Broken(f"{name}, which has no gradient, moves by up to {moved:.2g}", moved=moved)
     without = Session(subject).step(4).weights()
     used = {name: weight for name, weight in after.items() if name not in idle}
-    nudged = Session(subject, nudged=True)
-    return _agree(used, without, "beside weights without a gradient", lambda: nudged.step(4).weights())
+    return require_close(used, without, "beside weights without a gradient", lambda: (_nudged(subject, 4), without))
 
 
 def tied(subject: Subject) -> Found:
@@ -77,16 +74,16 @@ def _as_twice(subject: Subject, session: Session, what: str) -> Found:
         raise Broken(f"{what} is not finite")
     if needs_objective(subject):
         return Found(note="it may know layers, so that their weights need not move alike")
-    nudged = Session(subject, problem.Twice, nudged=True)
-    return _agree(found, expected, f"{what}, and a layer that is used twice", lambda: nudged.step(5).weights())
+    what = f"{what}, and a layer that is used twice"
+    return require_close(found, expected, what, lambda: (_nudged(subject, 5, problem.Twice), expected))
 
 
 def order(subject: Subject) -> Found:
     """The result does not depend on the order in which the weights are given."""
     found = Session(subject, arrange=reversed_order).step(6).weights()
-    nudged = Session(subject, nudged=True)
     expected = Session(subject).step(6).weights()
-    return _agree(found, expected, "weights given in the opposite order", lambda: nudged.step(6).weights())
+    what = "weights given in the opposite order"
+    return require_close(found, expected, what, lambda: (_nudged(subject, 6), expected))
 
 
 def groups(subject: Subject) -> Found:
@@ -95,12 +92,12 @@ def groups(subject: Subject) -> Found:
     if len(found.optimizer.param_groups) < 2:
         raise NotApplicable("it makes parameter groups of its own")
     end, expected = found.step(6).weights(), Session(subject).step(6).weights()
-    nudged = Session(subject, nudged=True)
-    return _agree(end, expected, "a group for each weight, with equal options", lambda: nudged.step(6).weights())
+    what = "a group for each weight, with equal options"
+    return require_close(end, expected, what, lambda: (_nudged(subject, 6), expected))
 
 
 def group_rates(subject: Subject) -> Found:
-    """In a group whose learning rate is 0, the first or the last, no weight moves (without weight decay); in the others they do."""
+    """In a group whose learning rate is 0, the first or the last, no weight moves without weight decay, and in others they do."""
     options = {"weight_decay": 0.0} if subject.has("weight_decay") else {}
     for still in (0, -1):
         session = Session(subject, arrange=one_each, **options)
