@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from optbench.testing.outcomes import Broken, Found, NotApplicable, Numbers, excess
+from optbench.testing.outcomes import Broken, Found, NotApplicable, excess
 from optbench.testing.session import Session, needs_objective
 from optbench.testing.subject import Subject
 
@@ -16,7 +16,8 @@ TIMES_RATE = "decoupled, times the learning rate"
 AFTER = "decoupled, times the learning rate, after the step"
 PLAIN = "decoupled, not times the learning rate"
 OWN = "its own"
-_DECAY = 0.1
+# With none at all, some methods make other groups.
+_DECAY, _NEXT_TO_NONE = 0.1, 1e-30
 # Factors on the first weights, one a step: at the same place again and again, a running mean of λθ would be λθ.
 _PLACES = (1.0, -0.6, 1.5, 0.7, -1.2, 0.4)
 _MATCHES = {
@@ -24,8 +25,8 @@ _MATCHES = {
     "decoupled": {TIMES_RATE, BOTH, AFTER},
     "decoupled, not times the learning rate": {PLAIN},
 }
-# The effect of the decay is far above this excess, and rounding far below.
-_CLOSE = 1e-2
+# How much of the effect of the decay may be something else, and the excess below which there is none.
+_SHARE, _ROUNDING = 1e-3, 1e-5
 Path = list[dict[str, Tensor]]
 
 
@@ -91,28 +92,29 @@ def _kind(subject: Subject, **options: Any) -> tuple[str, bool]:
     def path(decay: float, added: float = 0.0) -> tuple[Path, float]:
         return _steps(subject, start, lambda name: added if name in matrices else 0.0, weight_decay=decay, **options)
 
-    (without, rate), (decayed, _) = path(0.0), path(_DECAY)
+    (without, rate), (decayed, _) = path(_NEXT_TO_NONE), path(_DECAY)
+    coupled = path(_NEXT_TO_NONE, _DECAY)[0]
 
     def is_close(expected: Callable[[Tensor, Tensor], Tensor]) -> bool:
         """Whether every matrix of the decayed steps is ``expected(θ, end of the step without decay)``."""
         return all(
-            excess(_only(end, matrices), {name: expected(place * start[name], base[name]) for name in matrices})
-            <= _CLOSE
+            _is_close(end[name], expected(place * start[name], base[name]), base[name])
             for place, end, base in zip(_PLACES, decayed, without, strict=True)
+            for name in matrices
         )
 
     biases = any(
-        excess({name: end[name]}, {name: base[name]}) > _CLOSE
+        excess({name: end[name]}, {name: base[name]}) > _ROUNDING
         for end, base in zip(decayed, without, strict=True)
         for name in start.keys() - matrices
     )
-    coupled = path(0.0, _DECAY)[0]
-    is_coupled = all(
-        excess(_only(end, matrices), _only(base, matrices)) <= _CLOSE
-        for end, base in zip(decayed, coupled, strict=True)
-    )
     if is_close(lambda weight, base: base):
         return NONE, biases
+    is_coupled = all(
+        _is_close(end[name], other[name], base[name])
+        for end, other, base in zip(decayed, coupled, without, strict=True)
+        for name in matrices
+    )
     decoupled = is_close(lambda weight, base: base - rate * _DECAY * weight)
     if is_coupled:
         return (BOTH if decoupled else COUPLED), biases
@@ -125,8 +127,11 @@ def _kind(subject: Subject, **options: Any) -> tuple[str, bool]:
     return OWN, biases
 
 
-def _only(numbers: Numbers, names: set[str]) -> dict[str, Tensor]:
-    return {name: numbers[name] for name in names}
+def _is_close(end: Tensor, expected: Tensor, base: Tensor) -> bool:
+    """Whether ``end`` is ``expected``, in proportion to what the decay changes; ``base`` is where it would be without."""
+    effect = max(float((expected - base).abs().max()), float((end - base).abs().max()))
+    largest = float((end - expected).abs().max())
+    return largest <= _SHARE * effect or excess({"": end}, {"": expected}) <= _ROUNDING
 
 
 def _steps(

@@ -41,21 +41,21 @@ def batch(step: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor
 
 
 class Perceptron(nn.Module):
-    """6 - 6 - 3 with tanh; ``hidden`` is square so that it can be tied and used twice (see `Twice` and `Tied`)."""
+    """6 - 6 - 6 - 3 with tanh: two layers are of the same shape, so that a memory may be taken for another's."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.hidden = nn.Linear(FEATURES, FEATURES)
+        self.hidden, self.middle = nn.Linear(FEATURES, FEATURES), nn.Linear(FEATURES, FEATURES)
         self.head = nn.Linear(FEATURES, CLASSES)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Rows (N, FEATURES) -> logits (N, CLASSES)."""
-        outputs: Tensor = self.head(torch.tanh(self.hidden(inputs)))
+        outputs: Tensor = self.head(torch.tanh(self.middle(torch.tanh(self.hidden(inputs)))))
         return outputs
 
 
 class Twice(nn.Module):
-    """A perceptron whose hidden layer, without a bias, is used twice."""
+    """A perceptron with one hidden layer, without a bias, which is used twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,11 +108,13 @@ class ByHand(nn.Module):
 
 
 class Unused(Perceptron):
-    """A perceptron with a layer that no pass goes through, whose gradient is None."""
+    """A perceptron with a layer that no pass goes through, whose gradient is None; it is not the last one, which is the head."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.idle = nn.Linear(FEATURES, FEATURES)
+        head = self.head
+        del self.head
+        self.idle, self.head = nn.Linear(FEATURES, FEATURES), head
 
 
 class Wide(nn.Module):

@@ -51,10 +51,16 @@ def kill(subject: Subject) -> Found:
 
 
 def own_state(subject: Subject) -> Found:
-    """No two tensors of the state share memory, and none shares it with a weight or a gradient."""
-    session = Session(subject).step(2)
+    """No two tensors of the state share memory, and none shares it with a weight or a gradient, after one step and after two."""
+    session = Session(subject)
+    for _ in range(2):
+        _require_own(session.step())
+    return Found()
+
+
+def _require_own(session: Session) -> None:
     named = dict(session.model.named_parameters())
-    held = [(f"the weight {name}", weight) for name, weight in named.items()]
+    held = [(f"the weight {name}", weight.data) for name, weight in named.items()]
     held += [(f"the gradient of {name}", weight.grad) for name, weight in named.items() if weight.grad is not None]
     names = {parameter: name for name, parameter in named.items()}
     held += [
@@ -62,20 +68,20 @@ def own_state(subject: Subject) -> Found:
         for name, tensor, parameter in state_of(session.optimizer)
     ]
     last, end = "", 0
-    for begin, name, size in sorted((tensor.data_ptr(), name, tensor.nbytes) for name, tensor in held):
+    for begin, size, name in sorted((tensor.data_ptr(), tensor.nbytes, name) for name, tensor in held):
         if size and begin < end:
-            raise Broken(f"{name} and {last} share memory")
+            raise Broken(f"{last} and {name} share memory")
         if size:
             last, end = name, begin + size
-    return Found()
 
 
 def gradients_kept(subject: Subject) -> Found:
     """A step leaves the gradients as the closure has filled them."""
-    session = Session(subject).step(2)
+    session = Session(subject)
     filled: list[dict[str, torch.Tensor]] = []
-    session.step(after=lambda: filled.append(session.gradients()))
-    changed = difference(session.gradients(), filled[-1])
-    if changed:
-        raise Broken("a step changes the gradients that the closure has filled", difference=changed)
+    for number in range(1, 4):
+        session.step(after=lambda: filled.append(session.gradients()))
+        changed = difference(session.gradients(), filled[-1])
+        if changed:
+            raise Broken(f"step {number} changes the gradients that the closure has filled", difference=changed)
     return Found()

@@ -56,16 +56,14 @@ def momentum(subject: Subject) -> Found:
     ends = []
     for change in (False, True):
         session = Session(subject).step(3)
-        known = False
-        for group in session.optimizer.param_groups:
-            if "momentum" in group:
-                known = True
-                group["momentum"] = 0.5 * (group["momentum"] or 1.0) if change else group["momentum"]
+        groups = session.optimizer.param_groups
+        if not any(group.get("momentum") or group.get("betas", (0,))[0] for group in groups):
+            raise NotApplicable("its groups hold no momentum and no betas but 0")
+        for group in groups if change else ():
+            if group.get("momentum"):
+                group["momentum"] *= 0.5
             elif "betas" in group:
-                known = True
-                group["betas"] = (0.5 * group["betas"][0], *group["betas"][1:]) if change else group["betas"]
-        if not known:
-            raise NotApplicable("its groups hold neither momentum nor betas")
+                group["betas"] = (0.5 * group["betas"][0], *group["betas"][1:])
         # The velocity that a method keeps may be that of before at the next step.
         ends.append(session.step(2).weights())
     if not difference(*ends):

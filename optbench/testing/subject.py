@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -64,8 +64,8 @@ class Subject:
         """Whether it has an option of this name, which `make` can change."""
         return option in self.choice.options or (self.handmade is not None and option in self._accepted())
 
-    def _accepted(self) -> list[str]:
-        return list(inspect.signature(imported(self.choice.target, "optimizer")).parameters)
+    def _accepted(self) -> Iterable[str]:
+        return _arguments(imported(self.choice.target, "optimizer"))
 
     def make(
         self, model: nn.Module, arrange: Arrange | None = None, lr: float | None = None, **options: Any
@@ -153,7 +153,7 @@ def _handmade(path: str, words: Sequence[str]) -> Config:
     target = imported(path, "optimizer")
     if not (isinstance(target, type) and issubclass(target, torch.optim.Optimizer)):
         raise UserError(f"{path}: is no subclass of torch.optim.Optimizer; {_LIKE}")
-    accepted = inspect.signature(target).parameters
+    accepted = _arguments(target)
     if "lr" not in accepted:
         raise UserError(f"{path}: its constructor has no argument lr; accepted: a class whose learning rate can be set")
     options: Config = {"learning_rate": accepted["lr"].default}
@@ -171,6 +171,18 @@ def _handmade(path: str, words: Sequence[str]) -> Config:
     schema = {name: "float" if name == "learning_rate" else "mapping" for name in options}
     info = {"about": path, "source": path, "family": "adaptive", "schema": schema}
     return {"_target_": path, "name": path.rpartition(".")[2].lower(), **options, "info": info}
+
+
+def _arguments(target: type) -> Mapping[str, inspect.Parameter]:
+    """The arguments of a class's constructor, and of those it hands the rest on to."""
+    found: dict[str, inspect.Parameter] = {}
+    for base in target.__mro__:
+        if "__init__" in base.__dict__:
+            parameters = inspect.signature(base.__init__).parameters
+            found = {**parameters, **found}
+            if not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+                break
+    return {name: each for name, each in found.items() if each.kind is not each.VAR_KEYWORD and name != "self"}
 
 
 # ---- arrangements of parameter groups ----------------------------------------------------------------------------------------

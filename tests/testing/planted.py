@@ -184,7 +184,7 @@ class KeyedByOrder(Clean):
     def memory(self, parameter):
         state = self.state[parameter]
         if "m" not in state:
-            state |= {"step": 0, "m": torch.zeros_like(parameter), "v": torch.zeros_like(parameter)}
+            state.update(step=0, m=torch.zeros_like(parameter), v=torch.zeros_like(parameter))
         return state
 
     def gradient(self, group, parameter):
@@ -194,13 +194,13 @@ class KeyedByOrder(Clean):
 class StepSharedByGroups(Clean):
     """One counter, which every group takes further."""
 
+    def update(self, group, parameter, gradient):
+        if parameter is group["params"][0]:
+            self.param_groups[0]["taken"] = self.param_groups[0].get("taken", 0) + 1
+        super().update(group, parameter, gradient)
+
     def corrections(self, group, state):
-        first = self.state[self.param_groups[0]["params"][0]]
-        if group["params"][0] is not first.get("last"):
-            pass
-        counter = self.param_groups[0].setdefault("counted", 0) + 1
-        self.param_groups[0]["counted"] = counter
-        return tuple(1 - beta**counter for beta in group["betas"])
+        return tuple(1 - beta ** self.param_groups[0]["taken"] for beta in group["betas"])
 
 
 class FirstGroupsRate(Clean):
@@ -267,10 +267,11 @@ class MomentumAtConstruction(Clean):
 
 
 class DividesByTheRate(Clean):
-    """The size of the step is bounded by a quotient that has no value where the rate is 0."""
+    """The gradient is divided by the rate, and the step multiplied with it."""
 
     def gradient(self, group, parameter):
-        return parameter.grad * min(1.0, group["lr"] / group["lr"] if group["lr"] else float("nan"))
+        rate = torch.tensor(group["lr"])
+        return parameter.grad / rate * rate
 
 
 class StaleBiasCorrection(Clean):
@@ -355,7 +356,9 @@ class TiedTwice(Clean):
     @classmethod
     def from_model(cls, model, lr, **options):
         made = cls(model.parameters(), lr=lr, **options)
-        made.again = [weight for module in model.modules() for weight in module._parameters.values() if weight is not None]
+        made.again = [
+            weight for module in model.modules() for weight in module._parameters.values() if weight is not None
+        ]
         return made
 
     @torch.no_grad()
@@ -364,6 +367,29 @@ class TiedTwice(Clean):
         for parameter in self.again:
             self.update(self.param_groups[0], parameter, parameter.grad)
         return loss
+
+
+class GradientOfTheLastUse(Clean):
+    """It takes a layer's gradient from its inputs and the gradient of its outputs, as they were where it was last used."""
+
+    @classmethod
+    def from_model(cls, model, lr, **options):
+        made = cls(model.parameters(), lr=lr, **options)
+        made.inputs, made.own = {}, {}
+        for module in model.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.register_forward_hook(made.keep)
+                module.register_full_backward_hook(made.collect)
+        return made
+
+    def keep(self, module, inputs, output):
+        self.inputs.setdefault(module, []).append(inputs[0].detach())
+
+    def collect(self, module, grad_input, grad_output):
+        self.own[module.weight] = grad_output[0].mT @ self.inputs[module].pop()
+
+    def gradient(self, group, parameter):
+        return self.own.get(parameter, parameter.grad)
 
 
 class OneGroupOnly(Clean):
@@ -416,6 +442,16 @@ class StateInFloat32(Clean):
         first, second = self.corrections(group, state)
         change = state["m"] / ((state["v"] / second).sqrt() + group["eps"])
         parameter.sub_(change.to(parameter.dtype), alpha=self.rate(group) / first)
+
+
+class LoadedAsSaved(Clean):
+    """The state keeps the dtype of the run that has saved it."""
+
+    def load_state_dict(self, state_dict):
+        super().load_state_dict(state_dict)
+        parameters = [each for group in self.param_groups for each in group["params"]]
+        for number, state in state_dict["state"].items():
+            self.state[parameters[number]].update(state)
 
 
 class CountsBackwardPasses(Clean):
