@@ -52,9 +52,11 @@ def read(words: Sequence[str]) -> Request:
     unknown = [word for word in given.words[1:] if "=" not in word]
     if unknown:
         raise UserError(f"certify {unknown[0]}: one subject at a time; accepted after it: its options as KEY=VALUE")
-    output = Path(given.results_dir) / FOLDER if given.output is None else folder(given.output, "--output ")
-    if given.check and given.output is None:
-        output = None  # a part of the checks is no card of the choice
+    output: str | None = None  # a part of the checks is no card of the choice, unless a folder for it is named
+    if given.output is not None:
+        output = folder(given.output, "--output ")
+    elif not given.check:
+        output = str(Path(given.results_dir) / FOLDER)
     return Request(
         tuple(given.words),
         {"output": output, "quick": given.quick, "checks": given.check, "reference": given.reference},

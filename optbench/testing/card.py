@@ -1,5 +1,6 @@
 """The card of a certified choice: what was checked and what was found, as JSON in results_dir/cards/NAME.json."""
 
+import contextlib
 import datetime
 import json
 import re
@@ -8,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from optbench.provenance import fingerprint
 from optbench.store.files import StoreError, to_json, write_atomically
 
 Outcome = Literal["passed", "failed", "not applicable"]
@@ -54,6 +56,14 @@ class Card:
     date: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
 
     @property
+    def standing(self) -> str:
+        """What the card comes to in a few words, with its date."""
+        day = self.date.partition("T")[0]
+        if self.failures:
+            return f"certify failed {day}: {', '.join(check.name for check in self.failures)}"
+        return f"certified {day}" if self.complete else f"certified in part {day}"
+
+    @property
     def passed(self) -> bool:
         """Whether no check has failed."""
         return not self.failures
@@ -95,6 +105,21 @@ class Card:
 def file_name(group: str, name: str) -> str:
     """The name of a card's file, without its ending: such as "optimizer-adam"."""
     return re.sub(r"[^\w.+-]", "_", f"{group}-{name}")
+
+
+def code_of(group: str, choice: Mapping[str, Any]) -> str:
+    """The fingerprint of the code that a composed choice calls, the bench's own included, and of no other choice."""
+    return fingerprint({group: {choice["name"]: choice} if group == "probe" else choice})
+
+
+def cards(folder: str | Path) -> dict[tuple[str, str], Card]:
+    """The cards in ``folder`` by the group and the name of what they are of; files that are none are left out."""
+    found = {}
+    for path in sorted(Path(folder).glob("*.json")):
+        with contextlib.suppress(StoreError):
+            card = read(path)
+            found[card.group, card.name] = card
+    return found
 
 
 def read(path: str | Path) -> Card:

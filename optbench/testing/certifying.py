@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from optbench.config import look_in, search_path
+from optbench.config import Config, look_in, search_path
 from optbench.errors import UserError, nearest
-from optbench.provenance import environment, fingerprint
+from optbench.provenance import environment
 from optbench.testing import (
     costs,
     decay,
     evaluating,
     invariance,
     moving,
+    parts,
     problem,
     references,
     resuming,
@@ -29,7 +30,7 @@ from optbench.testing import (
     weights,
 )
 from optbench.testing import subject as subjects
-from optbench.testing.card import Card, Check
+from optbench.testing.card import Card, Check, code_of
 from optbench.testing.invariance import TwoRanks, Undisturbed
 from optbench.testing.outcomes import Broken, Found, NotApplicable
 from optbench.testing.session import Session
@@ -46,10 +47,21 @@ class Bench:
         self.subject = subject
         self._two: TwoRanks | None = None
 
+    def config(self, *words: str) -> Config:
+        """The configuration of a short run with the subject and ``words``."""
+        optimizer = self.subject.group == "optimizer"
+        around = problem.words_for(self.subject.choice.rule) if optimizer else parts.words_for(self.subject)
+        return self.subject.configured(*around, *words)
+
     @cached_property
     def undisturbed(self) -> Undisturbed:
         """The run with whole batches on one rank."""
-        return Undisturbed(self.subject)
+        return Undisturbed(self.config("precision=fp64"))
+
+    @cached_property
+    def measured(self) -> parts.Measured:
+        """Of a probe, the runs with it and without."""
+        return parts.Measured(self.subject, self.config())
 
     @property
     def two(self) -> TwoRanks:
@@ -67,16 +79,31 @@ class Bench:
 Run = Callable[[Bench], Found]
 
 
+Entry = tuple[str, str, Run]
+
+
 def _of_subject(check: Callable[[Subject], Found]) -> Run:
     return lambda bench: check(bench.subject)
 
 
+def _of_config(check: Callable[[Config], Found], *words: str) -> Run:
+    return lambda bench: check(bench.config(*words))
+
+
+def _of_probe(check: Callable[[parts.Measured], Found]) -> Run:
+    return lambda bench: check(bench.measured)
+
+
+_MICRO_BATCH: Entry = ("micro-batch", "invariance", lambda bench: invariance.micro_batch(bench.undisturbed))
+_TWO_RANKS: Entry = ("ranks", "invariance", lambda bench: invariance.ranks(bench.undisturbed, bench.two, _RANKS))
+_KILL: Entry = ("kill", "resuming", _of_config(resuming.kill, *resuming.KILLED))
+
 # The checks of an optimizer, in the order of the table: name, group, what runs it. Times are taken while no ranks are at work.
-CHECKS: tuple[tuple[str, str, Run], ...] = (
+CHECKS: tuple[Entry, ...] = (
     ("repeat", "invariance", _of_subject(invariance.repeat)),
-    ("micro-batch", "invariance", lambda bench: invariance.micro_batch(bench.undisturbed)),
+    _MICRO_BATCH,
     ("resume", "resuming", _of_subject(resuming.resume)),
-    ("kill", "resuming", _of_subject(resuming.kill)),
+    _KILL,
     ("own state", "resuming", _of_subject(resuming.own_state)),
     ("gradients", "resuming", _of_subject(resuming.gradients_kept)),
     ("dtype", "moving", _of_subject(moving.dtype)),
@@ -98,9 +125,34 @@ CHECKS: tuple[tuple[str, str, Run], ...] = (
     ("without closure", "evaluating", _of_subject(evaluating.without_closure)),
     ("reference", "references", _of_subject(references.reference)),
     ("memory", "costs", _of_subject(costs.memory)),
-    ("ranks", "invariance", lambda bench: invariance.ranks(bench.undisturbed, bench.two, _RANKS)),
+    _TWO_RANKS,
     ("time", "costs", _of_subject(costs.step_time)),
 )
+CHECKS_OF: Mapping[str, tuple[Entry, ...]] = {
+    "optimizer": CHECKS,
+    "model": (
+        ("trains", "training", _of_config(parts.trains)),
+        ("batch norm", "training", _of_config(parts.batch_norm_stated)),
+        ("dtypes", "moving", _of_config(parts.dtypes)),
+        _MICRO_BATCH,
+        _KILL,
+        _TWO_RANKS,
+    ),
+    "dataset": (
+        ("same data", "data", _of_config(parts.same_data)),
+        ("size", "data", _of_config(parts.declared_size)),
+        ("fingerprint", "data", lambda bench: parts.known_content(bench.subject, bench.config())),
+        ("trains", "training", _of_config(parts.trains)),
+        _MICRO_BATCH,
+        _KILL,
+        _TWO_RANKS,
+    ),
+    "probe": (
+        ("changes nothing", "probes", _of_probe(parts.changes_nothing)),
+        ("measures", "probes", _of_probe(parts.measures)),
+        ("stop", "probes", _of_probe(parts.survives_a_stop)),
+    ),
+}
 _SLOW = ("kill", "ranks", "time")
 
 
@@ -119,8 +171,8 @@ def certify(
     with search_path.forgotten_afterwards(), _process_kept():
         look_in(word.partition("=")[2] for word in words if word.startswith(f"{_FOLDER}="))
         subject = subjects.of([word for word in words if not word.startswith(f"{_FOLDER}=")], reference)
-        config, chosen = _prepared(subject, quick, checks)
         bench = Bench(subject)
+        config, chosen = _prepared(bench, quick, checks)
         found = []
         try:
             if any(name == "ranks" for name, _, _ in chosen):
@@ -137,36 +189,36 @@ def certify(
             subject=" ".join(words),
             group=subject.group,
             name=subject.name,
-            code=fingerprint(config),
+            code=code_of(subject.group, _choice(subject, config)),
             versions=environment.versions(),
             checks=tuple(found),
-            complete=len(chosen) == len(_checks_of(subject)),
+            complete=len(chosen) == len(CHECKS_OF[subject.group]),
         )
     if output is not None:
         card.write(output)
     return card
 
 
-def _checks_of(subject: Subject) -> tuple[tuple[str, str, Run], ...]:
-    return CHECKS
+def _choice(subject: Subject, config: Config) -> Config:
+    found: Config = config[subject.group][subject.name] if subject.group == "probe" else config[subject.group]
+    return found
 
 
-def _prepared(
-    subject: Subject, quick: bool, checks: Sequence[str] | None
-) -> tuple[Mapping[str, Any], list[tuple[str, str, Run]]]:
+def _prepared(bench: Bench, quick: bool, checks: Sequence[str] | None) -> tuple[Config, list[Entry]]:
     """A configuration with the subject, which can be composed and built, and the checks to run.
 
     Raises UserError where it cannot, and for a check or an exception of a name that there is none of.
     """
-    known = _checks_of(subject)
+    subject, known = bench.subject, CHECKS_OF[bench.subject.group]
     names = {name for name, _, _ in known} | {group for _, group, _ in known}
     for name in [*(checks or ()), *subject.exceptions]:
         if name not in names:
             raise UserError(f"checks={name}: no such check of a {subject.group}; {nearest(name, sorted(names))}")
     chosen = [check for check in known if checks is None or {check[0], check[1]} & set(checks)]
     chosen = [check for check in chosen if not (quick and check[0] in _SLOW)]
-    config = subject.configured(*problem.words_for(subject.choice.rule))
-    Session(subject)  # a wrong option is a mistake, and no broken promise
+    config = bench.config()
+    if subject.group == "optimizer":
+        Session(subject)  # a wrong option is a mistake, and no broken promise
     return config, chosen
 
 

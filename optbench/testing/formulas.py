@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-Array = np.ndarray
+Array = Any  # np.ndarray, of whose arithmetic the stubs know too little
 Memory = dict[str, Any]
 
 
@@ -21,7 +21,7 @@ def sgd(g: Array, memory: Memory, t: int, lr: float) -> Array:
 def momentum(g: Array, memory: Memory, t: int, lr: float, mu: float = 0.9) -> Array:
     """v ← μv + g, then αv (Polyak 1964, as torch writes it)."""
     memory["v"] = mu * memory.get("v", 0) + g
-    return lr * memory["v"]  # type: ignore[no-any-return]
+    return lr * memory["v"]
 
 
 def nesterov(g: Array, memory: Memory, t: int, lr: float, mu: float = 0.9) -> Array:
@@ -71,7 +71,7 @@ def adamax(
     """u ← max(β₂u, |g| + ε), then α m̂ / u (Kingma & Ba 2015, algorithm 2, with torch's ε)."""
     m, _ = moments(g, memory, beta1, beta2)
     memory["u"] = np.maximum(beta2 * memory.get("u", 0), abs(g) + eps)
-    return lr / (1 - beta1**t) * m / memory["u"]  # type: ignore[no-any-return]
+    return lr / (1 - beta1**t) * m / memory["u"]
 
 
 def nadam(
@@ -89,7 +89,7 @@ def nadam(
     mu = [beta1 * (1 - 0.5 * 0.96 ** (i * psi)) for i in range(1, t + 2)]
     now = (1 - mu[t - 1]) * g / (1 - np.prod(mu[:t]))
     ahead = mu[t] * m / (1 - np.prod(mu))
-    return lr * (ahead + now) / (np.sqrt(v / (1 - beta2**t)) + eps)  # type: ignore[no-any-return]
+    return lr * (ahead + now) / (np.sqrt(v / (1 - beta2**t)) + eps)
 
 
 def amsgrad(

@@ -32,11 +32,12 @@ _TWO_RANKS = ("trainer=ddp", f"trainer.devices={_RANKS}", "trainer.accelerator=c
 class Undisturbed:
     """What one rank with whole batches reaches in float64; computed when it is first asked for.
 
-    It is what the micro-batched run and the ranks are compared with, and that from a nudged start, too.
+    It is what the micro-batched run and the ranks are compared with, and that from a nudged start, too. config: with
+    precision=fp64, in whose batch there are four groups of batch norm.
     """
 
-    def __init__(self, subject: Subject) -> None:
-        self.config = subject.configured(*problem.words_for(subject.choice.rule), "precision=fp64")
+    def __init__(self, config: Config) -> None:
+        self.config = config
         self._kept: dict[bool, dict[str, Tensor]] = {}
 
     def reached(self, nudged: bool = False) -> dict[str, Tensor]:

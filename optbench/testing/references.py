@@ -72,9 +72,8 @@ def reference(subject: Subject) -> Found:
     """Ten steps end where those of the reference end, to rounding; decay is left out where a formula is the reference."""
     if subject.reference is not None:
         # So that one group of parameters has one decay, as the reference's.
-        session = Session(
-            subject, **({"decay_norm_and_bias": True} if "weight_decay" in subject.choice.options else {})
-        )
+        one: dict[str, Any] = {"decay_norm_and_bias": True} if "weight_decay" in subject.choice.options else {}
+        session = Session(subject, **one)
         make = _named(subject.reference)
         return _compare(subject, session, _stepped(make, session), subject.reference)
     peer = _PEERS.get(subject.choice.rule) if subject.handmade is None else None

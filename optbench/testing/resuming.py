@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from optbench.testing import problem
+from optbench.config import Config
 from optbench.testing.outcomes import Broken, Found, difference, require_equal
 from optbench.testing.session import Session, state_of, tensors_of
 from optbench.testing.subject import Subject
 from optbench.testing.trained import run_in
+
+# The words of a run that `kill` kills: evaluations and checkpoints are due at different steps, and there is much to remember.
+KILLED = ("checkpoint_every=2", "eval_every=3", "budget.steps=7", "schedule=plateau", "averaging=swa")
 
 
 def resume(subject: Subject, dtypes: tuple[torch.dtype, ...] = (torch.float64, torch.float32)) -> Found:
@@ -32,10 +35,11 @@ def resume(subject: Subject, dtypes: tuple[torch.dtype, ...] = (torch.float64, t
     return Found()
 
 
-def kill(subject: Subject) -> Found:
-    """A run that is killed twice, and started again by the same command, has the summary, history and state of another one."""
-    words = ("checkpoint_every=2", "eval_every=3", "budget.steps=7", "schedule=plateau", "averaging=swa")
-    config = subject.configured(*problem.words_for(subject.choice.rule), *words)
+def kill(config: Config) -> Found:
+    """A run that is killed twice, and started again by the same command, has the summary, history and state of another one.
+
+    config: of a run of seven steps or more, with a checkpoint at every second step.
+    """
     with tempfile.TemporaryDirectory(prefix="optbench-kill-") as name:
         whole = run_in(Path(name) / "whole", config)
         # A step after the checkpoint of step 2, and at once after an evaluation and a checkpoint.
@@ -62,7 +66,7 @@ def _require_own(session: Session) -> None:
     named = dict(session.model.named_parameters())
     held = [(f"the weight {name}", weight.data) for name, weight in named.items()]
     held += [(f"the gradient of {name}", weight.grad) for name, weight in named.items() if weight.grad is not None]
-    names = {parameter: name for name, parameter in named.items()}
+    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in named.items()}
     held += [
         (f"the state {name} of {names.get(parameter, 'a weight')}", tensor)
         for name, tensor, parameter in state_of(session.optimizer)

@@ -29,9 +29,8 @@ def learning_rate(subject: Subject) -> Found:
 
 def zero_rate(subject: Subject) -> Found:
     """A learning rate of 0, from the first step on or later, moves no weight (without weight decay), and training goes on."""
-    options = {"weight_decay": 0.0} if subject.has("weight_decay") else {}
     for before in (0, 3):
-        session = Session(subject, **options).step(before)
+        session = Session(subject, **subject.without_decay).step(before)
         rates = [group["lr"] for group in session.optimizer.param_groups]
         session.scale_rate(0.0)
         start = session.weights()

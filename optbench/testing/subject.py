@@ -60,6 +60,11 @@ class Subject:
         """The optimizer as a choice."""
         return Choice.of("optimizer", self.configured(*problem.COMMON)["optimizer"])
 
+    @property
+    def without_decay(self) -> dict[str, Any]:
+        """The options that switch its weight decay off, where it has one."""
+        return {"weight_decay": 0.0} if self.has("weight_decay") else {}
+
     def has(self, option: str) -> bool:
         """Whether it has an option of this name, which `make` can change."""
         return option in self.choice.options or (self.handmade is not None and option in self._accepted())
@@ -178,7 +183,7 @@ def _arguments(target: type) -> Mapping[str, inspect.Parameter]:
     found: dict[str, inspect.Parameter] = {}
     for base in target.__mro__:
         if "__init__" in base.__dict__:
-            parameters = inspect.signature(base.__init__).parameters
+            parameters = inspect.signature(base.__dict__["__init__"]).parameters
             found = {**parameters, **found}
             if not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
                 break

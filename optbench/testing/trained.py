@@ -12,13 +12,21 @@ from torch import Tensor
 from optbench.config import Config, RunConfig
 from optbench.testing.outcomes import Broken
 from optbench.training import build, run
-from optbench.training.task import Task
+from optbench.training.recorder import Audience
+from optbench.training.task import StepTokens, Task
 
 
-def trained(resolved: Config, prepare: Callable[[Task], object] | None = None, **changes: Any) -> Task:
+def trained(
+    resolved: Config,
+    prepare: Callable[[Task], object] | None = None,
+    losses: list[float] | None = None,
+    **changes: Any,
+) -> Task:
     """The task of ``resolved`` after its whole budget, trained by Lightning as in any run, without a run directory.
 
-    prepare: called with the task before its first step. changes: of the configuration once it is read, such as micro_batch.
+    prepare: called with the task before its first step. losses: gets the loss of every step. changes: of the configuration once
+    it is read, such as micro_batch.
+
     Raises `Broken` for a run that ends otherwise than done.
     """
     config = RunConfig.of({**resolved, **changes})
@@ -27,8 +35,10 @@ def trained(resolved: Config, prepare: Callable[[Task], object] | None = None, *
     task.check(config.trainer.ranks)
     if prepare is not None:
         prepare(task)
-    recorder = build.build_recorder(config, task, None)
-    build.build_trainer(config, [recorder]).fit(task, train_dataloaders=run.StepTokens(task))
+    kept = losses if losses is not None else []
+    audience = Audience(row=lambda row: kept.append(row["loss"]) if row["event"] == "train" else None)
+    recorder = build.build_recorder(config, task, None, audience)
+    build.build_trainer(config, [recorder]).fit(task, train_dataloaders=StepTokens(task))
     if recorder.outcome != "done":
         raise Broken(f"the run {recorder.outcome}: {recorder.why}")
     return task
@@ -54,7 +64,7 @@ class Ended:
     """What a run in a folder has left: its summary and history without times, its final state, and where it was resumed."""
 
     summary: Mapping[str, Any]
-    rows: list[Mapping[str, Any]]
+    rows: list[dict[str, Any]]
     state: dict[str, Any]
     resumed_at: list[int]
 
