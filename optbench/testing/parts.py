@@ -46,7 +46,7 @@ def words_for(subject: Subject) -> tuple[str, ...]:
 
     Raises UserError for a model of tables, of which none are shipped.
     """
-    words = _COMMON
+    words: tuple[str, ...] = _COMMON
     if subject.group == "model":
         kinds = read_choice("model", subject.name)["info"]["accepts"]
         kind = next((kind for kind in _DATA if kind in kinds), None)
@@ -192,7 +192,7 @@ class Measured:
 def changes_nothing(measured: Measured) -> Found:
     """The run with the probe ends bit for bit where the one without it ends, and no generator is elsewhere."""
     (found, generators), (expected, others) = measured.ended(), measured.ended(probe=False)
-    require_equal(*(dict(tensors_of(ended.state)) for ended in (found, expected)), what="with the probe")
+    require_equal(dict(tensors_of(found.state)), dict(tensors_of(expected.state)), "with the probe")
     training = [[row for row in ended.rows if row["event"] != "probe"] for ended in (found, expected)]
     if training[0] != training[1]:
         raise Broken("with the probe the run has another history")
@@ -218,7 +218,7 @@ def measures(measured: Measured) -> Found:
 def survives_a_stop(measured: Measured) -> Found:
     """A run that is killed and continued measures the same at the same steps, and ends where an undisturbed one ends."""
     whole, (stopped, _) = measured.ended()[0], measured.ended(kill_before=(3, 5))
-    require_equal(*(dict(tensors_of(ended.state["model"])) for ended in (stopped, whole)), what="killed and continued")
+    require_equal(stopped.state["model"], whole.state["model"], "killed and continued")
     for one, other in zip(measured.rows(stopped), measured.rows(whole), strict=False):
         for name, value in other.items():
             if one.get(name) != value:

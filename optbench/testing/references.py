@@ -80,7 +80,7 @@ def reference(subject: Subject) -> Found:
     if peer is not None:
         session = Session(subject, **peer.options)
         return _compare(subject, session, _stepped(peer.make, session), peer.about)
-    session = Session(subject, **({"weight_decay": 0.0} if subject.has("weight_decay") else {}))
+    session = Session(subject, **subject.without_decay)
     group = session.optimizer.param_groups[0]
     formula = _formula(subject, group)
     if formula is None:

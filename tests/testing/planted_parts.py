@@ -1,7 +1,6 @@
 """A model, a dataset and a probe each with one fault, and the clean ones that they are made from."""
 
 import itertools
-import random
 
 import numpy as np
 import torch
@@ -22,11 +21,12 @@ class CleanModel(nn.Module):
         return self.head(self.body(inputs))
 
 
-class CentresTheBatch(CleanModel):
-    """It subtracts the mean over whatever passes at once, which is a micro-batch."""
+class MeanOfTheBatch(CleanModel):
+    """It scales by a mean over whatever passes at once, which is a micro-batch."""
 
     def forward(self, inputs):
-        return super().forward(inputs - inputs.mean(0) if self.training and len(inputs) > 1 else inputs)
+        outputs = super().forward(inputs)
+        return outputs * (1 + outputs.detach().mean()) if self.training else outputs
 
 
 class CountsPasses(CleanModel):
@@ -41,7 +41,7 @@ class CountsPasses(CleanModel):
 
 class SinglePrecision(CleanModel):
     def forward(self, inputs):
-        return super().forward(inputs).float().round(decimals=1)
+        return super().forward(inputs.float())
 
 
 class Detached(CleanModel):
@@ -87,15 +87,9 @@ class MovesTheWeights(CleanProbe):
         return super().measure(context)
 
 
-class DrawsFromPython(CleanProbe):
+class LeavesEvalMode(CleanProbe):
     def measure(self, context):
-        random.random()
-        return super().measure(context)
-
-
-class DrawsFromTorch(CleanProbe):
-    def measure(self, context):
-        torch.rand(1)
+        context.task.model.eval()
         return super().measure(context)
 
 

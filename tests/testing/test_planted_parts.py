@@ -14,7 +14,7 @@ TYPES = {
     **dict.fromkeys(("start", "end", "on_divergence"), "bool"),
 }
 MODELS = {
-    "CentresTheBatch": "micro-batch",
+    "MeanOfTheBatch": "micro-batch",
     "CountsPasses": "kill",
     "SinglePrecision": "dtypes",
     "Detached": "trains",
@@ -22,7 +22,7 @@ MODELS = {
 DATASETS = {"changing_data": "same data", "fewer_data": "size"}
 PROBES = {
     "MovesTheWeights": "changes nothing",
-    "DrawsFromTorch": "changes nothing",
+    "LeavesEvalMode": "changes nothing",
     "Raises": "measures",
     "RemembersInVain": "stop",
 }
@@ -32,8 +32,8 @@ PROBES = {
 def choice(tmp_path):
     """Writes a choice of a planted part; returns the word that offers its folder."""
 
-    def write(group, name, target, **info):
-        content = {"_target_": f"{PLACE}.{target}", "name": name}
+    def write(group, name, called, **info):
+        content = {"_target_": f"{PLACE}.{called}", "name": name}
         schema = {}
         if group == "probe":
             content, schema = content | SCHEDULE, TYPES
