@@ -2,7 +2,7 @@
 
     python benchmarks/conformance.py [--jobs 1] [--names adam soap torch.optim.RAdam] [--output results/conformance]
 
-Writes matrix.csv, a row for each name and a column for each check, and failures.csv, a row for each check that has failed, with the
+Writes matrix.csv, a row for each name and a column for each check, and failures.csv, a row for each failed check, with the
 reason. A name that has a row is left out: the same command goes on where it was stopped. Each name is certified in a process of
 its own, so that one which crashes or does not end is a row, too. Names that need more of a training loop than a closure, which
 `optimizer=zoo` refuses, are not among them.
