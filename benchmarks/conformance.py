@@ -4,7 +4,7 @@
 
 Writes matrix.csv, a row for each name and a column for each check, and failures.csv, a row for each failed check, with the
 reason. A name that has a row is left out: the same command goes on where it was stopped. Each name is certified in a process of
-its own, so that one which crashes or does not end is a row, too. Names that need more of a training loop than a closure, which
+its own, so that one which crashes is a row, too. Names that need more of a training loop than a closure, which
 `optimizer=zoo` refuses, are not among them.
 """
 
@@ -28,7 +28,6 @@ from optbench.optimizers.zoo import _REFUSED, _classes
 from optbench.testing.card import Card, read
 from optbench.testing.certifying import CHECKS
 
-PATIENCE = 600.0
 # What a method cannot do without.
 WORDS = {"ranger21": ("+optimizer.options.num_iterations=1000",)}
 MEASURED = {
@@ -47,8 +46,8 @@ def names() -> list[str]:
     return [*sorted(f"torch.optim.{each.__name__}" for each in classes), *sorted(_classes().keys() - _REFUSED.keys())]
 
 
-def certified(name: str) -> Card | str:
-    """The card of ``name``, or in a line why there is none."""
+def certified(name: str, patience: float) -> Card | str | None:
+    """The card of ``name``, or in a line why there is none; None where it is not done within ``patience`` seconds."""
     with tempfile.TemporaryDirectory() as folder:
         # A choice of the bench may have the same name as one of the package's.
         subject = [name] if "." in name else ["optimizer=zoo", f"optimizer.name={name}"]
@@ -56,10 +55,10 @@ def certified(name: str) -> Card | str:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         try:
             ended = subprocess.run(
-                command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+                command, env=environment, capture_output=True, text=True, timeout=patience, check=False
             )
         except subprocess.TimeoutExpired:
-            return f"not done within {PATIENCE:.0f} s"
+            return None
         cards = list(Path(folder).glob("*.json"))
         if cards:
             return read(cards[0])
@@ -107,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=1, help="names at a time; times are right with one (default)")
     parser.add_argument("--names", nargs="+", help="only these (default: all)")
+    parser.add_argument("--patience", type=float, default=1800.0, help="seconds a name may take (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("results/conformance"))
     given = parser.parse_args(arguments)
     given.output.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     left = [name for name in given.names or names() if name not in matrix.names()]
 
     def work(name: str) -> None:
-        card = certified(name)
+        card = certified(name, given.patience)
+        if card is None:
+            print(f"{name}: not done within {given.patience:.0f} s; the same command tries it again", flush=True)
+            return
         # The row of the matrix last: a name that has one has its failures, too.
         failed.add(list(failures(name, card)))
         matrix.add([row(name, card)])

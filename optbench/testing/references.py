@@ -19,6 +19,8 @@ from optbench.testing.subject import Subject
 _STEPS = 10
 # torch keeps the product of NAdam's momenta in float32; sums over the whole tensor are done in another order.
 _RTOL = {"nadam": 1e-5}
+_OURS, _ZOO = "optbench.optimizers.", "optbench.optimizers.zoo.from_model"
+_UNKNOWN = "no reference is known; --reference names one"
 # The constants of the formulas, by the names that they have in parameter groups.
 _CONSTANTS = {"momentum": "mu", "alpha": "rho", "rho": "rho", "eps": "eps", "momentum_decay": "psi"}
 
@@ -76,7 +78,10 @@ def reference(subject: Subject) -> Found:
         session = Session(subject, **one)
         make = _named(subject.reference)
         return _compare(subject, session, _stepped(make, session), subject.reference)
-    peer = _PEERS.get(subject.choice.rule) if subject.handmade is None else None
+    target = str(subject.choice.target)
+    if not target.startswith(("torch.optim.", _OURS)):  # a class of one's own may inherit from a choice, with its name
+        raise NotApplicable(_UNKNOWN)
+    peer = _PEERS.get(subject.choice.rule) if target.startswith(_OURS) and target != _ZOO else None
     if peer is not None:
         session = Session(subject, **peer.options)
         return _compare(subject, session, _stepped(peer.make, session), peer.about)
@@ -84,7 +89,7 @@ def reference(subject: Subject) -> Found:
     group = session.optimizer.param_groups[0]
     formula = _formula(subject, group)
     if formula is None:
-        raise NotApplicable("no reference is known; `reference` names one")
+        raise NotApplicable(_UNKNOWN)
     weights = _by_formula(formula, session)
     return _compare(subject, session, weights, f"the formula of {formula.__name__}, {inspect.getdoc(formula)}")
 
@@ -118,8 +123,6 @@ def _stepped(make: Callable[[nn.Module, Mapping[str, Any]], torch.optim.Optimize
 def _formula(subject: Subject, group: Mapping[str, Any]) -> Formula | None:
     """The formula of a choice, of a class of torch's, or of a name of the zoo; None where there is none at these options."""
     name = subject.choice.rule.lower()
-    if subject.handmade is not None and not str(subject.choice.target).startswith("torch.optim."):
-        return None
     if name == "adamw":
         name = "adam"
     if name in ("sgd", "momentum", "nesterov"):

@@ -80,3 +80,35 @@ def test_what_only_ranks_and_killed_runs_show():
 def test_the_faults_are_of_every_kind():
     """A check that finds no planted fault may find nothing at all: only what measures, or starts processes, has none above."""
     assert {name for name, _, _ in CHECKS} - set(FAULTS.values()) == {"device", "memory", *STARTS_PROCESSES}
+
+
+@pytest.mark.parametrize(
+    ("words", "outcome"),
+    [
+        (["optimizer=lars"], "passed"),
+        (["optimizer=lamb"], "passed"),
+        (["optimizer=nadam"], "passed"),
+        (["torch.optim.SGD", "optimizer.momentum=0.8", "optimizer.nesterov=true"], "passed"),
+        (["torch.optim.RMSprop", "optimizer.centered=true"], "not applicable"),
+        (["optimizer=zoo", "optimizer.name=lamb"], "not applicable"),
+        ([f"{PLACE}.Clean"], "not applicable"),
+    ],
+    ids=str,
+)
+def test_references_are_those_of_the_same_method(words, outcome):
+    card = testing.certify(*words, checks=["reference"])
+    assert card["reference"].outcome == outcome, card["reference"]
+
+
+def test_a_class_that_takes_over_a_choice_is_not_held_against_its_formula(tmp_path):
+    (tmp_path / "optimizer").mkdir()
+    (tmp_path / "optimizer" / "mine.yaml").write_text(f"defaults: [sgd]\n_target_: {PLACE}.Clean\n")
+    words = ["optimizer=mine", f"--config-dir={tmp_path}"]
+    assert testing.certify(*words, checks=["reference"])["reference"].outcome == "not applicable"
+    assert testing.certify(*words, checks=["reference"], reference=ADAM)["reference"].outcome == "passed"
+
+
+def test_a_promise_that_does_not_fit_is_stated_with_the_reason():
+    card = testing.certify("optimizer=rprop", checks=["schedules"])
+    assert card["zero rate"].reason == "stated: as of the learning rate"
+    assert testing.certify("torch.optim.Rprop", checks=["zero rate"])["zero rate"].outcome == "failed"
