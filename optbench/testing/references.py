@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from optbench.config.targets import imported
+from optbench.testing import problem
 from optbench.testing.formulas import FORMULAS, Formula
 from optbench.testing.outcomes import Found, NotApplicable, require_close
-from optbench.testing.session import Session
+from optbench.testing.session import Session, Steps
 from optbench.testing.subject import Subject
 
 _STEPS = 10
@@ -115,7 +116,7 @@ def _named(path: str) -> Callable[[nn.Module, Mapping[str, Any]], torch.optim.Op
 
 def _stepped(make: Callable[[nn.Module, Mapping[str, Any]], torch.optim.Optimizer], like: Session) -> dict[str, Tensor]:
     """Where ten steps of another optimizer end, which has the options of ``like``'s first group."""
-    other = Session.of(make, like.optimizer.param_groups[0])
+    other = Steps(problem.network(), lambda model: make(model, like.optimizer.param_groups[0]))
     # Its groups may be several: decay and rates are theirs.
     return other.step(_STEPS).weights()
 
@@ -142,7 +143,7 @@ def _by_formula(formula: Formula, like: Session) -> dict[str, Tensor]:
     accepted = inspect.signature(formula).parameters
     constants = {"lr": float(group["lr"])} | {name: value for name, value in constants.items() if name in accepted}
     memories: dict[str, dict[str, Any]] = {}
-    session = Session.of(_Still, group)
+    session = Steps(problem.network(), _Still)
     for step in range(1, _STEPS + 1):
         session.step()
         weights = session.weights()
@@ -157,7 +158,7 @@ def _by_formula(formula: Formula, like: Session) -> dict[str, Tensor]:
 class _Still(torch.optim.Optimizer):
     """Evaluates its closure and moves nothing."""
 
-    def __init__(self, model: nn.Module, group: Mapping[str, Any]) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__(model.parameters(), {"lr": 0.0})
 
     def step(self, closure: Any = None) -> Any:

@@ -1,8 +1,8 @@
 """A few steps of an optimizer on a small network, with everything that a check may want to look at or to change."""
 
 import io
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -25,48 +25,19 @@ class _Watched(Objective):
         return value
 
 
-class Session:
-    """An optimizer of ``subject`` on a network of `optbench.testing.problem`, before its first step.
+class Steps:
+    """Steps of the optimizer that ``make`` builds for ``model``, before the first of them.
 
-    make_model: which network. dtype, device: of its weights. arrange, lr, options: as in
-    `Subject.make`. nudged: start from weights that are one unit in the last place larger. torch's generator is seeded, as it is
-    in a run, so that two sessions one after the other draw the same.
+    torch's generator is seeded, as it is in a run, so that two objects one after the other draw the same.
     """
 
-    def __init__(
-        self,
-        subject: Subject,
-        make_model: Callable[[], nn.Module] = problem.Perceptron,
-        dtype: torch.dtype = torch.float64,
-        arrange: Arrange | None = None,
-        lr: float | None = None,
-        device: torch.device | None = None,
-        nudged: bool = False,
-        **options: Any,
-    ) -> None:
+    def __init__(self, model: nn.Module, make: Callable[[nn.Module], torch.optim.Optimizer]) -> None:
         torch.manual_seed(0)
-        self.model = problem.network(make_model, dtype).to(device)
-        self.dtype = dtype
-        if nudged:
-            nudge(list(self.model.parameters()))
-        self.network = Network(self.model)
-        self.optimizer = subject.make(self.model, arrange, lr, **options)
-        self.taken = 0
+        self.model, self.dtype, self.taken = model, next(model.parameters()).dtype, 0
+        self.network = Network(model)
+        self.optimizer = make(model)
 
-    @classmethod
-    def of(
-        cls, make: Callable[[nn.Module, Mapping[str, Any]], torch.optim.Optimizer], group: Mapping[str, Any]
-    ) -> "Session":
-        """A session of the optimizer that ``make`` builds from the perceptron and the options ``group``."""
-        session = cls.__new__(cls)
-        torch.manual_seed(0)
-        session.model = problem.network()
-        session.dtype, session.taken = torch.float64, 0
-        session.network = Network(session.model)
-        session.optimizer = make(session.model, group)
-        return session
-
-    def step(self, count: int = 1, after: Callable[[], object] = lambda: None) -> "Session":
+    def step(self, count: int = 1, after: Callable[[], object] = lambda: None) -> Self:
         """Take ``count`` steps; ``after`` is called whenever the closure has filled the gradients. Returns itself."""
         device = next(self.model.parameters()).device
         for _ in range(count):
@@ -134,13 +105,37 @@ class Session:
             }
         )
 
-    def load(self, state: dict[str, Any]) -> "Session":
+    def load(self, state: dict[str, Any]) -> Self:
         """Continue from ``state``; returns itself."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["generator"])
         self.taken = state["taken"]
         return self
+
+
+class Session(Steps):
+    """An optimizer of ``subject`` on a network of `optbench.testing.problem`, before its first step.
+
+    make_model: which network. dtype, device: of its weights. arrange, lr, options: as in `Subject.make`. nudged: start from
+    weights that are one unit in the last place larger.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        make_model: Callable[[], nn.Module] = problem.Perceptron,
+        dtype: torch.dtype = torch.float64,
+        arrange: Arrange | None = None,
+        lr: float | None = None,
+        device: torch.device | None = None,
+        nudged: bool = False,
+        **options: Any,
+    ) -> None:
+        model = problem.network(make_model, dtype).to(device)
+        if nudged:
+            nudge(list(model.parameters()))
+        super().__init__(model, lambda model: subject.make(model, arrange, lr, **options))
 
 
 def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
