@@ -38,6 +38,7 @@ optbench: a bench for deep-learning optimizers.
   python -m optbench cancel NAME                             stop a sweep, wherever it runs
   python -m optbench logs RUN                                what a run printed
   python -m optbench probe RUN probe=NAME                    measure a run afterwards, from its checkpoint
+  python -m optbench certify optimizer=NAME                  check what is promised of a choice, also one of your own
   python -m optbench sync [NAME ...]                         mirror runs, or sweeps, again to the trackers they name
   python -m optbench resume RUN                              continue one run here, by its frozen configuration
   python -m optbench du [NAME ...]                           how many bytes sweeps take, and of what
@@ -68,6 +69,10 @@ done (force=true runs it again). batch is the GLOBAL batch, whatever the number 
 
 Exit status: 0 done (or diverged, which is a result), 1 failed, 2 a mistake in the command, 128 + N stopped by signal N.
 """
+
+
+# The commands that need torch, beside `optbench.cli.COMMANDS`.
+_HEAVY = ("certify", "probe", "resume")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -123,6 +128,8 @@ def _dispatch(words: list[str]) -> int:
             return _train(words)
     if command == "probe":
         return _probe(words[1:])
+    if command == "certify":
+        return _certify(words[1:])
     if command == "resume":
         with streams.expendable():
             return _resume(words[1:])
@@ -130,7 +137,7 @@ def _dispatch(words: list[str]) -> int:
         from optbench.errors import nearest
 
         raise UserError(
-            f"{command}: no such command; {nearest(command, [*cli.COMMANDS, 'probe', 'resume'])} "
+            f"{command}: no such command; {nearest(command, [*cli.COMMANDS, *_HEAVY])} "
             "(a setting is written KEY=VALUE; see python -m optbench --help)"
         )
     return cli.COMMANDS[command](words[1:])
@@ -219,6 +226,15 @@ def _probe(words: list[str]) -> int:
 
     revived = posthoc.revive(request.run, request.config, request.checkpoint)
     return probe.show(request, revived.measure(), revived.task.step)
+
+
+def _certify(words: list[str]) -> int:
+    from optbench.cli import certify
+
+    request = certify.read(words)
+    from optbench import testing
+
+    return certify.show(request, testing.certify(*request.words, **request.arguments))
 
 
 def _resume(words: list[str]) -> int:
