@@ -218,8 +218,6 @@ def test_the_experiment_is_planned_as_it_stands(made, monkeypatch, capsys):
 
 @pytest.mark.slow  # it starts workers
 def test_the_tests_pass_as_they_stand(made, tmp_path):
-    if importlib.util.find_spec("optbench.testing") is None:
-        pytest.skip("optbench.testing, which the written tests call, is not part of the package yet")
     tests = [path for path in sorted((made / "tests").iterdir()) if "sparse" not in path.name]  # no sparse gradients
     command = [sys.executable, "-m", "pytest", "-q", f"--basetemp={tmp_path / 'temporary'}", *map(str, tests)]
     done = subprocess.run(
