@@ -165,14 +165,18 @@ class Typed(NamedTuple):
 
 def read(words: Sequence[str]) -> Typed:
     """Compose and check the words of a command that trains; raises UserError for what is refused, before anything starts."""
+    from optbench import config as configuration
     from optbench.config import Devices
     from optbench.system.home import at_home
 
     # A shell expands ~ at the beginning of a word only, and Hydra's grammar knows none.
     words = [re.sub(r"^([\w.]+=)(~[^/]*)", lambda part: part[1] + at_home(part[2]), word) for word in words]
     parsed = _parse(words)
-    composed = _composed(words, parsed)
-    overrides: list[str] = parsed.overrides
+    configuration.look_in([parsed.config_dir] if parsed.config_dir else [])
+    configuration.look_where_told(parsed.overrides)
+    flags = [word for word in words if word not in parsed.overrides]
+    overrides = configuration.current_words(parsed.overrides)
+    composed = _composed(flags, overrides, parsed)
     experiment = next((word.partition("=")[2] for word in overrides if word.startswith("experiment=")), None)
     if composed is None:  # it was only to be shown
         return Typed(None, overrides, experiment, None)
@@ -230,7 +234,7 @@ def _resume(words: list[str]) -> int:
     return train_one(config)
 
 
-def _composed(words: list[str], parsed: argparse.Namespace) -> Any:
+def _composed(flags: list[str], overrides: list[str], parsed: argparse.Namespace) -> Any:
     """What Hydra composes: one checked configuration, with --multirun an Expansion of many, with --cfg None."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
@@ -241,10 +245,7 @@ def _composed(words: list[str], parsed: argparse.Namespace) -> Any:
     from optbench import config as configuration
     from optbench.sweep.grid.expand import Expansion
 
-    overrides: list[str] = parsed.overrides
     configuration.check_overrides(overrides)
-    configuration.look_in([parsed.config_dir] if parsed.config_dir else [])
-    configuration.look_where_told(overrides)
     configuration.check_experiment(overrides)
     if parsed.cfg is not None and not parsed.multirun:
         configuration.compose(overrides)  # Hydra would show one that cannot run, too
@@ -274,7 +275,7 @@ def _composed(words: list[str], parsed: argparse.Namespace) -> Any:
     had_one = noted.exists()
     try:
         # Overrides last: Hydra does not look for any after a flag that follows one.
-        sys.argv = [kept[0], *(word for word in words if word not in overrides), *overrides]
+        sys.argv = [kept[0], *flags, *overrides]
         decorated()
         if found and isinstance(found[0], Exception):
             raise found[0]

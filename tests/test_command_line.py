@@ -125,7 +125,7 @@ MISTAKES = [
     ("trainer.accelerator=gpu trainer.devices=1000 batch=1000", "trainer.devices=1000", "trainer.accelerator=cpu"),
     ("trainer.devices=3", "batch=128", "trainer.devices=3", "multiples of 3"),
     ("model=resnet20 micro_batch=100", "micro_batch=100", "multiples of 128"),
-    ("model=resnet20 norm_batch=48 trainer.devices=2", "norm_batch=48", "divisors or multiples of 64"),
+    ("model=resnet20 ghost_batch_size=48 trainer.devices=2", "ghost_batch_size=48", "divisors or multiples of 64"),
     ("precision=fp16 optimizer=lbfgs", "precision=fp16", "optimizer=lbfgs", "fp64, fp32, tf32, bf16"),
     ("momentum_schedule=sutskever", "momentum_schedule=sutskever", "optimizer=sgd", "accepted: none"),
     ("schedule=cosine schedule.warmup=9", "schedule.warmup=9", "5 steps"),

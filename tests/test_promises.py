@@ -28,12 +28,12 @@ OPTIMIZERS = sorted(config.choices("optimizer"))
 STEPS = 4
 COMMON = [
     "model=wrn", "model.depth=10", "model.width=1", "model.dropout=0.3", "dataset=digits", "dataset.train_limit=200",
-    "dataset.validation=16", "dataset.crop=1", "batch=64", "norm_batch=16", "clip_norm=1.0", "averaging=ema",
+    "dataset.validation=16", "dataset.crop=1", "batch=64", "ghost_batch_size=16", "clip_norm=1.0", "averaging=ema",
     "schedule=cosine", f"budget.steps={STEPS}", "evaluate_train=64", "tracker=none", "progress=false", "log_every=1",
 ]  # fmt: skip
 # Those that are slow on a network of 78,000 weights take a batch and a budget that are smaller, not other promises.
 SMALLER = {
-    name: ["batch=16", "norm_batch=4", "budget.steps=3"]
+    name: ["batch=16", "ghost_batch_size=4", "budget.steps=3"]
     for name in ("damped_newton", "entropy_sgd", "hessian_free", "lm", "saddle_free", "score_ggn")
 }
 SMALLER["damped_newton"] += ["optimizer.krylov_dimension=4"]
@@ -86,7 +86,7 @@ def undisturbed():
 
 def micro_batches_of(optimizer: str, groups: int) -> str:
     """The override for micro-batches of so many groups of batch norm; a batch is four of them."""
-    return f"micro_batch={groups * composed(optimizer)['norm_batch']}"
+    return f"micro_batch={groups * composed(optimizer)['ghost_batch_size']}"
 
 
 # One worker has what one rank reaches, and starts the two ranks, for all tests.

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -46,6 +48,27 @@ class OptbenchSweeper(Sweeper):
         return self._task(expand_experiment(self._loader, arguments, words, self._master))
 
 
+class OptbenchConfigSource(FileConfigSource):
+    """Reads a folder of choices as Hydra does, but for keys and choices under earlier names: `optbench.config.renamed`."""
+
+    @staticmethod
+    def scheme() -> str:
+        """What the paths of such folders begin with, before ://."""
+        return "optbench"
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """Called by Hydra for every file that it composes."""
+        from optbench.config import current_file
+
+        result = super().load_config(config_path)
+        group, _, name = config_path.removesuffix(".yaml").rpartition("/")
+        content = OmegaConf.to_container(result.config, resolve=False)
+        current = current_file(group, name, content)
+        if current != content:
+            result.config = OmegaConf.create(current)
+        return result
+
+
 class OptbenchSearchPath(SearchPathPlugin):
     """Lets Hydra look in the user's own places of choices, after ours."""
 
@@ -55,4 +78,4 @@ class OptbenchSearchPath(SearchPathPlugin):
 
         if any(entry.provider == "main" and entry.path == str(conf_dir()) for entry in search_path.get_path()):
             for place in own_places():
-                search_path.append("optbench", f"file://{place.folder}")
+                search_path.append("optbench", f"{OptbenchConfigSource.scheme()}://{place.folder}")

@@ -17,7 +17,6 @@ from optbench.config.files import (
     MACHINE_KEYS,
     SCIENCE_KEYS,
     Config,
-    check_choice,
     check_one_file,
     choices,
     file_of,
@@ -25,15 +24,16 @@ from optbench.config.files import (
     name_of,
     options,
     place_of,
-    read_choice,
     title,
     works_as,
 )
 from optbench.config.fitting import check_groups
 from optbench.config.frozen import settle, thaw, thaw_to_measure
 from optbench.config.identity import run_id, science, setting, to_yaml
+from optbench.config.inheritance import check_choice, read_choice
 from optbench.config.lengths import check_lengths
 from optbench.config.places import check_own, check_sweep_name, folder
+from optbench.config.renamed import current_file, current_words
 from optbench.config.resolving import resolve
 from optbench.config.run_config import Choice, Devices, RunConfig
 from optbench.config.search_path import conf_dir, look_in, look_where_told, own_places, places, plugins
@@ -66,6 +66,8 @@ __all__ = [
     "command_of",
     "compose",
     "conf_dir",
+    "current_file",
+    "current_words",
     "data_files",
     "epochs_asked_for",
     "explain",

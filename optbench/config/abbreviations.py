@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
-from optbench.config.files import GROUPS, LIST_GROUPS, MACHINE_KEYS, SCIENCE_KEYS, choices, read_choice
+from optbench.config.files import GROUPS, LIST_GROUPS, MACHINE_KEYS, SCIENCE_KEYS, choices
 from optbench.config.files import options as options_of
+from optbench.config.inheritance import read_choice
 from optbench.errors import UserError, nearest
 
 # What other programs call a key. The options themselves need not stand here: learning_rate is found as an option.

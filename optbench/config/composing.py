@@ -11,12 +11,12 @@ from optbench.config.files import (
     GROUPS,
     LIST_GROUPS,
     Config,
-    check_choice,
     choices,
     front_page,
     options,
-    read_choice,
 )
+from optbench.config.inheritance import check_choice, read_choice
+from optbench.config.renamed import current_words
 from optbench.config.resolving import resolve
 from optbench.config.search_path import conf_dir, look_where_told
 from optbench.config.yaml_text import YAMLError
@@ -35,8 +35,9 @@ def compose(overrides: Sequence[str] = ()) -> Config:
 
     Raises UserError for an override that Hydra or a schema refuses.
     """
-    check_overrides(overrides)
     look_where_told(overrides)
+    overrides = current_words(overrides)
+    check_overrides(overrides)
     try:
         composed = _composed(overrides)
     except refusals() as error:

@@ -7,7 +7,8 @@ options that say where the data are (``not_in_run_id`` of the dataset's file) ar
 from typing import Any
 
 from optbench.config.data_options import moved, settle_places
-from optbench.config.files import Config, read_choice
+from optbench.config.files import Config
+from optbench.config.inheritance import read_choice
 from optbench.data import extras, fingerprints
 from optbench.errors import UserError
 

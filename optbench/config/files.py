@@ -7,8 +7,9 @@ from typing import Any
 
 from optbench.config.search_path import Place, conf_dir, places, same_content
 from optbench.config.tuning import LAST_TRIAL
-from optbench.config.yaml_text import YAMLError, read_yaml
-from optbench.errors import UserError, nearest
+from optbench.config.yaml_text import read_yaml
+from optbench.errors import UserError
+from optbench.moved import current_choice, sentence
 from optbench.system.file_cache import FileCache
 
 Config = dict[str, Any]
@@ -37,7 +38,7 @@ SCIENCE_KEYS = {
     "base_batch": "int >= 1",
     "seed": f"int in [0, {2**53 - 1}]",  # above, a table that holds a missing value, too, rounds it
     "trial": f"int in [0, {LAST_TRIAL}]",
-    "norm_batch": "int >= 1 or null",
+    "ghost_batch_size": "int >= 1 or null",
     "clip_norm": "float > 0 or null",
     "precision": "one of fp64, fp32, tf32, bf16, fp16",
     "eval_every": "duration > 0",
@@ -46,7 +47,7 @@ SCIENCE_KEYS = {
 }
 MACHINE_KEYS = {
     "micro_batch": "int >= 1 or null",
-    "graphs": "int >= 1 or null",
+    "cached_graphs": "int >= 1 or null",
     "compile": "bool",
     "log_every": "int >= 1",
     "checkpoint_every": "duration > 0 or null",
@@ -60,7 +61,7 @@ MACHINE_KEYS = {
     "progress": "bool",
 }
 # Hydra's word for the place of the file whose defaults it stands in.
-_HERE = "@_here_"
+HERE = "@_here_"
 _FIXED = ("_target_", "name", "info", "fingerprint")  # of every choice or of its data, and not options of it
 
 # What the files and folders below conf/ held when they were last read, for a sweep reads them once for each of its runs.
@@ -102,48 +103,23 @@ def is_own(group: str, choice: Mapping[str, Any]) -> bool:
 
 
 def check_one_file(group: str, name: str) -> None:
-    """Raise UserError where two places offer the choice ``name`` with different contents.
+    """Raise UserError where two places offer the choice ``name`` with different contents, or it was the name of another one.
 
     Run ids and frozen configurations know a choice by its name. Whichever file counted in silence, one name would mean
     different things on two machines, or after the next installation.
     """
     offering = [files[name] for files in (_files_in(place, group) for place in places()) if name in files]
+    if offering and current_choice(group, name) != name:
+        raise UserError(
+            f"{group}={name}: {offering[0]}: has a name under which results of another choice stand "
+            f"({sentence(f'{group}.{name}')}); accepted: another name for one's own"
+        )
     for other in offering[1:]:
         if not same_content(offering[0], other):
             raise UserError(
                 f"{group}={name}: is the name of two files, {offering[0]} and {other}; accepted: another name for one's own, "
                 f"such as my_{name}.yaml with 'defaults: [{name}]' and what it changes"
             )
-
-
-def read_choice(group: str, name: str) -> Config:
-    """One choice as Hydra composes it from its file and from those that its ``defaults`` name, under its file's name.
-
-    Raises UserError for a file that cannot be read so.
-    """
-    composed = copy.deepcopy(_composed_file(group, name))
-    info = composed.get("info")
-    return called(composed, name, root_of(group, name)) if isinstance(info, Mapping) else composed
-
-
-def check_choice(group: str, name: str) -> None:
-    """Raise UserError, with the file, for a choice that lacks what every choice has, or states another name than its file's."""
-    path, composed = choices(group)[name], _composed_file(group, name)
-    where = f"{group}={name}: {path}"
-    info = composed.get("info")
-    if not isinstance(info, Mapping) or not isinstance(info.get("schema"), Mapping):
-        raise UserError(
-            f"{where} has no info with a schema; accepted: as in CONTRIBUTING.md, or 'defaults: [NAME]', which takes over "
-            "those of another choice"
-        )
-    stated = _content(path).get("name", name)
-    if not is_free(composed) and stated != name:
-        raise UserError(f"{where} says name: {stated}; accepted: the name of the file, name: {name}, or no name")
-
-
-def inherited_name(group: str, name: str) -> object:
-    """The name that the files of a choice state, which is that of the choice it inherits from; its own without any."""
-    return _composed_file(group, name).get("name", name)
 
 
 def is_free(choice: Mapping[str, Any]) -> bool:
@@ -154,8 +130,8 @@ def is_free(choice: Mapping[str, Any]) -> bool:
 def root_of(group: str, name: str) -> str:
     """The choice that ``name`` inherits from in the end, by the defaults of its file and of those; itself where by none."""
     path = choices(group).get(name)
-    content = _content(path) if path is not None and group in (*GROUPS, *LIST_GROUPS) else None
-    parents = _parents(content, group) if isinstance(content, dict) else []
+    content = content_of(path) if path is not None and group in (*GROUPS, *LIST_GROUPS) else None
+    parents = parents_of(content, group) if isinstance(content, dict) else []
     return root_of(group, parents[-1]) if parents else name
 
 
@@ -172,18 +148,13 @@ def works_as(choice: Mapping[str, Any]) -> str:
     return str(choice.get("info", {}).get("inherits", choice["name"]))
 
 
-def _parents(content: Config, group: str) -> list[str]:
-    """The choices in the defaults of a file's ``content``, in their order."""
+def parents_of(content: Config, group: str) -> list[str]:
+    """The choices in the defaults of a file's ``content``, in their order and under their names of now."""
     defaults = content.get("defaults", [])
     entries = defaults if isinstance(defaults, list) else [defaults]
     names = [str(entry).removeprefix(f"/{group}/") for entry in entries if entry != "_self_"]
-    return [name.removesuffix(_HERE) for name in names] if group in LIST_GROUPS else names
-
-
-def _without_here(defaults: object) -> str:
-    """The first of ``defaults`` that Hydra would put beside the file, where each choice of a group has a key of its own."""
-    entries = defaults if isinstance(defaults, list) else [defaults]
-    return next((str(entry) for entry in entries if entry != "_self_" and not str(entry).endswith(_HERE)), "")
+    names = [name.removesuffix(HERE) for name in names] if group in LIST_GROUPS else names
+    return [current_choice(group, name) for name in names]
 
 
 def file_of(choice: Mapping[str, Any]) -> str:
@@ -204,52 +175,6 @@ def known_as(choice: Mapping[str, Any]) -> str:
     return str(choice["name"]) if file == "zoo" else f"{file}.{choice['name']}"
 
 
-def _composed_file(group: str, name: str, heirs: tuple[str, ...] = ()) -> Config:
-    """The content of a choice's file, merged with that of the choices in its ``defaults`` in the order that Hydra has.
-
-    Not to be changed by the caller.
-    """
-    path = choices(group).get(name, conf_dir() / group / f"{name}.yaml")
-    check_one_file(group, name)
-    try:
-        content = _content(path)
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{group}={name}: {path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{group}={name}: {path} holds no mapping; accepted: KEY: VALUE lines")
-    if "defaults" not in content or group not in (*GROUPS, *LIST_GROUPS):
-        return content
-    if group in LIST_GROUPS and (elsewhere := _without_here(content["defaults"])):
-        raise UserError(
-            f"{group}={name}: {path}: defaults: {elsewhere}: would add {group}.{elsewhere} beside it; accepted: "
-            f"{elsewhere}{_HERE}, which takes over its options"
-        )
-    parts = []
-    for parent in _parents(content, group):
-        if parent in (name, *heirs) or parent not in choices(group):
-            raise UserError(
-                f"{group}={name}: {path}: defaults: {parent}: is no other choice of this group; "
-                f"{nearest(parent, choices(group))}"
-            )
-        parts.append(_composed_file(group, parent, (*heirs, name)))
-    defaults = content["defaults"]
-    own_place = defaults.index("_self_") if isinstance(defaults, list) and "_self_" in defaults else len(parts)
-    content = {key: value for key, value in content.items() if key != "defaults"}
-    merged: Config = {}
-    for part in [*parts[:own_place], content, *parts[own_place:]]:
-        merged = _merged(merged, part)
-    return merged
-
-
-def _merged(below: Config, above: Config) -> Config:
-    """As OmegaConf merges: mappings key by key, and of anything else the one above counts."""
-    merged = dict(below)
-    for key, value in above.items():
-        under = merged.get(key)
-        merged[key] = _merged(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
-    return merged
-
-
 def front_page() -> Config:
     """conf/config.yaml as it stands, not composed."""
     found: Config = read_file(conf_dir() / "config.yaml")
@@ -258,10 +183,10 @@ def front_page() -> Config:
 
 def read_file(path: Path) -> Any:
     """What a YAML file below conf/ states, not composed with anything. Raises YAMLError, OSError, UnicodeDecodeError."""
-    return copy.deepcopy(_content(path))
+    return copy.deepcopy(content_of(path))
 
 
-def _content(path: Path) -> Any:
+def content_of(path: Path) -> Any:
     """What a file states, not to be changed by the caller."""
     return _READ.get(path, lambda: read_yaml(path.read_text(encoding="utf-8")))
 
@@ -273,7 +198,7 @@ def title(group: str, name: str) -> str:
     """
     path = choices(group).get(name)
     try:
-        content = _content(path) if path is not None else None
+        content = content_of(path) if path is not None else None
     except UserError:  # of a file that cannot be read
         return name
     info = content.get("info") if isinstance(content, Mapping) else None

@@ -3,7 +3,8 @@
 from optbench.config.data_options import check_unused, hint, kind_of, target_of
 from optbench.config.derived import batch_plan, learning_rate, training_examples
 from optbench.config.durations import BatchPlan
-from optbench.config.files import choices, read_choice
+from optbench.config.files import choices
+from optbench.config.inheritance import read_choice
 from optbench.config.lengths import check_lengths
 from optbench.config.run_config import RunConfig
 from optbench.errors import UserError
@@ -90,31 +91,31 @@ def _check_shares(config: RunConfig, plan: BatchPlan) -> None:
 def check_groups(config: RunConfig, examples: int | None = None) -> None:
     """Raise UserError where the groups of batch norm do not fit the batch, its micro-batches or the ranks."""
     world_size = config.trainer.ranks
-    micro, norm = config.micro_batch, config.norm_batch
+    micro, norm = config.micro_batch, config.ghost_batch_size
     for stage in batch_plan(config, examples).stages:
         batch = stage.batch
         share = batch // world_size
         group = batch if norm is None else min(norm, batch)
         if group == 1:
-            option = f"norm_batch={norm}" if norm == 1 else f"batch={batch}"
+            option = f"ghost_batch_size={norm}" if norm == 1 else f"batch={batch}"
             raise UserError(
                 f"{option}: model={config.model.name} has batch norm, and one example by itself has no variance to "
                 "normalize with; accepted: 2 or more"
             )
         if batch % group == 1:
             raise UserError(
-                f"norm_batch={norm}: leaves one example of batch={batch} by itself, which has no variance to normalize with; "
-                f"accepted: divisors of {batch}, or others that leave two or more"
+                f"ghost_batch_size={norm}: leaves one example of batch={batch} by itself, which has no variance to normalize "
+                f"with; accepted: divisors of {batch}, or others that leave two or more"
             )
         if world_size > 1 and share % group and group % share:
             raise UserError(
-                f"norm_batch={norm}: each of {world_size} ranks has {share} examples, which must be whole groups or divide one; "
-                f"accepted: divisors or multiples of {share}"
+                f"ghost_batch_size={norm}: each of {world_size} ranks has {share} examples, which must be whole groups or "
+                f"divide one; accepted: divisors or multiples of {share}"
             )
         if micro is not None and micro < share and (group > share or micro % group):
             raise UserError(
-                f"micro_batch={micro}: with norm_batch={'null' if norm is None else norm} and {share} examples on each rank, "
-                f"micro-batches must be whole groups of batch norm; accepted: multiples of {min(group, share)}"
+                f"micro_batch={micro}: with ghost_batch_size={'null' if norm is None else norm} and {share} examples on each "
+                f"rank, micro-batches must be whole groups of batch norm; accepted: multiples of {min(group, share)}"
             )
 
 

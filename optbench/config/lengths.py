@@ -4,7 +4,8 @@ from typing import Any
 
 from optbench.config.derived import horizon
 from optbench.config.durations import Horizon
-from optbench.config.files import choices, read_choice
+from optbench.config.files import choices
+from optbench.config.inheritance import read_choice
 from optbench.config.run_config import Choice, RunConfig
 from optbench.config.schema import Duration
 from optbench.errors import UserError

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from optbench.config.files import Config, choices, file_of, read_choice
+from optbench.config.files import Config, choices, file_of
+from optbench.config.inheritance import read_choice
 from optbench.errors import UserError
 
 # What a choice's info decides; the rest of it explains.

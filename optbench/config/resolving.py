@@ -16,10 +16,10 @@ from optbench.config.files import (
     choices,
     is_own,
     options,
-    read_choice,
     works_as,
 )
 from optbench.config.fitting import check_fit
+from optbench.config.inheritance import read_choice
 from optbench.config.offered import check_fixed
 from optbench.config.run_config import RunConfig
 from optbench.config.target_files import check_target

@@ -2,7 +2,7 @@
 
 Batch norm and dropout are the two layers that would break the promise: the first because its statistics depend on which
 examples are together, the second because its masks come from a stream. Here the groups that are normalized together are
-fixed by ``norm_batch``, and every mask element is a pure function of (seed, step, layer, position in the global batch).
+fixed by ``ghost_batch_size``, and every mask element is a pure function of (seed, step, layer, position in the global batch).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -174,7 +174,7 @@ def batch_norms(model: nn.Module) -> list[BatchNorm]:
     return [module for module in model.modules() if isinstance(module, BatchNorm)]
 
 
-def set_norm_batch(model: nn.Module, group: int | None, ranks: dist.ProcessGroup | None = None) -> None:
+def set_ghost_batch_size(model: nn.Module, group: int | None, ranks: dist.ProcessGroup | None = None) -> None:
     """Normalize groups of ``group`` examples (None: all that are passed); ``ranks``: those that share one group."""
     for norm in batch_norms(model):
         norm.group, norm.ranks = group, ranks

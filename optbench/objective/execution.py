@@ -60,7 +60,7 @@ class Execution:
     micro_batch: examples in one pass, None for all. dtype: the type that autocast computes in, None for no autocast.
     world_size: the ranks that the batch is divided over. backward: differentiates one micro-batch's loss; told whether it
     is the last, after which gradients are averaged over ranks. clip_norm: the largest global norm of the gradient.
-    graphs: how many micro-batches' graphs products with second derivatives may keep at a time, None for all.
+    cached_graphs: how many micro-batches' graphs products with second derivatives may keep at a time, None for all.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -71,7 +71,7 @@ class Execution:
     rank: int = 0
     backward: Backward = _backward
     clip_norm: float | None = None
-    graphs: int | None = 1
+    cached_graphs: int | None = 1
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context of every forward pass."""

@@ -56,7 +56,7 @@ class Objective(ExampleProducts):
             ]
         # Where in the global batch this rank's examples begin: the ranks hold equal shares, in order.
         self._first = size * self.execution.rank
-        self._graphs = KeptGraphs(network, self._parts, self.execution.graphs)
+        self._graphs = KeptGraphs(network, self._parts, self.execution.cached_graphs)
         self._norms_are_recorded = False
 
     def __call__(self) -> Tensor:

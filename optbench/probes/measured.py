@@ -77,7 +77,7 @@ class MeasuredModel:
 
     examples: the subset is the first so many examples of a split in the order of evaluations, None for all of them.
     statistics: what batch norm normalizes with. "refreshed": running statistics that are the mean over the subset, in
-    groups of ``norm_batch`` examples, each normalized by its own; "running": those of the run; "batch": each group's own,
+    groups of ``ghost_batch_size`` examples, each normalized by its own; "running": those of the run; "batch": each group's own,
     which couples the examples of a group. Dropout is off. float64: everything in double precision; else in the
     parameters' own type, without autocast. state: a ``state_dict`` of the model to measure in place of the task's own.
     """
@@ -149,7 +149,7 @@ class MeasuredModel:
     def _set_statistics(self) -> None:
         if not self.network.norms:
             return
-        layers.set_norm_batch(self.model, self._group)
+        layers.set_ghost_batch_size(self.model, self._group)
         if self._statistics == "batch":
             for norm in self.network.norms:
                 norm.train()
@@ -159,7 +159,7 @@ class MeasuredModel:
     def _group(self) -> int:
         """How many examples batch norm normalizes together."""
         batch = self.task.recipe.horizon.plan.batch(self.task.step)
-        return min(self.task.recipe.norm_batch or batch, batch)
+        return min(self.task.recipe.ghost_batch_size or batch, batch)
 
     @torch.no_grad()
     def refresh(self) -> None:

@@ -116,7 +116,7 @@ class NoiseScaleProbe(Probe):
         inputs, targets = task.source.batch(step, plan.first_sample(step), batch, execution.rank, ranks)
         parts = 2 if len(inputs) > 1 else 1  # a share of one example is a part by itself, of several ranks
         size = len(inputs) // parts
-        layers.set_norm_batch(network.model, min(recipe.norm_batch or size, size))
+        layers.set_ghost_batch_size(network.model, min(recipe.ghost_batch_size or size, size))
         gradients = []
         for part in range(parts):
             # Its rank says where in the global batch a part begins, which is what names its dropout masks.
