@@ -6,9 +6,10 @@ The Hessian of ResNet-18 of width 8 (images of 32 x 32) over 512 examples, float
 not yet built. A gradient is one forward and one backward pass of the same examples. "one pass": all examples go through
 the model at once. "kept parts": in micro-batches of 128 whose graphs are all kept
 (``Execution(micro_batch=128, cached_graphs=None)``), which takes the memory of one pass and spares the processor's caches;
-given in gradients of one pass, which is what training pays, and in gradients that are cut in the same way. After every product one gradient of each kind is timed within the same
-process, so that a drift of the machine's speed meets all alike; a cost is the sum over the steps of each step's own ratio.
-Own arithmetic: what is left of the process without its products, as a share of the whole.
+given in gradients of one pass, which is what training pays, and in gradients that are cut in the same way. After every product
+one gradient of each kind is timed within the same process, so that a drift of the machine's speed meets all alike; a cost is the
+sum over the steps of each step's own ratio. Own arithmetic: what is left of the process without its products, as a share of the
+whole.
 """
 
 import argparse

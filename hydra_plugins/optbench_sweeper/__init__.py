@@ -59,11 +59,15 @@ class OptbenchConfigSource(FileConfigSource):
     def load_config(self, config_path: str) -> ConfigResult:
         """Called by Hydra for every file that it composes."""
         from optbench.config import current_file
+        from optbench.errors import UserError
 
         result = super().load_config(config_path)
         group, _, name = config_path.removesuffix(".yaml").rpartition("/")
         content = OmegaConf.to_container(result.config, resolve=False)
-        current = current_file(group, name, content)
+        try:
+            current = current_file(group, name, content)
+        except UserError as error:
+            raise UserError(f"{group}={name}: {self.path}/{group}/{name}.yaml: {error}") from error
         if current != content:
             result.config = OmegaConf.create(current)
         return result

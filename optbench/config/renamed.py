@@ -144,7 +144,8 @@ def _settings(settings: Mapping[Any, Any]) -> dict[Any, Any]:
 def _below(place: str, settings: Mapping[Any, Any]) -> dict[Any, Any]:
     """Choices of a group, or options of one of them, below the dotted key ``place``."""
     is_group = "." not in place
-    names = [key.removeprefix(f"{place}.") for key in _named([f"{place}.{name}" for name in settings])]
+    depth = place.count(".") + 1
+    names = [key.split(".", depth)[depth] for key in _named([f"{place}.{name}" for name in settings])]
     return {
         name: _below(f"{place}.{old}", value) if is_group and isinstance(value, Mapping) else value
         for name, (old, value) in zip(names, settings.items(), strict=True)

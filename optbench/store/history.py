@@ -191,7 +191,8 @@ def _with_current_names(table: "pa.Table") -> "pa.Table":
     for name in table.column_names:
         now = current_column(name)
         if now in table.column_names and now != name:  # the run has gone on since the name has changed
-            both = pc.coalesce(table[now], table[name].cast(table[now].type))
+            pairs = zip(table[now].to_pylist(), table[name].to_pylist(), strict=True)
+            both = _to_array([earlier if value is None else value for value, earlier in pairs])
             table = table.set_column(table.column_names.index(now), now, both).drop_columns(name)
         elif now != name:
             table = table.rename_columns({name: now})
