@@ -174,9 +174,11 @@ def read(words: Sequence[str]) -> Typed:
     parsed = _parse(words)
     configuration.look_in([parsed.config_dir] if parsed.config_dir else [])
     configuration.look_where_told(parsed.overrides)
-    flags = [word for word in words if word not in parsed.overrides]
     overrides = configuration.current_words(parsed.overrides)
-    composed = _composed(flags, overrides, parsed)
+    if overrides != parsed.overrides:
+        words = [*(word for word in words if word not in parsed.overrides), *overrides]
+        parsed = _parse(words)
+    composed = _composed(words, parsed)
     experiment = next((word.partition("=")[2] for word in overrides if word.startswith("experiment=")), None)
     if composed is None:  # it was only to be shown
         return Typed(None, overrides, experiment, None)
@@ -234,7 +236,7 @@ def _resume(words: list[str]) -> int:
     return train_one(config)
 
 
-def _composed(flags: list[str], overrides: list[str], parsed: argparse.Namespace) -> Any:
+def _composed(words: list[str], parsed: argparse.Namespace) -> Any:
     """What Hydra composes: one checked configuration, with --multirun an Expansion of many, with --cfg None."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
@@ -245,10 +247,18 @@ def _composed(flags: list[str], overrides: list[str], parsed: argparse.Namespace
     from optbench import config as configuration
     from optbench.sweep.grid.expand import Expansion
 
+    overrides: list[str] = parsed.overrides
     configuration.check_overrides(overrides)
     configuration.check_experiment(overrides)
     if parsed.cfg is not None and not parsed.multirun:
-        configuration.compose(overrides)  # Hydra would show one that cannot run, too
+        from optbench.cli import shown
+
+        composed = configuration.composed(overrides)
+        text = shown.as_yaml(composed, parsed.package)
+        configuration.resolve(composed)  # Hydra would show one that cannot run, too
+        if parsed.cfg == "job":
+            print(text, end="")
+            return None
     found: list[Any] = []
 
     def task(given: Any) -> None:
@@ -275,7 +285,7 @@ def _composed(flags: list[str], overrides: list[str], parsed: argparse.Namespace
     had_one = noted.exists()
     try:
         # Overrides last: Hydra does not look for any after a flag that follows one.
-        sys.argv = [kept[0], *flags, *overrides]
+        sys.argv = [kept[0], *(word for word in words if word not in overrides), *overrides]
         decorated()
         if found and isinstance(found[0], Exception):
             raise found[0]

@@ -7,7 +7,7 @@ is a readable slug and a hash of that and of nothing else, so the same science o
 from optbench.config import data_files
 from optbench.config.chosen import Chosen
 from optbench.config.commands import CommandWriter, command_of
-from optbench.config.composing import check_overrides, compose, explain, plain, refusals
+from optbench.config.composing import check_overrides, compose, composed, explain, plain, refusals
 from optbench.config.data_options import kind_of, target_of
 from optbench.config.derived import batch_plan, epochs_asked_for, horizon, learning_rate, training_examples
 from optbench.config.experiments import check_experiment
@@ -65,6 +65,7 @@ __all__ = [
     "choices",
     "command_of",
     "compose",
+    "composed",
     "conf_dir",
     "current_file",
     "current_words",

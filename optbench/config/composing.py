@@ -35,14 +35,21 @@ def compose(overrides: Sequence[str] = ()) -> Config:
 
     Raises UserError for an override that Hydra or a schema refuses.
     """
+    return resolve(composed(overrides))
+
+
+def composed(overrides: Sequence[str] = ()) -> Config:
+    """The front page with Hydra ``overrides``, as they ask for it: neither checked nor completed by `resolve`.
+
+    Raises UserError for an override that Hydra refuses.
+    """
     look_where_told(overrides)
     overrides = current_words(overrides)
     check_overrides(overrides)
     try:
-        composed = _composed(overrides)
+        return _composed(overrides)
     except refusals() as error:
         raise UserError(explain(error, overrides)) from error
-    return resolve(composed)
 
 
 def _composed(overrides: Sequence[str]) -> Config:
