@@ -111,7 +111,10 @@ def with_current_names(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     renamed: dict[str, Any] = {}
     for key, value in config.items():
-        _set(renamed, current_key(key), _group(key, value) if isinstance(value, Mapping) else value)
+        if isinstance(key, str):
+            _set(renamed, current_key(key), _group(key, value) if isinstance(value, Mapping) else value)
+        else:
+            renamed[key] = value
     return renamed
 
 
@@ -121,8 +124,10 @@ def _group(group: str, value: Mapping[str, Any]) -> dict[str, Any]:
         return _choice(group, str(value.get("name")), value)
     renamed: dict[str, Any] = {}
     for name, choice in value.items():
-        chosen = _choice(group, name, choice) if isinstance(choice, Mapping) else choice
-        _set(renamed, current_choice(group, name), chosen)
+        if isinstance(choice, Mapping):
+            _set(renamed, current_choice(group, str(name)), _choice(group, str(name), choice))
+        else:
+            renamed[name] = choice
     return renamed
 
 
@@ -147,7 +152,7 @@ def _choice(group: str, name: str, choice: Mapping[str, Any]) -> dict[str, Any]:
 def _with_options(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
     renamed: dict[str, Any] = {}
     for name, value in options.items():
-        _set(renamed, current_key(f"{path}{name}").removeprefix(path), value)
+        _set(renamed, current_key(f"{path}{name}").removeprefix(path) if isinstance(name, str) else name, value)
     return renamed
 
 
