@@ -123,7 +123,7 @@ MISTAKES = [
     ("precision=fp15", "precision=fp15", "fp64, fp32, tf32, bf16, fp16"),
     ("model=gpt", "model=gpt", "dataset=digits", "datasets that fit: ptb, text"),
     ("loss=mse", "loss=mse", "dataset=digits", "accepted: auto, cross_entropy"),
-    ("model=autoencoder loss=cross_entropy", "loss=cross_entropy", "accepted: auto, mse, bernoulli"),
+    ("model=autoencoder loss=cross_entropy", "loss=cross_entropy", "accepted: auto, bernoulli, mse"),
     ("trainer.accelerator=gpu trainer.devices=1000 batch=1000", "trainer.devices=1000", "trainer.accelerator=cpu"),
     ("trainer.devices=3", "batch=128", "trainer.devices=3", "multiples of 3"),
     ("model=resnet20 micro_batch=100", "micro_batch=100", "multiples of 128"),

@@ -10,9 +10,7 @@ from optbench.config.run_config import Choice, RunConfig
 from optbench.config.schema import Duration
 from optbench.errors import UserError
 
-# The options by which a schedule says where something happens that does not happen at all in a shorter run.
 _START = Duration(0, "steps")
-_EVENTS = {"multistep": "milestones", "batch_growth": "milestones", "step": "every"}
 
 
 def check_lengths(config: RunConfig, examples: int) -> None:
@@ -37,7 +35,7 @@ def check_lengths(config: RunConfig, examples: int) -> None:
 
 
 def _check_events(schedule: Choice, run: Horizon) -> None:
-    option = _EVENTS.get(schedule.rule)
+    option = schedule.info.get("changes_at")
     # The defaults are somebody else's, and for a quick look a run may be cut where nothing has happened yet.
     if option is None or schedule.options[option] == _default(schedule.name, option):
         return

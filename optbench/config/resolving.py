@@ -117,7 +117,9 @@ def _choose_loss(config: Config) -> None:
 
 
 def automatic_loss(config: Mapping[str, Any]) -> str:
-    """The loss that loss=auto stands for: by the model where it reconstructs, or else by the kind of the targets."""
-    if config["model"]["info"].get("reconstructs"):
-        return str(config["model"]["info"].get("loss", "bernoulli"))
-    return "mse" if target_of(config["dataset"]) == "real" else "cross_entropy"
+    """The loss that loss=auto stands for, as its file says: by the kind of the targets, or by the model where it reconstructs."""
+    chooses: Mapping[str, str] = read_choice("loss", "auto")["info"]["chooses"]
+    model = config["model"]["info"]
+    if model.get("reconstructs"):
+        return str(model.get("loss", chooses["reconstruction"]))
+    return chooses[target_of(config["dataset"])]
