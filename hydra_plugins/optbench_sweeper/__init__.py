@@ -7,6 +7,7 @@ from typing import Any
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.plugins.sweeper import Sweeper
@@ -49,7 +50,10 @@ class OptbenchSweeper(Sweeper):
 
 
 class OptbenchConfigSource(FileConfigSource):
-    """Reads a folder of choices as Hydra does, but for keys and choices under earlier names: `optbench.config.renamed`."""
+    """Reads a folder of choices as Hydra does, but that it knows earlier names and offers no fragments.
+
+    See `optbench.config.renamed` and `optbench.config.files`.
+    """
 
     @staticmethod
     def scheme() -> str:
@@ -72,14 +76,22 @@ class OptbenchConfigSource(FileConfigSource):
             result.config = OmegaConf.create(current)
         return result
 
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        """Called by Hydra for completion and for glob(*): the names below ``config_path`` that may be chosen."""
+        from optbench.config import is_fragment
+
+        return [name for name in super().list(config_path, results_filter) if not is_fragment(name)]
+
 
 class OptbenchSearchPath(SearchPathPlugin):
-    """Lets Hydra look in the user's own places of choices, after ours."""
+    """Lets Hydra look in the user's own places of choices, after ours, and read all of them by `OptbenchConfigSource`."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Called by Hydra before it composes anything, in programs that are not optbench, too."""
         from optbench.config import conf_dir, own_places
 
-        if any(entry.provider == "main" and entry.path == str(conf_dir()) for entry in search_path.get_path()):
-            for place in own_places():
-                search_path.append("optbench", f"{OptbenchConfigSource.scheme()}://{place.folder}")
+        ours = [entry for entry in search_path.get_path() if entry.provider == "main" and entry.path == str(conf_dir())]
+        for entry in ours:
+            entry.path = f"{OptbenchConfigSource.scheme()}://{entry.path}"
+        for place in own_places() if ours else ():
+            search_path.append("optbench", f"{OptbenchConfigSource.scheme()}://{place.folder}")

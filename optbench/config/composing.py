@@ -13,6 +13,7 @@ from optbench.config.files import (
     Config,
     choices,
     front_page,
+    is_fragment,
     options,
 )
 from optbench.config.inheritance import check_choice, read_choice
@@ -85,6 +86,12 @@ def check_overrides(overrides: Sequence[str]) -> None:
                 f"{word}: optbench plans and starts its sweeps itself; accepted: -m with launcher={launchers}"
             )
         _check_key(word)
+        if group in (*GROUPS, *LIST_GROUPS) and (
+            part := next(filter(is_fragment, re.findall(r"[\w.-]+", value)), None)
+        ):
+            raise UserError(
+                f"{word}: {part}: is a part of choices, and none itself; accepted: {', '.join(choices(group))}"
+            )
         if group in GROUPS and (value.strip() in ("", "null") or value.lstrip().startswith("[")):
             raise UserError(f"{word}: must be one choice; accepted: {', '.join(choices(group))}")
         if group in LIST_GROUPS and value.strip() in ("", "null"):

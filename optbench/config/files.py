@@ -73,6 +73,20 @@ def choices(group: str) -> dict[str, Path]:
 
     Hydra takes the same one. `check_one_file` refuses a name that another place offers with another content.
     """
+    return {name: path for name, path in _files(group).items() if not is_fragment(name)}
+
+
+def path_of(group: str, name: str) -> Path | None:
+    """The file of a choice or of a fragment; None where no place has it."""
+    return _files(group).get(name)
+
+
+def is_fragment(name: str) -> bool:
+    """Whether ``name`` is that of a part of choices, such as conf/probe/_schedule.yaml, which is no choice itself."""
+    return name.startswith("_")
+
+
+def _files(group: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for place in places():
         for name, path in _files_in(place, group).items():
@@ -131,7 +145,8 @@ def root_of(group: str, name: str) -> str:
     """The choice that ``name`` inherits from in the end, by the defaults of its file and of those; itself where by none."""
     path = choices(group).get(name)
     content = content_of(path) if path is not None and group in (*GROUPS, *LIST_GROUPS) else None
-    parents = parents_of(content, group) if isinstance(content, dict) else []
+    parts = parts_of(content, group) if isinstance(content, dict) else []
+    parents = [part for part in parts if not is_fragment(part)]
     return root_of(group, parents[-1]) if parents else name
 
 
@@ -148,8 +163,8 @@ def works_as(choice: Mapping[str, Any]) -> str:
     return str(choice.get("info", {}).get("inherits", choice["name"]))
 
 
-def parents_of(content: Config, group: str) -> list[str]:
-    """The choices in the defaults of a file's ``content``, in their order and under their names of now."""
+def parts_of(content: Config, group: str) -> list[str]:
+    """The choices and fragments in the defaults of a file's ``content``, in their order and under their names of now."""
     defaults = content.get("defaults", [])
     entries = defaults if isinstance(defaults, list) else [defaults]
     names = [str(entry).removeprefix(f"/{group}/") for entry in entries if entry != "_self_"]

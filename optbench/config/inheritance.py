@@ -1,4 +1,4 @@
-"""A choice as Hydra composes it: from its own file and from those of the choices that its ``defaults`` name."""
+"""A choice as Hydra composes it: from its own file and from those of the choices and fragments that its ``defaults`` name."""
 
 import copy
 from collections.abc import Mapping
@@ -13,7 +13,8 @@ from optbench.config.files import (
     choices,
     content_of,
     is_free,
-    parents_of,
+    parts_of,
+    path_of,
     root_of,
 )
 from optbench.config.renamed import current_file
@@ -57,7 +58,7 @@ def _composed_file(group: str, name: str, heirs: tuple[str, ...] = ()) -> Config
 
     Not to be changed by the caller.
     """
-    path = choices(group).get(name, conf_dir() / group / f"{name}.yaml")
+    path = path_of(group, name) or conf_dir() / group / f"{name}.yaml"
     check_one_file(group, name)
     try:
         content = content_of(path)
@@ -77,19 +78,19 @@ def _composed_file(group: str, name: str, heirs: tuple[str, ...] = ()) -> Config
             f"{elsewhere}{HERE}, which takes over its options"
         )
     parts = []
-    for parent in parents_of(content, group):
-        if parent in (name, *heirs) or parent not in choices(group):
+    for part in parts_of(content, group):
+        if part in (name, *heirs) or path_of(group, part) is None:
             raise UserError(
-                f"{group}={name}: {path}: defaults: {parent}: is no other choice of this group; "
-                f"{nearest(parent, choices(group))}"
+                f"{group}={name}: {path}: defaults: {part}: is no other choice of this group; "
+                f"{nearest(part, choices(group))}"
             )
-        parts.append(_composed_file(group, parent, (*heirs, name)))
+        parts.append(_composed_file(group, part, (*heirs, name)))
     defaults = content["defaults"]
     own_place = defaults.index("_self_") if isinstance(defaults, list) and "_self_" in defaults else len(parts)
     content = {key: value for key, value in content.items() if key != "defaults"}
     merged: Config = {}
-    for part in [*parts[:own_place], content, *parts[own_place:]]:
-        merged = _merged(merged, part)
+    for below in [*parts[:own_place], content, *parts[own_place:]]:
+        merged = _merged(merged, below)
     return merged
 
 
