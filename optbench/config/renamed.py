@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from optbench.config.files import GROUPS, LIST_GROUPS, choices, root_of
+from optbench.config.yaml_text import YAMLError
 from optbench.errors import UserError
 from optbench.moved import current_choice, current_key, say, sentence
 
@@ -85,7 +86,8 @@ def _inherited(key: str) -> str:
     group, _, rest = key.partition(".")
     name, _, option = rest.partition(".")
     if group in LIST_GROUPS and option and name in choices(group):
-        with suppress(UserError):  # of a file that cannot be read, which is said when it is chosen
+        # What is wrong with a file, or with those that it inherits from, is said when it is chosen.
+        with suppress(UserError, YAMLError, OSError, UnicodeDecodeError, RecursionError):
             return f"{group}.{root_of(group, name)}.{option}"
     return key
 

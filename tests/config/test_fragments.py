@@ -63,9 +63,9 @@ def test_hydra_offers_none():
 
 
 def test_a_sweep_over_all_choices_leaves_them_out(capsys):
-    words = [*SMALL, "schedule=glob(*t*)", "budget.epochs=10", "dry_run=true"]
+    words = [*SMALL, "schedule=glob(*m*)", "dry_run=true"]
     assert main(["-m", *words]) == 0
-    count = len([name for name in choices("schedule") if "t" in name])
+    count = len([name for name in choices("schedule") if "m" in name])
     assert f"{count} runs: {count} new" in capsys.readouterr().out
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from optbench import moved
 from optbench.__main__ import main
-from optbench.config import compose, current_words, run_id, thaw, to_yaml
+from optbench.config import compose, current_words, read_choice, run_id, thaw, to_yaml
 from optbench.config.targets import imported
 from optbench.errors import UserError
 from optbench.moved import current_target, published_target
@@ -219,6 +219,15 @@ def test_a_choice_may_inherit_from_an_earlier_name_and_set_an_earlier_option(own
     assert "probes" not in chosen["finer"]
     assert (chosen["ends"]["steps"], chosen["ends"]["info"]["inherits"]) == (7, "eigenvalues")
     assert compose([*SMALL, "probe=finer", "probe.finer.probes=3"])["probe"]["finer"]["vectors"] == 3
+
+
+@pytest.mark.parametrize("content", ["a: [", "defaults: [other@_here_]\nprobes: 3\n"])
+def test_what_is_wrong_with_a_file_is_one_message_as_before(content, own):
+    write(own, "probe/wrong", f"# @package probe.wrong\n{content}")
+    write(own, "probe/other", "# @package probe.other\ndefaults: [wrong@_here_]\n")
+    assert current_words(["probe.wrong.probes=3"]) == ["probe.wrong.probes=3"]
+    with pytest.raises(UserError, match=r"probe=(wrong|other): .*(is not YAML|is no other choice of this group)"):
+        read_choice("probe", "other")
 
 
 def test_a_name_under_which_results_stand_is_no_name_for_a_choice_of_ones_own(own):
