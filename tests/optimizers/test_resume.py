@@ -1,14 +1,12 @@
 """A run that is stopped, written to a file and read back ends bit for bit where an undisturbed one ends."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from built import build
 
-from optbench.config import read_choice
+from optbench.config import choices, read_choice
 
-NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "optimizer").glob("*.yaml"))
+NAMES = sorted(choices("optimizer"))
 DECOUPLED = ["sgd", "momentum", "adam", "rmsprop"]
 # Those that need more than a closure are resumed in tests/test_promises.py and in their own tests.
 NEED_AN_OBJECTIVE = {
