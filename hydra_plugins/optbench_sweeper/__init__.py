@@ -1,5 +1,6 @@
 """Where Hydra looks for plug-ins: the sweeper of `python -m optbench --multirun`, and the search path of its choices."""
 
+import builtins
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,7 +77,7 @@ class OptbenchConfigSource(FileConfigSource):
             result.config = OmegaConf.create(current)
         return result
 
-    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+    def list(self, config_path: str, results_filter: ObjectType | None) -> builtins.list[str]:
         """Called by Hydra for completion and for glob(*): the names below ``config_path`` that may be chosen."""
         from optbench.config import is_fragment
 

@@ -67,7 +67,7 @@ def _composed_file(group: str, name: str, heirs: tuple[str, ...] = ()) -> Config
     if not isinstance(content, dict):
         raise UserError(f"{group}={name}: {path} holds no mapping; accepted: KEY: VALUE lines")
     try:
-        content = current_file(group, name, content)
+        content = dict(current_file(group, name, content))
     except UserError as error:
         raise UserError(f"{group}={name}: {path}: {error}") from error
     if "defaults" not in content or group not in (*GROUPS, *LIST_GROUPS):
