@@ -195,7 +195,7 @@ def _with_current_names(table: "pa.Table") -> "pa.Table":
             both = _to_array([earlier if value is None else value for value, earlier in pairs])
             table = table.set_column(table.column_names.index(now), now, both).drop_columns(name)
         elif now != name:
-            table = table.rename_columns({name: now})
+            table = table.rename_columns([now if other == name else other for other in table.column_names])
     if "probe" not in table.column_names or not pa.types.is_string(table["probe"].type):
         return table
     probes = {name: current_choice("probe", name) for name in pc.unique(table["probe"]).to_pylist() if name is not None}
