@@ -5,8 +5,8 @@
 The Hessian of ResNet-18 of width 8 (images of 32 x 32) over 512 examples, float32, one start vector, from a graph that is
 not yet built. A gradient is one forward and one backward pass of the same examples. "one pass": all examples pass through the
 model together. "kept parts": they pass in micro-batches of 128 whose graphs are all kept (``Execution(micro_batch=128,
-graphs=None)``), which takes the memory of one pass and uses the processor's caches better. This cost is given in gradients of one
-pass, which is the price of training, and in gradients with the same micro-batches. After every product one gradient of each kind
+cached_graphs=None)``), which takes the memory of one pass and uses the processor's caches better. This cost is given in gradients of
+one pass, which is the price of training, and in gradients with the same micro-batches. After every product one gradient of each kind
 is timed in the same process, so that a drift of the machine's speed affects all equally; a cost is the sum over the steps of each
 step's own ratio. Own arithmetic: the share of the process without its products.
 """
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from optbench.curvature.lanczos import lanczos
 from optbench.curvature.operators import operator
-from optbench.models.layers import set_norm_batch
+from optbench.models.layers import set_ghost_batch_size
 from optbench.objective import Network, Objective
 from optbench.objective.execution import Execution
 from optbench.objective.losses import CrossEntropy
@@ -50,12 +50,12 @@ def measured(
     """The cost of ``steps`` Lanczos steps in gradients of one pass and of its own parts, and the share of its own arithmetic."""
     torch.manual_seed(0)
     model = resnet18().to(device).train(training)
-    set_norm_batch(model, PART)
+    set_ghost_batch_size(model, PART)
     network = Network(model)
     inputs, targets = torch.randn(examples, 3, 32, 32, device=device), torch.randint(10, (examples,), device=device)
 
     def objective(micro_batch: int | None) -> Objective:
-        return Objective(network, CrossEntropy(), inputs, targets, Execution(device, micro_batch, graphs=None))
+        return Objective(network, CrossEntropy(), inputs, targets, Execution(device, micro_batch, cached_graphs=None))
 
     references = {"one pass": objective(None)}
     if micro_batch is not None:

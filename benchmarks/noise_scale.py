@@ -24,7 +24,7 @@ CASES = {
         "model.width=1",
         "batch=128",
         "micro_batch=32",
-        "norm_batch=32",
+        "ghost_batch_size=32",
     ],
 }
 

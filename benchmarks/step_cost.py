@@ -232,7 +232,7 @@ def main() -> None:
     torch.set_num_threads(1)
     device, rounds = given.device, given.rounds
     name = torch.cuda.get_device_name() if device == "cuda" else f"{environment.processor()}, one thread"
-    common = ["optimizer=momentum", "tracker=none", "norm_batch=null"]
+    common = ["optimizer=momentum", "tracker=none", "ghost_batch_size=null"]
     lines = [
         f"Measured on {name}; torch {torch.__version__}, pytorch-lightning {version('pytorch-lightning')}, "
         f"Python {platform.python_version()}; medians of {rounds} interleaved rounds.",

@@ -172,15 +172,21 @@ class Typed(NamedTuple):
 
 
 def read(words: Sequence[str]) -> Typed:
-    """Compose and check the words of a command that trains; raises UserError before anything starts."""
+    """Compose and check the words of a command that trains; raises UserError for what is refused, before anything starts."""
+    from optbench import config as configuration
     from optbench.config import Devices
     from optbench.system.home import at_home
 
     # A shell expands ~ only at the beginning of a word, and Hydra does not expand it.
     words = [re.sub(r"^([\w.]+=)(~[^/]*)", lambda part: part[1] + at_home(part[2]), word) for word in words]
     parsed = _parse(words)
+    configuration.look_in([parsed.config_dir] if parsed.config_dir else [])
+    configuration.look_where_told(parsed.overrides)
+    overrides = configuration.current_words(parsed.overrides)
+    if overrides != parsed.overrides:
+        words = [*(word for word in words if word not in parsed.overrides), *overrides]
+        parsed = _parse(words)
     composed = _composed(words, parsed)
-    overrides: list[str] = parsed.overrides
     experiment = next((word.partition("=")[2] for word in overrides if word.startswith("experiment=")), None)
     if composed is None:  # --cfg only shows it
         return Typed(None, overrides, experiment, None)
@@ -260,11 +266,16 @@ def _composed(words: list[str], parsed: argparse.Namespace) -> Any:
 
     overrides: list[str] = parsed.overrides
     configuration.check_overrides(overrides)
-    configuration.look_in([parsed.config_dir] if parsed.config_dir else [])
-    configuration.look_where_told(overrides)
     configuration.check_experiment(overrides)
     if parsed.cfg is not None and not parsed.multirun:
-        configuration.compose(overrides)  # Hydra would also show a configuration that cannot run
+        from optbench.cli import shown
+
+        composed = configuration.composed(overrides)
+        text = shown.as_yaml(composed, parsed.package)
+        configuration.resolve(composed)  # Hydra would show one that cannot run, too
+        if parsed.cfg == "job":
+            print(text, end="")
+            return None
     found: list[Any] = []
 
     def task(given: Any) -> None:

@@ -1,48 +1,183 @@
-"""Modules that have moved since their targets were first published.
+"""Names that have changed since they were first published: of targets, of keys and options, and of choices.
 
-A run id is made from the dotted path of every target, and frozen configurations hold that path. Both stay valid after a move:
-the id is made from the path under which the target was first published, and a frozen path is translated to the current one.
+Run ids are made from names, and frozen configurations, histories and tables hold them. They outlive a change: ids are made from
+the name that was published first, and an earlier name leads to that of now wherever it is read.
 """
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-# First published path -> current path.
-_MOVED = {
+# Modules and targets: first published as -> now.
+_TARGETS = {
     "optbench.averaging": "optbench.training.averaging",
     "optbench.inits": "optbench.models.inits",
     "optbench.losses": "optbench.objective.losses",
     "optbench.momentum_schedules": "optbench.schedules.momentum",
+    "optbench.probes.extremes.Extremes": "optbench.probes.eigenvalues.Eigenvalues",
     "optbench.scaling": "optbench.config.scaling",
 }
-_PUBLISHED = {now: first for first, now in _MOVED.items()}
+_PUBLISHED_TARGETS = {now: first for first, now in _TARGETS.items()}
+# Words of the command line: first published as -> now. GROUP=NAME is a choice, and with it the place of its options; an option
+# of a choice is also one of those that inherit from it.
+_WORDS = {
+    "graphs": "cached_graphs",
+    "norm_batch": "ghost_batch_size",
+    "probe.spectrum.probes": "probe.spectrum.vectors",
+    "probe=extremes": "probe=eigenvalues",
+}
+_KEYS = {first.replace("=", "."): now.replace("=", ".") for first, now in _WORDS.items()}
+_PUBLISHED_KEYS = {now: first for first, now in _KEYS.items()}
+# What the probes that have another name now have written: a prefix of columns.
+_PREFIXES = {
+    f"{first.partition('=')[2]}_": f"{now.partition('=')[2]}_"
+    for first, now in _WORDS.items()
+    if first.startswith("probe=")
+}
+_SAID: set[str] = set()
+
+
+# ---- targets ----------------------------------------------------------------------------------------------------------------
 
 
 def current_target(target: object) -> object:
-    """The current path of the target first published as ``target``; any other value unchanged."""
-    return _translated(target, _MOVED)
+    """Where the target that was published as ``target`` is now; anything else as it is."""
+    return _translated(target, _TARGETS)
 
 
 def published_target(target: object) -> object:
-    """The path under which ``target`` was first published; any other value unchanged."""
-    return _translated(target, _PUBLISHED)
-
-
-def with_current_targets(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A frozen configuration with every ``_target_`` as its current path, also in groups of several choices such as probes."""
-    return {key: _current(value) for key, value in config.items()}
-
-
-def _current(choice: Any) -> Any:
-    if not isinstance(choice, Mapping):
-        return choice
-    moved = {"_target_": current_target(choice["_target_"])} if "_target_" in choice else {}
-    inner = {
-        key: _current(value) for key, value in choice.items() if isinstance(value, Mapping) and "_target_" in value
-    }
-    return {**choice, **inner, **moved}
+    """Where ``target`` was when it was first published; anything else as it is."""
+    return _translated(target, _PUBLISHED_TARGETS)
 
 
 def _translated(target: object, table: Mapping[str, str]) -> object:
-    module, _, name = target.rpartition(".") if isinstance(target, str) else ("", "", "")
-    return f"{table[module]}.{name}" if module in table else target
+    if not isinstance(target, str):
+        return target
+    module, _, name = target.rpartition(".")
+    return f"{table[module]}.{name}" if module in table else table.get(target, target)
+
+
+# ---- keys and choices -------------------------------------------------------------------------------------------------------
+
+
+def current_key(key: str) -> str:
+    """The dotted key of the command line that was published as ``key``, such as probe.eigenvalues.steps; others as they are."""
+    return _renamed(key, _KEYS)
+
+
+def published_key(key: str) -> str:
+    """What the dotted ``key`` was when it was first published; others as they are."""
+    return _renamed(key, _PUBLISHED_KEYS)
+
+
+def _renamed(key: str, table: Mapping[str, str]) -> str:
+    for old, new in table.items():
+        if key == old or key.startswith(f"{old}."):
+            return new + key[len(old) :]
+    return key
+
+
+def current_choice(group: str, name: str) -> str:
+    """The choice of ``group`` that was published as ``name``; others as they are."""
+    return _WORDS.get(f"{group}={name}", f"{group}={name}").partition("=")[2]
+
+
+def published_choice(group: str, name: str) -> str:
+    """What the choice ``name`` of ``group`` was called when it was first published; others as they are."""
+    return next((first.partition("=")[2] for first, now in _WORDS.items() if now == f"{group}={name}"), name)
+
+
+def sentence(key: str) -> str:
+    """What is to be said of a ``key`` under its first name, such as "norm_batch is now ghost_batch_size"."""
+    place = next(first for first in _KEYS if key == first or key.startswith(f"{first}."))
+    return next(f"{first} is now {now}" for first, now in _WORDS.items() if first.replace("=", ".") == place)
+
+
+def say(key: str) -> None:
+    """Print the `sentence` of ``key``, once in a process."""
+    line = sentence(key)
+    if line not in _SAID:
+        _SAID.add(line)
+        print(f"optbench: {line}", file=sys.stderr)
+
+
+# ---- what was written under earlier names -----------------------------------------------------------------------------------
+
+
+def with_current_names(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A frozen configuration with every target, key and choice under its name of now.
+
+    Raises ValueError where it has a key under both names.
+    """
+    renamed: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(key, str):
+            _set(renamed, current_key(key), _group(key, value) if isinstance(value, Mapping) else value)
+        else:
+            renamed[key] = value
+    return renamed
+
+
+def _group(group: str, value: Mapping[str, Any]) -> dict[str, Any]:
+    """A choice, or several by their names, of ``group``."""
+    if "info" in value or "_target_" in value:
+        return _choice(group, str(value.get("name")), value)
+    renamed: dict[str, Any] = {}
+    for name, choice in value.items():
+        if isinstance(choice, Mapping):
+            _set(renamed, current_choice(group, str(name)), _choice(group, str(name), choice))
+        else:
+            renamed[name] = choice
+    return renamed
+
+
+def _choice(group: str, name: str, choice: Mapping[str, Any]) -> dict[str, Any]:
+    found = dict(choice)
+    if "_target_" in found:
+        found["_target_"] = current_target(found["_target_"])
+    if isinstance(found.get("name"), str):
+        found["name"] = current_choice(group, found["name"])
+    info = found.get("info")
+    if isinstance(info, Mapping) and "inherits" in info:
+        name = str(info["inherits"])
+        found["info"] = info = {**info, "inherits": current_choice(group, name)}
+    path = f"{group}.{current_choice(group, name)}."
+    if not any(first.startswith(path) for first in _KEYS):
+        return found
+    if isinstance(info, Mapping) and isinstance(info.get("schema"), Mapping):
+        found["info"] = {**info, "schema": _with_options(path, info["schema"])}
+    return _with_options(path, found)
+
+
+def _with_options(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    renamed: dict[str, Any] = {}
+    for name, value in options.items():
+        _set(renamed, current_key(f"{path}{name}").removeprefix(path) if isinstance(name, str) else name, value)
+    return renamed
+
+
+def _set(renamed: dict[str, Any], key: str, value: Any) -> None:
+    if key in renamed:
+        raise ValueError(f"{key} is there twice, under its name of now and an earlier one")
+    renamed[key] = value
+
+
+def current_column(column: str) -> str:
+    """The column of a table or a history that was published as ``column``: config.KEY, cell.KEY, or what a probe measured."""
+    for place in ("config.", "cell."):
+        if column.startswith(place):
+            return place + current_key(column.removeprefix(place))
+    for first, now in _PREFIXES.items():
+        if column.startswith(first):
+            return now + column.removeprefix(first)
+    return column
+
+
+def with_earlier_columns(columns: Iterable[str]) -> list[str]:
+    """``columns``, each followed by what it was called when it was first published, where that differs."""
+    published = {now: first for first, now in _PREFIXES.items()}
+    found = []
+    for column in columns:
+        found.append(column)
+        found += [first + column.removeprefix(now) for now, first in published.items() if column.startswith(now)]
+    return list(dict.fromkeys(found))

@@ -115,6 +115,17 @@ def test_the_facts_that_decide_what_fits_are_of_the_accepted_words():
         assert info["kind"] in ("image", "sequence", "tokens", "table")
         assert info["target"] in ("class", "class_per_step", "real", "none")
         assert info["download"] in ("needed", "none")
+    kinds = {"class", "class_per_step", "real"}
+    losses = {name: read_choice("loss", name)["info"] for name in choices("loss")}
+    chosen = losses.pop("auto")["chooses"]
+    assert chosen.keys() == kinds | {"none", "reconstruction"}
+    assert all({*info["targets"]} <= kinds for info in losses.values())
+    # What loss=auto chooses takes what it is chosen for.
+    assert all(kind in losses[chosen[kind]]["targets"] for kind in kinds)
+    assert losses[chosen["reconstruction"]]["reconstructs"]
+    for name in choices("schedule"):
+        choice = read_choice("schedule", name)
+        assert choice["info"].get("changes_at") in {None, *options(choice)}
 
 
 # ---- every model on every kind of data that it accepts ---------------------------------------------------------------------

@@ -15,6 +15,8 @@ import pytest
 from optbench import config as configuration
 from optbench.__main__ import main
 from optbench.config import GROUPS, LIST_GROUPS, MACHINE_KEYS, SCIENCE_KEYS, choices, read_choice, search_path
+from optbench.config.commands import written
+from optbench.config.yaml_text import read_yaml
 from optbench.data import locate
 from optbench.training.task import Task
 
@@ -121,11 +123,11 @@ MISTAKES = [
     ("precision=fp15", "precision=fp15", "fp64, fp32, tf32, bf16, fp16"),
     ("model=gpt", "model=gpt", "dataset=digits", "datasets that fit: ptb, text"),
     ("loss=mse", "loss=mse", "dataset=digits", "accepted: auto, cross_entropy"),
-    ("model=autoencoder loss=cross_entropy", "loss=cross_entropy", "accepted: auto, mse, bernoulli"),
+    ("model=autoencoder loss=cross_entropy", "loss=cross_entropy", "accepted: auto, bernoulli, mse"),
     ("trainer.accelerator=gpu trainer.devices=1000 batch=1000", "trainer.devices=1000", "trainer.accelerator=cpu"),
     ("trainer.devices=3", "batch=128", "trainer.devices=3", "multiples of 3"),
     ("model=resnet20 micro_batch=100", "micro_batch=100", "multiples of 128"),
-    ("model=resnet20 norm_batch=48 trainer.devices=2", "norm_batch=48", "divisors or multiples of 64"),
+    ("model=resnet20 ghost_batch_size=48 trainer.devices=2", "ghost_batch_size=48", "divisors or multiples of 64"),
     ("precision=fp16 optimizer=lbfgs", "precision=fp16", "optimizer=lbfgs", "fp64, fp32, tf32, bf16"),
     ("momentum_schedule=sutskever", "momentum_schedule=sutskever", "optimizer=sgd", "accepted: none"),
     ("schedule=cosine schedule.warmup=9", "schedule.warmup=9", "5 steps"),
@@ -407,8 +409,47 @@ def test_the_composed_configuration_can_be_shown_wherever_the_flag_stands(comman
     status, out, _ = command("optimizer=adam", "--cfg", "job", "batch=64")
     assert status == 0
     assert "\nbatch: 64\n" in out
-    assert "_target_: torch.optim.Adam\n" in out
+    assert "optimizer:\n  name: adam\n  learning_rate: 0.001\n" in out
     assert here() == []
+
+
+def test_the_shown_configuration_is_what_can_be_set_and_nothing_else(command):
+    words = [
+        "optimizer=zoo",
+        "optimizer.name=soap",
+        "probe=[none,trace]",
+        "probe.trace.most=7",
+        "trial=0",
+        "data_dir=here",
+    ]
+    status, out, err = command("--cfg", "job", *words)
+    assert (status, err) == (0, "")
+    shown = read_yaml(out)
+    assert list(shown["probe"]) == ["trace"]
+    assert shown["probe"]["trace"]["most"] == 7
+    assert (shown["optimizer"]["choice"], shown["optimizer"]["name"]) == ("zoo", "soap")
+    assert {*shown} == {*GROUPS, *LIST_GROUPS, *SCIENCE_KEYS, *MACHINE_KEYS}
+    assert not [line for line in out.splitlines() if re.match(r" *(info|schema|search_space|about|_target_):", line)]
+    # Each line is a word that composes to the same again.
+    typed = [f"{group}.{option}={written(value)}" for group in GROUPS if group != "dataset"
+             for option, value in shown[group].items() if option not in ("choice", "name") and value != {}]  # fmt: skip
+    assert configuration.compose([*words, *typed]) == configuration.compose(words)
+
+
+@pytest.mark.parametrize(
+    ("package", "expected"),
+    [("scaling", "# @package scaling\nname: none\n"), ("batch", "128\n"), ("optimizer.learning_rate", "0.1\n")],
+)
+def test_a_part_of_the_configuration_can_be_shown(package, expected, command):
+    assert command("--cfg", "job", "--package", package) == (0, expected, "")
+
+
+def test_what_is_no_part_of_the_configuration_is_one_message(command):
+    status, out, err = command("--cfg", "job", "-p", "optimizer.lerning_rate")
+    assert (status, out) == (2, "")
+    assert err.startswith(
+        "optbench: --package optimizer.lerning_rate: lerning_rate: is no part of the configuration; did you"
+    )
 
 
 def test_a_dry_run_says_what_would_run_and_starts_nothing(command):

@@ -59,7 +59,9 @@ def test_the_result_does_not_depend_on_the_micro_batch(optimizer, undisturbed):
 @pytest.fixture(scope="module")
 def two_ranks(undisturbed):
     """Two ranks that train every optimizer: each with two groups of batch norm, in two micro-batches."""
-    configs = {name: {**each.config, "micro_batch": each.config["norm_batch"]} for name, each in undisturbed.items()}
+    configs = {
+        name: {**each.config, "micro_batch": each.config["ghost_batch_size"]} for name, each in undisturbed.items()
+    }
     ranks = invariance.TwoRanks(configs)
     yield ranks
     ranks.stop()

@@ -68,7 +68,7 @@ def test_a_killed_run_ends_where_an_undisturbed_one_does(tmp_path):
 def test_groups_that_do_not_fit_are_refused_although_its_file_does_not_say_that_it_has_batch_norm():
     read = RunConfig.of(chosen() | {"micro_batch": 10})
     raw = build.load_data(read)
-    with pytest.raises(UserError, match="micro_batch=10: with norm_batch=16"):
+    with pytest.raises(UserError, match="micro_batch=10: with ghost_batch_size=16"):
         build.build_task(read, raw)
 
 

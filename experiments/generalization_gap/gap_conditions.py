@@ -14,7 +14,7 @@ def conditions(runs: pd.DataFrame) -> pd.Series:
         "linear scaling": runs["config.scaling.name"] == "linear",
         "square-root scaling": runs["config.scaling.name"] == "sqrt",
         "warm-up": warmup.notna() & ~warmup.astype(str).isin(["0", "0.0"]),
-        "ghost batch norm": runs["config.norm_batch"].notna(),
+        "ghost batch norm": runs["config.ghost_batch_size"].notna(),
         "longer training": runs["config.budget.regime_adaptation"].eq(True),
     }
     names = [[name for name, here in ways.items() if here.loc[index]] for index in runs.index]

@@ -147,7 +147,7 @@ def _unit(measured: MeasuredModel, generator: torch.Generator) -> list[Tensor]:
 def measure_run(run: RunDirectory, scale: str, with_start: bool, with_planes: bool) -> None:
     """Measure a run at its end and, if ``with_start``, before its first step."""
     config = {**configuration.thaw(run), "probe": {}}
-    examples = run.config()["probe"]["extremes"]["examples"]
+    examples = run.config()["probe"]["eigenvalues"]["examples"]
     task, read = revive(run, config, run.checkpoint).task, RunConfig.of(config)
     for step in [0, task.step] if with_start else [task.step]:
         began = time.perf_counter()

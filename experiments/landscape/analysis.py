@@ -102,7 +102,7 @@ def _minima(study: Study, ways: dict[tuple[float, int], Arrays]) -> list[Minimum
         positions, curve = arrays["positions"], arrays["loss"].mean(axis=0)
         values = {"test_error": 1 - run["test_accuracy"], "filter_rise": _rise(positions, curve, 0, DISTANCE)}
         values |= {name: run[f"sharpness_{name}"] for name in ("adaptive", "sam", "keskar")}
-        values |= {"top": run["extremes_top"], "norm": run["displacement_norm"], "train_loss": run["train_loss"]}
+        values |= {"top": run["eigenvalues_top"], "norm": run["displacement_norm"], "train_loss": run["train_loss"]}
         values["test_loss"] = run["test_loss"]
         way = ways.get((_decay(run), seed))
         if way is not None:

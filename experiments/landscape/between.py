@@ -59,7 +59,7 @@ def main() -> None:
     for run_id in done.loc[done["seed"] == runs["seed"].min(), "run_id"]:
         run = study.plan.directory(run_id)
         # A plane has many more points than a line, so that fewer examples are used.
-        measure_plane(run, plane_points, run.config()["probe"]["extremes"]["examples"])
+        measure_plane(run, plane_points, run.config()["probe"]["eigenvalues"]["examples"])
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
 """The plug-ins for Hydra: the sweeper of `python -m optbench --multirun`, and the search path of its choices."""
 
+import builtins
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.core.object_type import ObjectType
+from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -46,13 +50,49 @@ class OptbenchSweeper(Sweeper):
         return self._task(expand_experiment(self._loader, arguments, words, self._master))
 
 
+class OptbenchConfigSource(FileConfigSource):
+    """Reads a folder of choices as Hydra does, but that it knows earlier names and offers no fragments.
+
+    See `optbench.config.renamed` and `optbench.config.files`.
+    """
+
+    @staticmethod
+    def scheme() -> str:
+        """What the paths of such folders begin with, before ://."""
+        return "optbench"
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """Called by Hydra for every file that it composes."""
+        from optbench.config import current_file
+        from optbench.errors import UserError
+
+        result = super().load_config(config_path)
+        group, _, name = config_path.removesuffix(".yaml").rpartition("/")
+        content = OmegaConf.to_container(result.config, resolve=False)
+        try:
+            current = current_file(group, name, content)
+        except UserError as error:
+            raise UserError(f"{group}={name}: {self.path}/{group}/{name}.yaml: {error}") from error
+        if current != content:
+            result.config = OmegaConf.create(current)
+        return result
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> builtins.list[str]:
+        """Called by Hydra for completion and for glob(*): the names below ``config_path`` that may be chosen."""
+        from optbench.config import is_fragment
+
+        return [name for name in super().list(config_path, results_filter) if not is_fragment(name)]
+
+
 class OptbenchSearchPath(SearchPathPlugin):
-    """Adds the user's own folders of choices to Hydra's search path, after optbench's."""
+    """Lets Hydra look in the user's own places of choices, after ours, and read all of them by `OptbenchConfigSource`."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Called by Hydra before it composes anything, also in programs other than optbench."""
         from optbench.config import conf_dir, own_places
 
-        if any(entry.provider == "main" and entry.path == str(conf_dir()) for entry in search_path.get_path()):
-            for place in own_places():
-                search_path.append("optbench", f"file://{place.folder}")
+        ours = [entry for entry in search_path.get_path() if entry.provider == "main" and entry.path == str(conf_dir())]
+        for entry in ours:
+            entry.path = f"{OptbenchConfigSource.scheme()}://{entry.path}"
+        for place in own_places() if ours else ():
+            search_path.append("optbench", f"{OptbenchConfigSource.scheme()}://{place.folder}")

@@ -15,7 +15,7 @@ from optbench.store import RunDirectory, find
 from optbench.system.terminal import console, number
 
 # Settings of the machine that may differ from those of the run.
-_SETTINGS = ("micro_batch", "graphs", "data_dir")
+_SETTINGS = ("micro_batch", "cached_graphs", "data_dir")
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,15 @@ def read(words: Sequence[str]) -> Request:
     parser.add_argument("--checkpoint", default="last", metavar="NAME", help="which of checkpoints/ (default: last)")
     parser.add_results_dir()
     given = parser.parse_intermixed_args(list(words))
-    keys = [word.partition("=")[0] for word in given.settings]
-    for word, key in zip(given.settings, keys, strict=True):
+    settings = configuration.current_words(given.settings)
+    keys = [word.partition("=")[0] for word in settings]
+    for word, key in zip(settings, keys, strict=True):
         if "=" not in word or (key not in _SETTINGS and key.partition(".")[0] != "probe"):
             raise UserError(
                 f"{word}: not a setting of the command probe; accepted: probe=NAME, 'probe=[NAME,NAME]', "
                 f"probe.NAME.OPTION=VALUE, {', '.join(f'{name}=VALUE' for name in _SETTINGS)}"
             )
-    composed = configuration.compose(given.settings)
+    composed = configuration.compose(settings)
     if not composed["probe"]:
         names = [name for name in configuration.choices("probe") if name != "none"]
         raise UserError(f"probe {given.run}: what is to be measured? accepted: probe=NAME, of {', '.join(names)}")

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from optbench.cli.logs import last_lines
+from optbench.moved import current_key
 from optbench.provenance import Vintages
 from optbench.provenance import in_words as in_words_of_code
 from optbench.store import StoreError
@@ -86,7 +87,9 @@ def _axes(plan: Plan) -> dict[str, list[str]]:
     axes = _information(plan).get("axes")
     if not isinstance(axes, dict):
         return {}
-    return {key: [str(value) for value in values] for key, values in axes.items() if isinstance(values, list)}
+    return {
+        current_key(key): [str(value) for value in values] for key, values in axes.items() if isinstance(values, list)
+    }
 
 
 def _tags(plan: Plan, seen: Survey) -> str:

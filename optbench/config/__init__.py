@@ -7,7 +7,7 @@ is a readable slug and a hash of that and of nothing else, so the same science o
 from optbench.config import data_files
 from optbench.config.chosen import Chosen
 from optbench.config.commands import CommandWriter, command_of
-from optbench.config.composing import check_overrides, compose, explain, plain, refusals
+from optbench.config.composing import check_overrides, compose, composed, explain, plain, refusals
 from optbench.config.data_options import kind_of, target_of
 from optbench.config.derived import batch_plan, epochs_asked_for, horizon, learning_rate, training_examples
 from optbench.config.experiments import check_experiment
@@ -17,23 +17,24 @@ from optbench.config.files import (
     MACHINE_KEYS,
     SCIENCE_KEYS,
     Config,
-    check_choice,
     check_one_file,
     choices,
     file_of,
     front_page,
+    is_fragment,
     name_of,
     options,
     place_of,
-    read_choice,
     title,
     works_as,
 )
 from optbench.config.fitting import check_groups
 from optbench.config.frozen import settle, thaw, thaw_to_measure
 from optbench.config.identity import run_id, science, setting, to_yaml
+from optbench.config.inheritance import check_choice, read_choice
 from optbench.config.lengths import check_lengths
 from optbench.config.places import check_own, check_sweep_name, folder
+from optbench.config.renamed import current_file, current_words
 from optbench.config.resolving import resolve
 from optbench.config.run_config import Choice, Devices, RunConfig
 from optbench.config.search_path import conf_dir, look_in, look_where_told, own_places, places, plugins
@@ -65,7 +66,10 @@ __all__ = [
     "choices",
     "command_of",
     "compose",
+    "composed",
     "conf_dir",
+    "current_file",
+    "current_words",
     "data_files",
     "epochs_asked_for",
     "explain",
@@ -73,6 +77,7 @@ __all__ = [
     "folder",
     "front_page",
     "horizon",
+    "is_fragment",
     "kind_of",
     "learning_rate",
     "look_in",

@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
-from optbench.config.files import GROUPS, LIST_GROUPS, MACHINE_KEYS, SCIENCE_KEYS, choices, read_choice
+from optbench.config.files import GROUPS, LIST_GROUPS, MACHINE_KEYS, SCIENCE_KEYS, choices
 from optbench.config.files import options as options_of
+from optbench.config.inheritance import read_choice
 from optbench.errors import UserError, nearest
 
 # The names that other programs give to a key. Options are not listed: learning_rate is found as an option.

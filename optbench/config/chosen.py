@@ -9,12 +9,11 @@ from optbench.config.files import (
     LIST_GROUPS,
     Config,
     called,
-    check_choice,
     choices,
-    inherited_name,
     is_free,
     root_of,
 )
+from optbench.config.inheritance import check_choice, inherited_name
 from optbench.errors import UserError
 
 if TYPE_CHECKING:

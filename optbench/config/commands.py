@@ -14,14 +14,14 @@ from optbench.config.files import (
     file_of,
     front_page,
     options,
-    read_choice,
 )
+from optbench.config.inheritance import read_choice
 from optbench.config.resolving import automatic_loss
 from optbench.errors import UserError
 
 # Trackers and launchers are left out; of the machine's keys, those that can change the last digits of results are kept.
 _LEFT_OUT = ("launcher", "tracker")
-_OF_THE_MACHINE = ("micro_batch", "graphs", "compile", "log_every")
+_OF_THE_MACHINE = ("micro_batch", "cached_graphs", "compile", "log_every")
 _PLAIN = re.compile(r"[A-Za-z][\w./+-]*|\d+(?:\.\d+)?(?:epochs?|samples?|steps?|%)")
 _MEANS_SOMETHING_ELSE = re.compile(r"(?i)null|true|false|inf|nan")
 

@@ -11,12 +11,13 @@ from optbench.config.files import (
     GROUPS,
     LIST_GROUPS,
     Config,
-    check_choice,
     choices,
     front_page,
+    is_fragment,
     options,
-    read_choice,
 )
+from optbench.config.inheritance import check_choice, read_choice
+from optbench.config.renamed import current_words
 from optbench.config.resolving import resolve
 from optbench.config.search_path import conf_dir, look_where_told
 from optbench.config.yaml_text import YAMLError
@@ -35,13 +36,21 @@ def compose(overrides: Sequence[str] = ()) -> Config:
 
     Raises UserError for an override that Hydra or a schema refuses.
     """
-    check_overrides(overrides)
+    return resolve(composed(overrides))
+
+
+def composed(overrides: Sequence[str] = ()) -> Config:
+    """The front page with Hydra ``overrides``, as they ask for it: neither checked nor completed by `resolve`.
+
+    Raises UserError for an override that Hydra refuses.
+    """
     look_where_told(overrides)
+    overrides = current_words(overrides)
+    check_overrides(overrides)
     try:
-        composed = _composed(overrides)
+        return _composed(overrides)
     except refusals() as error:
         raise UserError(explain(error, overrides)) from error
-    return resolve(composed)
 
 
 def _composed(overrides: Sequence[str]) -> Config:
@@ -77,6 +86,12 @@ def check_overrides(overrides: Sequence[str]) -> None:
                 f"{word}: optbench plans and starts its sweeps itself; accepted: -m with launcher={launchers}"
             )
         _check_key(word)
+        if group in (*GROUPS, *LIST_GROUPS) and (
+            part := next(filter(is_fragment, re.findall(r"[\w.-]+", value)), None)
+        ):
+            raise UserError(
+                f"{word}: {part}: is a part of choices, and none itself; accepted: {', '.join(choices(group))}"
+            )
         if group in GROUPS and (value.strip() in ("", "null") or value.lstrip().startswith("[")):
             raise UserError(f"{word}: must be one choice; accepted: {', '.join(choices(group))}")
         if group in LIST_GROUPS and value.strip() in ("", "null"):

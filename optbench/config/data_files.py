@@ -7,7 +7,8 @@ options that locate the data (``not_in_run_id`` in the dataset's file) are not p
 from typing import Any
 
 from optbench.config.data_options import moved, settle_places
-from optbench.config.files import Config, read_choice
+from optbench.config.files import Config
+from optbench.config.inheritance import read_choice
 from optbench.data import extras, fingerprints
 from optbench.errors import UserError
 

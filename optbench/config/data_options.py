@@ -39,10 +39,10 @@ def _by_option(dataset: Mapping[str, Any], fact: str) -> str:
 
 
 def choose_task(config: Config) -> None:
-    """Fill in ``dataset.task`` if it is not given: regression with loss=mse, otherwise classification."""
+    """Fill in ``dataset.task`` where it is not given: regression with a loss of real targets, otherwise classification."""
     dataset, model = config["dataset"], config["model"]
     if "task" in dataset["info"].get("target_by", {}) and dataset["task"] is None:
-        regression = works_as(config["loss"]) == "mse" and not model["info"].get("reconstructs")
+        regression = "real" in config["loss"]["info"].get("targets", ()) and not model["info"].get("reconstructs")
         dataset["task"] = "regression" if regression else "classification"
 
 

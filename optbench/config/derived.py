@@ -2,7 +2,8 @@
 
 from optbench.config import scaling
 from optbench.config.durations import MOST, BatchPlan, Horizon, in_samples
-from optbench.config.files import choices, read_choice
+from optbench.config.files import choices
+from optbench.config.inheritance import read_choice
 from optbench.config.run_config import RunConfig
 from optbench.errors import UserError
 

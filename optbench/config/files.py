@@ -7,8 +7,9 @@ from typing import Any
 
 from optbench.config.search_path import Place, conf_dir, places, same_content
 from optbench.config.tuning import LAST_TRIAL
-from optbench.config.yaml_text import YAMLError, read_yaml
-from optbench.errors import UserError, nearest
+from optbench.config.yaml_text import read_yaml
+from optbench.errors import UserError
+from optbench.moved import current_choice, sentence
 from optbench.system.file_cache import FileCache
 
 Config = dict[str, Any]
@@ -37,7 +38,7 @@ SCIENCE_KEYS = {
     "base_batch": "int >= 1",
     "seed": f"int in [0, {2**53 - 1}]",  # a table with missing values would round larger ones
     "trial": f"int in [0, {LAST_TRIAL}]",
-    "norm_batch": "int >= 1 or null",
+    "ghost_batch_size": "int >= 1 or null",
     "clip_norm": "float > 0 or null",
     "precision": "one of fp64, fp32, tf32, bf16, fp16",
     "eval_every": "duration > 0",
@@ -46,7 +47,7 @@ SCIENCE_KEYS = {
 }
 MACHINE_KEYS = {
     "micro_batch": "int >= 1 or null or auto",
-    "graphs": "int >= 1 or null",
+    "cached_graphs": "int >= 1 or null",
     "compile": "bool",
     "log_every": "int >= 1",
     "checkpoint_every": "duration > 0 or null",
@@ -59,9 +60,9 @@ MACHINE_KEYS = {
     "dry_run": "bool",
     "progress": "bool",
 }
-# Hydra's word for the package of the file that has the defaults list.
-_HERE = "@_here_"
-_FIXED = ("_target_", "name", "info", "fingerprint")  # keys of every choice or of its data that are not options
+# Hydra's word for the place of the file whose defaults it stands in.
+HERE = "@_here_"
+_FIXED = ("_target_", "name", "info", "fingerprint")  # of every choice or of its data, and not options of it
 
 # A cache of the files and folders below conf/: a sweep needs them once for each of its runs.
 _READ: FileCache[Any] = FileCache()
@@ -72,6 +73,20 @@ def choices(group: str) -> dict[str, Path]:
 
     Hydra takes the same file. `check_one_file` refuses a name that two places offer with different contents.
     """
+    return {name: path for name, path in _files(group).items() if not is_fragment(name)}
+
+
+def path_of(group: str, name: str) -> Path | None:
+    """The file of a choice or of a fragment; None where no place has it."""
+    return _files(group).get(name)
+
+
+def is_fragment(name: str) -> bool:
+    """Whether ``name`` is that of a part of choices, such as conf/probe/_schedule.yaml, which is no choice itself."""
+    return name.startswith("_")
+
+
+def _files(group: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for place in places():
         for name, path in _files_in(place, group).items():
@@ -102,48 +117,23 @@ def is_own(group: str, choice: Mapping[str, Any]) -> bool:
 
 
 def check_one_file(group: str, name: str) -> None:
-    """Raise UserError where two places offer the choice ``name`` with different contents.
+    """Raise UserError where two places offer the choice ``name`` with different contents, or it was the name of another one.
 
     Run ids and frozen configurations identify a choice by its name. With two files, one name could mean different things
     on two machines, or after the next installation.
     """
     offering = [files[name] for files in (_files_in(place, group) for place in places()) if name in files]
+    if offering and current_choice(group, name) != name:
+        raise UserError(
+            f"{group}={name}: {offering[0]}: has a name under which results of another choice stand "
+            f"({sentence(f'{group}.{name}')}); accepted: another name for one's own"
+        )
     for other in offering[1:]:
         if not same_content(offering[0], other):
             raise UserError(
                 f"{group}={name}: is the name of two files, {offering[0]} and {other}; accepted: another name for one's own, "
                 f"such as my_{name}.yaml with 'defaults: [{name}]' and what it changes"
             )
-
-
-def read_choice(group: str, name: str) -> Config:
-    """One choice as Hydra composes it from its file and the files in its ``defaults``, under its file's name.
-
-    Raises UserError for a file that cannot be composed.
-    """
-    composed = copy.deepcopy(_composed_file(group, name))
-    info = composed.get("info")
-    return called(composed, name, root_of(group, name)) if isinstance(info, Mapping) else composed
-
-
-def check_choice(group: str, name: str) -> None:
-    """Raise UserError, with the file, for a choice without a schema, or with a name other than its file's."""
-    path, composed = choices(group)[name], _composed_file(group, name)
-    where = f"{group}={name}: {path}"
-    info = composed.get("info")
-    if not isinstance(info, Mapping) or not isinstance(info.get("schema"), Mapping):
-        raise UserError(
-            f"{where} has no info with a schema; accepted: as in CONTRIBUTING.md, or 'defaults: [NAME]', which takes over "
-            "those of another choice"
-        )
-    stated = _content(path).get("name", name)
-    if not is_free(composed) and stated != name:
-        raise UserError(f"{where} says name: {stated}; accepted: the name of the file, name: {name}, or no name")
-
-
-def inherited_name(group: str, name: str) -> object:
-    """The name stated in the files of a choice, which may be inherited; ``name`` if they state none."""
-    return _composed_file(group, name).get("name", name)
 
 
 def is_free(choice: Mapping[str, Any]) -> bool:
@@ -154,8 +144,9 @@ def is_free(choice: Mapping[str, Any]) -> bool:
 def root_of(group: str, name: str) -> str:
     """The root of ``name``: the last choice in its chain of defaults, or ``name`` itself if it inherits from none."""
     path = choices(group).get(name)
-    content = _content(path) if path is not None and group in (*GROUPS, *LIST_GROUPS) else None
-    parents = _parents(content, group) if isinstance(content, dict) else []
+    content = content_of(path) if path is not None and group in (*GROUPS, *LIST_GROUPS) else None
+    parts = parts_of(content, group) if isinstance(content, dict) else []
+    parents = [part for part in parts if not is_fragment(part)]
     return root_of(group, parents[-1]) if parents else name
 
 
@@ -172,18 +163,13 @@ def works_as(choice: Mapping[str, Any]) -> str:
     return str(choice.get("info", {}).get("inherits", choice["name"]))
 
 
-def _parents(content: Config, group: str) -> list[str]:
-    """The choices in the defaults of a file's ``content``, in order."""
+def parts_of(content: Config, group: str) -> list[str]:
+    """The choices and fragments in the defaults of a file's ``content``, in their order and under their names of now."""
     defaults = content.get("defaults", [])
     entries = defaults if isinstance(defaults, list) else [defaults]
     names = [str(entry).removeprefix(f"/{group}/") for entry in entries if entry != "_self_"]
-    return [name.removesuffix(_HERE) for name in names] if group in LIST_GROUPS else names
-
-
-def _without_here(defaults: object) -> str:
-    """The first of ``defaults`` that Hydra would put beside the file; for groups in which each choice has a key of its own."""
-    entries = defaults if isinstance(defaults, list) else [defaults]
-    return next((str(entry) for entry in entries if entry != "_self_" and not str(entry).endswith(_HERE)), "")
+    names = [name.removesuffix(HERE) for name in names] if group in LIST_GROUPS else names
+    return [current_choice(group, name) for name in names]
 
 
 def file_of(choice: Mapping[str, Any]) -> str:
@@ -204,52 +190,6 @@ def known_as(choice: Mapping[str, Any]) -> str:
     return str(choice["name"]) if file == "zoo" else f"{file}.{choice['name']}"
 
 
-def _composed_file(group: str, name: str, heirs: tuple[str, ...] = ()) -> Config:
-    """The content of a choice's file, merged with that of the choices in its ``defaults`` in Hydra's order.
-
-    The caller must not change it.
-    """
-    path = choices(group).get(name, conf_dir() / group / f"{name}.yaml")
-    check_one_file(group, name)
-    try:
-        content = _content(path)
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{group}={name}: {path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{group}={name}: {path} holds no mapping; accepted: KEY: VALUE lines")
-    if "defaults" not in content or group not in (*GROUPS, *LIST_GROUPS):
-        return content
-    if group in LIST_GROUPS and (elsewhere := _without_here(content["defaults"])):
-        raise UserError(
-            f"{group}={name}: {path}: defaults: {elsewhere}: would add {group}.{elsewhere} beside it; accepted: "
-            f"{elsewhere}{_HERE}, which takes over its options"
-        )
-    parts = []
-    for parent in _parents(content, group):
-        if parent in (name, *heirs) or parent not in choices(group):
-            raise UserError(
-                f"{group}={name}: {path}: defaults: {parent}: is no other choice of this group; "
-                f"{nearest(parent, choices(group))}"
-            )
-        parts.append(_composed_file(group, parent, (*heirs, name)))
-    defaults = content["defaults"]
-    own_place = defaults.index("_self_") if isinstance(defaults, list) and "_self_" in defaults else len(parts)
-    content = {key: value for key, value in content.items() if key != "defaults"}
-    merged: Config = {}
-    for part in [*parts[:own_place], content, *parts[own_place:]]:
-        merged = _merged(merged, part)
-    return merged
-
-
-def _merged(below: Config, above: Config) -> Config:
-    """Merge as OmegaConf does: mappings key by key; otherwise the value of ``above`` wins."""
-    merged = dict(below)
-    for key, value in above.items():
-        under = merged.get(key)
-        merged[key] = _merged(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
-    return merged
-
-
 def front_page() -> Config:
     """The content of conf/config.yaml, not composed."""
     found: Config = read_file(conf_dir() / "config.yaml")
@@ -257,12 +197,12 @@ def front_page() -> Config:
 
 
 def read_file(path: Path) -> Any:
-    """The content of a YAML file below conf/, not composed. Raises YAMLError, OSError, UnicodeDecodeError."""
-    return copy.deepcopy(_content(path))
+    """What a YAML file below conf/ states, not composed with anything. Raises YAMLError, OSError, UnicodeDecodeError."""
+    return copy.deepcopy(content_of(path))
 
 
-def _content(path: Path) -> Any:
-    """The content of a file; the caller must not change it."""
+def content_of(path: Path) -> Any:
+    """What a file states, not to be changed by the caller."""
     return _READ.get(path, lambda: read_yaml(path.read_text(encoding="utf-8")))
 
 
@@ -273,8 +213,8 @@ def title(group: str, name: str) -> str:
     """
     path = choices(group).get(name)
     try:
-        content = _content(path) if path is not None else None
-    except UserError:  # the file cannot be read
+        content = content_of(path) if path is not None else None
+    except UserError:  # of a file that cannot be read
         return name
     info = content.get("info") if isinstance(content, Mapping) else None
     return str(info.get("title", name)) if isinstance(info, Mapping) else name

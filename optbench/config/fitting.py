@@ -1,21 +1,30 @@
 """Check that choices that are each valid also fit together."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from optbench.config.data_options import check_unused, hint, kind_of, target_of
 from optbench.config.derived import batch_plan, learning_rate, training_examples
 from optbench.config.durations import BatchPlan
-from optbench.config.files import choices, read_choice
+from optbench.config.files import choices
+from optbench.config.inheritance import read_choice
 from optbench.config.lengths import check_lengths
 from optbench.config.run_config import RunConfig
 from optbench.errors import UserError
 
 
-def _kind(name: str) -> str | None:
-    """The kind of data of the dataset ``name``; None if its file cannot be chosen."""
+def _info(group: str, name: str) -> Mapping[str, Any]:
+    """What the file of a choice says of it; nothing where it is none that can be chosen."""
     try:
-        found: str | None = read_choice("dataset", name).get("info", {}).get("kind")
+        found: Mapping[str, Any] = read_choice(group, name).get("info", {})
         return found
     except UserError:
-        return None
+        return {}
+
+
+def _takes(loss: Mapping[str, Any], target: str, reconstructs: bool) -> bool:
+    """Whether a loss, by its ``info``, takes targets of this kind, or the inputs where a model reconstructs them."""
+    return bool(loss.get("reconstructs")) if reconstructs else target in loss.get("targets", ())
 
 
 def check_fit(config: RunConfig) -> None:
@@ -25,23 +34,17 @@ def check_fit(config: RunConfig) -> None:
     kind, target = kind_of(chosen), target_of(chosen)
     accepts = model.info["accepts"]
     if kind not in accepts:
-        fitting = [name for name in choices("dataset") if _kind(name) in accepts]
+        fitting = [name for name in choices("dataset") if _info("dataset", name).get("kind") in accepts]
         raise UserError(
             f"model={model.name} reads {' or '.join(accepts)}, but dataset={dataset.name} is of kind {kind}{hint(chosen)}; "
             f"datasets that fit: {', '.join(fitting)}"
         )
     check_unused(chosen)
     reconstructs = bool(model.info.get("reconstructs"))
-    fits = {
-        "cross_entropy": not reconstructs and target in ("class", "class_per_step"),
-        "mse": reconstructs or target == "real",
-        "bernoulli": reconstructs,
-    }
-    loss = config.loss.rule
-    if not fits.get(loss, True):
-        accepted = [name for name, right in fits.items() if right]
+    if "targets" in config.loss.info and not _takes(config.loss.info, target, reconstructs):
+        accepted = [name for name in choices("loss") if _takes(_info("loss", name), target, reconstructs)]
         raise UserError(
-            f"loss={loss}: does not fit model={model.name} on dataset={dataset.name}, whose "
+            f"loss={config.loss.name}: does not fit model={model.name} on dataset={dataset.name}, whose "
             + (f"targets are of kind {target}" if not reconstructs else "target is its input")
             + (f"; accepted: auto, {', '.join(accepted)}" if accepted else "; choose an autoencoder model")
         )
@@ -91,31 +94,31 @@ def check_groups(config: RunConfig, examples: int | None = None) -> None:
     """Raise UserError if the groups of batch norm do not fit the batch, its micro-batches or the ranks."""
     world_size = config.trainer.ranks
     micro = None if config.micro_batch == "auto" else config.micro_batch
-    norm = config.norm_batch
+    norm = config.ghost_batch_size
     for stage in batch_plan(config, examples).stages:
         batch = stage.batch
         share = batch // world_size
         group = batch if norm is None else min(norm, batch)
         if group == 1:
-            option = f"norm_batch={norm}" if norm == 1 else f"batch={batch}"
+            option = f"ghost_batch_size={norm}" if norm == 1 else f"batch={batch}"
             raise UserError(
                 f"{option}: model={config.model.name} has batch norm, and one example by itself has no variance to "
                 "normalize with; accepted: 2 or more"
             )
         if batch % group == 1:
             raise UserError(
-                f"norm_batch={norm}: leaves one example of batch={batch} by itself, which has no variance to normalize with; "
-                f"accepted: divisors of {batch}, or others that leave two or more"
+                f"ghost_batch_size={norm}: leaves one example of batch={batch} by itself, which has no variance to normalize "
+                f"with; accepted: divisors of {batch}, or others that leave two or more"
             )
         if world_size > 1 and share % group and group % share:
             raise UserError(
-                f"norm_batch={norm}: each of {world_size} ranks has {share} examples, which must be whole groups or divide one; "
-                f"accepted: divisors or multiples of {share}"
+                f"ghost_batch_size={norm}: each of {world_size} ranks has {share} examples, which must be whole groups or "
+                f"divide one; accepted: divisors or multiples of {share}"
             )
         if micro is not None and micro < share and (group > share or micro % group):
             raise UserError(
-                f"micro_batch={micro}: with norm_batch={'null' if norm is None else norm} and {share} examples on each rank, "
-                f"micro-batches must be whole groups of batch norm; accepted: multiples of {min(group, share)}"
+                f"micro_batch={micro}: with ghost_batch_size={'null' if norm is None else norm} and {share} examples on each "
+                f"rank, micro-batches must be whole groups of batch norm; accepted: multiples of {min(group, share)}"
             )
 
 
@@ -136,12 +139,12 @@ def _check_compression(config: RunConfig) -> None:
 
 
 def _check_momentum(config: RunConfig) -> None:
-    cycles = config.schedule.options.get("cycle_momentum") and config.schedule.rule == "one_cycle"
+    cycles = config.schedule.options.get("cycle_momentum")
     if config.momentum_schedule.rule == "none":
         return
     if cycles:
         raise UserError(
-            "momentum_schedule: schedule=one_cycle cycles the momentum itself; set schedule.cycle_momentum=false"
+            f"momentum_schedule: schedule={config.schedule.name} cycles the momentum itself; set schedule.cycle_momentum=false"
         )
     if not {"momentum", "beta1"} & set(config.optimizer.options):
         raise UserError(

@@ -12,7 +12,7 @@ from optbench.config.files import GROUPS, SCIENCE_KEYS, Config, file_of, known_a
 from optbench.config.run_config import Choice, Devices
 from optbench.config.schema import OptionType
 from optbench.config.yaml_text import write_yaml
-from optbench.moved import published_target
+from optbench.moved import published_key, published_target
 
 # Launchers and trackers are not part of the science.
 _NOT_SCIENCE = ("launcher", "tracker")
@@ -21,8 +21,10 @@ _LONGEST_SLUG = 150
 
 
 def science(config: Mapping[str, Any]) -> Config:
-    """The part of ``config`` that can change the results, in canonical form."""
-    numbers: Config = {key: OptionType.parse(text).canonical(config[key]) for key, text in SCIENCE_KEYS.items()}
+    """All of ``config`` that can change the numbers, in canonical form: under the names that were published first."""
+    numbers: Config = {
+        published_key(key): OptionType.parse(text).canonical(config[key]) for key, text in SCIENCE_KEYS.items()
+    }
     for group in GROUPS:
         if group in _NOT_SCIENCE:
             continue

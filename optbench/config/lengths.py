@@ -4,14 +4,13 @@ from typing import Any
 
 from optbench.config.derived import horizon
 from optbench.config.durations import Horizon
-from optbench.config.files import choices, read_choice
+from optbench.config.files import choices
+from optbench.config.inheritance import read_choice
 from optbench.config.run_config import Choice, RunConfig
 from optbench.config.schema import Duration
 from optbench.errors import UserError
 
 _START = Duration(0, "steps")
-# The option with the moments of a schedule's changes; a shorter run may reach none of them.
-_EVENTS = {"multistep": "milestones", "batch_growth": "milestones", "step": "every"}
 
 
 def check_lengths(config: RunConfig, examples: int) -> None:
@@ -36,8 +35,8 @@ def check_lengths(config: RunConfig, examples: int) -> None:
 
 
 def _check_events(schedule: Choice, run: Horizon) -> None:
-    option = _EVENTS.get(schedule.rule)
-    # Defaults are not refused: a short trial run may end before the first change.
+    option = schedule.info.get("changes_at")
+    # The defaults are somebody else's, and for a quick look a run may be cut where nothing has happened yet.
     if option is None or schedule.options[option] == _default(schedule.name, option):
         return
     value = schedule.options[option]

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from optbench.config.files import Config, choices, file_of, read_choice
+from optbench.config.files import Config, choices, file_of
+from optbench.config.inheritance import read_choice
 from optbench.errors import UserError
 
 # The parts of a choice's info that have an effect; the others are descriptions.

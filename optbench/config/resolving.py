@@ -16,10 +16,10 @@ from optbench.config.files import (
     choices,
     is_own,
     options,
-    read_choice,
     works_as,
 )
 from optbench.config.fitting import check_fit
+from optbench.config.inheritance import read_choice
 from optbench.config.offered import check_fixed
 from optbench.config.run_config import RunConfig
 from optbench.config.target_files import check_target
@@ -117,7 +117,9 @@ def _choose_loss(config: Config) -> None:
 
 
 def automatic_loss(config: Mapping[str, Any]) -> str:
-    """The loss that loss=auto stands for: the model's if it reconstructs, or else by the kind of the targets."""
-    if config["model"]["info"].get("reconstructs"):
-        return str(config["model"]["info"].get("loss", "bernoulli"))
-    return "mse" if target_of(config["dataset"]) == "real" else "cross_entropy"
+    """The loss that loss=auto stands for, as its file says: by the kind of the targets, or by the model where it reconstructs."""
+    chooses: Mapping[str, str] = read_choice("loss", "auto")["info"]["chooses"]
+    model = config["model"]["info"]
+    if model.get("reconstructs"):
+        return str(model.get("loss", chooses["reconstruction"]))
+    return chooses[target_of(config["dataset"])]

@@ -125,14 +125,14 @@ class RunConfig:
     base_batch: int
     seed: int
     trial: int
-    norm_batch: int | None
+    ghost_batch_size: int | None
     clip_norm: float | None
     precision: str
     eval_every: Duration
     evaluate_train: int | None
     divergence_factor: float | None
     micro_batch: int | Literal["auto"] | None
-    graphs: int | None
+    cached_graphs: int | None
     compile: bool
     log_every: int
     checkpoint_every: Duration | None

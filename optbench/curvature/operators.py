@@ -171,7 +171,11 @@ def in_float64(objective: Objective) -> Objective:
         parameter.grad = None
     own = objective.execution
     execution = Execution(
-        device=own.device, micro_batch=own.micro_batch, world_size=own.world_size, rank=own.rank, graphs=own.graphs
+        device=own.device,
+        micro_batch=own.micro_batch,
+        world_size=own.world_size,
+        rank=own.rank,
+        cached_graphs=own.cached_graphs,
     )
     inputs, targets = (
         torch.cat(tensors) for tensors in zip(*((part.inputs, part.targets) for part in objective._parts), strict=True)

@@ -81,7 +81,7 @@ def converted(model: nn.Module) -> nn.Module:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
         say_once(
             f"{type(model).__name__}: {kinds} replaced by those of optbench.models.layers, which do not depend on the "
-            "micro-batch; batch norm normalizes groups of norm_batch examples"
+            "micro-batch; batch norm normalizes groups of ghost_batch_size examples"
         )
     return model
 

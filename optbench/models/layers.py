@@ -1,8 +1,8 @@
 """Layers whose result does not depend on the division of a batch into micro-batches or over ranks.
 
 The standard batch norm depends on the examples that are passed together, and the standard dropout draws its masks from a
-stream. Here the groups that are normalized together are fixed by ``norm_batch``, and every mask element is a pure function of
-(seed, step, layer, position in the global batch).
+stream. Here the groups that are normalized together are fixed by ``ghost_batch_size``, and every mask element is a pure function
+of (seed, step, layer, position in the global batch).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -176,7 +176,7 @@ def batch_norms(model: nn.Module) -> list[BatchNorm]:
     return [module for module in model.modules() if isinstance(module, BatchNorm)]
 
 
-def set_norm_batch(model: nn.Module, group: int | None, ranks: dist.ProcessGroup | None = None) -> None:
+def set_ghost_batch_size(model: nn.Module, group: int | None, ranks: dist.ProcessGroup | None = None) -> None:
     """Normalize groups of ``group`` examples (None: all passed examples); ``ranks``: the ranks that share one group."""
     for norm in batch_norms(model):
         norm.group, norm.ranks = group, ranks

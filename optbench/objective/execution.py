@@ -60,8 +60,8 @@ class Execution:
     micro_batch: examples in one pass, None for all. adjustable: True if it may be halved where memory runs out. dtype: the
     type in which autocast computes, None for no autocast. world_size: the number of ranks that share the batch. backward:
     differentiates one micro-batch's loss; its flag marks the last one, after which gradients are averaged over ranks.
-    clip_norm: the largest global norm of the gradient. graphs: the number of micro-batches whose graphs products with second
-    derivatives may keep at a time, None for all.
+    clip_norm: the largest global norm of the gradient. cached_graphs: the number of micro-batches whose graphs products with
+    second derivatives may keep at a time, None for all.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -73,7 +73,7 @@ class Execution:
     rank: int = 0
     backward: Backward = _backward
     clip_norm: float | None = None
-    graphs: int | None = 1
+    cached_graphs: int | None = 1
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context of every forward pass."""

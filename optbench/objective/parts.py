@@ -35,7 +35,7 @@ class Parts:
                 Part(part, target, len(part) / size, start)
                 for part, target, start in zip(inputs.split(micro), targets.split(micro), starts, strict=True)
             ]
-        self._graphs = KeptGraphs(self.network, self._parts, self.execution.graphs)
+        self._graphs = KeptGraphs(self.network, self._parts, self.execution.cached_graphs)
 
     def within_memory(self, compute: Callable[[], Result]) -> Result:
         """``compute()``; where memory runs out, again in micro-batches of half the size, if the size is optbench's to choose.
@@ -65,7 +65,7 @@ class Parts:
         if size < 2 * unit:
             raise UserError(
                 f"micro_batch=auto: memory ran out at {size} examples at once, the fewest that can pass ({problem}); accepted: "
-                f"{'a smaller norm_batch, ' if unit > 1 else ''}precision=bf16, a smaller model, fewer workers"
+                f"{'a smaller ghost_batch_size, ' if unit > 1 else ''}precision=bf16, a smaller model, fewer workers"
             )
         self._graphs.drop()
         for norm in self.network.norms:

@@ -74,8 +74,8 @@ class MeasuredModel:
 
     examples: the number of examples in the subset, the first of a split in the order of evaluations; None for all.
     statistics: those with which batch norm normalizes. "refreshed": running statistics computed as the mean over the subset,
-    in groups of ``norm_batch`` examples, each normalized by its own; "running": those of the run; "batch": each group's own,
-    which couples the examples of a group. Dropout is off. float64: compute in double precision, otherwise in the parameters'
+    in groups of ``ghost_batch_size`` examples, each normalized by its own; "running": those of the run; "batch": each group's
+    own, which couples the examples of a group. Dropout is off. float64: compute in double precision, otherwise in the parameters'
     own type, without autocast. state: a ``state_dict`` of the model to measure in place of the task's own.
     """
 
@@ -146,7 +146,7 @@ class MeasuredModel:
     def _set_statistics(self) -> None:
         if not self.network.norms:
             return
-        layers.set_norm_batch(self.model, self._group)
+        layers.set_ghost_batch_size(self.model, self._group)
         if self._statistics == "batch":
             for norm in self.network.norms:
                 norm.train()
@@ -156,7 +156,7 @@ class MeasuredModel:
     def _group(self) -> int:
         """The number of examples that batch norm normalizes together."""
         batch = self.task.recipe.horizon.plan.batch(self.task.step)
-        return min(self.task.recipe.norm_batch or batch, batch)
+        return min(self.task.recipe.ghost_batch_size or batch, batch)
 
     @torch.no_grad()
     def refresh(self) -> None:

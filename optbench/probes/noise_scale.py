@@ -116,7 +116,7 @@ class NoiseScaleProbe(Probe):
         inputs, targets = task.source.batch(step, plan.first_sample(step), batch, execution.rank, ranks)
         parts = 2 if len(inputs) > 1 else 1  # a share of one example, on several ranks, is one part
         size = len(inputs) // parts
-        layers.set_norm_batch(network.model, min(recipe.norm_batch or size, size))
+        layers.set_ghost_batch_size(network.model, min(recipe.ghost_batch_size or size, size))
         gradients = []
         for part in range(parts):
             # The rank gives the position of a part in the global batch, which determines its dropout masks.

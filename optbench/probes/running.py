@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from optbench.moved import current_choice, current_column
 from optbench.objective import Objective
 from optbench.probes.base import Measurement, Probe, ProbeContext
 from optbench.probes.schedule import ProbeSchedule
@@ -58,7 +59,7 @@ class Probes:
     def check(self, task: Task) -> None:
         """Raise UserError for a probe that cannot work in this run."""
         for entry in self.scheduled:
-            entry.probe.check(self._situation(task))
+            entry.probe.check(self._context(task))
 
     # ---- when -----------------------------------------------------------------------------------------------------------
 
@@ -129,7 +130,7 @@ class Probes:
         error: BaseException | None = None
         with _generators_kept(task.device):
             try:
-                measurement = entry.probe.measure(self._situation(task))
+                measurement = entry.probe.measure(self._context(task))
             except StoreError:
                 raise
             except Exception as raised:
@@ -143,7 +144,7 @@ class Probes:
                 measurement, error = None, RuntimeError("it failed on another rank")
         return measurement, error
 
-    def _situation(self, task: Task) -> ProbeContext:
+    def _context(self, task: Task) -> ProbeContext:
         return ProbeContext(task, self._initial, self.directory)
 
     def _log(self, problem: str, error: BaseException | None) -> None:
@@ -168,12 +169,15 @@ class Probes:
         }
 
     def load_state(self, state: Row) -> None:
-        """Continue from ``state``; a probe that is not in it starts anew."""
-        self._measured, self._values = dict(state["measured"]), dict(state["values"])
+        """Continue from ``state``; a probe that was not among those of the state begins anew."""
+        # The checkpoint may be from before a probe got the name that it has now.
+        self._measured = {current_choice("probe", name): step for name, step in state["measured"].items()}
+        self._values = {current_column(name): value for name, value in state["values"].items()}
         self._seconds = state["seconds"]
+        kept = {current_choice("probe", name): own for name, own in state["probes"].items()}
         for entry in self.scheduled:
-            if state["probes"].get(entry.name):
-                entry.probe.load_state_dict(state["probes"][entry.name])
+            if kept.get(entry.name):
+                entry.probe.load_state_dict(kept[entry.name])
 
 
 def _reason(error: BaseException | None) -> str:

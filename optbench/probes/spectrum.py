@@ -10,7 +10,7 @@ from optbench.probes.base import MATRIX_NAMES, Measurement, ProbeContext, Subset
 
 
 class Spectrum(SubsetProbe):
-    """Ritz values and weights of ``probes`` random vectors with ``steps`` Lanczos steps each, and the resulting density.
+    """Ritz values and weights of ``vectors`` random vectors with ``steps`` Lanczos steps each, and the resulting density.
 
     matrix: hessian, gauss_newton, fisher or empirical_fisher. points, kernel_factor: grid and kernel of the density, see
     `optbench.curvature.density`. Values: top and bottom, the outermost Ritz values; mean, tr A / P, and deviation, the
@@ -22,19 +22,19 @@ class Spectrum(SubsetProbe):
         self,
         matrix: str = "hessian",
         steps: int = 60,
-        probes: int = 4,
+        vectors: int = 4,
         points: int = 2000,
         kernel_factor: float = 1e-5,
         **subset: Any,
     ) -> None:
         super().__init__(**subset)
-        self.matrix, self.steps, self.probes = matrix, steps, probes
+        self.matrix, self.steps, self.vectors = matrix, steps, vectors
         self.points, self.kernel_factor = points, kernel_factor
 
     def measure(self, context: ProbeContext) -> Measurement:
         """Measure the density."""
         matrix = operator(self.measured(context).objective(), self.matrix)
-        found = lanczos_quadrature(matrix, context.generator("spectrum"), self.probes, self.steps)
+        found = lanczos_quadrature(matrix, context.generator("spectrum"), self.vectors, self.steps)
         density = found.density(self.points, self.kernel_factor)
         _, mean, square = found.moments(2)[0].tolist()
         values = {

@@ -45,13 +45,13 @@ def measure(
     loss: Callable[[Tensor, Tensor], Tensor],
     source: BatchSource,
     execution: Execution,
-    norm_batch: int | None,
+    ghost_batch_size: int | None,
     generator: torch.Generator,
 ) -> tuple[list[float], list[float]] | None:
     """The Ritz values in ascending order, and the weight of the start along each; None if they are not finite.
 
     generator: on the CPU, for the start, in the same state on every rank. The ranks divide the examples if that gives
-    equal shares; otherwise each of them does the whole work. norm_batch: the number of examples that batch norm normalizes
+    equal shares; otherwise each of them does the whole work. ghost_batch_size: the number of examples that batch norm normalizes
     together in training, and for its statistics here.
     """
     inputs, targets = next(source.evaluation("train", request.examples, request.examples))
@@ -59,7 +59,7 @@ def measure(
     share = len(inputs) // shares
     mine = slice(execution.rank % shares * share, (execution.rank % shares + 1) * share)
     alone = replace(execution, world_size=shares, rank=execution.rank % shares)
-    with refreshed_statistics(network, inputs, norm_batch):
+    with refreshed_statistics(network, inputs, ghost_batch_size):
         objective = Objective(network, loss, inputs[mine], targets[mine], alone)
         parameters = network.parameters
         start = torch.randn(sum(map(torch.numel, parameters)), dtype=torch.float64, generator=generator)
@@ -72,10 +72,10 @@ def measure(
 
 
 @contextlib.contextmanager
-def refreshed_statistics(network: Network, inputs: Tensor, norm_batch: int | None) -> Iterator[None]:
+def refreshed_statistics(network: Network, inputs: Tensor, ghost_batch_size: int | None) -> Iterator[None]:
     """Within this context the model is in eval mode with batch norm statistics of ``inputs``; restored afterwards.
 
-    The statistics are means over groups of ``norm_batch`` examples (None: of all), to which training moves the running
+    The statistics are means over groups of ``ghost_batch_size`` examples (None: of all), to which training moves the running
     statistics; a group that is not full does not count.
     """
     norms = network.norms
@@ -84,7 +84,7 @@ def refreshed_statistics(network: Network, inputs: Tensor, norm_batch: int | Non
     network.model.eval()
     try:
         if norms:
-            size = min(norm_batch or len(inputs), len(inputs))
+            size = min(ghost_batch_size or len(inputs), len(inputs))
             for norm in norms:
                 norm.group, norm.ranks = None, None
 

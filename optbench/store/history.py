@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from optbench.moved import current_choice, current_column, with_earlier_columns
 from optbench.store.files import StoreError, plain, read_bytes, reason, reporting, to_json, write_atomically
 
 if TYPE_CHECKING:
@@ -170,14 +171,39 @@ def write_parquet(history: Path, target: Path) -> None:
 def read_table(history: Path, parquet: Path, columns: Iterable[str] | None = None) -> "pa.Table":
     """All rows of a run as an Arrow table: from ``parquet`` if it holds all of ``history``, otherwise from ``history``.
 
-    ``columns``: only these, as far as the run has them. Raises `StoreError` if neither file can be read.
+    ``columns`` keeps only those of the named columns that the run has. What a probe with another name now has written is
+    under its name of now. Raises `StoreError` when neither can be read.
     """
-    table = _read_parquet(history, parquet, columns)
+    columns = None if columns is None else list(columns)
+    table = _read_parquet(history, parquet, None if columns is None else with_earlier_columns(columns))
     if table is None:
         table = to_table(read_rows(history))
+    table = _with_current_names(table)
     if columns is not None:
         table = table.select([name for name in columns if name in table.column_names])
     return table.replace_schema_metadata(None)
+
+
+def _with_current_names(table: "pa.Table") -> "pa.Table":
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for name in table.column_names:
+        now = current_column(name)
+        if now in table.column_names and now != name:  # the run has gone on since the name has changed
+            pairs = zip(table[now].to_pylist(), table[name].to_pylist(), strict=True)
+            both = _to_array([earlier if value is None else value for value, earlier in pairs])
+            table = table.set_column(table.column_names.index(now), now, both).drop_columns(name)
+        elif now != name:
+            table = table.rename_columns([now if other == name else other for other in table.column_names])
+    if "probe" not in table.column_names or not pa.types.is_string(table["probe"].type):
+        return table
+    probes = {name: current_choice("probe", name) for name in pc.unique(table["probe"]).to_pylist() if name is not None}
+    for name, now in probes.items():
+        if name != now:
+            named = pc.if_else(pc.equal(table["probe"], name), now, table["probe"])
+            table = table.set_column(table.column_names.index("probe"), "probe", named)
+    return table
 
 
 def _read_parquet(history: Path, parquet: Path, columns: Iterable[str] | None) -> "pa.Table | None":

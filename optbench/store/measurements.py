@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from optbench.moved import current_choice, published_choice
 from optbench.store import history
 from optbench.store.files import component, read_bytes, reporting, write_atomically
 
@@ -64,13 +65,15 @@ class Measurements:
         kept = [row for row in rows if (row.get("probe"), row["step"]) != (probe, step)]
         if len(kept) < len(rows):
             history.rewrite(self.index, kept)
-        for path in self.path.glob(f"{probe}-{step}.*"):
-            with reporting("remove", path):
-                path.unlink(missing_ok=True)
+        for name in {probe, published_choice("probe", probe)}:
+            for path in self.path.glob(f"{name}-{step}.*"):
+                with reporting("remove", path):
+                    path.unlink(missing_ok=True)
 
     def rows(self) -> list[dict[str, Any]]:
-        """The lines of the index, in the order in which they were measured."""
-        return history.read_rows(self.index)
+        """The lines of the index, in the order in which they were measured, each with the name that its probe has now."""
+        rows = history.read_rows(self.index)
+        return [row | {"probe": _named(row["probe"])} if "probe" in row else row for row in rows]
 
     def arrays(self, file: str) -> "dict[str, np.ndarray]":
         """The arrays in ``file``; loading cannot run code."""
@@ -93,7 +96,7 @@ class Measurements:
             return None
         indexed = {(row.get("probe"), row["step"]) for row in self.rows()}
         for row in spoken_of:
-            probe, step, file = row.get("probe"), row["step"], row.get("probe_file")
+            probe, step, file = _named(row.get("probe")), row["step"], row.get("probe_file")
             if (probe, step) not in indexed:
                 return f"{probe} at step {step} in {self.index}"
             if file is not None and not _is_whole(self.path / Path(file).name):
@@ -110,6 +113,10 @@ class Measurements:
                 match = _OF_A_MEASUREMENT.fullmatch(path.name)
                 if match is not None and int(match[2]) > after_step:
                     path.unlink(missing_ok=True)
+
+
+def _named(probe: Any) -> Any:
+    return current_choice("probe", probe) if isinstance(probe, str) else probe
 
 
 def _is_whole(path: Path) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optbench.errors import UserError
+from optbench.moved import current_column
 from optbench.store.files import StoreError, flatten, read_object
 from optbench.store.notes import columns_of
 from optbench.store.run_directory import FINISHED, RunDirectory
@@ -146,7 +147,8 @@ def _read_run(run: RunDirectory, search_spaces: bool) -> tuple[dict[str, str], d
     summary: dict[str, Any] = {}
     if status.state in FINISHED:
         try:
-            summary = flatten(read_object(run.path / "summary.json"))
+            found = flatten(read_object(run.path / "summary.json"))
+            summary = {current_column(name): value for name, value in found.items()}
         except FileNotFoundError:
             problems.append(f"{run.path / 'summary.json'} is absent")
         except StoreError as error:

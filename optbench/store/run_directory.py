@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from optbench.errors import UserError
-from optbench.moved import with_current_targets
+from optbench.moved import with_current_names
 from optbench.store import history
 from optbench.store.checkpoints import Checkpoints
 from optbench.store.files import (
@@ -177,7 +177,7 @@ class RunDirectory:
             time.sleep(0.05)
 
     def _check_same(self, given: dict[str, Any]) -> None:
-        old, new = flatten(self.config()), flatten(given)
+        old, new = flatten(self.config()), flatten(with_current_names(given))
         # Compared as text: NaN differs from itself, and True equals 1.
         changed = [key for key in old | new if repr(old.get(key, "absent")) != repr(new.get(key, "absent"))]
         if changed:
@@ -199,20 +199,22 @@ class RunDirectory:
             write_atomically(self.path / "config.json", to_json(copy), sync=False)
 
     def config(self) -> dict[str, Any]:
-        """The run's configuration. Raises `StoreError` when config.yaml is absent or damaged."""
+        """The run's configuration, in the names of now. Raises `StoreError` when config.yaml is absent or damaged."""
         path = self.path / "config.yaml"
         with reporting("read", path):
             content = read_bytes(path)
         try:
-            copy = read_object(self.path / "config.json")
-            if copy.get("config_yaml") == _digest(content) and isinstance(copy.get("config"), dict):
-                return with_current_targets(copy["config"])
-        except (StoreError, FileNotFoundError):
-            pass
-        try:
-            return with_current_targets(_parse_yaml(content.decode()))
+            return with_current_names(self._quick_config(content) or _parse_yaml(content.decode()))
         except ValueError as error:
             raise StoreError(f"{path} is damaged: {error}") from error
+
+    def _quick_config(self, config_yaml: bytes) -> dict[str, Any] | None:
+        try:
+            copy = read_object(self.path / "config.json")
+        except (StoreError, FileNotFoundError):
+            return None
+        config = copy.get("config")
+        return config if copy.get("config_yaml") == _digest(config_yaml) and isinstance(config, dict) else None
 
     def status(self) -> Status:
         """The run's status; an absent or damaged status.json reads as pending, with the reason in ``why``."""

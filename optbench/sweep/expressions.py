@@ -8,6 +8,7 @@ from typing import Any
 
 from optbench.config import name_of
 from optbench.errors import UserError, nearest
+from optbench.moved import current_key, say
 
 _ACCEPTED = (
     "accepted: keys such as batch or optimizer.momentum, numbers, 'text', lists, and, or, not, in, not in, "
@@ -180,6 +181,9 @@ class Expression:
             raise self._error(f"{ast.unparse(node)} cannot compare {left!r} and {right!r}") from error
 
     def _look_up(self, path: tuple[str, ...], config: Mapping[str, Any]) -> Any:
+        if (now := current_key(".".join(path))) != ".".join(path):
+            say(".".join(path))
+            path = tuple(now.split("."))
         key = path[0]
         if key not in config:
             if len(path) == 1 and key in _WORDS:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from optbench import config as configuration
+from optbench.moved import published_key
 from optbench.store.files import flatten
 from optbench.sweep.grid.expand import Expansion
 
@@ -35,8 +36,8 @@ def automatic_name(expansion: Expansion, arguments: Sequence[str]) -> str:
 
 
 def _path(key: str) -> str:
-    """The path of an option, without the + or ~ before it and the @PACKAGE after it."""
-    return key.lstrip("+~").partition("@")[0]
+    """The path of an option as the science has it, without what may stand before and after it: +KEY, KEY@PACKAGE."""
+    return published_key(key.lstrip("+~").partition("@")[0])
 
 
 def _is_below(key: str, path: str) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 from optbench.config import check_sweep_name
 from optbench.errors import UserError, nearest
+from optbench.moved import current_key
 from optbench.store import RunDirectory, RunLock, StoreError
 from optbench.store.files import (
     component,
@@ -102,7 +103,7 @@ class Plan:
         for number, line in enumerate(_lines(path), start=1):
             try:
                 run_id, cell = component(line["run_id"], "run id"), line["cell"]
-                entries.append(Entry(run_id, {str(key): str(value) for key, value in cell.items()}))
+                entries.append(Entry(run_id, {current_key(str(key)): str(value) for key, value in cell.items()}))
             except (KeyError, AttributeError, UserError) as error:
                 raise StoreError(f"{path} is damaged: line {number} names no run ({error})") from error
         return entries

@@ -60,7 +60,7 @@ class Undisturbed:
 
 def micro_batch(undisturbed: Undisturbed) -> Found:
     """Micro-batches of one group of batch norm and of three, which leaves a smaller last one, give what whole batches give."""
-    group = undisturbed.config["norm_batch"]
+    group = undisturbed.config["ghost_batch_size"]
     found = Found()
     for size in (group, 3 * group):
         parts = numbers(trained(undisturbed.config, micro_batch=size))

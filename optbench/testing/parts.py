@@ -21,7 +21,7 @@ from optbench.testing.trained import Ended, run_in, trained
 from optbench.training import build
 
 _COMMON = (
-    "optimizer=adam", "batch=16", "norm_batch=4", "budget.steps=4", "evaluate_train=16", "eval_every=100steps",
+    "optimizer=adam", "batch=16", "ghost_batch_size=4", "budget.steps=4", "evaluate_train=16", "eval_every=100steps",
     "tracker=none", "progress=false", "log_every=1",
 )  # fmt: skip
 # What goes with what: data for a model that reads them, and a model for data of a kind, both small.

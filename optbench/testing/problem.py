@@ -11,13 +11,13 @@ from optbench.randomness import generator
 # sees to it. Every step is clipped and averaged.
 COMMON = (
     "model=wrn", "model.depth=10", "model.width=1", "model.dropout=0.3", "dataset=digits", "dataset.train_limit=200",
-    "dataset.validation=16", "dataset.crop=1", "batch=64", "norm_batch=16", "clip_norm=1.0", "averaging=ema",
+    "dataset.validation=16", "dataset.crop=1", "batch=64", "ghost_batch_size=16", "clip_norm=1.0", "averaging=ema",
     "schedule=cosine", "budget.steps=4", "evaluate_train=64", "tracker=none", "progress=false", "log_every=1",
 )  # fmt: skip
 # Methods that are slow on a network of 78,000 weights take a batch and a budget that are smaller, not other promises.
-_FEWER = ("batch=16", "norm_batch=4", "budget.steps=3")
+_FEWER = ("batch=16", "ghost_batch_size=4", "budget.steps=3")
 # The curvature of these two grows with the outputs of a batch.
-_FEWEST = ("batch=8", "norm_batch=2", "budget.steps=3")
+_FEWEST = ("batch=8", "ghost_batch_size=2", "budget.steps=3")
 _SMALLER = {
     "damped_newton": (*_FEWER, "optimizer.krylov_dimension=4"),
     "entropy_sgd": (*_FEWER, "optimizer.inner_steps=5"),

@@ -128,7 +128,7 @@ def build_task(config: RunConfig, raw: RawData, stop: Stop | None = None) -> Tas
         schedule=schedules.build(config.schedule.in_steps(horizon, stretch=True), horizon.steps, config.batch),
         momentum_schedule=momentum.build(config.momentum_schedule.in_steps(horizon), horizon.steps),
         make_average=lambda model: build_average(averaging, model),
-        norm_batch=config.norm_batch,
+        ghost_batch_size=config.ghost_batch_size,
         seed=config.seed,
         execution=Execution(
             micro_batch=None if config.micro_batch == "auto" else config.micro_batch,
@@ -136,7 +136,7 @@ def build_task(config: RunConfig, raw: RawData, stop: Stop | None = None) -> Tas
             dtype=_DTYPES.get(config.precision),
             loss_scale=LossScale() if config.precision == "fp16" else None,
             clip_norm=config.clip_norm,
-            graphs=config.graphs,
+            cached_graphs=config.cached_graphs,
         ),
         compile=config.compile,
     )

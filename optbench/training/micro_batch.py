@@ -89,7 +89,7 @@ def _measure(config: RunConfig, task: Task, workers: int) -> MicroBatch | None:
     if there is None:
         return None
     share = task.recipe.horizon.plan.largest // config.trainer.ranks
-    copies = int(config.optimizer.info.get("activations", 1)) * max(config.graphs or 1, 1)
+    copies = int(config.optimizer.info.get("activations", 1)) * max(config.cached_graphs or 1, 1)
     try:
         with torch.random.fork_rng(devices=[]):
             each, fixed = int(_saved_bytes(task) * PEAK * copies), _fixed_bytes(config, task)
@@ -105,7 +105,7 @@ def _unit(config: RunConfig, task: Task, share: int) -> int:
     if not layers.batch_norms(task.model):
         return 1
     plan: BatchPlan = task.recipe.horizon.plan
-    return min(config.norm_batch or plan.largest, share)
+    return min(config.ghost_batch_size or plan.largest, share)
 
 
 def _saved_bytes(task: Task) -> float:
@@ -126,7 +126,7 @@ def _saved_bytes(task: Task) -> float:
     groups = [(norm, norm.group, norm.ranks) for norm in network.norms]
     training = task.model.training
     network.record_norms("hold")
-    layers.set_norm_batch(task.model, len(inputs))
+    layers.set_ghost_batch_size(task.model, len(inputs))
     task.model.train()
     try:
         with (
@@ -176,9 +176,9 @@ def _refusal(config: RunConfig, unit: int, whole: MicroBatch, workers: int) -> s
     needed = memory.short(whole.fixed + unit * whole.each)
     ways = []
     if unit > 1:
-        ways.append("a smaller norm_batch")
-    if config.graphs != 1:
-        ways.append("graphs=1")
+        ways.append("a smaller ghost_batch_size")
+    if config.cached_graphs != 1:
+        ways.append("cached_graphs=1")
     if config.precision in ("fp32", "tf32", "fp64"):
         ways.append("precision=bf16")
     if workers > 1:

@@ -68,7 +68,7 @@ class Recipe:
     schedule: Schedule
     momentum_schedule: MomentumSchedule | None = None
     make_average: Callable[[nn.Module], Average | None] = lambda model: None
-    norm_batch: int | None = 128
+    ghost_batch_size: int | None = 128
     seed: int = 0
     execution: Execution = field(default_factory=Execution)
     compile: bool = False
@@ -203,7 +203,13 @@ class Task(pl.LightningModule):
         if request is not None:
             draws = randomness.generator(self.recipe.seed, "spectrum of the schedule", step)
             spectrum = hessian.measure(
-                request, self.network, self.recipe.loss, self.source, self.execution, self.recipe.norm_batch, draws
+                request,
+                self.network,
+                self.recipe.loss,
+                self.source,
+                self.execution,
+                self.recipe.ghost_batch_size,
+                draws,
             )
             if spectrum is not None:
                 schedule.observe_spectrum(*spectrum)
@@ -225,14 +231,14 @@ class Task(pl.LightningModule):
                     group["betas"] = (momentum, *group["betas"][1:])
 
     def _place_norms(self, batch: int) -> None:
-        """Fix the groups that batch norm normalizes together: ``norm_batch`` consecutive examples of the global batch."""
+        """Fix the groups that batch norm normalizes together: ``ghost_batch_size`` consecutive examples of the global batch."""
         self._batch = batch
         if not self.network.norms:
             return
         share = batch // self.execution.world_size
-        group = min(self.recipe.norm_batch or batch, batch)
+        group = min(self.recipe.ghost_batch_size or batch, batch)
         if group <= share:
-            layers.set_norm_batch(self.model, group)
+            layers.set_ghost_batch_size(self.model, group)
             return
         span = group // share
         mine = None
@@ -240,7 +246,7 @@ class Task(pl.LightningModule):
             ranks = dist.new_group(list(range(first, first + span)))
             if first <= self.execution.rank < first + span:
                 mine = ranks
-        layers.set_norm_batch(self.model, None, mine)
+        layers.set_ghost_batch_size(self.model, None, mine)
 
     # ---- state for checkpoints ------------------------------------------------------------------------------------------
 

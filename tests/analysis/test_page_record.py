@@ -72,6 +72,16 @@ def test_a_table_that_is_corrected_is_on_the_page_that_is_built_again(written):
     assert '<td class="number">0.75</td>' in written.read_text()
 
 
+def test_a_table_of_an_earlier_version_is_shown_with_the_keys_of_now(written):
+    path = written.parent / "tables" / "runs.parquet"
+    runs = pd.read_parquet(path)
+    runs.assign(**{"config.norm_batch": [None, 32.0] * (len(runs) // 2), "extremes_top": 1.0}).to_parquet(path)
+    study_page.build(written.parent, written.parents[1])
+    settings = data_of(written.read_text())["runs"]["settings"]
+    assert settings["ghost_batch_size"][:2] == [None, 32]
+    assert "norm_batch" not in settings
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

@@ -20,7 +20,7 @@ from optbench.analysis.statistics.tuning_budget import curves
 from optbench.analysis.study import Study
 from optbench.sweep.plan import Entry, Plan
 
-WORDS = ("optimizer=adam", "model=mlp", "dataset=digits", "batch=64", "norm_batch=null", "tracker=none")
+WORDS = ("optimizer=adam", "model=mlp", "dataset=digits", "batch=64", "ghost_batch_size=null", "tracker=none")
 
 
 def stored(root, runs, experiment="things"):

@@ -63,3 +63,34 @@ def test_a_run_at_work_is_left_alone(stopped, capsys):
     with RunLock(stopped.path / "lock"):
         assert main(["resume", stopped.run_id]) == 2
     assert f"is held by process {os.getpid()}" in capsys.readouterr().err
+
+
+def test_a_run_that_was_frozen_under_earlier_names_goes_on(tmp_path, capsys):
+    probed = {"probe": "eigenvalues", "ghost_batch_size": 64, "cached_graphs": 2}
+    options = {"every": 2, "examples": 32, "steps": 2, "largest": 1, "smallest": 1}
+    settings = {**TINY, **probed, "probe.eigenvalues": options}
+
+    def stop(step, row):
+        raise optbench.Stop
+
+    with pytest.raises(optbench.Stop):
+        optbench.run(**settings, on_evaluation=stop)
+    stopped = optbench.run(**settings, dry_run=True)
+    frozen = stopped.path / "config.yaml"
+    text = frozen.read_text()
+    for now, first in {"ghost_batch_size:": "norm_batch:", "cached_graphs:": "graphs:"}.items():
+        assert now in text
+        text = text.replace(now, first)
+    text = text.replace("optbench.probes.eigenvalues.Eigenvalues", "optbench.probes.extremes.Extremes")
+    text = text.replace("  eigenvalues:", "  extremes:").replace("name: eigenvalues", "name: extremes")
+    frozen.write_text(text)
+    (stopped.path / "config.json").unlink()
+    assert "extremes:" in text
+    assert main(["resume", stopped.run_id]) == 0
+    assert f"{stopped.run_id}: done" in capsys.readouterr().out
+    whole = optbench.run(**settings, results_dir="undisturbed")
+    assert whole.run_id == stopped.run_id
+    for column in ("validation_loss", "eigenvalues_top"):
+        found, expected = (run.history()[column].dropna().tolist() for run in (stopped, whole))
+        assert found == expected
+        assert len(found) > 2

@@ -43,7 +43,7 @@ def _plain(value):
         ["model=autoencoder"],
         ["optimizer=zoo", "optimizer.name=lion"],
         ["probe=[spectrum,noise_scale]", "probe.spectrum.every=3", "micro_batch=4"],
-        ["trainer=ddp", "trainer.devices=2", "norm_batch=null", "data_dir=elsewhere", "tracker=none"],
+        ["trainer=ddp", "trainer.devices=2", "ghost_batch_size=null", "data_dir=elsewhere", "tracker=none"],
     ],
     ids=" ".join,
 )

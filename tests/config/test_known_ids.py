@@ -20,7 +20,7 @@ KNOWN = {
     ],
     "entropy_sgd-lenet5-fashion_mnist-b128-s0-db3c71d7b0": ["precision=fp64", "optimizer=entropy_sgd", "averaging=ema"],
     "sgd-lenet5-fashion_mnist-b128-s0-165f98ffb7": ["trainer=ddp", "trainer.devices=2", "trainer.compression=fp16"],
-    "sgd-irnn-adding-b128-s0-a8a4637496": ["model=irnn", "dataset=adding", "norm_batch=null", "clip_norm=1e-1"],
+    "sgd-irnn-adding-b128-s0-a8a4637496": ["model=irnn", "dataset=adding", "ghost_batch_size=null", "clip_norm=1e-1"],
 }
 
 

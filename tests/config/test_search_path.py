@@ -269,13 +269,13 @@ class TestOwnProbes:
     def test_one_takes_over_the_options_of_another(self, here, monkeypatch, capsys):
         write(here / "mine", probe__finer=f"{self.HEAD}defaults: [spectrum@_here_]\nsteps: 90\n")
         monkeypatch.setenv("OPTBENCH_CONF", "mine")
-        chosen = compose([*SMALL, "probe=[finer,spectrum]", "probe.finer.probes=2"])["probe"]
+        chosen = compose([*SMALL, "probe=[finer,spectrum]", "probe.finer.vectors=2"])["probe"]
         assert list(chosen) == ["finer", "spectrum"]
         spectrum = chosen["spectrum"]
-        expected = spectrum | {"name": "finer", "steps": 90, "probes": 2}
+        expected = spectrum | {"name": "finer", "steps": 90, "vectors": 2}
         assert chosen["finer"] == expected | {"info": {**spectrum["info"], "inherits": "spectrum"}}
         assert "CANNOT" not in command(capsys, "list", "probe")[1]
-        assert configuration.read_choice("probe", "finer") == chosen["finer"] | {"probes": spectrum["probes"]}
+        assert configuration.read_choice("probe", "finer") == chosen["finer"] | {"vectors": spectrum["vectors"]}
 
     @pytest.mark.parametrize(
         ("words", "message"),

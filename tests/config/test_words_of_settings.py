@@ -21,7 +21,7 @@ from optbench.errors import UserError
         ({"probe": ["trace", "spectrum"]}, ["probe=[trace,spectrum]"]),
         ({"probe": {"spectrum": {"steps": 10}}}, ["probe.spectrum.steps=10"]),
         ({"model": {"hidden": [64, 32]}}, ["model.hidden=[64,32]"]),
-        ({"model": {"hidden": (64,)}, "norm_batch": None}, ["model.hidden=[64]", "norm_batch=null"]),
+        ({"model": {"hidden": (64,)}, "ghost_batch_size": None}, ["model.hidden=[64]", "ghost_batch_size=null"]),
         ({"optimizer": {"name": "x", "options": {"a": 1, "b": [2]}}}, ["optimizer.name=x", "+optimizer.options={a:1,b:[2]}"]),
         ({"sweep": "null", "scale": "1.5"}, ["sweep='null'", "scale='1.5'"]),
         ({"results_dir": Path("a b"), "schedule": {"warmup": "5epochs"}}, ["results_dir='a b'", "schedule.warmup=5epochs"]),

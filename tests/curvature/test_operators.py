@@ -18,7 +18,7 @@ from optbench.curvature import (
 )
 from optbench.curvature.operators import MATRICES
 from optbench.errors import UserError
-from optbench.models.layers import BatchNorm, Dropout, set_norm_batch
+from optbench.models.layers import BatchNorm, Dropout, set_ghost_batch_size
 from optbench.objective import Execution, Network, Objective
 from optbench.objective.losses import Bernoulli, CrossEntropy, SquaredError
 
@@ -159,7 +159,7 @@ def test_a_copy_in_float64_is_exact_and_leaves_the_original_alone():
     model = network(norm=True, dropout=0.4).float()
     inputs, targets = data()
     objective = Objective(Network(model), CrossEntropy(), inputs.float(), targets, Execution(micro_batch=6), 77)
-    set_norm_batch(model, 6)
+    set_ghost_batch_size(model, 6)
     objective()
     before = [parameter.clone() for parameter in model.parameters()]
     twin = in_float64(objective)
@@ -247,7 +247,7 @@ def on_one_of_two_ranks(rank, folder):
     share = slice(6 * rank, 6 * rank + 6)
     for options in RANK_NETS:
         model = network(**options)
-        set_norm_batch(model, None, dist.new_group([0, 1]))
+        set_ghost_batch_size(model, None, dist.new_group([0, 1]))
         execution = Execution(micro_batch=None if "norm" in options else 4, world_size=2, rank=rank)
         results.append(
             measurements(Objective(Network(model), CrossEntropy(), inputs[share], targets[share], execution))

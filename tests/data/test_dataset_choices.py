@@ -3,16 +3,13 @@
 import importlib
 import importlib.util
 import inspect
-from pathlib import Path
 
 import pytest
-import yaml
 
-from optbench.config import schema
+from optbench.config import choices, read_choice, schema
 from optbench.data.locate import NO_DOWNLOAD
 
-FILES = sorted((Path(__file__).parents[2] / "conf" / "dataset").glob("*.yaml"))
-CHOICES = {path.stem: yaml.safe_load(path.read_text()) for path in FILES}
+CHOICES = {name: read_choice("dataset", name) for name in choices("dataset")}
 AUGMENTATION = {"augment", "crop", "crop_padding", "flip", "cutout", "normalize"}
 NEEDS_PACKAGES = {"natpatch": ("skimage", "sklearn", "PIL")}
 

@@ -204,7 +204,12 @@ def landscape_study():
                 steep = 4.0 if batch == 1024 and decay == 0 else 1.0
                 run = {"run_id": f"{seed}-{decay}-{batch}", "seed": seed, "batch": batch, "state": "done"}
                 run |= {"cell.optimizer.weight_decay": decay, "test_accuracy": 0.9, "test_loss": 0.4, "train_loss": 0.1}
-                run |= {"sharpness_adaptive": 1.0, "sharpness_sam": 1.0, "sharpness_keskar": 2.0, "extremes_top": 3.0}
+                run |= {
+                    "sharpness_adaptive": 1.0,
+                    "sharpness_sam": 1.0,
+                    "sharpness_keskar": 2.0,
+                    "eigenvalues_top": 3.0,
+                }
                 runs.append(run | {"displacement_norm": 10.0})
                 lines = {"positions": x, "loss": np.stack([0.1 + 0.2 * x + steep * x**2] * 2)}
                 measured[run["run_id"], "landscape"] = [measurement(10, lines)]

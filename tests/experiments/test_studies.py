@@ -46,7 +46,7 @@ def keys(expansion):
         remedies = (
             config["scaling"]["name"],
             config["schedule"]["warmup"],
-            config["norm_batch"],
+            config["ghost_batch_size"],
             config["budget"]["regime_adaptation"],
         )
         optimizer = config["optimizer"]
@@ -133,7 +133,7 @@ def configured(optimizer="momentum", batch=32, seed=0, trial=0, rate=0.1, model=
         "scaling": {"name": "none"},
         "schedule": {"name": "constant", "warmup": 0},
         "budget": {"regime_adaptation": False, "target": 0.8, "target_metric": "validation_accuracy"},
-        "norm_batch": None,
+        "ghost_batch_size": None,
         "batch": batch,
         "seed": seed,
         "trial": trial,
@@ -175,8 +175,8 @@ def gap_runs():
         "linear": ({"scaling__name": "linear"}, 0.01),
         "warm": ({"schedule__warmup": "10%"}, -0.005),
         "longer": ({"budget__regime_adaptation": True}, 0.03),
-        "ghost": ({"norm_batch": 32}, 0.005),
-        "together": ({"norm_batch": 32, "scaling__name": "sqrt", "budget__regime_adaptation": True}, 0.02),
+        "ghost": ({"ghost_batch_size": 32}, 0.005),
+        "together": ({"ghost_batch_size": 32, "scaling__name": "sqrt", "budget__regime_adaptation": True}, 0.02),
     }
     runs = []
     for seed in range(3):

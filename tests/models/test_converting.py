@@ -72,7 +72,7 @@ def test_a_module_in_two_places_stays_one_and_a_model_may_be_a_norm_itself():
 def gradients(micro_batch):
     model = convnet()
     network = Network(model)
-    layers.set_norm_batch(model, 4)
+    layers.set_ghost_batch_size(model, 4)
     inputs = torch.randn(16, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     objective = Objective(network, CrossEntropy(), inputs, torch.arange(16) % 3, Execution(micro_batch=micro_batch), 7)
     objective()

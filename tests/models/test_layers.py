@@ -18,7 +18,7 @@ from optbench.models.layers import (
     batch_norms,
     commit_batch_norms,
     place_dropout,
-    set_norm_batch,
+    set_ghost_batch_size,
 )
 from optbench.objective import Execution
 
@@ -229,7 +229,7 @@ def test_the_recorded_statistics_hold_no_graph():
 
 def test_commit_batch_norms_moves_every_norm_by_its_own_groups():
     model = nn.Sequential(BatchNorm(CHANNELS, momentum=0.1), nn.Tanh(), BatchNorm(CHANNELS, momentum=0.5)).double()
-    set_norm_batch(model, 4)
+    set_ghost_batch_size(model, 4)
     norms = batch_norms(model)
     assert norms == [model[0], model[2]]
     for norm in norms:
@@ -288,7 +288,7 @@ def on_one_of_two_ranks(rank, folder):
     for kind in ("dense", "image"):
         for recording in ("follow", "record"):
             norm = randomize(BatchNorm(CHANNELS)).double()
-            set_norm_batch(norm, None, dist.group.WORLD)
+            set_ghost_batch_size(norm, None, dist.group.WORLD)
             norm.recording = recording
             inputs = inputs_of(kind).chunk(2)[rank].clone().requires_grad_()
             outputs = norm(inputs)

@@ -12,7 +12,7 @@ from torch import nn
 
 from optbench import randomness
 from optbench.errors import UserError
-from optbench.models.layers import BatchNorm, Dropout, set_norm_batch
+from optbench.models.layers import BatchNorm, Dropout, set_ghost_batch_size
 from optbench.objective import Execution, LossScale, Network, Objective, dropout_key
 
 BATCH, GROUP, KEY = 22, 4, dropout_key(0, 5)  # groups of batch norm of 4, 4, 4, 4, 4 and 2
@@ -25,7 +25,7 @@ def problem(norm=True, dropout=0.3, dtype=torch.float64, seed=0):
     model = nn.Sequential(
         nn.Linear(6, 10), BatchNorm(10) if norm else nn.Identity(), nn.Tanh(), Dropout(dropout), nn.Linear(10, 3)
     ).to(dtype)
-    set_norm_batch(model, GROUP)
+    set_ghost_batch_size(model, GROUP)
     inputs, targets = torch.randn(BATCH, 6, dtype=dtype), torch.randint(0, 3, (BATCH,))
     return model, inputs, targets
 
@@ -350,7 +350,7 @@ def test_an_overflow_halves_the_factor_and_the_batch_is_evaluated_again(factor, 
 def test_overflow_in_one_of_several_micro_batches():
     scale = LossScale(2.0**16)
     model, inputs, loss, _ = scaled_problem(scale)
-    set_norm_batch(model, 2)
+    set_ghost_batch_size(model, 2)
     objective = Objective(Network(model), loss, inputs, torch.zeros(4), Execution(micro_batch=2, loss_scale=scale))
     objective()
     # Each part has the weight 1/2: the gradient is 1 at every output, which float16 holds up to a factor of 2^15. The

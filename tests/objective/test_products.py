@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from optbench.data.spec import DataSpec
 from optbench.errors import UserError
 from optbench.models.language import RecurrentLanguageModel
-from optbench.models.layers import BatchNorm, Dropout, set_norm_batch
+from optbench.models.layers import BatchNorm, Dropout, set_ghost_batch_size
 from optbench.models.recurrent import RecurrentNetwork
 from optbench.models.transformer import GPT
 from optbench.objective import Execution, LossScale, Network, Objective, dropout_key
@@ -224,7 +224,7 @@ def problem(name):
         for norm in (module for module in model.modules() if isinstance(module, BatchNorm)):
             norm.running_mean.normal_()
             norm.running_var.uniform_(0.5, 2)
-    set_norm_batch(model, GROUP)
+    set_ghost_batch_size(model, GROUP)
     return model, inputs, targets, loss
 
 
@@ -294,9 +294,12 @@ def test_hessian(name, micro_batch):
 
 @every_problem
 @every_micro_batch
-@pytest.mark.parametrize("graphs", [1, None])
-def test_gauss_newton(name, micro_batch, graphs):
-    objective, (_, jacobian, middle, *_) = objective_of(name, micro_batch=micro_batch, graphs=graphs), dense(name)
+@pytest.mark.parametrize("cached_graphs", [1, None])
+def test_gauss_newton(name, micro_batch, cached_graphs):
+    objective, (_, jacobian, middle, *_) = (
+        objective_of(name, micro_batch=micro_batch, cached_graphs=cached_graphs),
+        dense(name),
+    )
     expected = jacobian.T @ middle @ jacobian
     vectors = vectors_of(objective)
     for vector in vectors:
@@ -531,13 +534,13 @@ def counted(objective):
 
 
 @pytest.mark.parametrize(
-    ("micro_batch", "graphs", "first", "then"),
+    ("micro_batch", "cached_graphs", "first", "then"),
     [(None, 1, 1, 0), (4, 1, 3, 3), (4, 2, 3, 2), (4, 3, 3, 0), (4, None, 3, 0)],
 )
 @pytest.mark.parametrize("product", ["hvp", "gradient"])
-def test_forward_passes(micro_batch, graphs, first, then, product):
+def test_forward_passes(micro_batch, cached_graphs, first, then, product):
     """``first`` of them for the first product, ``then`` for every later one."""
-    objective = objective_of("mlp", micro_batch=micro_batch, graphs=graphs)
+    objective = objective_of("mlp", micro_batch=micro_batch, cached_graphs=cached_graphs)
     passes, of = counted(objective), {"hvp": vectors_of(objective)[:1], "gradient": []}[product]
     getattr(objective, product)(*of)
     assert len(passes) == first
@@ -582,7 +585,7 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("index", [0, 3])
 def test_changed_parameters_give_fresh_results(change, index):
-    objective = objective_of("mlp", micro_batch=4, graphs=None)
+    objective = objective_of("mlp", micro_batch=4, cached_graphs=None)
     vector = vectors_of(objective)[0]
 
     def everything(objective):
@@ -614,7 +617,7 @@ def test_a_trial_elsewhere_keeps_the_graph():
 @pytest.mark.parametrize("how", ["finish", "change", "mode", "delete"])
 def test_no_graph_outlives_its_parameters(how):
     """What a forward pass has recorded is freed by reference counts alone."""
-    objective = objective_of("mlp", micro_batch=4, graphs=None)
+    objective = objective_of("mlp", micro_batch=4, cached_graphs=None)
     alive = []
     objective.network.model[2].register_forward_hook(lambda module, inputs, outputs: alive.append(weakref.ref(outputs)))
     vector = vectors_of(objective)[0]
@@ -824,7 +827,7 @@ RANKS = [("dropout", GROUP), ("batch norm", GROUP), ("batch norm", None)]  # Non
 
 def rank_problem(name, group):
     model, inputs, targets, loss = problem(name)
-    set_norm_batch(model, group)
+    set_ghost_batch_size(model, group)
     return model, torch.cat([inputs, -inputs])[:16], torch.cat([targets, targets])[:16], loss
 
 
@@ -855,7 +858,7 @@ def on_one_of_two_ranks(rank, folder):
         assert replica.module is model
         ranks = dist.new_group([0, 1])
         if group is None:
-            set_norm_batch(model, None, ranks)
+            set_ghost_batch_size(model, None, ranks)
         share, micro_batch = slice(8 * rank, 8 * rank + 8), None if group is None else 4
         execution = Execution(micro_batch=micro_batch, world_size=2, rank=rank)
         results.append(all_products(Objective(Network(model), loss, inputs[share], targets[share], execution, KEY)))

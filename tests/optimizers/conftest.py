@@ -1,13 +1,11 @@
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from torch import nn
 
-CONF = Path(__file__).parents[2] / "conf" / "optimizer"
+from optbench.config import read_choice
 
 
 class Problem:
@@ -72,7 +70,7 @@ def choice():
     """conf/optimizer/NAME.yaml as a dict, with options overridden."""
 
     def load(name, /, **overrides):
-        config = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+        config = read_choice("optimizer", name)
         assert overrides.keys() <= config["info"]["schema"].keys()
         return {**config, **overrides}
 

@@ -1,19 +1,17 @@
-from pathlib import Path
-
 import pytest
 import torch
 from built import build
 from torch import nn
 
 from optbench import optimizers
-from optbench.config import tuning
+from optbench.config import choices, tuning
 from optbench.config.schema import check
 from optbench.errors import UserError
 from optbench.objective import Network, Objective
 from optbench.objective.losses import CrossEntropy
 from optbench.optimizers import LAMB, LARS, Lion, Muon
 
-NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "optimizer").glob("*.yaml"))
+NAMES = sorted(choices("optimizer"))
 FIXED = {"_target_", "name", "info"}
 # Those that decide about biases and norm scales by themselves, or have no weight decay.
 WITHOUT_DECAY = {

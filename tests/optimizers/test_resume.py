@@ -1,15 +1,13 @@
 """Variants of methods, and bfloat16, resume bit for bit; the defaults of every choice do in tests/test_promises.py."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from built import build
 
-from optbench.config import read_choice
+from optbench.config import choices, read_choice
 from optbench.testing import evaluating, resuming, subject, weights
 
-NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "optimizer").glob("*.yaml"))
+NAMES = sorted(choices("optimizer"))
 DECOUPLED = ["sgd", "momentum", "adam", "rmsprop"]
 # Those that need more than a closure are not for bfloat16.
 NEED_AN_OBJECTIVE = {

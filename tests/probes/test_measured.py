@@ -16,7 +16,7 @@ from optbench.training import build
 
 WORDS = [
     "model=wrn", "model.depth=10", "model.width=1", "model.dropout=0.3", "dataset=digits", "dataset.train_limit=40",
-    "dataset.validation=16", "dataset.crop=1", "batch=16", "norm_batch=8", "tracker=none", "budget.steps=3",
+    "dataset.validation=16", "dataset.crop=1", "batch=16", "ghost_batch_size=8", "tracker=none", "budget.steps=3",
 ]  # fmt: skip
 
 

@@ -8,7 +8,9 @@ import pytest
 from optbench import config
 from optbench.config import schema
 from optbench.errors import UserError
-from optbench.probes import SCHEDULE_OPTIONS, Probe
+from optbench.probes import SCHEDULE_OPTIONS, Probe, Probes
+from optbench.probes.running import ScheduledProbe
+from optbench.probes.schedule import ProbeSchedule
 
 PROBES = sorted(set(config.choices("probe")) - {"none"})
 
@@ -85,3 +87,22 @@ def test_probes_are_no_part_of_a_run_s_identity():
 def test_a_mistake_is_one_message(words, message):
     with pytest.raises(UserError, match=message):
         config.compose(words)
+
+
+def test_a_checkpoint_from_before_a_probe_had_its_name_is_taken():
+    class Remembering(Probe):
+        seen = None
+
+        def measure(self, context):
+            raise NotImplementedError
+
+        def load_state_dict(self, state):
+            self.seen = state["seen"]
+
+    remembering = Remembering()
+    probes = Probes([ScheduledProbe("eigenvalues", remembering, ProbeSchedule(6, every=3), {})])
+    own = {"extremes": {"seen": 2}}
+    probes.load_state({"measured": {"extremes": 3}, "values": {"extremes_top": 1.5}, "seconds": 0.5, "probes": own})
+    assert remembering.seen == 2
+    assert probes.summary() == {"eigenvalues_top": 1.5, "probe_seconds": 0.5}
+    assert probes.due(3) == []  # it has measured there

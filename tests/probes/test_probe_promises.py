@@ -23,18 +23,18 @@ from optbench.training.task import Task
 PROBES = sorted(set(config.choices("probe")) - {"none"})
 COMMON = [
     "model=wrn", "model.depth=10", "model.width=1", "model.dropout=0.3", "dataset=digits", "dataset.train_limit=64",
-    "dataset.validation=16", "batch=16", "norm_batch=8", "micro_batch=8", "optimizer=adam", "budget.steps=5",
+    "dataset.validation=16", "batch=16", "ghost_batch_size=8", "micro_batch=8", "optimizer=adam", "budget.steps=5",
     "eval_every=100steps", "evaluate_train=16", "tracker=none", "progress=false", "log_every=1",
 ]  # fmt: skip
 # The same measurements, cheaper.
 SMALLER = {
     "batch_hessian": {"batch_sizes": "[2,4]", "draws": 1, "steps": 2, "probes": 1},
-    "extremes": {"largest": 1, "smallest": 1, "steps": 3},
+    "eigenvalues": {"largest": 1, "smallest": 1, "steps": 3},
     "interpolation": {"points": 3},
     "landscape": {"points": 3},
     "noise_scale": {"window": 3},
     "sharpness": {"iterations": 2},
-    "spectrum": {"steps": 3, "probes": 2},
+    "spectrum": {"steps": 3, "vectors": 2},
     "stability": {"steps": 2},
     "trace": {"most": 2},
 }

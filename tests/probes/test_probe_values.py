@@ -14,7 +14,7 @@ from optbench.objective.vectors import flatten
 from optbench.probes import ProbeContext
 from optbench.probes.batch_hessian import BatchHessianProbe
 from optbench.probes.displacement import Displacement
-from optbench.probes.extremes import Extremes
+from optbench.probes.eigenvalues import Eigenvalues
 from optbench.probes.gradient_statistics import GradientStatistics
 from optbench.probes.interpolation import Interpolation, _barrier
 from optbench.probes.landscape import Landscape
@@ -76,7 +76,7 @@ def eigenvalues(hessian):
 
 
 def test_extremes_are_the_ends_of_the_dense_spectrum(case, eigenvalues):
-    found = Extremes(largest=3, smallest=2, steps=300, tolerance=1e-9).measure(case.context)
+    found = Eigenvalues(largest=3, smallest=2, steps=300, tolerance=1e-9).measure(case.context)
     expected = np.concatenate([eigenvalues[:2], eigenvalues[-3:]])
     np.testing.assert_allclose(found.arrays["eigenvalues"], expected, rtol=1e-6, atol=1e-9)
     assert found.values["top"] == pytest.approx(eigenvalues[-1])

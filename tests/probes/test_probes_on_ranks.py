@@ -20,15 +20,15 @@ ROOT = Path(__file__).parents[2]
 PROBES = sorted(set(config.choices("probe")) - {"none"})
 WORDS = [
     "model=wrn", "model.depth=10", "model.width=1", "model.dropout=0.3", "dataset=digits", "dataset.train_limit=40",
-    "dataset.validation=16", "batch=16", "norm_batch=4", "micro_batch=4", "precision=fp64", "budget.steps=2",
+    "dataset.validation=16", "batch=16", "ghost_batch_size=4", "micro_batch=4", "precision=fp64", "budget.steps=2",
     "eval_every=100steps", "evaluate_train=16", "tracker=none", "progress=false", f"probe=[{','.join(PROBES)}]",
 ]  # fmt: skip
 # Cheaper, and with examples that do not divide equally over two ranks.
 SMALLER = {
-    "examples": 15, "points": 3, "probes": 1, "most": 2, "iterations": 2, "draws": 1, "every": 1, "log_spaced": "null",
-    "start": "true", "batch_sizes": "[1,5]", "box_dimensions": 2, "largest": 1, "smallest": 1,
+    "examples": 15, "points": 3, "vectors": 1, "probes": 1, "most": 2, "iterations": 2, "draws": 1, "every": 1,
+    "log_spaced": "null", "start": "true", "batch_sizes": "[1,5]", "box_dimensions": 2, "largest": 1, "smallest": 1,
 }  # fmt: skip
-STEPS = {"spectrum": 3, "extremes": 3, "stability": 3, "batch_hessian": 2}
+STEPS = {"spectrum": 3, "eigenvalues": 3, "stability": 3, "batch_hessian": 2}
 for name in PROBES:
     known = config.read_choice("probe", name)["info"]["schema"]
     options = SMALLER | ({"steps": STEPS[name]} if name in STEPS else {})
@@ -112,7 +112,7 @@ def test_two_ranks_find_what_one_finds(probe, results):
 @pytest.mark.slow
 def test_a_probe_that_fails_on_one_rank_fails_on_both_and_the_run_goes_on(tmp_path):
     words = [word for word in WORDS if not word.startswith("probe")] + ["probe=[spectrum,displacement]"]
-    words += ["probe.spectrum.steps=2", "probe.spectrum.probes=1", "probe.spectrum.examples=15"]
+    words += ["probe.spectrum.steps=2", "probe.spectrum.vectors=1", "probe.spectrum.examples=15"]
     on_two_ranks("failing", [*words, f"results_dir={tmp_path}"])
     lines, path = found_in(tmp_path)
     assert {line["probe"] for line in lines} == {"displacement"}

@@ -127,11 +127,11 @@ def small_problem():
     return model, Stored(torch.randn(30, 3, dtype=torch.float64), torch.randint(3, (30,)))
 
 
-def spectrum_of(model, source, *, steps=100, norm_batch=5, micro_batch=None):
+def spectrum_of(model, source, *, steps=100, ghost_batch_size=5, micro_batch=None):
     generator = torch.Generator().manual_seed(1)
     request = SpectrumRequest(22, steps)
     execution = Execution(micro_batch=micro_batch)
-    return measure(request, Network(model), CrossEntropy(), source, execution, norm_batch, generator)
+    return measure(request, Network(model), CrossEntropy(), source, execution, ghost_batch_size, generator)
 
 
 def test_the_spectrum_is_that_of_the_dense_hessian_with_fresh_statistics():

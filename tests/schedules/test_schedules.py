@@ -4,15 +4,13 @@ import math
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from torch.optim import lr_scheduler
 
 from optbench import config, schedules
-from optbench.config import Choice
+from optbench.config import Choice, choices, read_choice
 from optbench.config.durations import BatchPlan, Horizon
 from optbench.errors import UserError
 from optbench.schedules import (
@@ -36,8 +34,7 @@ from optbench.schedules import (
     momentum,
 )
 
-CONF = Path(__file__).parents[2] / "conf"
-CHOICES = sorted(path.stem for path in (CONF / "schedule").glob("*.yaml"))
+CHOICES = sorted(choices("schedule"))
 
 
 def torch_factors(make, steps, **options):
@@ -57,7 +54,7 @@ def torch_factors(make, steps, **options):
 
 def composed(name, horizon, **overrides):
     """A choice of conf/schedule as the bench hands it to `build`: durations in steps of 100 examples, 10 an epoch."""
-    options = yaml.safe_load((CONF / "schedule" / f"{name}.yaml").read_text()) | overrides
+    options = read_choice("schedule", name) | overrides
     return Choice.of("schedule", options).in_steps(Horizon(BatchPlan(100), 1000, horizon))
 
 
@@ -335,7 +332,7 @@ def test_a_maximum_needs_the_batch():
 
 
 def sutskever(horizon, **overrides):
-    options = yaml.safe_load((CONF / "momentum_schedule" / "sutskever.yaml").read_text()) | overrides
+    options = read_choice("momentum_schedule", "sutskever") | overrides
     read = Choice.of("momentum_schedule", options)
     return momentum.build(read.in_steps(Horizon(BatchPlan(100), 1000, horizon)), horizon)
 

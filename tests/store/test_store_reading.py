@@ -113,7 +113,7 @@ def test_runs_in_every_state_are_in_their_groups(tmp_path):
         ("probe=trace", True),
         ("budget.epochs=1.0", True),
         ("optimizer.beta2=0.9", False),
-        ("norm_batch=64", False),
+        ("ghost_batch_size=64", False),
         ("budget.epochs=2", False),
         ("trainer.compression=fp16", False),
     ],

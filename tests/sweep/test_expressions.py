@@ -14,7 +14,7 @@ CONFIG = {
     "clip_norm": None,
     "compile": False,
     "precision": "bf16",
-    "probe": {"spectrum": {"name": "spectrum"}, "extremes": {"name": "extremes"}},
+    "probe": {"spectrum": {"name": "spectrum"}, "eigenvalues": {"name": "eigenvalues"}},
 }
 
 

@@ -86,3 +86,9 @@ def test_hashes_that_are_not_checked_are_the_same_sweep(name):
 
 def test_it_reads_as_its_axes(plain):
     assert plain.startswith("optimizer_seed-")
+
+
+def test_a_key_that_has_another_name_now_leaves_the_name_of_a_sweep_as_it_was(name):
+    # As the last version named it in which the key was norm_batch.
+    words = ["dataset=digits", "model=wrn", "ghost_batch_size=32,64", "batch=128", "seed=0,1"]
+    assert name(*words) == "norm_batch_seed-036321"

@@ -314,7 +314,7 @@ def test_lost_measurements_are_taken_again(tmp_path, whole_with_probe, damage, c
     assert results(stopped) == whole_with_probe
 
 
-ARRAYS = ["probe=spectrum", "probe.spectrum.every=4", "probe.spectrum.steps=3", "probe.spectrum.probes=1"]
+ARRAYS = ["probe=spectrum", "probe.spectrum.every=4", "probe.spectrum.steps=3", "probe.spectrum.vectors=1"]
 
 
 def pictures(directory):

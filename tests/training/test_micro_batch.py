@@ -62,7 +62,7 @@ def test_twice_as_wide_takes_twice_as_much():
 
 
 def test_the_size_is_the_largest_power_of_two_of_groups_that_fits():
-    words = ["model=wrn", "model.depth=10", "model.width=1", "batch=512", "norm_batch=24"]
+    words = ["model=wrn", "model.depth=10", "model.width=1", "batch=512", "ghost_batch_size=24"]
     whole = chosen(10**12, *words)
     assert whole.examples is None
     for groups, expected in ((1.5, 24), (2.5, 48), (7.9, 96), (8.1, 192)):
@@ -92,17 +92,17 @@ def test_methods_that_keep_more_take_smaller_ones():
 
 
 def test_what_cannot_fit_is_one_message():
-    words = ["model=wrn", "model.depth=10", "model.width=1", "batch=512", "norm_batch=64"]
+    words = ["model=wrn", "model.depth=10", "model.width=1", "batch=512", "ghost_batch_size=64"]
     whole = chosen(10**12, *words)
     with pytest.raises(
-        UserError, match=r"micro_batch=auto: 64 of 512 examples.*a smaller norm_batch.*fewer launcher\.workers"
+        UserError, match=r"micro_batch=auto: 64 of 512 examples.*a smaller ghost_batch_size.*fewer launcher\.workers"
     ):
         chosen(3 * (whole.fixed + 10 * whole.each), *words, workers=3)
 
 
 def test_measuring_leaves_no_trace():
     read, task = task_of(
-        "model=wrn", "model.depth=10", "model.width=1", "batch=32", "norm_batch=16", "model.dropout=0.5"
+        "model=wrn", "model.depth=10", "model.width=1", "batch=32", "ghost_batch_size=16", "model.dropout=0.5"
     )
     before = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
     generator = torch.get_rng_state()
@@ -206,7 +206,7 @@ def test_factors_of_kfac_are_the_same():
 
 
 def test_the_smallest_micro_batch_that_does_not_fit_is_one_message():
-    with pytest.raises(UserError, match=r"memory ran out at 4 examples at once.*a smaller norm_batch"):
+    with pytest.raises(UserError, match=r"memory ran out at 4 examples at once.*a smaller ghost_batch_size"):
         objective(tight(3))()
 
 
@@ -243,7 +243,8 @@ sys.exit(main(sys.argv[2:]))
 def test_a_batch_that_does_not_fit_trains_under_a_limit_of_memory(tmp_path, optimizer, batch, fits, expected):
     words = [
         "tracker=none", "progress=false", "evaluate_train=64", "budget.steps=1", "model=wrn", "model.depth=10", "model.width=1",
-        f"optimizer={optimizer}", f"batch={batch}", f"dataset.train_limit={batch}", "norm_batch=32", "trainer.accelerator=cpu",
+        f"optimizer={optimizer}", f"batch={batch}", f"dataset.train_limit={batch}", "ghost_batch_size=32",
+        "trainer.accelerator=cpu",
     ]  # fmt: skip
     if optimizer == "hessian_free":
         words += ["optimizer.cg_iterations=1"]

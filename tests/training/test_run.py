@@ -188,7 +188,7 @@ def test_precisions_agree_with_fp32(tmp_path, precision):
 
 @pytest.mark.slow
 def test_a_compiled_model_gives_the_same_losses(tmp_path):
-    words = ("budget.steps=3", "log_every=1", "model=wrn", "model.depth=10", "model.width=1", "norm_batch=64")
+    words = ("budget.steps=3", "log_every=1", "model=wrn", "model.depth=10", "model.width=1", "ghost_batch_size=64")
     plain = losses(execute(tmp_path / "plain", *words).directory)
     compiled = losses(execute(tmp_path / "compiled", *words, "compile=true").directory)
     assert compiled == pytest.approx(plain, rel=1e-3)
@@ -333,7 +333,7 @@ def test_images_streamed_from_folders(tmp_path):
         "dataset.workers=2",
         f"data_dir={tmp_path}/data",
     ]
-    chosen = ["model=resnet18", "model.stem=imagenet", "batch=8", "norm_batch=4", "budget.steps=3", "log_every=1",
+    chosen = ["model=resnet18", "model.stem=imagenet", "batch=8", "ghost_batch_size=4", "budget.steps=3", "log_every=1",
               "optimizer.learning_rate=0.001"]  # fmt: skip
     outcome = run.execute(config.compose([*TINY[2:], *words, *chosen, f"results_dir={tmp_path}"]))
     assert outcome.state == "done", outcome.why

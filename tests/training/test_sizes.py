@@ -104,7 +104,7 @@ def test_copies_that_an_optimizer_keeps(make, copies):
         (["scaling=power", "scaling.exponent=1e3", "base_batch=1"], "scaling=power: takes .* beyond what a float"),
         (["schedule=cosine_restarts", "schedule.period=0"], r"schedule\.period=0: must be duration > 0 or null"),
         (["schedule=triangular", "schedule.period=0"], r"schedule\.period=0"),
-        (["model=resnet20", "norm_batch=1"], r"norm_batch=1: model=resnet20 has batch norm, and one example by itself"),
+        (["model=resnet20", "ghost_batch_size=1"], r"ghost_batch_size=1: model=resnet20 has batch norm, and one example"),
         (["model=resnet20", "batch=1"], r"batch=1: model=resnet20 has batch norm"),
     ],
 )  # fmt: skip
@@ -123,7 +123,7 @@ def test_numbers_that_no_tensor_holds():
 
 
 def test_a_model_without_batch_norm_takes_any_group():
-    assert config.compose([*DIGITS, "norm_batch=1"])["norm_batch"] == 1
+    assert config.compose([*DIGITS, "ghost_batch_size=1"])["ghost_batch_size"] == 1
 
 
 def test_learning_rates_within_the_range_of_floats():

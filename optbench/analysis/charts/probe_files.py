@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from optbench.analysis.charts import batch_hessian, landscape, over_training, spectrum
 from optbench.analysis.charts.chart import Chart
+from optbench.moved import current_choice
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 
@@ -89,7 +90,7 @@ def _displacement(arrays: Arrays) -> Chart:
 DRAWN: dict[str, Callable[[Arrays], Chart]] = {
     "batch_hessian": _batch_hessian,
     "displacement": _displacement,
-    "extremes": _extremes,
+    "eigenvalues": _extremes,
     "interpolation": _interpolation,
     "landscape": _landscape,
     "spectrum": _spectrum,
@@ -103,7 +104,7 @@ def chart_for(path: Path) -> Chart | None:
     of the eigenvalues) and ``normalization`` (the scaling of directions). Raises KeyError with the name of a missing array,
     and OSError or ValueError for a file that cannot be read. Pickled objects are refused: reading a file runs no code.
     """
-    draw = DRAWN.get(path.stem.rpartition("-")[0])
+    draw = DRAWN.get(current_choice("probe", path.stem.rpartition("-")[0]))
     if draw is None:
         return None
     with np.load(path, allow_pickle=False) as archive:

@@ -20,6 +20,7 @@ from optbench.analysis.charts.records import from_record, to_record
 from optbench.analysis.report import run_table
 from optbench.analysis.report.page import Page
 from optbench.errors import UserError
+from optbench.moved import current_column
 from optbench.store.files import write_atomically
 
 FOLDER, PAGE = "page", "page.json"
@@ -101,7 +102,7 @@ def _parquet(folder: Path, file: str) -> Path:
 
 
 def _add_runs(page: Page, folder: Path, results_dir: Path) -> None:
-    runs = pd.read_parquet(folder / "tables" / "runs.parquet")
+    runs = pd.read_parquet(folder / "tables" / "runs.parquet").rename(columns=current_column)
     data = run_table.data(runs, results_dir, folder)
     by_run = pd.read_parquet(folder / FOLDER / "commands.parquet").set_index("run_id")["command"]
     commands = [by_run.get(run_id) for run_id in runs["run_id"]]

@@ -122,7 +122,7 @@ class ExampleProducts(MatrixProducts):
         norms = [norm for norm in network.norms if norm.training]
         if any(norm.ranks is not None for norm in norms):
             raise UserError(
-                "objective.jacobian: batch norm couples examples of several ranks; choose norm_batch at most the batch "
+                "objective.jacobian: batch norm couples examples of several ranks; choose ghost_batch_size at most the batch "
                 "of one rank, or evaluate within objective.evaluation_mode()"
             )
         together = self._has_forward_mode and not any(

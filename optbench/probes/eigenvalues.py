@@ -9,7 +9,7 @@ from optbench.curvature.operators import operator
 from optbench.probes.base import MATRIX_NAMES, Measurement, ProbeContext, SubsetProbe, numbers
 
 
-class Extremes(SubsetProbe):
+class Eigenvalues(SubsetProbe):
     """``largest`` and ``smallest`` eigenvalues (as signed numbers) by one Lanczos run of at most ``steps`` products.
 
     matrix: hessian, gauss_newton, fisher or empirical_fisher. It ends early if every residual is at most ``tolerance`` times
@@ -32,9 +32,9 @@ class Extremes(SubsetProbe):
     def measure(self, context: ProbeContext) -> Measurement:
         """Measure both ends of the spectrum."""
         matrix = operator(self.measured(context).objective(), self.matrix)
-        pairs = extreme_eigenpairs(
-            matrix, context.generator("extremes"), self.largest, self.smallest, self.steps, self.tolerance
-        )
+        # The purpose is the name under which the probe was first published: its first vector stays the same.
+        generator = context.generator("extremes")
+        pairs = extreme_eigenpairs(matrix, generator, self.largest, self.smallest, self.steps, self.tolerance)
         values, residuals = numbers(pairs.values), numbers(pairs.residuals)
         return Measurement(
             {"top": values[-1], "bottom": values[0], "top_residual": residuals[-1], "bottom_residual": residuals[0]},

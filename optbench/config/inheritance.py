@@ -1,0 +1,109 @@
+"""A choice as Hydra composes it: from its own file and from those of the choices and fragments that its ``defaults`` name."""
+
+import copy
+from collections.abc import Mapping
+
+from optbench.config.files import (
+    GROUPS,
+    HERE,
+    LIST_GROUPS,
+    Config,
+    called,
+    check_one_file,
+    choices,
+    content_of,
+    is_free,
+    parts_of,
+    path_of,
+    root_of,
+)
+from optbench.config.renamed import current_file
+from optbench.config.search_path import conf_dir
+from optbench.config.yaml_text import YAMLError
+from optbench.errors import UserError, nearest
+
+
+def read_choice(group: str, name: str) -> Config:
+    """One choice as Hydra composes it from its file and from those that its ``defaults`` name, under its file's name.
+
+    Raises UserError for a file that cannot be read so.
+    """
+    composed = copy.deepcopy(_composed_file(group, name))
+    info = composed.get("info")
+    return called(composed, name, root_of(group, name)) if isinstance(info, Mapping) else composed
+
+
+def check_choice(group: str, name: str) -> None:
+    """Raise UserError, with the file, for a choice that lacks what every choice has, or states another name than its file's."""
+    path, composed = choices(group)[name], _composed_file(group, name)
+    where = f"{group}={name}: {path}"
+    info = composed.get("info")
+    if not isinstance(info, Mapping) or not isinstance(info.get("schema"), Mapping):
+        raise UserError(
+            f"{where} has no info with a schema; accepted: as in CONTRIBUTING.md, or 'defaults: [NAME]', which takes over "
+            "those of another choice"
+        )
+    stated = content_of(path).get("name", name)
+    if not is_free(composed) and stated != name:
+        raise UserError(f"{where} says name: {stated}; accepted: the name of the file, name: {name}, or no name")
+
+
+def inherited_name(group: str, name: str) -> object:
+    """The name that the files of a choice state, which is that of the choice it inherits from; its own without any."""
+    return _composed_file(group, name).get("name", name)
+
+
+def _composed_file(group: str, name: str, heirs: tuple[str, ...] = ()) -> Config:
+    """The content of a choice's file, merged with that of the choices in its ``defaults`` in the order that Hydra has.
+
+    Not to be changed by the caller.
+    """
+    path = path_of(group, name) or conf_dir() / group / f"{name}.yaml"
+    check_one_file(group, name)
+    try:
+        content = content_of(path)
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{group}={name}: {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{group}={name}: {path} holds no mapping; accepted: KEY: VALUE lines")
+    try:
+        content = dict(current_file(group, name, content))
+    except UserError as error:
+        raise UserError(f"{group}={name}: {path}: {error}") from error
+    if "defaults" not in content or group not in (*GROUPS, *LIST_GROUPS):
+        return content
+    if group in LIST_GROUPS and (elsewhere := _without_here(content["defaults"])):
+        raise UserError(
+            f"{group}={name}: {path}: defaults: {elsewhere}: would add {group}.{elsewhere} beside it; accepted: "
+            f"{elsewhere}{HERE}, which takes over its options"
+        )
+    parts = []
+    for part in parts_of(content, group):
+        if part in (name, *heirs) or path_of(group, part) is None:
+            raise UserError(
+                f"{group}={name}: {path}: defaults: {part}: is no other choice of this group; "
+                f"{nearest(part, choices(group))}"
+            )
+        parts.append(_composed_file(group, part, (*heirs, name)))
+    defaults = content["defaults"]
+    own_place = defaults.index("_self_") if isinstance(defaults, list) and "_self_" in defaults else len(parts)
+    content = {key: value for key, value in content.items() if key != "defaults"}
+    merged: Config = {}
+    for below in [*parts[:own_place], content, *parts[own_place:]]:
+        merged = _merged(merged, below)
+    return merged
+
+
+def _merged(below: Config, above: Config) -> Config:
+    """As OmegaConf merges: mappings key by key, and of anything else the one above counts."""
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        merged[key] = _merged(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _without_here(defaults: object) -> str:
+    """The first of ``defaults`` that Hydra would put beside the file, where each choice of a group has a key of its own."""
+    entries = defaults if isinstance(defaults, list) else [defaults]
+    return next((str(entry) for entry in entries if entry != "_self_" and not str(entry).endswith(HERE)), "")
