@@ -1,4 +1,4 @@
-"""Which promises the optimizers of torch.optim and of the pytorch-optimizer package keep: certify, for every name.
+"""Certify every optimizer of torch.optim and of the pytorch-optimizer package.
 
     python benchmarks/conformance.py [--jobs 1] [--names adam soap torch.optim.RAdam] [--output results/conformance]
 

@@ -5,10 +5,10 @@
 The Hessian of ResNet-18 of width 8 (images of 32 x 32) over 512 examples, float32, one start vector, from a graph that is
 not yet built. A gradient is one forward and one backward pass of the same examples. "one pass": all examples pass through the
 model together. "kept parts": they pass in micro-batches of 128 whose graphs are all kept (``Execution(micro_batch=128,
-cached_graphs=None)``), which takes the memory of one pass and uses the processor's caches better. This cost is given in gradients of
-one pass, which is the price of training, and in gradients with the same micro-batches. After every product one gradient of each kind
-is timed in the same process, so that a drift of the machine's speed affects all equally; a cost is the sum over the steps of each
-step's own ratio. Own arithmetic: the share of the process without its products.
+cached_graphs=None)``), which takes the memory of one pass and uses the processor's caches better. This cost is given in
+gradients of one pass, which is the price of training, and in gradients with the same micro-batches. After every product one
+gradient of each kind is timed in the same process, so that a drift of the machine's speed affects all equally; a cost is the sum
+over the steps of each step's own ratio. Own arithmetic: the share of the process without its products.
 """
 
 import argparse

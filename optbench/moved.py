@@ -41,12 +41,12 @@ _SAID: set[str] = set()
 
 
 def current_target(target: object) -> object:
-    """Where the target that was published as ``target`` is now; anything else as it is."""
+    """The current path of the target first published as ``target``; any other value unchanged."""
     return _translated(target, _TARGETS)
 
 
 def published_target(target: object) -> object:
-    """Where ``target`` was when it was first published; anything else as it is."""
+    """The path under which ``target`` was first published; any other value unchanged."""
     return _translated(target, _PUBLISHED_TARGETS)
 
 
@@ -66,7 +66,7 @@ def current_key(key: str) -> str:
 
 
 def published_key(key: str) -> str:
-    """What the dotted ``key`` was when it was first published; others as they are."""
+    """The dotted ``key`` under its first published name; other keys unchanged."""
     return _renamed(key, _PUBLISHED_KEYS)
 
 
@@ -83,12 +83,12 @@ def current_choice(group: str, name: str) -> str:
 
 
 def published_choice(group: str, name: str) -> str:
-    """What the choice ``name`` of ``group`` was called when it was first published; others as they are."""
+    """The first published name of the choice ``name`` of ``group``; other names unchanged."""
     return next((first.partition("=")[2] for first, now in _WORDS.items() if now == f"{group}={name}"), name)
 
 
 def sentence(key: str) -> str:
-    """What is to be said of a ``key`` under its first name, such as "norm_batch is now ghost_batch_size"."""
+    """The sentence about a ``key`` under its first name, such as "norm_batch is now ghost_batch_size"."""
     place = next(first for first in _KEYS if key == first or key.startswith(f"{first}."))
     return next(f"{first} is now {now}" for first, now in _WORDS.items() if first.replace("=", ".") == place)
 

@@ -58,7 +58,7 @@ class OptbenchConfigSource(FileConfigSource):
 
     @staticmethod
     def scheme() -> str:
-        """What the paths of such folders begin with, before ://."""
+        """The scheme of the paths of such folders, before ://."""
         return "optbench"
 
     def load_config(self, config_path: str) -> ConfigResult:

@@ -29,14 +29,14 @@ _STYLES = {"passed": "green", "failed": "bold red", "not applicable": "dim"}
 
 @dataclass(frozen=True)
 class Request:
-    """What to certify: the words that name it, and the arguments of `optbench.testing.certify`."""
+    """The words that name the subject, and the arguments of `optbench.testing.certify`."""
 
     words: tuple[str, ...]
     arguments: dict[str, Any]
 
 
 def read(words: Sequence[str]) -> Request:
-    """What `certify optimizer=mine ...` asks for. Raises UserError for options that it does not have."""
+    """Read the words of `certify optimizer=mine ...`. Raises UserError for unknown options."""
     parser = Parser(prog="optbench certify", description=_DESCRIPTION)
     parser.add_argument("words", nargs="+", metavar="SUBJECT", help="what is certified, then its options as KEY=VALUE")
     parser.add_argument("--quick", action="store_true", help="without ranks, killed runs and times: a few seconds")
@@ -82,6 +82,6 @@ def show(request: Request, card: Card) -> int:
 
 
 def _values(values: Any) -> Iterator[str]:
-    """What was measured, in words."""
+    """The measured values, in words."""
     for name, value in values.items():
         yield f"{name} {number(value, 3) if isinstance(value, int | float) else value}"

@@ -80,7 +80,7 @@ def list_choices(words: Sequence[str]) -> int:
 
 
 def _certified(certified: Mapping[tuple[str, str], Card], group: str, name: str) -> str:
-    """What the card of a choice says, where it has one, and whether that is of the code of now."""
+    """The standing of a choice by its card, if it has one, and a note if the card is of other code."""
     card = certified.get((group, name))
     if card is None:
         return ""
@@ -89,7 +89,7 @@ def _certified(certified: Mapping[tuple[str, str], Card], group: str, name: str)
 
 
 def _about(group: str, info: Mapping[str, Any]) -> str:
-    """What a choice is, and of an optimizer what scaling=auto does with its learning rate."""
+    """The description of a choice; for an optimizer with the effect of scaling=auto on its learning rate."""
     about = str(info.get("about", ""))
     if group != "optimizer" or "family" not in info:
         return about
@@ -103,7 +103,7 @@ def _not_installed(info: Mapping[str, Any]) -> str:
 
 
 def _from(group: str, name: str) -> str:
-    """Where a choice comes from that is not optbench's own."""
+    """The file and the origin of a choice that is not optbench's own."""
     place = configuration.place_of(group, name)
     if place == configuration.places()[0]:
         return ""
@@ -145,7 +145,7 @@ def _list_experiments(screen: Console) -> None:
 
 
 def _experiment(name: str) -> tuple[str, str]:
-    """What an experiment is, and the folder of its study (or nothing), from the comments its file begins with."""
+    """The description of an experiment and the folder of its study (or nothing), from the first comments of its file."""
     # An experiment is no choice with options, and has no info: what it is stands in the first line after its package.
     lines = configuration.choices("experiment")[name].read_text(encoding="utf-8").splitlines()
     comments = [line.removeprefix("#").strip() for line in lines if line.startswith("#") and "@package" not in line]

@@ -51,7 +51,7 @@ _IN_CHECKOUT = {"optimizer": "optimizers", "model": "models", "dataset": "data",
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the files go.
+    """The places of the files.
 
     root: the folder from which the commands are started. Relative to it: code, the folder of the module; conf, that of the
     choices; tests. package: the dotted name of what ``code`` is, with a dot at its end; empty where it is no package.
@@ -67,7 +67,7 @@ class Layout:
 
     @classmethod
     def of(cls, kind: str, root: Path, package: str | None) -> "Layout":
-        """That of a checkout of optbench where ``root`` is one; else of ``package`` in ``root``, or of files side by side."""
+        """The layout of a checkout of optbench if ``root`` is one; else of ``package`` in it, or of files side by side."""
         if (root / "conf").resolve() == configuration.conf_dir().resolve():
             folder = _IN_CHECKOUT.get(kind, "experiments")
             return cls(
@@ -84,7 +84,7 @@ class Layout:
         return self.conf.parent / "experiments"
 
     def files(self, kind: str, name: str) -> dict[str, Path]:
-        """What is written, each template with its place below ``root``."""
+        """The files to write: each template with its place below ``root``."""
         files = {"choice.yaml": self.conf / kind / f"{name}.yaml", "test.py": self.tests / f"test_{name}.py"}
         if kind == "experiment":
             folder = self.experiments / name
@@ -153,7 +153,7 @@ def _check_name(kind: str, name: str, layout: Layout) -> None:
 
 
 def _imported_from(module: str) -> str | None:
-    """What ``import module`` runs, a file or "built-in"; None where there is no such module, or only a folder without code."""
+    """The file that ``import module`` runs, or "built-in"; None if there is no such module, or only a folder without code."""
     try:
         spec = importlib.util.find_spec(module)  # of a name without dots it imports nothing
     except (ImportError, ValueError):
@@ -271,5 +271,5 @@ def _said(kind: str, name: str, layout: Layout, texts: dict[Path, str]) -> list[
 
 
 def _config_dir(layout: Layout) -> str:
-    """How a command is told of the choices, with a space behind it; nothing where they are optbench's own."""
+    """The option that offers the choices to a command, with a space behind it; empty if they are optbench's own."""
     return f"--config-dir {layout.conf.as_posix()} " if layout.own else ""

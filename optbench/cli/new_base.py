@@ -48,7 +48,7 @@ class Base:
         return cls(word, None, _options(word))
 
     def known(self) -> dict[str, Any]:
-        """What the templates are told."""
+        """The values for the templates."""
         module, _, name = self.target.rpartition(".")
         return {
             "base_module": module, "base_name": name, "base_choice": self.choice, "options": self.options,

@@ -82,7 +82,7 @@ def path_of(group: str, name: str) -> Path | None:
 
 
 def is_fragment(name: str) -> bool:
-    """Whether ``name`` is that of a part of choices, such as conf/probe/_schedule.yaml, which is no choice itself."""
+    """True if ``name`` is the name of a fragment, such as conf/probe/_schedule.yaml, which is no choice itself."""
     return name.startswith("_")
 
 
@@ -197,12 +197,12 @@ def front_page() -> Config:
 
 
 def read_file(path: Path) -> Any:
-    """What a YAML file below conf/ states, not composed with anything. Raises YAMLError, OSError, UnicodeDecodeError."""
+    """The content of a YAML file below conf/, not composed. Raises YAMLError, OSError, UnicodeDecodeError."""
     return copy.deepcopy(content_of(path))
 
 
 def content_of(path: Path) -> Any:
-    """What a file states, not to be changed by the caller."""
+    """The content of a file; the caller must not change it."""
     return _READ.get(path, lambda: read_yaml(path.read_text(encoding="utf-8")))
 
 

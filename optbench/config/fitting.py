@@ -14,7 +14,7 @@ from optbench.errors import UserError
 
 
 def _info(group: str, name: str) -> Mapping[str, Any]:
-    """What the file of a choice says of it; nothing where it is none that can be chosen."""
+    """The ``info`` of a choice; empty if its file cannot be chosen."""
     try:
         found: Mapping[str, Any] = read_choice(group, name).get("info", {})
         return found
@@ -23,7 +23,7 @@ def _info(group: str, name: str) -> Mapping[str, Any]:
 
 
 def _takes(loss: Mapping[str, Any], target: str, reconstructs: bool) -> bool:
-    """Whether a loss, by its ``info``, takes targets of this kind, or the inputs where a model reconstructs them."""
+    """True if a loss, by its ``info``, takes targets of this kind, or the inputs if the model reconstructs them."""
     return bool(loss.get("reconstructs")) if reconstructs else target in loss.get("targets", ())
 
 

@@ -34,7 +34,7 @@ def current_words(words: Sequence[str]) -> list[str]:
 
 
 def current_file(group: str, name: str, content: Any) -> Any:
-    """What the file ``name`` of ``group`` states, such as an experiment or a probe, with the names of now.
+    """The content of the file ``name`` of ``group``, such as an experiment or a probe, under current names.
 
     Raises UserError where it states a key under both of its names.
     """
@@ -155,7 +155,7 @@ def _below(place: str, settings: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def _grid(key: Any, value: Any) -> Any:
-    """What stands under ``key`` of hydra.sweeper: words in params, and in each of the scales and grids."""
+    """The value of ``key`` of hydra.sweeper under current names: words in params, and in each of the scales and grids."""
     if not isinstance(value, Mapping):
         return value
     if key == "params":

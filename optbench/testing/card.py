@@ -39,7 +39,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Card:
-    """What was found of one choice.
+    """The outcomes of all checks of one choice.
 
     subject: the words that name it. group: "optimizer", "model", "dataset" or "probe". name: that of its file or class.
     code: the fingerprint of the code that was certified (`optbench.provenance`). complete: whether all checks were run.
@@ -57,7 +57,7 @@ class Card:
 
     @property
     def standing(self) -> str:
-        """What the card comes to in a few words, with its date."""
+        """The verdict of the card in a few words, with its date."""
         day = self.date.partition("T")[0]
         if self.failures:
             return f"certify failed {day}: {', '.join(check.name for check in self.failures)}"
@@ -65,7 +65,7 @@ class Card:
 
     @property
     def passed(self) -> bool:
-        """Whether no check has failed."""
+        """True if no check has failed."""
         return not self.failures
 
     @property
@@ -87,7 +87,7 @@ class Card:
         raise KeyError(name)
 
     def path_in(self, folder: str | Path) -> Path:
-        """Where `write` puts it."""
+        """The path to which `write` writes it."""
         return Path(folder) / f"{file_name(self.group, self.name)}.json"
 
     def write(self, folder: str | Path) -> Path:

@@ -248,7 +248,7 @@ def _checked(bench: Bench, name: str, group: str, run: Run) -> Check:
 
 
 def _in_a_line(error: Exception) -> str:
-    """What was raised, and where."""
+    """The error and its place, in a line."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''} ({Path(last.filename).name}, line {last.lineno})"

@@ -1,4 +1,4 @@
-"""What a method costs: bytes of state a parameter, and the time of a step in that of SGD."""
+"""The costs of a method: bytes of state a parameter, and the time of a step in steps of SGD."""
 
 import statistics
 import time

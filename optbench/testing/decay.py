@@ -1,4 +1,4 @@
-"""Which kind of weight decay a method has, by what it changes in a step, and whether that is what is stated."""
+"""Tell the kind of weight decay of a method from what it changes in a step, and compare it with the stated kind."""
 
 from collections.abc import Callable
 from typing import Any
@@ -96,7 +96,7 @@ def _kind(subject: Subject, **options: Any) -> tuple[str, bool]:
     coupled = path(_NEXT_TO_NONE, _DECAY)[0]
 
     def is_close(expected: Callable[[Tensor, Tensor], Tensor]) -> bool:
-        """Whether every matrix of the decayed steps is ``expected(θ, end of the step without decay)``."""
+        """True if every matrix of the decayed steps is ``expected(θ, end of the step without decay)``."""
         return all(
             _is_close(end[name], expected(place * start[name], base[name]), base[name])
             for place, end, base in zip(_PLACES, decayed, without, strict=True)
@@ -128,7 +128,7 @@ def _kind(subject: Subject, **options: Any) -> tuple[str, bool]:
 
 
 def _is_close(end: Tensor, expected: Tensor, base: Tensor) -> bool:
-    """Whether ``end`` is ``expected``, in proportion to what the decay changes; ``base`` is where it would be without."""
+    """True if ``end`` is ``expected``, in proportion to what the decay changes; ``base`` is the end without decay."""
     effect = max(float((expected - base).abs().max()), float((end - base).abs().max()))
     largest = float((end - expected).abs().max())
     return largest <= _SHARE * effect or excess({"": end}, {"": expected}) <= _ROUNDING

@@ -1,4 +1,4 @@
-"""How often a step evaluates its closure, and steps without one."""
+"""The number of closure calls in a step, and steps without a closure."""
 
 import inspect
 
@@ -30,7 +30,7 @@ def evaluations(subject: Subject) -> Found:
 
 
 def does_without(optimizer: object) -> bool:
-    """Whether ``step`` can be called without a closure."""
+    """True if ``step`` can be called without a closure."""
     parameters = list(inspect.signature(type(optimizer).step).parameters.values())[1:]  # type: ignore[attr-defined]
     return all(
         each.default is not each.empty or each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD) for each in parameters
@@ -38,7 +38,7 @@ def does_without(optimizer: object) -> bool:
 
 
 def without_closure(subject: Subject) -> Found:
-    """Where ``step`` does without a closure, a step on gradients that are there is the same step."""
+    """If ``step`` works without a closure, a step on present gradients is the same step."""
     if not does_without(Session(subject).optimizer):
         raise NotApplicable("its steps need a closure")
     start = Session(subject)

@@ -30,7 +30,7 @@ _TWO_RANKS = ("trainer=ddp", f"trainer.devices={_RANKS}", "trainer.accelerator=c
 
 
 class Undisturbed:
-    """What one rank with whole batches reaches in float64; computed when it is first asked for.
+    """The end of a run on one rank with whole batches in float64, computed at the first request.
 
     It is what the micro-batched run and the ranks are compared with, and that from a nudged start, too. config: with
     precision=fp64, in whose batch there are four groups of batch norm.
@@ -115,7 +115,7 @@ class TwoRanks:
             log.close()
 
     def reached(self, name: str) -> dict[str, Tensor]:
-        """What the ranks have reached with the configuration ``name``; waits for them. Raises `Broken` where they failed."""
+        """Wait for the ranks, and return their end with the configuration ``name``. Raises `Broken` if they failed."""
         folder = Path(self._folder.name)
         try:
             codes = [process.wait(_PATIENCE) for process in self._processes]

@@ -24,7 +24,7 @@ def dtype(subject: Subject) -> Found:
         _require_dtype(moved, target)
 
         def nudged(saved: dict[str, Any] = saved, coarser: Numbers = end if origin == torch.float64 else whole) -> Any:
-            """What float32 alone does: the same from weights that are one of its units in the last place larger."""
+            """The effect of float32 alone: the same steps from weights that are one of its units in the last place larger."""
             other = Session(subject, dtype=torch.float32).load(saved)
             nudge(list(other.model.parameters()))
             return other.step(3).weights(), coarser

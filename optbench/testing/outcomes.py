@@ -1,4 +1,4 @@
-"""How a check says what it found: it returns values, or raises `Broken` or `NotApplicable`; and how results are compared."""
+"""Outcomes of checks (returned values, or `Broken` or `NotApplicable` raised), and comparisons of results."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ class NotApplicable(_Ended):
 
 @dataclass(frozen=True)
 class Found:
-    """What a check that passed has measured, and what is to be known of it."""
+    """The values that a passed check has measured, and a note."""
 
     values: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""

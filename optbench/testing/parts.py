@@ -142,7 +142,7 @@ def declared_size(config: Config) -> Found:
 
 
 def known_content(subject: Subject, config: Config) -> Found:
-    """What it reads is in the run id by a fingerprint, unless its file says that it reads nothing; the same twice."""
+    """The content that it reads has the same fingerprint twice, unless its file says that it reads nothing."""
     dataset = config["dataset"]
     again = Subject(subject.group, subject.name, subject.words).configured(*words_for(subject))["dataset"]
     if dataset.get("fingerprint") != again.get("fingerprint"):
@@ -173,7 +173,7 @@ class Measured:
         self._kept: dict[tuple[bool, tuple[int, ...]], tuple[Ended, Any]] = {}
 
     def ended(self, probe: bool = True, kill_before: tuple[int, ...] = ()) -> tuple[Ended, Any]:
-        """How the run ended, and the state of the generators outside of it."""
+        """The end of the run, and the state of the generators outside of it."""
         key = probe, kill_before
         if key not in self._kept:
             for seed in (torch.manual_seed, np.random.seed, random.seed):
@@ -185,7 +185,7 @@ class Measured:
         return self._kept[key]
 
     def rows(self, ended: Ended) -> list[dict[str, Any]]:
-        """What the probe has left in the history."""
+        """The rows of the probe in the history."""
         return [row for row in ended.rows if row["event"] == "probe"]
 
 

@@ -115,7 +115,7 @@ def _named(path: str) -> Callable[[nn.Module, Mapping[str, Any]], torch.optim.Op
 
 
 def _stepped(make: Callable[[nn.Module, Mapping[str, Any]], torch.optim.Optimizer], like: Session) -> dict[str, Tensor]:
-    """Where ten steps of another optimizer end, which has the options of ``like``'s first group."""
+    """The weights after ten steps of another optimizer with the options of ``like``'s first group."""
     other = Steps(problem.network(), lambda model: make(model, like.optimizer.param_groups[0]))
     # Its groups may be several: decay and rates are theirs.
     return other.step(_STEPS).weights()
@@ -135,7 +135,7 @@ def _formula(subject: Subject, group: Mapping[str, Any]) -> Formula | None:
 
 
 def _by_formula(formula: Formula, like: Session) -> dict[str, Tensor]:
-    """Where ten steps of the ``formula`` end, with the constants of ``like``'s first group."""
+    """The weights after ten steps of the ``formula`` with the constants of ``like``'s first group."""
     group = like.optimizer.param_groups[0]
     constants = {_CONSTANTS[name]: value for name, value in group.items() if name in _CONSTANTS and value is not None}
     if "betas" in group:

@@ -1,4 +1,4 @@
-"""What a schedule changes in the parameter groups takes effect at the next step."""
+"""Check that a change of the parameter groups by a schedule takes effect at the next step."""
 
 import torch
 

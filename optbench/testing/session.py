@@ -95,7 +95,7 @@ class Steps:
             group["lr"] = group["lr"] * factor
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds, as it is read back from a file."""
+        """The content of a checkpoint, read back from a file."""
         return through_a_file(
             {
                 "model": self.model.state_dict(),
@@ -174,7 +174,7 @@ def state_of(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor, Te
 
 
 def needs_objective(subject: Subject) -> bool:
-    """Whether it takes no step with a plain closure: it asks the closure for more than a loss and its gradient."""
+    """True if it takes no step with a plain closure, because it needs more than a loss and its gradient."""
     session = Session(subject)
     try:
         session.step_with({name: torch.ones_like(weight) for name, weight in session.weights().items()})

@@ -1,4 +1,4 @@
-"""What is certified: a choice of the bench, the dotted path of a class, or a name of the pytorch-optimizer package."""
+"""The subject of a certificate: a choice of the bench, the dotted path of a class, or a name of the pytorch-optimizer package."""
 
 import contextlib
 import inspect
@@ -32,7 +32,7 @@ Arrange = Callable[[Groups], Groups]
 
 @dataclass(frozen=True)
 class Subject:
-    """What is certified.
+    """The subject of a certificate.
 
     group: one of `PARTS`. name: of its file, class or method. words: what chooses it, for `optbench.config.compose`.
     handmade: of a class that no file describes, its choice, which stands in the place of the composed one. reference: the
@@ -66,7 +66,7 @@ class Subject:
         return {"weight_decay": 0.0} if self.has("weight_decay") else {}
 
     def has(self, option: str) -> bool:
-        """Whether it has an option of this name, which `make` can change."""
+        """True if it has an option of this name, which `make` can change."""
         return option in self.choice.options or (self.handmade is not None and option in self._accepted())
 
     def _accepted(self) -> Iterable[str]:

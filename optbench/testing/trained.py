@@ -61,7 +61,7 @@ class Killed(BaseException):
 
 @dataclass(frozen=True)
 class Ended:
-    """What a run in a folder has left: its summary and history without times, its final state, and where it was resumed."""
+    """The remains of a run in a folder: summary and history without times, final state, and the steps at which it was resumed."""
 
     summary: Mapping[str, Any]
     rows: list[dict[str, Any]]

@@ -1,4 +1,4 @@
-"""Which weights move and by what: frozen, unused, tied and twice-used ones, parameter groups, and the order they are given in."""
+"""Check which weights move, and by what: frozen, unused, tied and twice-used ones, parameter groups, and their order."""
 
 from collections.abc import Callable
 
