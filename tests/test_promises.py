@@ -24,16 +24,9 @@ OPTIMIZERS = sorted(config.choices("optimizer"))
 # What is tested of every optimizer below, and what is only measured or needs a device.
 APART = {"micro-batch", "ranks", "kill", "memory", "time", "device"}
 # The promises that a choice breaks, as far as it is known; each with the reason.
-_DTYPE = "the averages of the factors, in the dtype of the checkpoint, meet gradients in that of the model"
-_FROZEN = "weights without a gradient count as ones with a gradient of 0, which have a momentum"
 BROKEN = {
     ("asgd", "learning rate"): "torch's ASGD computes the rate of the next step at the end of a step",
     ("asgd", "zero rate"): "torch's ASGD computes the rate of the next step at the end of a step",
-    ("ekfac", "dtype"): _DTYPE,
-    ("ekfac", "frozen"): _FROZEN,
-    ("kfac", "dtype"): _DTYPE,
-    ("kfac", "frozen"): _FROZEN,
-    ("kfac_natural", "dtype"): _DTYPE,
     ("lbfgs", "frozen"): "torch's L-BFGS moves all weights along one direction, which has memory",
     ("lbfgs", "zero rate"): "torch's line search divides by the first step that it tries",
 }

@@ -10,6 +10,7 @@ from torch import Tensor
 from optbench.objective import Objective
 from optbench.optimizers.kfac import KFAC
 from optbench.optimizers.kronecker.collecting import collect
+from optbench.optimizers.kronecker.factors import placed_beside
 from optbench.optimizers.kronecker.inverses import eigenbasis
 from optbench.optimizers.kronecker.statistics import SecondMoments
 
@@ -111,9 +112,8 @@ class EKFAC(KFAC):
     def _load_kronecker_state(self, state: dict[str, Any]) -> None:
         self.steps = state["steps"]
         self.factors.load_state_dict(state["factors"])
-        device = self.parameters[0].device
-        bases = state["bases"]
-        self.bases = None if bases is None else [(a.to(device), g.to(device)) for a, g in bases]
+        weight, bases = self.parameters[0], state["bases"]
+        self.bases = None if bases is None else [(a, g) for a, g in (placed_beside(weight, pair) for pair in bases)]
         # Copied, because the averages change in place.
-        self.moments = [tensor.to(device, copy=True) for tensor in state["moments"]]
+        self.moments = placed_beside(weight, state["moments"], copy=True)
         self.called, self.averaged = list(state["called"]), state["averaged"]

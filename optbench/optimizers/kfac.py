@@ -119,7 +119,10 @@ class KFAC(torch.optim.Optimizer):
             self._clip(gradients, directions, self.kl_clip)
         chosen = dict(zip(self.parameters, directions, strict=True))
         for group in self.param_groups:
-            self._descend(group, [chosen[parameter] for parameter in group["params"]])
+            # Frozen and unused ones stay, whatever momentum they have.
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if parameters:
+                self._descend(group, parameters, [chosen[parameter] for parameter in parameters])
         return loss
 
     def _evaluate(self, objective: Objective) -> Tensor:
@@ -157,8 +160,7 @@ class KFAC(torch.optim.Optimizer):
         for place, tensor in zip(self._factored, torch._foreach_mul(chosen, scale), strict=True):
             directions[place] = tensor
 
-    def _descend(self, group: dict[str, Any], directions: list[Tensor]) -> None:
-        parameters = group["params"]
+    def _descend(self, group: dict[str, Any], parameters: list[Tensor], directions: list[Tensor]) -> None:
         if group["weight_decay"]:
             directions = list(torch._foreach_add(directions, parameters, alpha=group["weight_decay"]))
         if group["momentum"]:

@@ -172,9 +172,7 @@ class ChainInverses:
     @classmethod
     def restore(cls, factors: KroneckerFactors, state: Mapping[str, Any]) -> "ChainInverses":
         """The inverse computed again from ``state``, its ``state_dict``."""
-        device = factors.layers[0].weight.device
-        averages = Factors(*([tensor.to(device) for tensor in tensors] for tensors in state["factors"]))
-        return cls(factors, averages, state["strength"])
+        return cls(factors, factors.placed(state["factors"]), state["strength"])
 
 
 def require_chain(factors: KroneckerFactors) -> None:

@@ -18,6 +18,12 @@ from optbench.optimizers.kronecker.placement import Placement
 from optbench.optimizers.kronecker.statistics import APPROXIMATIONS, Collector, Factors, FactorSums
 
 
+def placed_beside(weight: Tensor, saved: Sequence[Tensor], copy: bool = False) -> list[Tensor]:
+    """The ``saved`` statistics on the device of ``weight``, in the dtype of its statistics: its own, but at least float32."""
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    return [tensor.to(weight.device, dtype, copy=copy) for tensor in saved]
+
+
 class KroneckerFactors:
     """The factors A and G of every layer of a model that supports them, as running averages over batches.
 
@@ -138,7 +144,7 @@ class KroneckerFactors:
     @torch.no_grad()
     def restore(self, execution: Execution, state: dict[str, Any]) -> Inverses:
         """The inverses computed again from ``state``, their ``state_dict``."""
-        return self._inverses(execution, self._on_device(state["factors"]), state["strength"], state["method"])
+        return self._inverses(execution, self.placed(state["factors"]), state["strength"], state["method"])
 
     # ---- state --------------------------------------------------------------------------------------------------------
 
@@ -149,8 +155,8 @@ class KroneckerFactors:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from ``state_dict``."""
         self.updates = state["updates"]
-        self.current = None if state["factors"] is None else self._on_device(state["factors"])
+        self.current = None if state["factors"] is None else self.placed(state["factors"])
 
-    def _on_device(self, lists: list[list[Tensor]]) -> Factors:
-        device = self.layers[0].weight.device if self.layers else torch.device("cpu")
-        return Factors(*([tensor.to(device) for tensor in each] for each in lists))
+    def placed(self, lists: Sequence[Sequence[Tensor]]) -> Factors:
+        """The ``lists`` of saved factors (`Factors.lists`) in the device and the dtype of those that the model gives now."""
+        return Factors(*(placed_beside(self.layers[0].weight, each) if self.layers else list(each) for each in lists))
