@@ -35,6 +35,7 @@ from optbench.testing.invariance import TwoRanks, Undisturbed
 from optbench.testing.outcomes import Broken, Found, NotApplicable
 from optbench.testing.session import Session
 from optbench.testing.subject import Subject
+from optbench.testing.trained import is_dear
 
 _FOLDER = "--config-dir"
 _RANKS = "subject"
@@ -49,9 +50,14 @@ class Bench:
 
     def config(self, *words: str) -> Config:
         """The configuration of a short run with the subject and ``words``."""
-        optimizer = self.subject.group == "optimizer"
-        around = problem.words_for(self.subject.choice.rule) if optimizer else parts.words_for(self.subject)
-        return self.subject.configured(*around, *words)
+        return self.subject.configured(*self._around, *words)
+
+    @cached_property
+    def _around(self) -> tuple[str, ...]:
+        if self.subject.group != "optimizer":
+            return parts.words_for(self.subject)
+        words = problem.words_for(self.subject.choice.rule)
+        return problem.DEAR if is_dear(self.subject.configured(*words)) else words
 
     @cached_property
     def undisturbed(self) -> Undisturbed:
@@ -177,8 +183,7 @@ def certify(
         try:
             if any(name == "ranks" for name, _, _ in chosen):
                 # Beside the other checks: two processes take seconds to import what they need.
-                with contextlib.suppress(Broken):
-                    bench.two  # noqa: B018
+                bench.two  # noqa: B018
             for name, group, run in chosen:
                 check = _checked(bench, name, group, run)
                 found.append(check)
@@ -216,9 +221,11 @@ def _prepared(bench: Bench, quick: bool, checks: Sequence[str] | None) -> tuple[
             raise UserError(f"checks={name}: no such check of a {subject.group}; {nearest(name, sorted(names))}")
     chosen = [check for check in known if checks is None or {check[0], check[1]} & set(checks)]
     chosen = [check for check in chosen if not (quick and check[0] in _SLOW)]
-    config = bench.config()
     if subject.group == "optimizer":
+        config = subject.configured(*problem.words_for(subject.choice.rule))
         Session(subject)  # a wrong option is a mistake, and no broken promise
+    else:
+        config = bench.config()
     return config, chosen
 
 

@@ -15,6 +15,7 @@ BOTH = "coupled, and the same decoupled"
 TIMES_RATE = "decoupled, times the learning rate"
 AFTER = "decoupled, times the learning rate, after the step"
 PLAIN = "decoupled, not times the learning rate"
+OWN_RATE = "decoupled, times a rate of its own"
 OWN = "its own"
 # With none at all, some methods make other groups.
 _DECAY, _NEXT_TO_NONE = 0.1, 1e-30
@@ -22,7 +23,7 @@ _DECAY, _NEXT_TO_NONE = 0.1, 1e-30
 _PLACES = (1.0, -0.6, 1.5, 0.7, -1.2, 0.4)
 _MATCHES = {
     "coupled": {COUPLED, BOTH},
-    "decoupled": {TIMES_RATE, BOTH, AFTER},
+    "decoupled": {TIMES_RATE, BOTH, AFTER, OWN_RATE},
     "decoupled, not times the learning rate": {PLAIN},
 }
 # How much of the effect of the decay may be something else, and the excess below which there is none.
@@ -124,7 +125,20 @@ def _kind(subject: Subject, **options: Any) -> tuple[str, bool]:
         return AFTER, biases
     if is_close(lambda weight, base: base - _DECAY * weight):
         return PLAIN, biases
+    if all(
+        _is_close(end[name], base[name] - _rate(end, base, start) * start[name], base[name])
+        for end, base in zip(decayed, without, strict=True)
+        for name in matrices
+    ):
+        return OWN_RATE, biases
     return OWN, biases
+
+
+def _rate(end: dict[str, Tensor], base: dict[str, Tensor], start: dict[str, Tensor]) -> float:
+    """The factor on the weights that explains most of what the decay has changed in a step."""
+    largest = max((name for name in start if start[name].ndim > 1), key=lambda name: start[name].numel())
+    weight = start[largest]
+    return float(((base[largest] - end[largest]) * weight).sum() / weight.square().sum())
 
 
 def _is_close(end: Tensor, expected: Tensor, base: Tensor) -> bool:

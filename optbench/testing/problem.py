@@ -18,10 +18,15 @@ COMMON = (
 _FEWER = ("batch=16", "ghost_batch_size=4", "budget.steps=3")
 # The curvature of these two grows with the outputs of a batch.
 _FEWEST = ("batch=8", "ghost_batch_size=2", "budget.steps=3")
+# Methods whose step takes longer than this many seconds of a processor take a perceptron.
+DEAR_SECONDS = 3.0
+DEAR = ("model=mlp", "model.hidden=[16]", *(word for word in COMMON if not word.startswith("model")), *_FEWER)
 _SMALLER = {
     "damped_newton": (*_FEWER, "optimizer.krylov_dimension=4"),
     "entropy_sgd": (*_FEWER, "optimizer.inner_steps=5"),
     "hessian_free": (*_FEWER, "optimizer.cg_iterations=5"),
+    # It multiplies its factors for all dimensions of a kernel out: 11 GB for 64 x 64 x 3 x 3.
+    "kron": DEAR,
     "lm": _FEWEST,
     "saddle_free": (*_FEWER, "optimizer.krylov_dimension=4"),
     "score_ggn": _FEWEST,
@@ -32,7 +37,8 @@ EXAMPLES, FEATURES, CLASSES = 12, 6, 3
 
 def words_for(optimizer: str) -> tuple[str, ...]:
     """The words of a run that trains the optimizer with this name (`optbench.config.works_as`)."""
-    return (*COMMON, *_SMALLER.get(optimizer, ()))
+    smaller = _SMALLER.get(optimizer, ())
+    return smaller if smaller == DEAR else (*COMMON, *smaller)
 
 
 def batch(step: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:

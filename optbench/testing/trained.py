@@ -1,5 +1,7 @@
 """Runs of the bench in memory, without a run directory, and what is compared of them; and killed runs in a folder."""
 
+import contextlib
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor
 
 from optbench.config import Config, RunConfig
+from optbench.testing import problem
 from optbench.testing.outcomes import Broken
 from optbench.training import build, run
 from optbench.training.recorder import Audience
@@ -42,6 +45,14 @@ def trained(
     if recorder.outcome != "done":
         raise Broken(f"the run {recorder.outcome}: {recorder.why}")
     return task
+
+
+def is_dear(resolved: Config) -> bool:
+    """True if a single step of a run takes `problem.DEAR_SECONDS` of a processor; a run that fails says so where it is needed."""
+    begun = time.process_time()
+    with contextlib.suppress(Exception):
+        trained({**resolved, "budget": {**resolved["budget"], "steps": 1}})
+    return time.process_time() - begun > problem.DEAR_SECONDS
 
 
 def numbers(task: Task) -> dict[str, Tensor]:
