@@ -50,8 +50,10 @@ class Base:
     def known(self) -> dict[str, Any]:
         """The values for the templates."""
         module, _, name = self.target.rpartition(".")
+        inherited = configuration.read_choice("optimizer", self.choice) if self.choice is not None else {}
         return {
             "base_module": module, "base_name": name, "base_choice": self.choice, "options": self.options,
+            "may_couple_decay": "weight_decay_mode" in inherited,
         }  # fmt: skip
 
 

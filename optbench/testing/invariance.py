@@ -25,7 +25,7 @@ from optbench.testing.trained import numbers, trained
 
 _RANKS = 2
 _PATIENCE = 600.0
-_PROGRAM = "import sys; from optbench.testing.invariance import train_as_rank; train_as_rank(sys.argv[1])"
+_PROGRAM = "import optbench.testing.invariance as ranks, sys\nranks.train_as_rank(sys.argv[1])"
 _TWO_RANKS = ("trainer=ddp", f"trainer.devices={_RANKS}", "trainer.accelerator=cpu")
 
 

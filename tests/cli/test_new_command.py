@@ -20,6 +20,7 @@ MADE = {
     "optimizer": ["optimizer", "fresh_momentum"],
     "subclass": ["optimizer", "fresh_adamw", "--base", "torch.optim.AdamW"],
     "subclass of a choice": ["optimizer", "fresh_lion", "--base", "lion"],
+    "subclass with a coupled decay": ["optimizer", "fresh_sgd", "--base", "sgd"],
     "subclass of another class": ["optimizer", "fresh_sparse", "--base", "torch.optim.SparseAdam"],
     "model": ["model", "fresh_net"],
     "dataset": ["dataset", "fresh_lines"],
@@ -100,9 +101,12 @@ def test_a_subclass_has_the_options_of_the_choice_of_its_base(made, monkeypatch)
     mine, theirs = (configuration.read_choice("optimizer", name) for name in ("fresh_adamw", "adamw"))
     assert configuration.options(mine) == configuration.options(theirs)
     assert mine["info"]["search_space"] == theirs["info"]["search_space"]
+
+
+def test_a_class_of_several_choices_is_that_of_its_name(here):
     # torch.optim.SGD is that of three choices.
     assert main(["new", "optimizer", "my_sgd", "--base", "torch.optim.SGD"]) == 0
-    assert (made / "conf/optimizer/my_sgd.yaml").read_text().startswith("defaults: [sgd] ")
+    assert Path("conf/optimizer/my_sgd.yaml").read_text().startswith("defaults: [sgd] ")
 
 
 def test_a_class_without_a_choice_gives_its_numbers_as_options(made, monkeypatch):
@@ -307,6 +311,6 @@ def test_a_folder_of_ones_own_is_no_module(here):
 
 def test_it_forgets_the_folder_afterwards(here):
     before = search_path.places()
-    assert main(["new", "model", "swift"]) == 0
-    assert main(["new", "optimizer", "swifter", "--config-dir", "conf"]) == 0
+    assert main(["new", "model", "heron"]) == 0
+    assert main(["new", "optimizer", "herons", "--config-dir", "conf"]) == 0
     assert search_path.places() == before

@@ -85,7 +85,7 @@ def test_extremes_are_the_ends_of_the_dense_spectrum(case, eigenvalues):
 
 
 def test_spectrum_has_the_moments_of_the_dense_one(case, hessian, eigenvalues):
-    found = Spectrum(steps=30, probes=40, points=500).measure(case.context)
+    found = Spectrum(steps=30, vectors=40, points=500).measure(case.context)
     assert found.arrays["values"].shape == found.arrays["weights"].shape == (40, 30)
     assert found.arrays["grid"].shape == found.arrays["density"].shape == found.arrays["density_error"].shape == (500,)
     assert found.arrays["dimension"] == len(eigenvalues)
