@@ -1,14 +1,14 @@
-"""What 30 Lanczos steps cost, in gradients, and how much of it is Lanczos' own arithmetic.
+"""Measure the cost of 30 Lanczos steps in gradients, and the share of Lanczos' own arithmetic.
 
     python benchmarks/curvature.py [--steps 30] [--examples 512] [--device cpu|cuda]
 
 The Hessian of ResNet-18 of width 8 (images of 32 x 32) over 512 examples, float32, one start vector, from a graph that is
-not yet built. A gradient is one forward and one backward pass of the same examples. "one pass": all examples go through
-the model at once. "kept parts": in micro-batches of 128 whose graphs are all kept (``Execution(micro_batch=128, graphs=None)``),
-which takes the memory of one pass and spares the processor's caches; given in gradients of one pass, which is what training
-pays, and in gradients that are cut in the same way. After every product one gradient of each kind is timed within the same
-process, so that a drift of the machine's speed meets all alike; a cost is the sum over the steps of each step's own ratio.
-Own arithmetic: what is left of the process without its products, as a share of the whole.
+not yet built. A gradient is one forward and one backward pass of the same examples. "one pass": all examples pass through the
+model together. "kept parts": they pass in micro-batches of 128 whose graphs are all kept (``Execution(micro_batch=128,
+graphs=None)``), which takes the memory of one pass and uses the processor's caches better. This cost is given in gradients of one
+pass, which is the price of training, and in gradients with the same micro-batches. After every product one gradient of each kind
+is timed in the same process, so that a drift of the machine's speed affects all equally; a cost is the sum over the steps of each
+step's own ratio. Own arithmetic: the share of the process without its products.
 """
 
 import argparse
@@ -33,7 +33,7 @@ PART = 128
 
 
 def clocked(action: Callable[[], object], device: torch.device) -> float:
-    """The seconds that ``action`` takes; on the CPU its own time, which other processes disturb less."""
+    """The seconds of ``action``; on the CPU the process's own time, which other processes disturb less."""
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -47,7 +47,7 @@ def clocked(action: Callable[[], object], device: torch.device) -> float:
 def measured(
     steps: int, examples: int, micro_batch: int | None, training: bool, device: torch.device
 ) -> dict[str, float]:
-    """The cost of ``steps`` Lanczos steps in gradients of one pass and of its own parts, and the share of its arithmetic."""
+    """The cost of ``steps`` Lanczos steps in gradients of one pass and of its own parts, and the share of its own arithmetic."""
     torch.manual_seed(0)
     model = resnet18().to(device).train(training)
     set_norm_batch(model, PART)
@@ -77,7 +77,7 @@ def measured(
 
         def timed() -> None:
             products.append(clocked(lambda: images.append(hessian(vector)), device))
-            with torch.enable_grad():  # which Lanczos has switched off
+            with torch.enable_grad():  # Lanczos has switched gradients off
                 for name, reference in references.items():
                     gradients[name].append(clocked(reference, device))
 

@@ -1,7 +1,7 @@
-"""What `probe=noise_scale` adds to a training step: python benchmarks/noise_scale.py
+"""Measure the time that `probe=noise_scale` adds to a training step: python benchmarks/noise_scale.py
 
-Watched and plain steps take turns in one process; the figure is the median over turns of processor seconds. By default 3
-of every 50 steps are watched: promised is that this adds at most 2 % to a step, in the mean over all of them.
+Watched and plain steps alternate in one process; the result is the median over turns of processor seconds. By default 3 of
+every 50 steps are watched, and the promise is that this adds at most 2 % to a step, in the mean over all steps.
 """
 
 import argparse
@@ -30,7 +30,7 @@ CASES = {
 
 
 def measure(words: list[str], turns: int) -> tuple[float, float]:
-    """The processor seconds of a plain step, and the median of how much more a watched one takes."""
+    """The processor seconds of a plain step, and the median of the relative increase for a watched one."""
     chosen = RunConfig.of(config.compose(["dataset=digits", "tracker=none", "optimizer=momentum", *words]))
     task = build.build_task(chosen, build.load_data(chosen))
     task.configure_optimizers()

@@ -1,12 +1,12 @@
-"""How much of every optimizer's search space trains: the defaults and points of each space on small problems.
+"""Measure the share of every optimizer's search space that trains: the defaults and points of each space on small problems.
 
     python benchmarks/search_spaces.py [--optimizers lars lm] [--trials 16] [--seed 0] [--workers 2] [--write]
 
-`--write` puts the table of the optimizers that were run into search_spaces.md, and keeps what is written by hand below it.
+`--write` writes the table of these optimizers to search_spaces.md, and keeps the text written by hand below it.
 
-A trial is a run of the bench, whose own words decide what has diverged. A trial trains if it ends without having diverged
-and with a validation accuracy of at least TRAINS; chance is 10 %. The problems are digits with a small network, in batches as the
-method wants them; the numbers of steps are small, so that a space whose good part needs a long training counts as bad.
+A trial is a run of the bench, which decides if it has diverged. A trial trains if it ends without divergence and with a
+validation accuracy of at least TRAINS; chance is 10 %. The problems are digits with a small network, with batches that suit the
+method; the numbers of steps are small, so that a space whose good part needs a long training counts as bad.
 """
 
 import argparse
@@ -43,14 +43,14 @@ COMMON = [
 
 @dataclass(frozen=True)
 class Problem:
-    """The words that make a problem of COMMON, and the optimizers that are tried on it."""
+    """The words that, with COMMON, make a problem, and the optimizers that are tried on it."""
 
     about: str
     words: list[str]
     optimizers: tuple[str, ...] = ()
 
 
-# The first takes every optimizer that no other names.
+# The first problem is for every optimizer that no other problem names.
 PROBLEMS = {
     "mini-batches": Problem("64-128-10, batch 32, 203 steps (5 epochs)", ["batch=32", "budget.epochs=5"]),
     "inner loop": Problem(
@@ -76,12 +76,12 @@ PROBLEMS = {
 
 
 def problem_of(optimizer: str) -> str:
-    """The name of the problem that ``optimizer`` is tried on."""
+    """The name of the problem for ``optimizer``."""
     return next((name for name, problem in PROBLEMS.items() if optimizer in problem.optimizers), next(iter(PROBLEMS)))
 
 
 def searched(optimizer: str) -> bool:
-    """Is there a space to search?"""
+    """True if the optimizer has a search space."""
     return bool(config.read_choice("optimizer", optimizer)["info"].get("search_space"))
 
 
@@ -102,7 +102,7 @@ def train(optimizers: Sequence[str], trials: int, seed: int, workers: int, folde
 
 
 def table(runs: pd.DataFrame) -> list[str]:
-    """One row an optimizer; the share is bold where less than half of the trials train."""
+    """One row for each optimizer; the share is bold if less than half of the trials train."""
     lines = [
         "| optimizer | problem | trials | train | share | at least 90 % | diverged | the defaults | the best trial |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -115,7 +115,7 @@ def table(runs: pd.DataFrame) -> list[str]:
 
 
 def _known_as(optimizer: str) -> str:
-    """The name of the choice; the zoo's runs bear the name that the package gives the optimizer."""
+    """The name of the choice; the zoo's runs have the package's name of the optimizer."""
     return optimizer if optimizer in config.choices("optimizer") else f"zoo: {optimizer}"
 
 
@@ -136,7 +136,7 @@ def _counts(drawn: pd.DataFrame) -> list[str]:
 
 
 def _accuracies(runs: pd.DataFrame) -> "pd.Series[float]":
-    """Validation accuracies at the end, NaN where a run did not end well."""
+    """Validation accuracies at the end, NaN for runs that are not done."""
     return runs["validation_accuracy"].where(runs["status"] == "done")
 
 
@@ -145,7 +145,7 @@ def _percent(accuracy: float) -> str:
 
 
 def written_by_hand(path: Path) -> str:
-    """The part of the file that no run writes: from the first section on."""
+    """The part of the file that is written by hand: from the first section on."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     return text[text.find("\n## ") :] if "\n## " in text else ""
 

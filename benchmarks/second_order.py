@@ -1,11 +1,11 @@
-"""What second-order methods cost: products with curvature matrices in gradients, K-FAC and its peers in SGD steps.
+"""Measure the cost of second-order methods: products with curvature matrices in gradients, K-FAC and peers in SGD steps.
 
     python benchmarks/second_order.py [--rounds 15] [--device cpu|cuda] [--output benchmarks/second_order.md]
 
-Everything takes turns within one process, so that a drift of the machine's speed meets all alike; a number is the median
+All actions alternate within one process, so that a drift of the machine's speed affects all equally; a number is the median
 over the rounds of each round's own ratio. A gradient is a call of the objective: one forward and one backward pass. An SGD
-step is what a hand-written loop does: forward, backward, torch's SGD with momentum. The peers that can be imported are
-measured beside us (``second_order_peers.py``).
+step is that of a hand-written loop: forward, backward, torch's SGD with momentum. Peers that can be imported are measured as
+well (``second_order_peers.py``).
 """
 
 import argparse
@@ -66,12 +66,12 @@ CASES: dict[str, Case] = {
     "small conv net, batch 256": (small_conv_net, (256, 1, 28, 28)),
     "ResNet-18 of width 8, batch 64": (resnet18, (64, 3, 32, 32)),
 }
-# A step takes seconds here: few rounds, and only the two that invert by Cholesky factors.
+# A step takes seconds here, so that there are few rounds, and only the two methods that invert by Cholesky factors.
 WIDE: dict[str, Case] = {"ResNet-18, batch 64": (lambda: resnet18(64), (64, 3, 32, 32))}
 WIDE_NAMES = ("optbench K-FAC", "ASDL")
-# What K-FAC costs on average at its default periods: factors every 10 steps, inverses every 100.
+# K-FAC's default periods, for its average cost: factors every 10 steps, inverses every 100.
 FACTOR_PERIOD, INVERSE_PERIOD = 10, 100
-LEARNING_RATE = 1e-4  # so small that the network stays what it is
+LEARNING_RATE = 1e-4  # so small that the network hardly changes
 Times = dict[str, list[float]]
 
 
@@ -104,7 +104,7 @@ def batch_of(shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tens
 
 
 def products(model: nn.Module, inputs: Tensor, targets: Tensor) -> Actions:
-    """A gradient, and every product with the graph kept and with it built every time."""
+    """A gradient, and every product with a kept graph and with a graph built every time."""
     network, loss = Network(model), CrossEntropy()
     kept, forward, fresh = (Objective(network, loss, inputs, targets) for _ in range(3))
     vector = [torch.randn_like(parameter) for parameter in network.parameters]
@@ -115,7 +115,7 @@ def products(model: nn.Module, inputs: Tensor, targets: Tensor) -> Actions:
 
     for _ in range(2):
         kept.hvp(vector), kept.ggnvp(vector), forward.vjp(forward.outputs())
-    # Graphs are an objective's own affair; here both ways to J v are wanted, not the one that it would choose.
+    # Uses the objective's private graph, to measure both ways to J v and not only the one that it would choose.
     graph = kept._graph(0, kept._parts[0])
 
     def hessian_product(outputs: Tensor, directions: Tensor) -> Tensor:
@@ -151,13 +151,13 @@ def sgd_step(model: nn.Module, inputs: Tensor, targets: Tensor) -> Callable[[], 
 
 
 def ours(kind: type[KFAC], model: nn.Module, inputs: Tensor, targets: Tensor) -> Actions:
-    """The steps of our K-FAC or EKFAC."""
+    """The steps of optbench's K-FAC or EKFAC."""
     network = Network(model)
     optimizer = kind(model, lr=LEARNING_RATE, factor_period=FACTOR_PERIOD, inverse_period=INVERSE_PERIOD)
 
     def step(number: int) -> None:
         objective = Objective(network, CrossEntropy(), inputs, targets)
-        optimizer.steps = number  # which says what is due
+        optimizer.steps = number  # determines the due updates
         optimizer.step(objective)
         objective.finish()
 
@@ -182,7 +182,7 @@ OURS: dict[str, type[KFAC]] = {"optbench K-FAC": KFAC, "optbench EKFAC": EKFAC}
 def contenders(
     model: nn.Module, inputs: Tensor, targets: Tensor, names: Sequence[str]
 ) -> tuple[dict[str, Actions], list[str]]:
-    """The steps of us and of each peer on copies of ``model``, and what is to be said of the peers that are left out."""
+    """The steps of optbench and of each peer on copies of ``model``, and lines about peers that are left out."""
     found = {name: ours(kind, copy.deepcopy(model), inputs, targets) for name, kind in OURS.items() if name in names}
     left_out = []
     for name in (name for name in PEERS if name in names):
@@ -195,7 +195,7 @@ def contenders(
 
 
 def amortized(numbers: dict[str, float]) -> float | None:
-    """The average cost of a step at the default periods; None where a part is unknown."""
+    """The average cost of a step at the default periods; None if a part is unknown."""
     if len(numbers) < 3:
         return None
     plain, factors, inverse = numbers["precondition only"], numbers["with factors"], numbers["inverse update"]
@@ -216,7 +216,7 @@ def table_of_products(rounds: int, device: torch.device) -> list[str]:
 
 
 def table_of_steps(cases: dict[str, Case], names: Sequence[str], rounds: int, device: torch.device) -> list[str]:
-    """Lines of a table for each network: what the steps of each contender cost in SGD steps."""
+    """Lines of a table for each network: the cost of the steps of each contender in SGD steps."""
     kinds = ("precondition only", "with factors", "inverse update")
     lines: list[str] = []
     for title, (build, shape) in cases.items():

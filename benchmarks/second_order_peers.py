@@ -1,4 +1,4 @@
-"""The K-FAC steps of other libraries, each as three actions, where they can be imported.
+"""The K-FAC steps of other libraries, each as three actions, if they can be imported.
 
 kfac-pytorch (Pauloski et al., the KAISA preconditioner; empirical Fisher), ASDL (``asdfghjkl``; sampled Fisher) and SINGD
 (``singd``; inverse-free, empirical Fisher). Each takes the model, the batch, the two periods and a learning rate.
@@ -31,7 +31,7 @@ def _with_sgd(model: nn.Module, lr: float, gradients: Callable[[], object]) -> C
 def kfac_pytorch(
     model: nn.Module, inputs: Tensor, targets: Tensor, factor_period: int, inverse_period: int, lr: float, method: str
 ) -> Actions:
-    """kfac-pytorch with ``method`` "inverse" or "eigen"; the damping and the clipping are ours."""
+    """kfac-pytorch with ``method`` "inverse" or "eigen", with the damping and the clipping of optbench's K-FAC."""
     from kfac.preconditioner import KFACPreconditioner  # type: ignore[import-not-found]
 
     preconditioner = KFACPreconditioner(
@@ -74,7 +74,7 @@ def asdl(
     from asdl.precondition import KfacGradientMaker, PreconditioningConfig  # type: ignore[import-not-found]
 
     if not torch.cuda.is_available():
-        # It marks what it does for CUDA's profiler, also where there is none.
+        # It calls CUDA's profiler even without CUDA.
         torch.cuda.nvtx.range_push = torch.cuda.nvtx.range_pop = lambda *_: 0  # type: ignore[assignment]
     config = PreconditioningConfig(
         preconditioner_upd_interval=inverse_period,
@@ -84,7 +84,7 @@ def asdl(
         data_size=len(inputs),
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # says of every activation that it has no factors
+        warnings.simplefilter("ignore")  # it warns of every activation that it has no factors
         maker = KfacGradientMaker(model, config, fisher_type="fisher_mc")
 
     def gradients() -> None:
@@ -109,14 +109,14 @@ def asdl(
 def singd(
     model: nn.Module, inputs: Tensor, targets: Tensor, factor_period: int, inverse_period: int, lr: float
 ) -> Actions:
-    """SINGD with dense factors, which has no inverses: what it updates, it updates in the step with factors."""
+    """SINGD with dense factors. It has no inverses: all its updates are in the step with factors."""
     from singd.optim.optimizer import SINGD  # type: ignore[import-not-found]
 
     optimizer: Any = SINGD(model, lr=lr, damping=0.03, T=factor_period, warn_unsupported=False)
 
     def step(number: int) -> None:
         optimizer.steps = number
-        optimizer._grad_scales = {number - 1: 1.0, number: 1.0}  # it looks up the one of the step before
+        optimizer._grad_scales = {number - 1: 1.0, number: 1.0}  # it looks up the scale of the previous step
         optimizer.zero_grad()
         F.cross_entropy(model(inputs), targets).backward()
         optimizer.step()

@@ -1,12 +1,12 @@
-"""What a step costs in optbench and in a hand-written loop with the same arithmetic, side by side in one process.
+"""Measure the cost of a step in optbench and in a hand-written loop with the same arithmetic, in one process.
 
     python benchmarks/step_cost.py [--output benchmarks/step_cost.md] [--device cpu|cuda] [--rounds 15]
 
-Both loops take turns, segment by segment, so that a drift of the machine's speed meets both alike; the ratio is the
-median over the rounds of each round's own ratio. optbench's side is the whole of it: the task under Lightning's trainer,
-data, history and progress. The hand-written side is what a careful researcher would write for one run: data in memory, an
-index and a normalization per batch, forward, backward, the same torch optimizer, and the losses kept. Also: assembling
-augmented batches against a DataLoader, and the memory that micro-batches save.
+The two loops alternate, segment by segment, so that a drift of the machine's speed affects both equally; the ratio is the
+median over the rounds of each round's own ratio. optbench's side is complete: the task under Lightning's trainer, data,
+history and progress. The hand-written side is the loop that a careful researcher would write for one run: data in memory, an
+index and a normalization for each batch, forward, backward, the same torch optimizer, and the stored losses. It also compares
+the assembly of augmented batches with a DataLoader, and measures the memory that micro-batches save.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def synthetic(examples: int, shape: tuple[int, int, int]) -> RawData:
 
 
 class StopWatch(pl.Callback):
-    """Seconds from the first step to the last, with everything that happens between them."""
+    """Seconds from the first step to the last, including all work between them."""
 
     seconds: float | None = None
 
@@ -68,7 +68,7 @@ class StopWatch(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *arguments: Any) -> None:
         assert isinstance(pl_module, Task)
-        # Only the first time: the last evaluation comes after this, and Lightning calls once more.
+        # Only at the first call: the last evaluation comes after it, and Lightning calls this again.
         if self.seconds is None and pl_module.step >= pl_module.recipe.horizon.steps:
             if pl_module.device.type == "cuda":
                 torch.cuda.synchronize()
@@ -76,7 +76,7 @@ class StopWatch(pl.Callback):
 
 
 def optbench_segment(settings: list[str], raw: RawData, steps: int, device: str) -> float:
-    """Seconds of ``steps`` steps as a run takes them."""
+    """Seconds of ``steps`` steps of a run."""
     accelerator = "gpu" if device == "cuda" else "cpu"
     chosen = config.compose(
         [
@@ -92,7 +92,7 @@ def optbench_segment(settings: list[str], raw: RawData, steps: int, device: str)
         directory.create(config.to_yaml(chosen))
         read = RunConfig.of(chosen)
         task = build.build_task(read, raw)
-        # A terminal that is not there still has everything rendered to it.
+        # The display is rendered even without a terminal.
         display = RunDisplay(Console(file=io.StringIO(), force_terminal=True, width=120), steps)
         watch = StopWatch()
         recorder = build.build_recorder(read, task, directory, Audience(display.row))
@@ -141,7 +141,7 @@ def compare(settings: list[str], raw: RawData, steps: int, rounds: int, device: 
     bare: list[float] = []
     ours: list[float] = []
     for turn in range(rounds):
-        # Whoever comes second finds warm caches: take turns at that as well.
+        # The second loop finds warm caches, so that the order alternates as well.
         for segment, times in ((bare_segment, bare), (optbench_segment, ours))[:: 1 if turn % 2 == 0 else -1]:
             times.append(segment(settings, raw, steps, device) / steps * 1e3)
     ratio = statistics.median(mine / theirs for mine, theirs in zip(ours, bare, strict=True))
@@ -149,7 +149,7 @@ def compare(settings: list[str], raw: RawData, steps: int, rounds: int, device: 
 
 
 class PerItem(Dataset[tuple[Tensor, int]]):
-    """The usual data set: each image is cropped, mirrored and normalized by itself."""
+    """The usual kind of data set: each image is cropped, mirrored and normalized separately."""
 
     def __init__(self, raw: RawData) -> None:
         self.images, self.labels = raw.train.inputs, raw.train.targets
@@ -168,7 +168,7 @@ class PerItem(Dataset[tuple[Tensor, int]]):
 
 
 def assembly(rounds: int, device: str, batch: int = 128, batches: int = 40) -> list[tuple[str, float]]:
-    """Milliseconds per batch, cropped and mirrored: ours, and DataLoader's without and with workers."""
+    """Milliseconds for each batch, cropped and mirrored: optbench's, and DataLoader's without and with workers."""
     raw = synthetic(10_000, (3, 32, 32))
     source = BatchSource(raw, 0, device, Augmentation(crop=4, flip=True))
     loaders = {workers: DataLoader(PerItem(raw), batch, shuffle=True, num_workers=workers) for workers in (0, 2)}
@@ -196,14 +196,14 @@ def assembly(rounds: int, device: str, batch: int = 128, batches: int = 40) -> l
                 times.setdefault(name, []).append((time.perf_counter() - began) / batches * 1e3)
 
     measure({"optbench": ours, "DataLoader": loader(0)})
-    # By itself: after each fork of the workers, this process's memory is copied page by page as it is written to.
+    # Measured separately: after each fork of the workers, writing to this process's memory copies it page by page.
     measure({"DataLoader, 2 workers": loader(2)})
     return [(name, statistics.median(values)) for name, values in times.items()]
 
 
 def peak_memory(micro_batch: int | None) -> float:
     """Peak resident MiB of one whole run of one step at batch 4096."""
-    # Not getrusage's ru_maxrss, which a process inherits from the one that started it.
+    # Not getrusage's ru_maxrss, which a process inherits from its parent.
     code = (
         "import re, sys; from optbench.__main__ import main; status = main(sys.argv[1:]); "
         "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]); sys.exit(status)"

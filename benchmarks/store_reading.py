@@ -1,4 +1,4 @@
-"""How long reading many runs takes: `load` and `load_history` on synthetic results.
+"""Measure the time of reading many runs: `load` and `load_history` on synthetic results.
 
 python benchmarks/store_reading.py [--runs 100 1000 5000] [--rows 200] [--unfinished 0.1]
 """
@@ -76,7 +76,7 @@ def main() -> None:
     for runs in arguments.runs:
         with tempfile.TemporaryDirectory() as folder:
             written = timed(write_results, Path(folder), runs, arguments.rows, arguments.unfinished)
-            load(folder, runs=[])  # pandas is imported here, once
+            load(folder, runs=[])  # imports pandas
             load_history(folder, runs=[])
             frame = timed(load, folder)
             history = timed(load_history, folder)

@@ -1,4 +1,4 @@
-"""What a sweep costs beyond its training: tiny runs by warm workers and by a process each; planning and looking after many.
+"""Measure the cost of a sweep beyond its training: tiny runs by warm workers or single processes, and planning of many runs.
 
 python benchmarks/sweep_cost.py [--runs 200] [--alone 6] [--rounds 3] [--sizes 100 1000 10000] [--write]
 """
@@ -56,7 +56,7 @@ def optbench(*words: str) -> None:
 
 
 def bare_loops(runs: int) -> None:
-    """The training itself: the same network on the same digits, by hand, with nothing around it."""
+    """The training itself: the same network on the same digits, in a hand-written loop."""
     from sklearn.datasets import load_digits
 
     inputs = torch.tensor(load_digits().images, dtype=torch.float32) / 16
@@ -78,7 +78,7 @@ def bare_loops(runs: int) -> None:
 
 
 def tiny_runs(runs: int, alone: int, rounds: int) -> list[str]:
-    """Processor seconds a run: bare, in a sweep, and in a process each; interleaved."""
+    """Processor seconds for each run: bare, in a sweep, and in a process each; interleaved."""
     bare_loops(2)  # imports
     measured: dict[str, list[float]] = {"bare": [], "sweep": [], "process": []}
     for _ in range(rounds):

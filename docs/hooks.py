@@ -36,6 +36,7 @@ PACKAGES = (
     "config",
     "training",
     "analysis",
+    "testing",
 )
 REPORT = ("The page is `index.html`, which `make pages` builds;", "The page is [report.html](index.html),")
 _LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")

@@ -6,6 +6,7 @@ As a library (`optbench.library` says more):
     sweep(words, settings)    train every combination: Runs
     load(results_dir)         all runs as a data frame
     grid(values)              alternatives of one setting of a sweep
+    testing.certify(words)    what is promised of a choice, checked: a Card
 """
 
 from typing import TYPE_CHECKING, Any
@@ -45,11 +46,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What the library has, imported when it is first asked for: commands answer within a second."""
+    """Import the functions of the library at their first use, so that commands answer within a second."""
     from importlib import import_module
 
-    if name == "sweep":  # the package of that name, which can be called
-        return import_module("optbench.sweep")
+    if name in ("sweep", "testing"):  # packages; that of the first name can be called
+        return import_module(f"optbench.{name}")
     if name in __all__:
         return getattr(import_module("optbench.library"), name)
     raise AttributeError(f"module 'optbench' has no attribute {name!r}")

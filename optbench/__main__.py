@@ -27,7 +27,7 @@ optbench: a bench for deep-learning optimizers.
   python -m optbench -m optimizer=sgd,adam 'seed=range(3)'   a sweep: every combination, by warm workers on this machine
   python -m optbench -m experiment=NAME [KEY=VALUE ...]      a sweep that conf/experiment/NAME.yaml describes
   python -m optbench -m ... launcher=slurm                   the same as arrays of Slurm jobs: returns at once
-  python -m optbench list [GROUP]                            what there is: optimizers, models, datasets, schedules, ...
+  python -m optbench list [GROUP]                            list the choices: optimizers, models, datasets, schedules, ...
   python -m optbench new KIND NAME                           write an optimizer, model, dataset, ... of your own, that runs
   python -m optbench status [NAME]                           the sweeps and the runs so far, or all about one sweep
   python -m optbench report NAME                             what a sweep found: a page, tables, figures; also while it runs
@@ -38,6 +38,7 @@ optbench: a bench for deep-learning optimizers.
   python -m optbench cancel NAME                             stop a sweep, wherever it runs
   python -m optbench logs RUN                                what a run printed
   python -m optbench probe RUN probe=NAME                    measure a run afterwards, from its checkpoint
+  python -m optbench certify optimizer=NAME                  check what is promised of a choice, also one of your own
   python -m optbench sync [NAME ...]                         mirror runs, or sweeps, again to the trackers they name
   python -m optbench resume RUN                              continue one run here, by its frozen configuration
   python -m optbench du [NAME ...]                           how many bytes sweeps take, and of what
@@ -70,11 +71,15 @@ Exit status: 0 done (or diverged, which is a result), 1 failed, 2 a mistake in t
 """
 
 
+# The commands that need torch, beside `optbench.cli.COMMANDS`.
+_HEAVY = ("certify", "probe", "resume")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     from optbench.system.terminal import shown_as_text
 
-    streams.open_closed()  # before anything takes them for what they are not
+    streams.open_closed()  # first, so that no file that is opened takes the number of a closed stream
     with shown_as_text(), importing.start_folder():
         return _main(arguments)
 
@@ -89,7 +94,7 @@ def _main(arguments: Sequence[str] | None) -> int:
             status = _dispatch(words)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # `... | head`: whoever read has read enough
+    except BrokenPipeError:  # `... | head`: the reader has closed the pipe
         streams.let_go(sys.stdout)
         return 128 + signal.SIGPIPE
     except UserError as error:
@@ -104,7 +109,7 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 
 def _shortened(message: str) -> str:
-    """A message in which what somebody typed is no longer than a screen."""
+    """``message`` with overlong typed words cut, so that it fits on a screen."""
     return re.sub(r"\S{500,}", lambda match: f"{match[0][:80]}...", message)
 
 
@@ -115,7 +120,7 @@ def _dispatch(words: list[str]) -> int:
     if command == "help" or (command is None and {"--help", "-h"} & set(words)):
         print(HELP.format(groups=cli.group_names(), keys=cli.key_defaults()))
         return 0
-    if command is None and "--version" in words:  # Hydra would say its own
+    if command is None and "--version" in words:  # Hydra would print its own version
         print(f"optbench {optbench.__version__}")
         return 0
     if command is None:
@@ -123,6 +128,8 @@ def _dispatch(words: list[str]) -> int:
             return _train(words)
     if command == "probe":
         return _probe(words[1:])
+    if command == "certify":
+        return _certify(words[1:])
     if command == "resume":
         with streams.expendable():
             return _resume(words[1:])
@@ -130,7 +137,7 @@ def _dispatch(words: list[str]) -> int:
         from optbench.errors import nearest
 
         raise UserError(
-            f"{command}: no such command; {nearest(command, [*cli.COMMANDS, 'probe', 'resume'])} "
+            f"{command}: no such command; {nearest(command, [*cli.COMMANDS, *_HEAVY])} "
             "(a setting is written KEY=VALUE; see python -m optbench --help)"
         )
     return cli.COMMANDS[command](words[1:])
@@ -140,8 +147,8 @@ class Typed(NamedTuple):
     """The words of a command that trains, checked.
 
     composed: one resolved configuration, with --multirun an `Expansion` of many, with --cfg None.
-    overrides: the words that are settings. experiment: the one that they choose.
-    warning: what is to be said of how this process was launched.
+    overrides: the words that are settings. experiment: the chosen experiment.
+    warning: a warning about the launch of this process.
     """
 
     composed: Any
@@ -151,31 +158,31 @@ class Typed(NamedTuple):
 
     @property
     def is_sweep(self) -> bool:
-        """Whether there are several configurations to be planned at once."""
+        """True if there are several configurations, to be planned together."""
         from optbench.sweep.grid.expand import Expansion
 
         return isinstance(self.composed, Expansion)
 
     @property
     def is_submitted(self) -> bool:
-        """Whether this is one run, and another process trains it."""
+        """True if this is a single run that another process trains."""
         from optbench import config as configuration
 
         return not self.is_sweep and configuration.works_as(self.composed["launcher"]) != "local"
 
 
 def read(words: Sequence[str]) -> Typed:
-    """Compose and check the words of a command that trains; raises UserError for what is refused, before anything starts."""
+    """Compose and check the words of a command that trains; raises UserError before anything starts."""
     from optbench.config import Devices
     from optbench.system.home import at_home
 
-    # A shell expands ~ at the beginning of a word only, and Hydra's grammar knows none.
+    # A shell expands ~ only at the beginning of a word, and Hydra does not expand it.
     words = [re.sub(r"^([\w.]+=)(~[^/]*)", lambda part: part[1] + at_home(part[2]), word) for word in words]
     parsed = _parse(words)
     composed = _composed(words, parsed)
     overrides: list[str] = parsed.overrides
     experiment = next((word.partition("=")[2] for word in overrides if word.startswith("experiment=")), None)
-    if composed is None:  # it was only to be shown
+    if composed is None:  # --cfg only shows it
         return Typed(None, overrides, experiment, None)
     from optbench.training.launch_environment import check_alone, check_ranks, launched
 
@@ -214,11 +221,20 @@ def _probe(words: list[str]) -> int:
     from optbench.cli import probe
 
     request = probe.read(words)
-    # Only from here on is torch needed, which takes seconds to import.
+    # Imported late, because torch takes seconds to import.
     from optbench.probes import posthoc
 
     revived = posthoc.revive(request.run, request.config, request.checkpoint)
     return probe.show(request, revived.measure(), revived.task.step)
+
+
+def _certify(words: list[str]) -> int:
+    from optbench.cli import certify
+
+    request = certify.read(words)
+    from optbench import testing
+
+    return certify.show(request, testing.certify(*request.words, **request.arguments))
 
 
 def _resume(words: list[str]) -> int:
@@ -232,7 +248,7 @@ def _resume(words: list[str]) -> int:
 
 
 def _composed(words: list[str], parsed: argparse.Namespace) -> Any:
-    """What Hydra composes: one checked configuration, with --multirun an Expansion of many, with --cfg None."""
+    """The result of Hydra: one checked configuration, with --multirun an Expansion of many, with --cfg None."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
@@ -248,7 +264,7 @@ def _composed(words: list[str], parsed: argparse.Namespace) -> Any:
     configuration.look_where_told(overrides)
     configuration.check_experiment(overrides)
     if parsed.cfg is not None and not parsed.multirun:
-        configuration.compose(overrides)  # Hydra would show one that cannot run, too
+        configuration.compose(overrides)  # Hydra would also show a configuration that cannot run
     found: list[Any] = []
 
     def task(given: Any) -> None:
@@ -258,23 +274,23 @@ def _composed(words: list[str], parsed: argparse.Namespace) -> Any:
             found.append(given)
             return
         hydra_alone = HydraConfig.get()
-        if not OmegaConf.is_missing(hydra_alone.job, "num"):  # which only the jobs of a sweep have
+        if not OmegaConf.is_missing(hydra_alone.job, "num"):  # only the jobs of a sweep have a number
             raise _ForeignSweep
         try:
             found.append(configuration.Chosen.of(hydra_alone).named(configuration.plain(given)))
         except (OmegaConfBaseException, UserError) as error:
-            found.append(error)  # Hydra would print a line of its own
+            found.append(error)  # raised below: here Hydra would print a line of its own
 
-    # So that Hydra lets exceptions through, to be shown as one message.
+    # With this, Hydra does not catch exceptions, and each is shown as one message.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    # A second command in one process (tests, notebooks) finds what the first left behind.
+    # A second command in one process (tests, notebooks) would find the state of the first.
     GlobalHydra.instance().clear()
     decorated = hydra.main(config_path=str(configuration.conf_dir()), config_name="config", version_base="1.3")(task)
     kept = sys.argv
-    noted = Path("multirun.yaml")  # by Hydra's own sweeper, before it calls the task
+    noted = Path("multirun.yaml")  # written by Hydra's own sweeper before it calls the task
     had_one = noted.exists()
     try:
-        # Overrides last: Hydra does not look for any after a flag that follows one.
+        # Overrides come last: Hydra ignores overrides after a flag that follows an override.
         sys.argv = [kept[0], *(word for word in words if word not in overrides), *overrides]
         decorated()
         if found and isinstance(found[0], Exception):
@@ -299,7 +315,7 @@ def _composed(words: list[str], parsed: argparse.Namespace) -> Any:
 
 
 class _ForeignSweep(BaseException):
-    """A sweeper that is not ours has called the task. Hydra prints and wraps every exception of a lower kind."""
+    """Another sweeper than optbench's has called the task. A BaseException, because Hydra wraps every Exception."""
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
@@ -332,6 +348,8 @@ def train_one(config: dict[str, Any]) -> int:
         state = directory.status().state if directory.path.is_dir() else "new"
         code = f" ({stale})" if stale else ""
         console.print(f"{directory.run_id}: {state}{code}; dry_run=true starts nothing", soft_wrap=True)
+        for line in _estimate(config):
+            console.print(line, soft_wrap=True)
         return 0
     outcome = execute_one(config, console, stale=stale)
     if outcome is None:
@@ -348,7 +366,7 @@ def train_one(config: dict[str, Any]) -> int:
     from optbench.training.launch_environment import launched
 
     if launched().rank != 0:
-        # Rank 0 says how the run ended; a launcher would kill it over another status of this rank.
+        # Rank 0 reports the outcome; a launcher would kill it if this rank returned another status.
         return 1 if outcome.state == "failed" else 0
     if outcome.tracker_problem:
         print(f"optbench: {outcome.tracker_problem}", file=sys.stderr)
@@ -372,15 +390,33 @@ def train_one(config: dict[str, Any]) -> int:
     return 128 + outcome.signal if outcome.signal else 1
 
 
+def _estimate(config: dict[str, Any]) -> list[str]:
+    """Describe what a run would take, in lines: memory, the micro-batch, and time as far as earlier runs tell."""
+    from optbench import config as configuration
+    from optbench.data import fetch
+    from optbench.sweep.estimate import estimate
+
+    lines = [estimate(config["results_dir"], [config]).in_words()]
+    try:
+        dataset = configuration.works_as(config["dataset"])
+        fetch.require(dataset, config["data_dir"], config["dataset"].get("check_hash", True))
+    except UserError as error:
+        return [*lines, f"memory and micro_batch are not known before the data are there: {error}"]
+    from optbench.training import micro_batch
+
+    chosen = micro_batch.of_dry_run(configuration.RunConfig.of(config))
+    return lines if chosen is None else [chosen.describe(), *lines]
+
+
 def execute_one(
     config: dict[str, Any],
     console: "Console",
     on_evaluation: "OnEvaluation | None" = None,
     stale: str | None = None,
 ) -> "Outcome | None":
-    """Train one resolved configuration here; None where it has ended already and is not to run again.
+    """Train one resolved configuration here; returns None if it has already ended and is not to run again.
 
-    ``stale``: what `_of_other_code` says, where that is known. Raises as `optbench.training.run.execute` does.
+    ``stale``: the result of `_of_other_code`, if it is known. Raises as `optbench.training.run.execute` does.
     """
     from optbench import config as configuration
     from optbench.store import RunDirectory, check_writable, tidy
@@ -392,7 +428,7 @@ def execute_one(
         tidy(directory)
         return None
     check_writable(config["results_dir"])
-    # Only from here on is torch needed, which takes seconds to import, and Lightning more of them.
+    # Imported late, because torch takes seconds to import, and Lightning takes longer.
     from optbench.data import fetch
 
     fetch.require(
@@ -404,7 +440,7 @@ def execute_one(
 
 
 def _of_other_code(directory: "RunDirectory", config: dict[str, Any]) -> str:
-    """Describe the difference between the code that has computed a run and that of now; empty where there is none."""
+    """Describe the difference between the code that has computed a run and the current code; empty if there is none."""
     from optbench.provenance import Vintages, changed_modules, fingerprints
 
     vintages = Vintages(config["results_dir"])

@@ -7,9 +7,9 @@
     frame = optbench.load()
 
 Words are those of the command line. Keyword arguments are the same settings, after the words: nested mappings are dotted keys,
-lists are lists and None is null. What the command line refuses raises `optbench.UserError` with the same message.
+lists are lists and None is null. Settings that the command line refuses raise `optbench.UserError` with the same message.
 
-`import optbench` takes no time: each function imports what it needs, and only a run that is to be trained imports torch.
+`import optbench` is fast: each function imports what it needs, and only training a run imports torch.
 """
 
 import io
@@ -45,7 +45,7 @@ _at_work: int | None = None  # the thread that has the lock
 
 
 class RunFailed(Exception):
-    """A run has failed, or could not be gone on with. ``run``: as far as it came; its traceback is in ``run.log``."""
+    """Raised if a run failed or could not continue. ``run``: the run so far; its traceback is in ``run.log``."""
 
     def __init__(self, run: Run, why: str) -> None:
         super().__init__(f"{run.run_id}: {why}; the log is {run.log}")
@@ -58,25 +58,26 @@ def run(
     on_evaluation: Callable[[int, dict[str, Any]], object] | None = None,
     **settings: Any,
 ) -> Run:
-    """Train one configuration in this process, or continue it; returns at once where it is done.
+    """Train one configuration in this process, or continue it; returns at once if it is done.
 
         run = optbench.run("optimizer=adam", "dataset=digits", budget={"epochs": 3}, optimizer={"learning_rate": 0.01})
         run.state, run.metric, run.summary["test_loss"], run.history()
 
     display: "quiet" prints nothing; "rich" shows progress as the command line does.
-    on_evaluation: called on rank 0 with the step and the row of every evaluation that this call records. What it raises stops
-        the run at a checkpoint, from which the same call continues it, and is raised here: `optbench.Stop`, optuna's
-        TrialPruned, or anything else. At the last evaluation of a run there is nothing left to stop: it is done.
+    on_evaluation: called on rank 0 with the step and the row of every evaluation that this call records. An exception that it
+        raises (`optbench.Stop`, optuna's TrialPruned, or any other) stops the run at a checkpoint, from which the same call
+        continues it, and is raised here. After its last evaluation a run is done, and is not stopped.
 
-    A run that diverges is a result: its state is "diverged", and its metric the worst there is. With ``dry_run=True`` the run
-    is checked and named, and nothing is written. With ``launcher="slurm"`` it is submitted and pending.
+    A run that diverges is a result: its state is "diverged", and its metric is the worst possible. With ``dry_run=True`` the
+    run is checked and named, and nothing is written. With ``launcher="slurm"`` it is submitted and pending.
 
-    Raises UserError for what cannot run, before anything starts, and where another process has the run; and RunFailed, with
-    the reason and the log, for a run that fails. Ctrl-C stops it at a checkpoint and raises KeyboardInterrupt; other signals
-    that ask it to stop are delivered again once it has stopped. Runs of several threads wait for each other.
+    Raises UserError for a configuration that cannot run, before anything starts, and if another process has the run; and
+    RunFailed, with the reason and the log, for a run that fails. Ctrl-C stops it at a checkpoint and raises
+    KeyboardInterrupt; other signals that ask it to stop are delivered again once it has stopped. Only one run trains at a
+    time: calls from other threads wait.
 
-    An objective for Optuna, which maximizes the accuracy and prunes what looks poor (``float(run)`` is what Hydra's sweepers
-    want, too):
+    An objective for Optuna, which maximizes the accuracy and prunes poor trials (Hydra's sweepers also use
+    ``float(run)``):
 
         def objective(trial):
             def report(step, row):
@@ -115,25 +116,25 @@ def run(
         _warn(outcome.tracker_problem if outcome is not None else None)
         return found
     if outcome.state == "preempted" and outcome.signal is not None:
-        signal.raise_signal(outcome.signal)  # to the handlers that the caller has, Python's own or others
+        signal.raise_signal(outcome.signal)  # for the caller's handlers
         return found
     raise RunFailed(found, f"{outcome.state}: {outcome.why}")
 
 
 def sweep(*words: str, display: Display = "quiet", **settings: Any) -> Runs:
-    """Train every combination of the words by warm workers on this machine, or by the launcher that is chosen.
+    """Train every combination of the words by warm workers on this machine, or by the chosen launcher.
 
         runs = optbench.sweep("optimizer=adam,momentum", "seed=0,1", dataset="digits", budget={"epochs": 3})
         runs = optbench.sweep(experiment="scaling_rules", scale="smoke")
         runs.frame().groupby("optimizer")["test_accuracy"].mean()
 
-    Words are read as after -m. Of keyword arguments `optbench.grid` says the alternatives, ``seed=optbench.grid(range(3))``;
-    text and lists are single values. What is done is not trained again, and the same call continues what was interrupted.
-    Runs that fail or diverge are among the returned ones: ``runs.states`` counts them. With ``launcher="slurm"`` they are
-    submitted and pending; with ``dry_run=True`` they are checked and named, and nothing is written.
+    Words are read as after -m. In keyword arguments `optbench.grid` gives alternatives, ``seed=optbench.grid(range(3))``;
+    text and lists are single values. Finished runs are skipped, and interrupted ones resume. Runs that fail or diverge are
+    among the returned ones: ``runs.states`` counts them. With ``launcher="slurm"`` they are submitted and pending; with
+    ``dry_run=True`` they are checked and named, and nothing is written.
 
-    Raises UserError for what cannot run, before anything starts, and `optbench.WorkersFailed` where the workers ended before
-    the runs. Ctrl-C lets every worker write a checkpoint, and raises KeyboardInterrupt.
+    Raises UserError for a configuration that cannot run, before anything starts, and `optbench.WorkersFailed` if the workers
+    ended before the runs. Ctrl-C lets every worker write a checkpoint, and raises KeyboardInterrupt.
     """
     with _alone():
         console = _console(display)
@@ -153,9 +154,9 @@ def sweep(*words: str, display: Display = "quiet", **settings: Any) -> Runs:
 def load(
     results_dir: str | Path = "results", runs: Iterable[str] | None = None, sweep: str | None = None
 ) -> "pd.DataFrame":
-    """All runs of a results folder, one row a run, finished or not; or ``runs`` by their ids, or those of the ``sweep``.
+    """All runs of a results folder, finished or not, one row for each; or only ``runs`` (ids), or those of the ``sweep``.
 
-    The columns are described at `optbench.store.load`. Raises UserError where there is no such run or sweep.
+    The columns are described at `optbench.store.load`. Raises UserError if there is no such run or sweep.
     """
     from optbench import store
 
@@ -166,11 +167,11 @@ def load(
     return store.load(results_dir, runs)
 
 
-# ---- what belongs to the caller ---------------------------------------------------------------------------------------------
+# ---- the caller's state -----------------------------------------------------------------------------------------------------
 
 
 def _words(words: Iterable[str], settings: dict[str, Any]) -> list[str]:
-    """All words of the command line; raises UserError for options of the command, which have no meaning here."""
+    """The words and settings as words of the command line; raises UserError for options of the command."""
     checked = []
     for word in words:
         if not isinstance(word, str) or (word.startswith("-") and not word.startswith("--config-dir")):
@@ -197,9 +198,9 @@ def _warn(line: str | None) -> None:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """One call at a time: Hydra's state, torch's generators and its switches are the process' own.
+    """Run one call at a time: the state of Hydra and the generators and switches of torch belong to the process.
 
-    Folders of choices that a call names, as by --config-dir, are those of that call.
+    Folders of choices that a call names, as by --config-dir, hold for that call only.
     """
     global _at_work
     if _at_work == threading.get_ident():
@@ -215,7 +216,7 @@ def _alone() -> Iterator[None]:
 
 @contextmanager
 def _hydra_kept() -> Iterator[None]:
-    """Give back to a caller that is a Hydra application what composing takes."""
+    """Restore Hydra's state, which composing changes, for a caller that is a Hydra application."""
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
 
@@ -233,7 +234,7 @@ def _hydra_kept() -> Iterator[None]:
 
 @contextmanager
 def _torch_kept() -> Iterator[None]:
-    """Give back the generators and the switches of torch, where the caller has it."""
+    """Restore the generators and the switches of torch, if the caller has imported it."""
     if "torch" not in sys.modules:
         yield
         return

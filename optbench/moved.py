@@ -1,13 +1,13 @@
-"""Modules that have moved since a target of theirs was first published.
+"""Modules that have moved since their targets were first published.
 
-A run id is made from the dotted path of every target, and frozen configurations hold that path. Both outlive a move: the id is
-made from the path under which the target was first published, and a frozen path leads to where the target is now.
+A run id is made from the dotted path of every target, and frozen configurations hold that path. Both stay valid after a move:
+the id is made from the path under which the target was first published, and a frozen path is translated to the current one.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-# First published as -> now.
+# First published path -> current path.
 _MOVED = {
     "optbench.averaging": "optbench.training.averaging",
     "optbench.inits": "optbench.models.inits",
@@ -19,17 +19,17 @@ _PUBLISHED = {now: first for first, now in _MOVED.items()}
 
 
 def current_target(target: object) -> object:
-    """Where the target that was published as ``target`` is now; anything else as it is."""
+    """The current path of the target first published as ``target``; any other value unchanged."""
     return _translated(target, _MOVED)
 
 
 def published_target(target: object) -> object:
-    """Where ``target`` was when it was first published; anything else as it is."""
+    """The path under which ``target`` was first published; any other value unchanged."""
     return _translated(target, _PUBLISHED)
 
 
 def with_current_targets(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A frozen configuration with every ``_target_`` where it is now; choices among several, such as probes, included."""
+    """A frozen configuration with every ``_target_`` as its current path, also in groups of several choices such as probes."""
     return {key: _current(value) for key, value in config.items()}
 
 

@@ -1,4 +1,4 @@
-"""Counter-based random numbers: every draw is a pure function of what it is for.
+"""Counter-based random numbers: every draw is a pure function of its purpose and position.
 
 A draw is named by a key (seed, purpose, step) and by a position, such as an example's place in the global batch. No
 generator state exists, so a run can resume anywhere, and the draws do not depend on how the batch is divided into
@@ -28,12 +28,12 @@ def _mix(word: Tensor) -> Tensor:
 
 
 def scattered(position: Tensor) -> Tensor:
-    """The part of ``bits`` that does not depend on the key: worth keeping where positions come back at every step."""
+    """The part of ``bits`` that does not depend on the key; store it if the same positions are used at every step."""
     return _mix(position & _WORD)
 
 
 def keyed(draw_key: int | Tensor, scattered_position: Tensor) -> Tensor:
-    """The other part: ``bits(draw_key, position)`` is ``keyed(draw_key, scattered(position))``."""
+    """The part of ``bits`` that uses the key: ``bits(draw_key, position)`` is ``keyed(draw_key, scattered(position))``."""
     return _mix(scattered_position ^ draw_key)
 
 
@@ -47,7 +47,7 @@ def bits(draw_key: int | Tensor, position: Tensor) -> Tensor:
 
 def uniform(draw_key: int | Tensor, position: Tensor) -> Tensor:
     """Uniform float32 draws on [0, 1), one for each ``position`` (int64, any shape)."""
-    # The upper 24 bits: as many as a float32 holds exactly, so that the result never rounds up to 1.
+    # A float32 holds the upper 24 bits exactly, so that the result never rounds up to 1.
     return (bits(draw_key, position) >> 8).to(torch.float32) * 2.0**-24
 
 

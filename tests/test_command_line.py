@@ -414,7 +414,11 @@ def test_the_composed_configuration_can_be_shown_wherever_the_flag_stands(comman
 def test_a_dry_run_says_what_would_run_and_starts_nothing(command):
     status, out, err = command(*TINY, "dry_run=true")
     run_id = configuration.run_id(configuration.compose(TINY))
-    assert (status, out, err) == (0, f"{run_id}: new; dry_run=true starts nothing\n", "")
+    assert (status, err) == (0, "")
+    state, memory, time = out.splitlines()
+    assert state == f"{run_id}: new; dry_run=true starts nothing"
+    assert re.fullmatch(r"micro_batch=\d+: of \d+ examples a device, each .*B, beside .*B: about .*B of .*B", memory)
+    assert time == "no earlier run tells what these will cost"
     assert here() == []
     status, out, _ = command("-m", *TINY, "dry_run=true", "seed=0,1")
     assert (status, out.count("2 runs: 2 new; dry_run=true")) == (0, 1)

@@ -200,7 +200,15 @@ def test_there_is_nothing_to_stop_at_the_last_evaluation(undisturbed):
     assert (run.state, losses(run)) == ("done", undisturbed)
 
 
-def test_control_c_leaves_a_checkpoint_and_is_raised(undisturbed):
+@pytest.fixture
+def heeds_control_c():
+    """A shell starts what it runs in the background with SIGINT ignored, also this test suite."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_control_c_leaves_a_checkpoint_and_is_raised(undisturbed, heeds_control_c):
     kept = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         optbench.run(**TINY, on_evaluation=lambda step, row: signal.raise_signal(signal.SIGINT))

@@ -6,28 +6,11 @@ from torch import nn
 
 from optbench.config import Config, RunConfig
 from optbench.errors import UserError
+from optbench.testing.invariance import TwoRanks
+from optbench.testing.outcomes import require_close, require_equal
+from optbench.testing.trained import numbers, run_in, trained
 from optbench.training import build, run
-from optbench.training.task import Task
-from tests.test_promises import (
-    Killed,
-    assert_equal_to_rounding,
-    composed,
-    launch_two_ranks,
-    numbers,
-    trained,
-    without_times,
-)
-
-RANK = """
-import sys, torch
-torch.set_num_threads(1)
-from tests.test_users_model import chosen
-from tests.test_promises import numbers, trained
-folder, *overrides = sys.argv[1:]
-task = trained(chosen(*overrides, "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"))
-if task.global_rank == 0:
-    torch.save(numbers(task), f"{folder}/theirs.pt")
-"""
+from tests.test_promises import composed
 
 
 class Theirs(nn.Module):
@@ -61,38 +44,25 @@ def test_the_result_does_not_depend_on_the_micro_batch():
     whole = numbers(trained(chosen("precision=fp64")))
     assert int(whole["body.1.num_batches_tracked"]) == 4
     for size in (16, 48):
-        assert_equal_to_rounding(numbers(trained(chosen("precision=fp64", f"micro_batch={size}"))), whole)
+        require_close(numbers(trained(chosen("precision=fp64", f"micro_batch={size}"))), whole, f"micro_batch={size}")
 
 
 @pytest.mark.slow
-def test_two_ranks_give_what_one_gives(tmp_path):
-    launch_two_ranks(tmp_path, ["precision=fp64", "micro_batch=16"], RANK)
-    whole = numbers(trained(chosen("precision=fp64")))
-    assert_equal_to_rounding(torch.load(tmp_path / "theirs.pt", weights_only=True), whole)
+def test_two_ranks_give_what_one_gives():
+    ranks = TwoRanks({"theirs": chosen("precision=fp64", "micro_batch=16")})
+    try:
+        require_close(ranks.reached("theirs"), numbers(trained(chosen("precision=fp64"))), "two ranks")
+    finally:
+        ranks.stop()
 
 
-def test_a_killed_run_ends_where_an_undisturbed_one_does(tmp_path, monkeypatch):
-    overrides = ["checkpoint_every=2", "budget.steps=6"]
-    whole = run.execute(chosen(*overrides, f"results_dir={tmp_path}/whole"))
-    assert whole.state == "done", whole.why
-    take_step = Task.take_step
-
-    def step_or_die(task):
-        if task.step == 3:
-            raise Killed
-        take_step(task)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Task, "take_step", step_or_die)
-        with pytest.raises(Killed):
-            run.execute(chosen(*overrides, f"results_dir={tmp_path}/killed"))
-    resumed = run.execute(chosen(*overrides, f"results_dir={tmp_path}/killed"))
-    assert without_times(resumed.summary) == without_times(whole.summary)
-    ends = [
-        torch.load(outcome.directory.checkpoint, weights_only=True)["task"]["model"] for outcome in (resumed, whole)
-    ]
-    assert ends[0].keys() == ends[1].keys()
-    assert all(torch.equal(ends[0][name], tensor) for name, tensor in ends[1].items())
+def test_a_killed_run_ends_where_an_undisturbed_one_does(tmp_path):
+    config = chosen("checkpoint_every=2", "budget.steps=6")
+    whole = run_in(tmp_path / "whole", config)
+    resumed = run_in(tmp_path / "killed", config, kill_before=(3,))
+    assert resumed.resumed_at == [2]
+    assert resumed.summary == whole.summary
+    require_equal(resumed.state["model"], whole.state["model"], "killed and started again")
 
 
 def test_groups_that_do_not_fit_are_refused_although_its_file_does_not_say_that_it_has_batch_norm():

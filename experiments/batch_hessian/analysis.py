@@ -22,7 +22,7 @@ QUESTION = (
 )
 PREDICTIONS = ("isotropic", "directional", "fitted")
 OPTIMIZERS = {"sgd": "SGD", "adam": "Adam"}
-#: Below it, batches of a trained network hold hardly any example that still has a loss.
+#: Smaller batches of a trained network contain almost no example with a loss.
 FITTED_FROM = 8
 MEASURE_RATES = "experiments/batch_hessian/maximal_learning_rates.py"
 Arrays = dict[str, np.ndarray]
@@ -32,7 +32,7 @@ Arrays = dict[str, np.ndarray]
 class Point:
     """A step of training at which every seed was measured.
 
-    hessians: by seed, the arrays of the probe. rates: by seed, those of maximal_learning_rates.py. losses: by seed.
+    hessians: by seed, the arrays of the probe. rates: by seed, the arrays of maximal_learning_rates.py. losses: by seed.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Point:
 
     @property
     def batch_sizes(self) -> np.ndarray:
-        """The batch sizes of the first seed, those of all."""
+        """The batch sizes, which are equal for all seeds."""
         return next(iter(self.hessians.values()))["batch_sizes"]
 
     def growth(self, name: str) -> np.ndarray:
@@ -97,12 +97,12 @@ def _points(study: Study) -> list[Point]:
 
 
 def _factor(predicted: np.ndarray, measured: np.ndarray) -> float:
-    """By which factor a prediction is off: the root mean square of the logarithm of their ratio."""
+    """The factor by which a prediction is off: from the root mean square of the logarithm of the ratio."""
     return float(np.exp(np.sqrt(np.mean(np.log(predicted / measured) ** 2))))
 
 
 def _fit(arrays: Arrays) -> float:
-    """b* by least squares of λ₁'/λ₁ - 1 on 1/b̃ through the origin, as the probe's, from batches of FITTED_FROM on."""
+    """b* by least squares of λ₁'/λ₁ - 1 on 1/b̃ through the origin, as in the probe, from batches of FITTED_FROM on."""
     kept = arrays["batch_sizes"] >= FITTED_FROM
     inverse = 1 / np.asarray(effective_batch(arrays["batch_sizes"][kept], int(arrays["examples"])))
     growth = arrays["top"][kept].mean(axis=1) / arrays["full_top"] - 1
@@ -237,7 +237,7 @@ def _rates_chart(points: Sequence[Point]) -> Chart:
 
 
 def _answer(points: Sequence[Point], exponents: pd.DataFrame) -> str:
-    """Of the last point: the batch at which λ₁' doubles, and the slopes over all batch sizes."""
+    """The answer for the last point: the batch at which λ₁' doubles, and the slopes over all batch sizes."""
     last = points[-1]
     star = student(np.array([_fit(arrays) for arrays in last.hessians.values()]))
     here = exponents[exponents["point"] == last.name].drop_duplicates("quantity")  # the first is over all sizes

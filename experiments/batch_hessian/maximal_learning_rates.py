@@ -1,14 +1,14 @@
-"""The largest stable learning rates of SGD and Adam at every batch size, from where the runs of the study ended.
+"""The largest stable learning rates of SGD and Adam at every batch size, from the end of the runs of the study.
 
     python experiments/batch_hessian/maximal_learning_rates.py [--scale laptop]
 
-A learning rate is unstable at a batch size if STEPS steps with it, from the end of the run, take the loss over all training
-examples to more than LIMIT times what it was there: the mean over LOOKS looks in the second half of the steps, so that a
-rise that is made good does not count. The limit is bisected in its logarithm to a factor of 2^TOLERANCE. All learning rates
-at a batch size see the same batches. Going down from the limit by factors of 2^TOLERANCE, SGD's first stable rate also gives
-the largest eigenvalue of the Hessian over all training examples where its STEPS steps end.
+A learning rate is unstable at a batch size if STEPS steps with it, from the end of the run, raise the loss over all training
+examples to more than LIMIT times its value there. The loss is the mean over LOOKS evaluations in the second half of the steps,
+so that a temporary rise does not count. The limit is bisected in its logarithm to a factor of 2^TOLERANCE. All learning rates
+at a batch size use the same batches. Going down from the limit by factors of 2^TOLERANCE, the first stable rate of SGD also
+gives the largest eigenvalue of the Hessian over all training examples at the end of its STEPS steps.
 
-It is written beside what the probes have measured of the run, as maximal_learning_rates, for analysis.py.
+The results are written beside the run's measurements, as maximal_learning_rates, for analysis.py.
 """
 
 import math
@@ -32,15 +32,15 @@ LANCZOS_STEPS = 30
 LIMIT = 2.0
 LOOKS = 5
 TOLERANCE = 0.125
-#: Where the search begins; it does not depend on it.
+#: The start of the search; the result does not depend on it.
 FIRST = {"sgd": 1.0, "adam": 0.01}
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
-#: The limit is not looked for beyond these.
+#: The range of the search.
 SMALLEST, LARGEST = 2.0**-20, 2.0**20
 
 
 class Trainer:
-    """Trains a copy of a run's model from where the run ended, any number of times."""
+    """Trains a copy of a run's model from the end of the run, any number of times."""
 
     def __init__(self, run: RunDirectory) -> None:
         config = {**configuration.thaw(run), "probe": {}}
@@ -58,15 +58,15 @@ class Trainer:
         return float(self.loss(self.model(self.inputs), self.targets))
 
     def top_eigenvalue(self) -> float:
-        """The largest eigenvalue of the Hessian over all training examples where the parameters are now."""
+        """The largest eigenvalue of the Hessian over all training examples at the present parameters."""
         generator = torch.Generator().manual_seed(0)
         found = extreme_eigenpairs(operator(self.objective), generator, smallest=0, steps=LANCZOS_STEPS)
         return float(found.values[-1])
 
     def is_stable(self, optimizer: str, rate: float, batches: Tensor) -> bool:
-        """Whether the loss stays below LIMIT times the start's with this rate; ``batches`` (STEPS, b) are indices.
+        """True if the loss stays below LIMIT times that of the start with this rate; ``batches`` (STEPS, b) are indices.
 
-        The parameters are left where the steps ended.
+        Afterwards the parameters are those after the last step.
         """
         place(list(self.model.parameters()), self.start)
         update = OPTIMIZERS[optimizer](self.model.parameters(), lr=rate)
@@ -78,14 +78,14 @@ class Trainer:
             update.step()
             if number in looks:
                 losses.append(self.whole_loss())
-        # Not a number is not below the limit.
+        # The comparison is false for NaN.
         return sum(losses) / len(losses) <= LIMIT * self.start_loss
 
 
 def boundary(is_stable: Callable[[float], bool], first: float, tolerance: float = TOLERANCE) -> float:
     """The rate between stable and unstable ones, by doubling or halving from ``first`` and then by bisection.
 
-    Infinite where LARGEST is stable, and 0 where SMALLEST is not.
+    Infinite if LARGEST is stable, and 0 if SMALLEST is not.
     """
     stable = is_stable(first)
     factor = 2.0 if stable else 0.5
@@ -125,7 +125,7 @@ def measure(run: RunDirectory, batch_sizes: np.ndarray) -> dict[str, float]:
 
             found.append(boundary(is_stable, known[-1] if known else FIRST[name]))
             if name == "sgd":
-                # Stability need not be monotonic so close to the limit.
+                # Close to the limit stability need not be monotonic.
                 rates = [found[-1] / 2 ** (place * TOLERANCE) for place in range(1, 9)]
                 ended = 0 < found[-1] < math.inf and any(is_stable(rate) for rate in rates)
                 tops.append(trainer.top_eigenvalue() if ended else math.nan)

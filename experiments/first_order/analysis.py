@@ -15,7 +15,7 @@ EXPECTED = 0.8
 
 
 def analyse(study: Study) -> Findings:
-    """The methods that come to the expected accuracy, and the accuracy of each."""
+    """The methods that reach the expected accuracy, and the accuracy of each."""
     rows = table(study.runs)
     if rows.empty:
         return Findings(QUESTION, "Not enough runs for an answer: none has ended.")
@@ -31,7 +31,7 @@ def analyse(study: Study) -> Findings:
 
 
 def table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Mean, standard deviation and worst of the test accuracy over seeds, the best setting first; NaN where all runs diverged."""
+    """Mean, standard deviation and worst of the test accuracy over seeds, the best setting first; NaN if all runs diverged."""
     ended = runs[runs["status"].isin(["done", "diverged"])]
     if ended.empty or "test_accuracy" not in ended:
         return pd.DataFrame()

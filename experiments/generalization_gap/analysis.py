@@ -1,4 +1,4 @@
-"""The gap and the test accuracy against batch size, and what each remedy gives back of what a large batch loses."""
+"""The gap and the test accuracy against batch size, and the gain of each remedy over the plain large batch."""
 
 import math
 from collections.abc import Sequence
@@ -20,15 +20,15 @@ from optbench.analysis.study import Study
 
 QUESTION = "Do large batches generalize worse than small ones, or are they only tuned worse, and which remedy helps?"
 SMALL = "small batch"
-#: How the trial of a remedy is chosen.
+#: The ways to choose the trial of a remedy.
 KEPT, TUNED = "trial of the small batch", "best trial at the large batch"
-#: They scale the rate of the small batch's trial, so they are not tuned anew.
+#: These scale the rate of the small batch's trial, and are not tuned again.
 RULES = ("linear scaling", "square-root scaling")
 MATCHES = {"epoch": "the same epochs", "step": "the same updates", "train_loss": "the same train loss"}
 
 
 def analyse(study: Study) -> Findings:
-    """Gap and test accuracy at the best trial of every batch, at matched training too, and the remedies paired by seed."""
+    """Gap and test accuracy at the best trial of every batch, also at matched training, and the remedies paired by seed."""
     runs = study.runs
     if METRIC not in runs or not (runs["status"] == "done").any():
         return Findings(QUESTION, "Not enough runs for an answer: none is done.")
@@ -71,7 +71,7 @@ def _mean(differences: pd.Series) -> Interval:
 
 
 def _losses(chosen: pd.DataFrame) -> pd.DataFrame:
-    """Of every optimizer, the test accuracy and the gap of the smallest batch minus those of the largest, by seed."""
+    """For every optimizer, the test accuracy and the gap of the smallest batch minus those of the largest, by seed."""
     rows = []
     for optimizer, own in chosen.groupby("optimizer"):
         small, large = own["batch"].min(), own["batch"].max()
@@ -93,7 +93,7 @@ def _losses(chosen: pd.DataFrame) -> pd.DataFrame:
 
 
 def _matched(study: Study, chosen: pd.DataFrame) -> pd.DataFrame:
-    """What differs between batches where all have had the same epochs, updates or train loss."""
+    """The differences between batches at equal epochs, equal updates or equal train loss."""
     history = study.histories(["event", "step", "epoch", *METRICS])
     tables = [gap_by_batch(chosen, history, match) for match in MATCHES] if len(chosen) else []  # type: ignore[arg-type]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()

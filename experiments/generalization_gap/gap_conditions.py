@@ -1,4 +1,4 @@
-"""Which remedy a run of the study has, and which runs are those of the best trials."""
+"""Find the remedy of every run of the study, and the runs of the best trials."""
 
 import pandas as pd
 
@@ -23,5 +23,5 @@ def conditions(runs: pd.DataFrame) -> pd.Series:
 
 
 def of_best_trials(runs: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
-    """The runs of the best trial of every optimizer and batch; best: as of `optbench.analysis.statistics.selection.select`."""
+    """The runs of the best trial of every optimizer and batch; best: from `optbench.analysis.statistics.selection.select`."""
     return runs.merge(best[["optimizer", "batch", "trial"]].dropna(), on=["optimizer", "batch", "trial"])

@@ -1,4 +1,4 @@
-"""How sharp the solutions of the smallest and the largest batch are, and the loss on the line between them (Keskar et al.)."""
+"""The sharpness of the solutions of the smallest and the largest batch, and the loss between them (Keskar et al.)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,7 +18,7 @@ MEASURE = "experiments/generalization_gap/sharpness.py"
 
 
 def solutions(study: Study, chosen: pd.DataFrame) -> pd.DataFrame:
-    """The measures of every one of the ``chosen`` runs that has been measured: optimizer, batch, seed, and `MEASURES`."""
+    """The measures of those ``chosen`` runs that have been measured: optimizer, batch, seed, and `MEASURES`."""
     rows = []
     for _, run in chosen.iterrows():
         if found := study.measurements(run["run_id"], "sharpness"):
@@ -28,7 +28,7 @@ def solutions(study: Study, chosen: pd.DataFrame) -> pd.DataFrame:
 
 
 def lines_between(study: Study, chosen: pd.DataFrame) -> dict[str, Sequence[Mapping[str, np.ndarray]]]:
-    """The lines from the solution of the smallest batch to that of the largest, one a seed, by optimizer."""
+    """The lines from the solution of the smallest batch to that of the largest, one for each seed, by optimizer."""
     found: dict[str, Sequence[Mapping[str, np.ndarray]]] = {}
     for optimizer, runs in chosen.groupby("optimizer"):
         measured = [study.measurements(run_id, "interpolation") for run_id in runs["run_id"]]
@@ -38,7 +38,7 @@ def lines_between(study: Study, chosen: pd.DataFrame) -> dict[str, Sequence[Mapp
 
 
 def sharpness_notes(sharper: pd.DataFrame) -> list[str]:
-    """A sentence a measure: how many times sharper the large-batch solutions are; ``sharper``: as of `minima.ratios`."""
+    """A sentence for each measure with the ratio of the large- to the small-batch solutions; ``sharper``: `minima.ratios`."""
     if sharper.empty:
         return [f"Sharpness, and the lines between solutions, have not been measured yet: python {MEASURE}"]
     notes = []

@@ -1,9 +1,9 @@
-"""Measure the solutions of the best trials of the smallest and the largest batch: their sharpness, and the line between them.
+"""Measure the solutions of the best trials of the smallest and the largest batch: their sharpness, and the loss between them.
 
     python experiments/generalization_gap/sharpness.py [--scale laptop]
 
-It measures as `python -m optbench probe RUN probe=sharpness` does, and from the run of the smallest batch (0 on the line) to
-that of the largest (1), of the same optimizer and seed, as `probe=interpolation probe.interpolation.other=RUN`.
+It measures as `python -m optbench probe RUN probe=sharpness` does, and on the line from the run of the smallest batch (0) to
+that of the largest (1), of the same optimizer and seed, as `probe=interpolation probe.interpolation.other=RUN` does.
 """
 
 import torch
@@ -17,7 +17,7 @@ EXAMPLES = 2048
 
 
 def main() -> None:
-    """Measure what the analysis will look at."""
+    """Take the measurements that the analysis uses."""
     study = study_of_script("generalization_gap", __doc__)
     torch.set_num_threads(1)
     plain = study.runs[conditions(study.runs) == PLAIN]

@@ -1,4 +1,4 @@
-"""What random slices and Hessian directions show, and the trace by two estimators, before and during training."""
+"""Saddles in random slices and along Hessian directions, and the trace by two estimators, before and during training."""
 
 import math
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ QUESTION = (
     "Do random slices of the loss hide its saddles as the theory says, and do random projections of the loss give the trace of "
     "the Hessian without a product with it?"
 )
-#: Of a saddle rate: rates below it are those of hardly any of a few thousand slices.
+#: Of a saddle rate: a lower rate is at most a few of several thousand slices.
 RESOLUTION = 1e-3
 MEASURE = "experiments/hessian_directions/slices.py"
 
 
 @dataclass(frozen=True)
 class Slices:
-    """What slices.py measured at one step of the path of one seed; ``values`` are described there."""
+    """The measurement of slices.py at one step of the path of one seed; ``values`` are described there."""
 
     point: str
     step: int
@@ -37,12 +37,12 @@ class Slices:
 
     @property
     def predicted_rate(self) -> float:
-        """The formula's share of saddles among random slices, with the measured trace and Frobenius norm."""
+        """The share of saddles among random slices by the formula, with the measured trace and Frobenius norm."""
         return saddle_frequency(self.values["trace"], math.sqrt(self.values["squared_frobenius"]))
 
     @property
     def ratio(self) -> tuple[float, float]:
-        """The trace by projections over Hutchinson's, and its standard error; both have vectors of their own."""
+        """The trace by projections over Hutchinson's, and its standard error; each has its own vectors."""
         one, other = self.values["projected_trace"], self.values["trace"]
         errors = self.values["projected_trace_error"] / one, self.values["trace_error"] / other
         return one / other, abs(one / other) * math.hypot(*errors)
@@ -128,7 +128,7 @@ def _bars(found: Sequence[Slices], name: str, error: str, errors: float = 2) -> 
 
 
 def _saddle_chart(found: Sequence[Slices]) -> Chart:
-    # On the x axis is what the formula depends on.
+    # The x axis is the quantity on which the formula depends.
     signal = [one.values["trace"] / math.sqrt(one.values["squared_frobenius"]) for one in found]
     grid = np.linspace(min(0.0, *signal), max(4.0, *signal) * 1.05, 200)
     series = [Series(label="formula", x=grid, y=[saddle_frequency(x, 1.0) for x in grid], kind="reference")]

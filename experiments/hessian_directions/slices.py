@@ -1,16 +1,16 @@
-"""What random and Hessian directions see of the Hessian, from where the runs of the study ended, and from their start.
+"""Measure the Hessian along random and Hessian directions, at the end and at the start of the runs of the study.
 
     python experiments/hessian_directions/slices.py [--scale laptop]
 
 With normal vectors z_1 .. z_k and their products H z_i in float64, k products with the Hessian give
 - Hutchinson's trace, the mean of z_i' H z_i, and the Frobenius norm from the mean of |H z_i|^2;
-- the Hessian [[z_i' H z_i, z_i' H z_j], [z_i' H z_j, z_j' H z_j]] of all k (k - 1)/2 slices along pairs: how many are saddles,
-  and the mean principal curvatures. Pairs share vectors, so standard errors are those of the jackknife over vectors;
-- tr H^4, the mean of ((H z_i)' H z_j)^2 over pairs, and with it |H|_F^4 / tr H^4, how many eigenvalues carry the norm.
-k vectors of their own give the trace from values of the loss alone. One run of Lanczos gives the Hessian directions.
+- the Hessian [[z_i' H z_i, z_i' H z_j], [z_i' H z_j, z_j' H z_j]] of all k (k - 1)/2 slices along pairs: the share of saddles,
+  and the mean principal curvatures. Pairs share vectors, so that standard errors are those of the jackknife over vectors;
+- tr H^4, the mean of ((H z_i)' H z_j)^2 over pairs, and with it |H|_F^4 / tr H^4, the number of eigenvalues that carry the norm.
+Another k vectors give the trace only from values of the loss. One run of Lanczos gives the Hessian directions.
 
-With the first seed, the loss is computed on planes too: along the Hessian directions and along three random pairs, all of
-unit length. Everything is written beside what the probes have measured of the run, as slices, for analysis.py.
+With the first seed, the loss is also computed on planes: along the Hessian directions and along three random pairs, all of
+unit length. All results are written beside the run's measurements, as slices, for analysis.py.
 """
 
 import math
@@ -79,7 +79,7 @@ def _over_pairs(values: Tensor) -> Tensor:
 
 
 def random_slices(product: Product, dimension: int, count: int, generator: torch.Generator) -> dict[str, float]:
-    """What ``count`` products with the Hessian tell of it and of its random slices; see the head of this file."""
+    """The estimates from ``count`` products with the Hessian, described at the head of this file."""
     vectors = torch.randn(count, dimension, dtype=torch.float64, generator=generator)
     images = torch.stack([product(vector) for vector in vectors])
     forms, squares = vectors @ images.T, images @ images.T
@@ -103,7 +103,7 @@ def random_slices(product: Product, dimension: int, count: int, generator: torch
 def measure(
     measured: MeasuredModel, count: int, points: int | None, seed: int
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """All of it at the parameters of ``measured``; ``points`` are those of the planes in each direction, None for no planes."""
+    """All measurements at the parameters of ``measured``; ``points``: of the planes in each direction, None for no planes."""
     objective = measured.objective()
     product = on_flat_vectors(objective.hvp, measured.parameters)
     found = random_slices(product, measured.dimension, count, randomness.generator(seed, "slices"))
@@ -145,7 +145,7 @@ def _unit(measured: MeasuredModel, generator: torch.Generator) -> list[Tensor]:
 
 
 def measure_run(run: RunDirectory, scale: str, with_start: bool, with_planes: bool) -> None:
-    """Measure a run where it ended and, if ``with_start``, before its first step."""
+    """Measure a run at its end and, if ``with_start``, before its first step."""
     config = {**configuration.thaw(run), "probe": {}}
     examples = run.config()["probe"]["extremes"]["examples"]
     task, read = revive(run, config, run.checkpoint).task, RunConfig.of(config)

@@ -1,4 +1,4 @@
-"""Small- and large-batch minima, with and without weight decay: which of them look sharper, and to which measure."""
+"""Small- and large-batch minima, with and without weight decay: their order by each measure of sharpness."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,17 +20,17 @@ QUESTION = (
     "weight decay?"
 )
 MEASURE = "experiments/landscape/between.py"
-DISTANCE = 0.5  # along filter-normalized directions, at which the rise of the loss is read off
-SHARE = 0.25  # of the way between two minima, likewise
+DISTANCE = 0.5  # the distance along filter-normalized directions at which the rise of the loss is taken
+SHARE = 0.25  # the part of the way between two minima at which it is taken
 Arrays = dict[str, np.ndarray]
 
 
 @dataclass
 class Minimum:
-    """Where one run ended.
+    """The minimum at the end of one run.
 
-    values: its measures. curve: the loss (n,) at ``positions``, the mean over filter-normalized directions. plane: what
-        between.py measured.
+    values: its measures. curve: the loss (n,) at ``positions``, the mean over filter-normalized directions. plane: the
+        measurement of between.py.
     """
 
     batch: int
@@ -42,7 +42,7 @@ class Minimum:
     plane: Arrays = field(default_factory=dict)
 
 
-#: The measures: what they are called, and whether the scale of the weights matters to them.
+#: The names of the measures.
 MEASURES = {
     "test_error": "test error",
     "filter_rise": f"rise at {DISTANCE} along filter-normalized directions",
@@ -115,7 +115,7 @@ def _minima(study: Study, ways: dict[tuple[float, int], Arrays]) -> list[Minimum
 
 
 def _rise(positions: np.ndarray, losses: np.ndarray, centre: float, distance: float) -> float:
-    """By how much the loss rises from ``centre``, on average over both sides."""
+    """The rise of the loss from ``centre``, averaged over both sides."""
     here, ahead, behind = np.interp([centre, centre + distance, centre - distance], positions, losses)
     return float((ahead + behind) / 2 - here)
 
@@ -193,7 +193,7 @@ def _verdict(low: float, high: float) -> str:
 
 
 def _answer(differences: pd.DataFrame) -> str:
-    """At how many weight decays the test errors are told apart, and by which measures the large-batch minimum is sharper."""
+    """The number of weight decays with distinguishable test errors, and the measures that call the large batch sharper."""
     verdicts = {
         str(name): [_verdict(row["low"], row["high"]) for _, row in rows.iterrows()]
         for name, rows in differences.groupby("measure", sort=False)

@@ -1,11 +1,11 @@
-"""What takes two runs, or a plane: the lines from small- to large-batch minima, and the loss around one pair of them.
+"""Measure the lines from small- to large-batch minima, and the loss on planes around one pair of them.
 
     python experiments/landscape/between.py [--scale laptop]
 
 For every seed and weight decay the probe `interpolation` goes from the run of the smallest batch (x = 0) to that of the
-largest (x = 1), as `python -m optbench probe RUN probe=interpolation probe.interpolation.other=RUN` would, and its measurement is
-that of the run of the largest batch. With the first seed the probe `landscape` computes a plane around each minimum too;
-that is written as "plane", beside the lines that the run has measured as "landscape".
+largest (x = 1), as in `python -m optbench probe RUN probe=interpolation probe.interpolation.other=RUN`; the measurement is
+stored with the run of the largest batch. With the first seed the probe `landscape` also computes a plane around each minimum;
+it is written as "plane", because the run has already measured lines as "landscape".
 """
 
 import time
@@ -19,7 +19,7 @@ from optbench.probes import ProbeContext
 from optbench.probes.posthoc import measure, revive
 from optbench.store import RunDirectory
 
-#: Points of a line and of a side of a plane.
+#: The numbers of points of a line and of a side of a plane.
 POINTS = {"smoke": (7, 5), "laptop": (41, 21), "full": (401, 51)}
 FIRST, LAST = -0.5, 1.5
 
@@ -32,7 +32,7 @@ def interpolate(small: RunDirectory, large: RunDirectory, points: int, examples:
 
 
 def measure_plane(run: RunDirectory, points: int, examples: int) -> None:
-    """Measure the loss on a plane of two filter-normalized directions, the first two of every run of this seed."""
+    """Measure the loss on a plane of two filter-normalized directions, equal for every run of this seed."""
     options = {"plane": True, "points": points, "examples": examples}
     words = [f"probe.landscape.{name}={value}" for name, value in options.items()]
     probe = configuration.compose(["probe=landscape", *words])["probe"]
@@ -58,7 +58,7 @@ def main() -> None:
             interpolate(first, last, line_points, first.config()["probe"]["landscape"]["examples"])
     for run_id in done.loc[done["seed"] == runs["seed"].min(), "run_id"]:
         run = study.plan.directory(run_id)
-        # A plane takes so many more points than a line that fewer examples have to do.
+        # A plane has many more points than a line, so that fewer examples are used.
         measure_plane(run, plane_points, run.config()["probe"]["extremes"]["examples"])
 
 

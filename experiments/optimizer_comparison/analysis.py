@@ -1,4 +1,4 @@
-"""Optimizers across problems at equal tuning budgets: ranks, profiles, best-of-k curves, tuned beside default."""
+"""Optimizers across problems at equal tuning budgets: ranks, profiles, best-of-k curves, tuned against default."""
 
 import math
 from collections.abc import Mapping
@@ -28,14 +28,14 @@ REPETITIONS = 1000
 
 
 def analyse(study: Study) -> Findings:
-    """Ranks of the tuned optimizers with intervals, their profiles, what k trials give, and what tuning adds to defaults."""
+    """Ranks of the tuned optimizers with intervals, their profiles, the best of k trials, and the gain of tuning."""
     runs = study.runs
     if METRIC not in runs or not (runs["status"] == "done").any():
         return Findings(QUESTION, "Not enough runs for an answer: none is done.")
     best = tuned_beside_default(runs, CELL, METRIC, [RESULT])
     tuned = runs.merge(best[[*CELL, "trial"]].dropna(), on=[*CELL, "trial"])
     scores = scores_by_task(tuned, RESULT, task=TASK)
-    # Where one optimizer has no run yet, or none that could be chosen, its problem would be left out for all.
+    # An optimizer without any usable run would exclude its problems for all others.
     complete = {name: arrays for name, arrays in scores.items() if arrays}
     ranks, gains = _ranks(tuned, complete), _gains(runs, tuned)
     budget = curves(runs, CELL, METRIC, RESULT, diverged_result=_chance(runs), repetitions=200)
@@ -56,7 +56,7 @@ def analyse(study: Study) -> Findings:
 
 
 def _chance(runs: pd.DataFrame) -> float:
-    """The accuracy of guessing among the most classes of any of the problems: what a diverged run is worth."""
+    """The accuracy of guessing among the largest number of classes of any problem, which diverged runs get."""
     classes = pd.to_numeric(runs.get("classes", pd.Series(dtype=float)), errors="coerce")
     return 1 / float(classes.max()) if classes.notna().any() else 0.0
 
@@ -77,7 +77,7 @@ def _rank_rows(problem: str, scores: Mapping[str, list[np.ndarray]]) -> list[dic
 
 
 def _ranks(tuned: pd.DataFrame, scores: Mapping[str, list[np.ndarray]]) -> pd.DataFrame:
-    """Mean ranks over the problems that all optimizers have results on, and on every problem alone."""
+    """Mean ranks over the problems on which all optimizers have results, and on every single problem."""
     rows = _rank_rows("all", scores) if len(scores) > 1 else []
     for key, own in tuned.groupby(TASK):
         alone = {name: arrays for name, arrays in scores_by_task(own, RESULT, task=TASK).items() if arrays}
@@ -233,7 +233,7 @@ def _answer(ranks: pd.DataFrame, gains: pd.DataFrame, study: Study) -> str:
 
 
 def _overall(overall: pd.DataFrame, scores: Mapping[str, list[np.ndarray]], ranks: pd.DataFrame) -> list[str]:
-    """State the aggregates, define them, and estimate how many seeds would tell the first two apart."""
+    """State the aggregates, define them, and estimate the number of seeds that would distinguish the first two."""
     if len(overall) < 2:
         return []
     notes = []

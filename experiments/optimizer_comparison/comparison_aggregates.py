@@ -1,7 +1,7 @@
-"""One number an optimizer over all problems: interquartile mean, optimality gap and probability of improvement.
+"""Aggregates for each optimizer over all problems: interquartile mean, optimality gap and probability of improvement.
 
-A run's score is its test accuracy over the mean of the best optimizer on the same problem, so 1 is as good as the best. What
-the runs are divided by is not resampled. A run that diverged scores as a guess does.
+A run's score is its test accuracy divided by the mean of the best optimizer on the same problem, so that 1 equals the best. The
+divisor is not resampled. A diverged run has the score of guessing.
 
 Source: Agarwal et al. 2021, arXiv 2108.13264.
 """
@@ -26,10 +26,10 @@ MEANINGS = (
 def aggregates(
     scores: Mapping[str, Sequence[np.ndarray]], order: Sequence[str], chance: float, repetitions: int
 ) -> pd.DataFrame:
-    """A row an optimizer, in ``order``: each of the three with the bounds of a stratified bootstrap over seeds.
+    """A row for each optimizer, in ``order``: each of the three with the bounds of a stratified bootstrap over seeds.
 
-    scores: test accuracies, one array a problem. ``improvement`` is over the first of ``order``, and missing for that itself.
-    Bounds are missing where no problem has two runs.
+    scores: test accuracies, one array for each problem. ``improvement`` is over the first of ``order``, for which it is
+    missing. Bounds are missing if no problem has two runs.
     """
     if not scores:
         return pd.DataFrame()
@@ -57,9 +57,9 @@ def aggregates(
 
 
 def seeds_needed(scores: Mapping[str, Sequence[np.ndarray]], first: str, second: str) -> int | None:
-    """Estimate the seeds a problem that tell the mean accuracies over problems of two optimizers apart.
+    """Estimate the number of seeds for each problem that distinguishes the mean accuracies of two optimizers over problems.
 
-    Of the mean over P problems the variance between seeds is the mean of the problems' variances over P. None where there
+    The variance between seeds of the mean over P problems is the mean of the problems' variances divided by P. None if there
     are no two seeds of each, or no difference.
     """
     arrays = [*scores[first], *scores[second]]

@@ -1,4 +1,4 @@
-"""The optimal and the largest stable learning rate against batch size, and what each scaling rule costs."""
+"""The optimal and the largest stable learning rate against batch size, and the cost of each scaling rule."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -63,7 +63,7 @@ def analyse(study: Study) -> Findings:
 
 
 def _momentum(runs: pd.DataFrame) -> float:
-    """β of momentum SGD, which is the same in all its runs."""
+    """β of momentum SGD, which is equal in all its runs."""
     own = runs[runs["optimizer"] == "momentum"]
     return float(own["config.optimizer.momentum"].iloc[0]) if len(own) else math.nan
 
@@ -75,9 +75,9 @@ def _chance(runs: pd.DataFrame) -> float:
 
 
 def _unlearned(sweep: Sweep, chance: float) -> Sweep:
-    """The sweep in which a run counts as diverged, too, that ends no better than a guess at a rate above the best.
+    """The sweep, in which a run at a rate above the best also counts as diverged if it ends no better than a guess.
 
-    A rate that is too large may kill all units instead; with one that is too small, a run merely has not come far.
+    A rate that is too large may kill all units without divergence; with a rate that is too small, a run is only slow.
     """
     best = {batch: best_rate(grid) for batch, grid in sweep.items()}
     return {
@@ -102,12 +102,12 @@ def _one_seed(sweep: Sweep) -> bool:
 
 
 def _exponent(optimizer: str, kind: Literal["optimal", "stable"], sweep: Sweep) -> dict[str, object]:
-    """The log-log slope; and of a linear law that levels off, where. A bootstrap of single runs would have no width."""
+    """The log-log slope, and the crossover of a linear law that levels off. A bootstrap of single runs would have no width."""
     found = exponent_over_seeds(sweep, kind, repetitions=1 if _one_seed(sweep) else REPETITIONS)
     row: dict[str, object] = {"optimizer": optimizer, "rate": KINDS[kind], "batches": len(found.batches)}
     bends = kind == "optimal" and len(found.batches) >= 3
     law, place = crossover_over_seeds(sweep, kind, repetitions=REPETITIONS // 5) if bends else (None, None)
-    # Two points are always on a line.
+    # Two points always lie on a line.
     slope = found.exponent if len(found.batches) >= 3 else None
     for name, interval in (("exponent", slope), ("crossover", place)):
         interval = interval or Interval(math.nan, math.nan, math.nan)
@@ -146,7 +146,7 @@ def _curves(sweeps: Mapping[str, Sweep]) -> Chart:
 
 
 def _exponents_chart(exponents: pd.DataFrame, predicted: pd.DataFrame) -> Chart:
-    """The measured exponents of both rates below each other, with those that the batch Hessian predicts."""
+    """The measured exponents of both rates, and those that the batch Hessian predicts."""
     series = []
     for rate in KINDS.values():
         rows = exponents[(exponents["rate"] == rate) & exponents["exponent"].notna()]
@@ -267,7 +267,7 @@ def _answer(exponents: pd.DataFrame, rates: pd.DataFrame, study: Study) -> str:
 
 
 def _holding(rows: pd.DataFrame, value: float) -> str:
-    """Whose interval holds ``value``, as the beginning of a sentence."""
+    """The beginning of a sentence that names the optimizers whose interval contains ``value``."""
     holds = list(rows.loc[(rows["exponent_low"] <= value) & (value <= rows["exponent_high"]), "optimizer"])
     if not holds:
         return "no interval holds"

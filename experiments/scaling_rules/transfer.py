@@ -1,4 +1,4 @@
-"""What a scaling rule costs that carries the best learning rate of the smallest batch over to larger ones."""
+"""The cost of scaling rules that transfer the best learning rate of the smallest batch to larger ones."""
 
 import math
 from collections.abc import Mapping
@@ -17,14 +17,14 @@ RULES = {"no scaling": 0.0, "square root": 0.5, "linear": 1.0}
 
 
 def best_rate(grid: Mapping[float, np.ndarray]) -> float:
-    """The rate with the least mean loss, of those that were tested."""
+    """The tested rate with the smallest mean loss."""
     return min(grid, key=lambda rate: float(grid[rate].mean()))
 
 
 def transfer_costs(runs: pd.DataFrame, sweeps: Mapping[str, Sweep], metric: str, rate: str) -> pd.DataFrame:
     """``metric`` at the scaled ``rate`` minus that at the best tested rate, paired by seed, at every larger batch.
 
-    Without an interval where the two are the same rate of the grid.
+    There is no interval if the two are the same rate of the grid.
     """
     rows = []
     for optimizer, sweep in sweeps.items():
@@ -43,7 +43,7 @@ def transfer_costs(runs: pd.DataFrame, sweeps: Mapping[str, Sweep], metric: str,
                 }
                 tested = min(sweep[batch], key=lambda one, wanted=wanted: abs(math.log(one / wanted)))  # type: ignore[misc]
                 found, diverged = Interval(math.nan, math.nan, math.nan), 0
-                if abs(math.log2(tested / wanted)) <= 0.51:  # half a step of the grid; beyond it nothing is known
+                if abs(math.log2(tested / wanted)) <= 0.51:  # half a step of the grid; otherwise the cost is unknown
                     here = own[own["batch"] == batch]
                     pairs = differences_by_seed(here, metric, rate, tested, best[batch], match=("seed",))["difference"]
                     diverged = int(np.isinf(pairs).sum())
@@ -58,7 +58,7 @@ def transfer_costs(runs: pd.DataFrame, sweeps: Mapping[str, Sweep], metric: str,
 
 
 def cost_in_words(row: pd.Series) -> str:
-    """A row of `transfer_costs`: diverged, beyond the grid, or what is lost, with its interval."""
+    """A row of `transfer_costs` in words: diverged, beyond the grid, or the loss with its interval."""
     if row["diverged"]:
         return "diverged"
     if math.isnan(row["cost"]):
@@ -69,7 +69,7 @@ def cost_in_words(row: pd.Series) -> str:
 
 
 def transfer_chart(transfer: pd.DataFrame) -> Chart:
-    """The costs of `transfer_costs` against the batch, an optimizer a panel."""
+    """The costs of `transfer_costs` against the batch, a panel for each optimizer."""
     series = []
     if len(transfer):
         for (optimizer, rule), rows in transfer[transfer["cost"].notna()].groupby(["optimizer", "rule"], sort=False):

@@ -1,7 +1,7 @@
 """The three studies of second-order methods that are sweeps: autoencoder, convolutional net, Entropy-SGD.
 
 `report` analyses each by its experiment: second_order_autoencoder, second_order_convnet, second_order_entropy. The runs of their
-baselines, experiments of their own, are taken in.
+baselines, which are separate experiments, are included.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ SCRIPTS = ("experiments/second_order/reruns.py", "experiments/second_order/step_
 
 
 def analyse(study: Study) -> Findings:
-    """The results of the chosen options on the seeds that they were not chosen on."""
+    """The results of the chosen options on the seeds that were not used for the choice."""
     part = part_of(study.name)
     runs, evaluations = gathered(part, study)
     ranked = scored(part, runs, evaluations)
@@ -52,7 +52,7 @@ def gathered(part: Part, study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
         if name != study.name:
             try:
                 studies.append(Study.read(study.results_dir, name))
-            except UserError:  # has not been started
+            except UserError:  # the sweep has not been started
                 continue
     runs = pd.concat([one.runs for one in studies], ignore_index=True)
     runs = runs.drop_duplicates("run_id", ignore_index=True)
@@ -62,7 +62,7 @@ def gathered(part: Part, study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def table(part: Part, runs: pd.DataFrame) -> pd.DataFrame:
-    """A row a method: what was tried and chosen, and mean and standard deviation of the results over the reported seeds."""
+    """A row for each method: the tried and chosen options, and mean and standard deviation over the reported seeds."""
     rows = []
     again_of_all = reported(runs)
     for _, best in chosen(runs).iterrows():
@@ -104,7 +104,7 @@ def curves(runs: pd.DataFrame, evaluations: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_processor_seconds(means: pd.DataFrame, part: Part, folder: Path) -> pd.DataFrame:
-    """Curves with the processor seconds of the steps by ``step_cost.py``, where it has been run."""
+    """Curves with the processor seconds of the steps by ``step_cost.py``, if it has been run."""
     path = folder / "step_cost.csv"
     if not path.is_file():
         return means

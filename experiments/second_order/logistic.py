@@ -34,7 +34,7 @@ TOLERANCES = (1e-3, 1e-6, 1e-10)
 
 
 def optimum(problem: Problem) -> float:
-    """The least value of the regularized loss by Newton's method with a line search, written out in NumPy.
+    """The minimum of the regularized loss by Newton's method with a line search, written in NumPy.
 
     The logits are X W^T + b of a linear layer; one output is logistic regression, several are the softmax.
     """
@@ -82,20 +82,20 @@ def _curvature(chances: np.ndarray, i: int, j: int, binary: bool) -> np.ndarray:
 
 
 def mean_log_gap(problem: Problem, rows: list[Row]) -> float:
-    """The logarithm of the gap, averaged over the steps: it tells apart also methods that all end at the optimum."""
+    """The logarithm of the gap, averaged over the steps; it also distinguishes methods that all end at the optimum."""
     gaps = np.array([row["total"] for row in rows]) - optimum(problem)
     return float(np.log10(gaps.clip(min=1e-14)).mean())
 
 
 def condition(problem: Problem) -> float:
-    """The condition number of X^T X / n, of the eigenvalues that are not rounding."""
+    """The condition number of X^T X / n, without eigenvalues that are rounding errors."""
     eigenvalues = torch.linalg.eigvalsh(problem.inputs.T @ problem.inputs / len(problem.inputs))
     kept = eigenvalues[eigenvalues > 1e-12 * eigenvalues[-1]]
     return float(kept[-1] / kept[0])
 
 
 def main() -> None:
-    """Tune on instances of their own, train on others, write tables and the figure."""
+    """Tune on separate instances, train on others, write tables and the figure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--trials", type=int, default=8)

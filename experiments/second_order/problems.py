@@ -1,7 +1,7 @@
-"""Three small problems for second-order methods, and the one way in which the scripts beside this file train on them.
+"""Small problems for second-order methods, and the training loop of the scripts beside this file.
 
-All of them are trained on the whole training set at every step, in float64. An instance is drawn by its seed: seeds from
-`TUNING_SEED` on are those that options are chosen on, seeds from 0 on those that are reported.
+All of them are trained on the whole training set at every step, in float64. An instance is drawn by its seed: options are chosen
+on seeds from `TUNING_SEED` on, and results are reported on seeds from 0 on.
 """
 
 import time
@@ -29,10 +29,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Problem:
-    """A model at its start and the data that it is to be fitted to.
+    """A model at its start, and the data to fit.
 
     regularizer: a function of the parameters that every method minimizes together with the loss, None for none.
-    validation: examples of the same kind that no method is trained on, None for none.
+    validation: examples of the same kind that are not used for training, None for none.
     """
 
     model: nn.Module
@@ -58,7 +58,7 @@ class Problem:
 
 
 class RegularizedObjective(Objective):
-    """The objective of a problem with its regularizer, for methods that know nothing of it: values and gradients only."""
+    """The objective of a problem with its regularizer, for methods that do not support one: only values and gradients."""
 
     regularizer: Callable[[list[Tensor]], Tensor]
 
@@ -76,8 +76,8 @@ class RegularizedObjective(Objective):
 def small_images(seed: int, data_dir: str = "data") -> Problem:
     """200 images of Fashion-MNIST, averaged to 4 x 4 pixels, and 16-5-10 sigmoid units (145 parameters) near a saddle.
 
-    All weights and biases are drawn from 0.01 N(0, 1). Where they are 0 the hidden units are all alike and, but for the
-    biases of the outputs, the gradient is zero.
+    All weights and biases are drawn from 0.01 N(0, 1). At 0 all hidden units are equal, and the gradient is zero except for
+    the biases of the outputs.
     """
     raw = idx.fashion_mnist(data_dir, train_limit=200)
     images = F.avg_pool2d(raw.train.inputs.double() / 255, 7).flatten(1)
@@ -94,7 +94,7 @@ def sine(seed: int) -> Problem:
     """y = sin x + 0.2 u, u uniform on [0, 1), at 1,000 points x on [-10, 10], and a network 1-10-1 of ELUs (31 parameters).
 
     Pooladzandi & Zhou 2022 (arXiv 2212.08769). The noise has the variance 0.04 / 12. The validation set has the same x and
-    noise of its own.
+    separate noise.
     """
     generator = torch.Generator().manual_seed(seed)
     x = torch.linspace(-10, 10, 1000, dtype=torch.float64).unsqueeze(1)
@@ -121,7 +121,7 @@ def pseudo_huber(weight: float, scale: float) -> Callable[[list[Tensor]], Tensor
 def ill_conditioned(seed: int, weight: float = 1e-3, scale: float = 1.0) -> Problem:
     """Logistic regression on 200 points in 50 dimensions whose standard deviations fall from 1 to 1e-3 evenly in logarithm.
 
-    Labels are drawn from the logistic model of random weights that see all dimensions alike. The pseudo-Huber
+    Labels are drawn from a logistic model with random weights that give all dimensions equal influence. The pseudo-Huber
     regularizer has the given weight and scale; the start is 0.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -158,7 +158,7 @@ def _linear(inputs: int, outputs: int) -> nn.Module:
 
 @dataclass(frozen=True)
 class Method:
-    """An optimizer of the bench with options that are fixed, and those that trials choose (their names in its YAML)."""
+    """An optimizer of the bench with fixed options, and the names of the options (in its YAML) that trials choose."""
 
     name: str
     optimizer: str
@@ -167,7 +167,7 @@ class Method:
     tuned: tuple[str, ...]
 
     def options(self, trial: int) -> dict[str, Any]:
-        """What trial number ``trial`` chooses; trial 0 is the defaults."""
+        """The options that trial number ``trial`` chooses; trial 0 is the defaults."""
         space = self.choice()["info"]["search_space"]
         return dict(tuning.trial_options({name: space[name] for name in self.tuned}, trial))
 
@@ -184,10 +184,10 @@ def train(
     options: Mapping[str, Any],
     measure: Callable[[int], Row] = lambda step: {},
 ) -> list[Row]:
-    """Train the model of ``problem`` in place; one row a step, from 0, of step, seconds, evaluations and total.
+    """Train the model of ``problem`` in place; a row for each step, from 0, with step, seconds, evaluations and total.
 
-    evaluations counts calls of the closure, each a value with its gradient. ``measure`` adds to the row of a step what it
-    returns; its time does not count. A total that is not finite ends the training.
+    evaluations counts calls of the closure, each a value with its gradient. The result of ``measure`` is added to the row of a
+    step; its time does not count. A total that is not finite ends the training.
     """
     choice = method.choice() | dict(method.fixed) | dict(options)
     optimizer = optimizers.build(Choice.of("optimizer", choice), problem.model, choice["learning_rate"], seed)
@@ -210,7 +210,7 @@ def train(
 
 
 def _objective(method: Method, problem: Problem, network: Network) -> Objective:
-    if problem.regularizer is None or method.optimizer == "score_ggn":  # which has the regularizer as its own
+    if problem.regularizer is None or method.optimizer == "score_ggn":  # score_ggn has the regularizer itself
         return Objective(network, problem.loss, problem.inputs, problem.targets)
     objective = RegularizedObjective(network, problem.loss, problem.inputs, problem.targets)
     objective.regularizer = problem.regularizer
@@ -226,7 +226,7 @@ def best_trial(
 ) -> int:
     """The trial with the lowest median of ``score`` over ``seeds`` problems that are not reported.
 
-    ``score`` is given the problem after training and the rows of the training; one that is not a number counts as infinite.
+    ``score`` takes the problem after training and the rows of the training; NaN counts as infinite.
     """
     scores = []
     for trial in range(trials):

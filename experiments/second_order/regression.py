@@ -1,8 +1,8 @@
 """Levenberg-Marquardt and others on the regression of a sine: `python experiments/second_order/regression.py [--seeds 10]`.
 
 Writes results/second_order/regression.csv (the end of every run), regression_curves.csv (medians) and regression.png and .pdf.
-`--ablation` trains Levenberg-Marquardt without some of its three additions instead, at its defaults and on 20 seeds:
-regression_ablation.csv. `--only WORDS` trains the methods whose names hold one of WORDS, and keeps the rows of the others.
+`--ablation` instead trains Levenberg-Marquardt without some of its three additions, at its defaults and on 20 seeds:
+regression_ablation.csv. `--only WORDS` trains the methods whose names contain one of WORDS, and keeps the rows of the others.
 """
 
 import argparse
@@ -50,11 +50,11 @@ ABLATION = tuple(
     )
 )
 FLOOR = 0.04 / 12  # the variance of the noise
-SOLVED = 0.02  # a mean squared error that no network has which misses one of the sine's waves
+SOLVED = 0.02  # a network that misses one of the sine's waves has a larger mean squared error
 
 
 def main() -> None:
-    """Tune on seeds of their own, train on others, write tables and the figure."""
+    """Tune on separate seeds, train on others, write tables and the figure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, help="10, and 20 for the ablation")
     parser.add_argument("--trials", type=int, default=6)
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def trained(method: Method, trials: int, seeds: int) -> list[Row]:
-    """The rows of ``method`` at its best trial, on ``seeds`` seeds that it was not tuned on."""
+    """The rows of ``method`` at its best trial, on ``seeds`` seeds that were not used for tuning."""
     trial = 0
     if method.tuned:
         trial = best_trial(method, sine, trials, lambda problem, rows: problem.validation_loss(), seeds=2)
@@ -99,7 +99,7 @@ def trained(method: Method, trials: int, seeds: int) -> list[Row]:
 
 
 def merged(table: pd.DataFrame, path: Path, order: list[str]) -> pd.DataFrame:
-    """``table`` with the rows that ``path`` has of other methods of ``order``, in this order; written to ``path``."""
+    """``table`` with the rows of other methods of ``order`` from ``path``, in this order; written to ``path``."""
     if path.exists():
         before = pd.read_csv(path)
         table = pd.concat([table, before[~before["method"].isin(table["method"]) & before["method"].isin(order)]])
@@ -109,7 +109,7 @@ def merged(table: pd.DataFrame, path: Path, order: list[str]) -> pd.DataFrame:
 
 
 def summary(ends: pd.DataFrame) -> pd.DataFrame:
-    """The median and the range of the final error of every method, how many seeds are solved, and the seconds."""
+    """The median and the range of the final error of every method, the number of solved seeds, and the seconds."""
     groups = ends.groupby("method", sort=False)
     return groups.agg(
         trial=("trial", "first"),

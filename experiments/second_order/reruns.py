@@ -1,4 +1,4 @@
-"""Print the commands that train what was chosen on further seeds: `python experiments/second_order/reruns.py`."""
+"""Print the commands that train the chosen options on more seeds: `python experiments/second_order/reruns.py`."""
 
 import argparse
 
@@ -10,7 +10,7 @@ from optbench.errors import UserError
 
 
 def main() -> None:
-    """Print a command for each method of every study, or of the one that is named, that has runs."""
+    """Print a command for each method with runs, of every study or of the named one."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results-dir", default="results")
     parser.add_argument("--study", choices=[part.name for part in PARTS], help="only this one")
@@ -20,7 +20,7 @@ def main() -> None:
             continue
         try:
             study = Study.read(given.results_dir, part.experiments[0])
-        except UserError:  # has not been started
+        except UserError:  # the sweep has not been started
             continue
         print("\n".join(commands(part, scored(part, *gathered(part, study)))))
 

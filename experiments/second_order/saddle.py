@@ -1,4 +1,4 @@
-"""Saddle-free against damped Newton from a saddle: `python experiments/second_order/saddle.py [--seeds 10] [--data-dir data]`.
+"""Saddle-free and damped Newton from a saddle: `python experiments/second_order/saddle.py [--seeds 10] [--data-dir data]`.
 
 Writes results/second_order/saddle.csv (the end of every run), saddle_curves.csv (medians along the runs) and saddle.png and .pdf.
 """
@@ -21,7 +21,7 @@ METHODS = (
     Method("damped Newton", "damped_newton", STEPS, {"subspace": "dense"}, ("learning_rate",)),
     Method("momentum SGD", "momentum", 20 * STEPS, {}, ("learning_rate", "momentum")),
 )
-# An eigenvalue counts as negative below this share of the largest absolute value.
+# An eigenvalue counts as negative if it is below minus this share of the largest absolute value.
 NEGATIVE = 1e-6
 
 
@@ -40,7 +40,7 @@ def dense_hessian(problem: Problem) -> Tensor:
 
 
 def curvature(problem: Problem, due: Callable[[int], bool]) -> Callable[[int], Row]:
-    """Measures, at steps that are ``due``, the ends of the spectrum, the share of it that is negative, and the gradient."""
+    """Measure, at steps that are ``due``, the ends of the spectrum, the share of negative eigenvalues, and the gradient."""
 
     def measure(step: int) -> Row:
         if not due(step):
@@ -60,7 +60,7 @@ def curvature(problem: Problem, due: Callable[[int], bool]) -> Callable[[int], R
 
 
 def main() -> None:
-    """Tune on seeds of their own, train on ten others, write tables and the figure."""
+    """Tune on separate seeds, train on ten others, write tables and the figure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--trials", type=int, default=4)

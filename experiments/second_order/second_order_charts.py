@@ -8,7 +8,7 @@ import pandas as pd
 
 from optbench.analysis.charts.chart import Chart, Reference, Series, Values
 
-# The tables' names of methods that conf/optimizer titles otherwise: with a title a method has its own look.
+# Names of methods in the tables that have another title in conf/optimizer: a method has its own style only by its title.
 TITLES = {
     "K-FAC, natural": "Natural K-FAC",
     "Nesterov": "SGD with Nesterov momentum",
@@ -20,12 +20,12 @@ TITLES = {
 
 
 def shown(name: object) -> str:
-    """The name of a method of a table as charts show it."""
+    """The name on charts of a method in a table."""
     return TITLES.get(str(name), str(name))
 
 
 def autoencoder(means: pd.DataFrame) -> Chart:
-    """Training loss against steps and against processor seconds, or those of the clock where the former are not known."""
+    """Training loss against steps and against processor seconds, or wall-clock seconds if the former are unknown."""
     seconds = "processor_seconds" if "processor_seconds" in means else "seconds"
     labels = {"Against steps": ("step", "Step"), "Against time": (seconds, f"{seconds.replace('_', ' ').capitalize()}")}
     return Chart(
@@ -128,7 +128,7 @@ def regression(medians: pd.DataFrame, floor: float) -> Chart:
 def saddle(table: pd.DataFrame, steps: int) -> Chart:
     """Loss, the most negative eigenvalue and the share of negative ones against the step: median and range over seeds.
 
-    table: the rows of all runs. steps: of a Newton method; those of a method with more count as fractions.
+    table: the rows of all runs. steps: of a Newton method; steps of a method with more of them count as fractions.
     """
     measured = table.assign(most_negative=(-table["smallest_eigenvalue"]).clip(lower=1e-10))
     values: Mapping[str, Values] = {

@@ -1,7 +1,7 @@
 """The runs of the studies that are sweeps, and the choices among them: made on seed 0, reported on the other seeds.
 
-Choices are made on validation data. A study is made of the runs of one experiment or two: the baselines of the autoencoder and of
-Entropy-SGD are experiments of their own.
+Choices are made on validation data. A study consists of the runs of one or two experiments: the baselines of the autoencoder and
+of Entropy-SGD are separate experiments.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,9 +20,9 @@ TARGET = 0.8  # validation accuracy
 class Part:
     """One of the studies.
 
-    experiments: of which its runs are. experiment: of a run, that which it belongs to. varied: what a command must set to name a
-    run of the experiment, and so tells the choices of one method apart. label: the method of a run. score: of a run with its
-    evaluations, lower is better.
+    experiments: the experiments of its runs. experiment: returns the experiment of a run. varied: the settings that identify a
+    run of the experiment in a command, and so distinguish the choices of one method. label: returns the method of a run. score:
+    of a run with its evaluations, lower is better.
     """
 
     name: str
@@ -58,7 +58,7 @@ def _convnet_label(run: pd.Series) -> str:
 
 
 def steps_to_target(history: pd.DataFrame) -> float:
-    """The step at which the validation accuracy crosses the target, on a line between evaluations; infinite if it does not."""
+    """The step at which the validation accuracy crosses the target, interpolated between evaluations; infinite if never."""
     steps, accuracies = history["step"].to_numpy(float), history["validation_accuracy"].to_numpy(float)
     reached = np.flatnonzero(accuracies >= TARGET)
     if not len(reached):
@@ -97,7 +97,7 @@ PARTS = (
 
 
 def part_of(experiment: str) -> Part:
-    """The study that the runs of ``experiment`` belong to; raises KeyError for another experiment."""
+    """The study of the runs of ``experiment``; raises KeyError for another experiment."""
     for part in PARTS:
         if experiment in part.experiments:
             return part
@@ -105,7 +105,7 @@ def part_of(experiment: str) -> Part:
 
 
 def scored(part: Part, runs: pd.DataFrame, evaluations: pd.DataFrame) -> pd.DataFrame:
-    """The ended ones of ``runs`` with method, choice and score (infinite where they diverged), the best of each method first.
+    """The ended runs with method, choice and score (infinite if they diverged), the best of each method first.
 
     evaluations: the rows of their histories that are evaluations.
     """
@@ -120,7 +120,7 @@ def scored(part: Part, runs: pd.DataFrame, evaluations: pd.DataFrame) -> pd.Data
 
 
 def _words(part: Part, run: pd.Series) -> str:
-    """The words of a command that name the run, but for its seed."""
+    """The words of a command that identify the run, without its seed."""
     words = []
     for name in part.varied:
         value = run[name] if name in ("optimizer", "batch", "trial") else run.get(f"config.{name}")
@@ -137,27 +137,27 @@ def _words(part: Part, run: pd.Series) -> str:
 
 
 def chosen(runs: pd.DataFrame) -> pd.DataFrame:
-    """For each method the run of seed 0 with the best score, and of equal ones that with the best validation accuracy."""
+    """For each method the run of seed 0 with the best score; ties are broken by the best validation accuracy."""
     order = [name for name in ("score", "validation_accuracy") if name in runs]
     first = runs[runs["seed"] == 0].sort_values(order, ascending=[True, False][: len(order)])
     return first.groupby("method").head(1).sort_values("method")
 
 
 def reported(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of what was chosen, on the seeds that it was not chosen on.
+    """The runs of the chosen options, on the seeds that were not used for the choice.
 
-    Raises `MixedSettings` where those of one method differ in more than the seed.
+    Raises `MixedSettings` if the runs of one method differ in more than the seed.
     """
     best = chosen(runs)[["method", "choice"]]
     return seeds_only(runs[runs["seed"] != 0].merge(best, on=["method", "choice"]), ["method", "choice"])
 
 
 def commands(part: Part, runs: pd.DataFrame) -> Sequence[str]:
-    """The commands that train what was chosen on further seeds."""
+    """The commands that train the chosen options on more seeds."""
     found = []
     for _, best in chosen(runs).iterrows():
         seeds = ",".join(str(seed) for seed in SEEDS)
-        # What nearly came to the target is given half as many steps again.
+        # A choice that did not reach the target gets 1.5 times as many steps.
         more = "" if np.isfinite(best["score"]) else f" budget.steps={1.5 * best['steps']:.0f}"
         found.append(f"python -m optbench -m experiment={part.experiment(best)} {best['choice']}{more} seed={seeds}")
     return found

@@ -1,8 +1,8 @@
-"""What a step of the chosen options costs, in processor seconds of one thread: `python experiments/second_order/step_cost.py`.
+"""Measure a step of the chosen options in processor seconds of one thread: `python experiments/second_order/step_cost.py`.
 
-The runs of a sweep may share the machine with other work, and then their seconds do not compare. This takes the first
-steps of what was chosen for the autoencoder and the convolutional net, without evaluations, and writes
-results/second_order/step_cost.csv. The first steps of K-FAC hold more inversions than later ones.
+The runs of a sweep may share the machine with other work, so that their seconds cannot be compared. This script takes the first
+steps of the options chosen for the autoencoder and the convolutional net, without evaluations, and writes
+results/second_order/step_cost.csv. The first steps of K-FAC contain more inversions than later ones.
 """
 
 import argparse
@@ -20,19 +20,19 @@ from optbench.config import RunConfig
 from optbench.training import build
 from optbench.training.task import Task
 
-# Steps that are measured: whole periods of K-FAC's factors.
+# The numbers of measured steps: whole periods of K-FAC's factors.
 STEPS = {4096: 20, 1000: 40, 512: 60, 200: 200, 64: 200}
 
 
 def processor_seconds(overrides: list[str], steps: int) -> float:
-    """Processor seconds a step over the first ``steps`` ones of the run that ``overrides`` describe."""
+    """Processor seconds for each step, over the first ``steps`` steps of the run that ``overrides`` describe."""
     composed = RunConfig.of(
         config.compose([*overrides, "tracker=none", "budget.target=null", "budget.stop_at_target=false"])
     )
     task: Task = build.build_task(composed, build.load_data(composed))
     task.configure_optimizers()
     task.model.train()
-    task.take_step()  # which also makes what a run makes once
+    task.take_step()  # not measured: it includes the set-up of a run
     since = time.process_time()
     for _ in range(steps):
         task.take_step()
@@ -40,7 +40,7 @@ def processor_seconds(overrides: list[str], steps: int) -> float:
 
 
 def main() -> None:
-    """Measure what was chosen and write the table."""
+    """Measure the chosen options and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results-dir", default="results")
     parser.add_argument("--data-dir", default="data")

@@ -1,4 +1,4 @@
-"""Steps to a validation target against batch size: regimes, the critical batch size, and how they depend on the target."""
+"""Steps to a validation target against batch size: regimes, the critical batch size, and their dependence on the target."""
 
 import math
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ QUESTION = (
     "Up to which batch size does doubling the batch halve the steps to a target, and for which optimizer is it largest?"
 )
 STEPS = "steps_to_target"
-#: Easier targets, by how much larger their error, or loss, may be.
+#: The factors by which the error, or loss, of easier targets is larger.
 RELAXATIONS = (1.0, 1.1, 1.25)
 REGIMES = {
     "perfect": "with perfect scaling (steps as 1/batch)",
@@ -73,9 +73,9 @@ def _relaxed(target: float, factor: float, higher: bool) -> float:
 
 
 def _tuned(runs: pd.DataFrame) -> pd.DataFrame:
-    """The trial with the least median of steps at every optimizer and batch; values: its steps, a number a seed.
+    """The trial with the smallest median of steps for every optimizer and batch; values: its steps, one for each seed.
 
-    Where no trial has reached the target in the median: of all that ended, infinity; NaN where none has ended.
+    If no trial has reached the target in the median, the steps are infinity for each ended run; NaN if none has ended.
     """
     best = select(runs, CELL, STEPS, [STEPS], center="median")
     times: list[np.ndarray] = []
@@ -88,7 +88,7 @@ def _tuned(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _steps(tuned: pd.DataFrame) -> dict[str, dict[float, np.ndarray]]:
-    """Of every optimizer, the steps at every batch at which a run has ended."""
+    """For every optimizer, the steps at every batch at which a run has ended."""
     return {
         str(name): {float(row["batch"]): row["values"] for _, row in rows.iterrows() if len(row["values"])}
         for name, rows in tuned.groupby("optimizer")
@@ -99,7 +99,7 @@ def _fits(steps: dict[str, dict[float, np.ndarray]]) -> dict[str, CriticalBatchI
     fits = {}
     for optimizer, own in steps.items():
         if sum(math.isfinite(np.median(values)) for values in own.values()) < 3:
-            continue  # two parameters go through two points
+            continue  # two parameters always fit two points
         fit = critical_batch(own, repetitions=REPETITIONS)
         if max(map(len, own.values())) < 2:  # a bootstrap of single runs has no width
             unknown = {"low": math.nan, "high": math.nan}
@@ -130,7 +130,7 @@ def _regimes(steps: dict[str, dict[float, np.ndarray]]) -> pd.DataFrame:
 
 
 def _scores(steps: dict[str, dict[float, np.ndarray]]) -> pd.DataFrame:
-    """AlgoPerf's score of every optimizer, each batch size at which all have ended a workload; none for one optimizer."""
+    """AlgoPerf's score of every optimizer; each batch size at which all have ended is a workload. None for one optimizer."""
     common = sorted(set.intersection(*map(set, steps.values()))) if steps else []
     if len(steps) < 2 or not common:
         return pd.DataFrame()

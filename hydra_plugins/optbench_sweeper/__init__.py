@@ -1,4 +1,4 @@
-"""Where Hydra looks for plug-ins: the sweeper of `python -m optbench --multirun`, and the search path of its choices."""
+"""The plug-ins for Hydra: the sweeper of `python -m optbench --multirun`, and the search path of its choices."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 @dataclass
 class OptbenchSweeperConf:
-    """`hydra.sweeper` in an experiment file: its grid or grids, at its scales, and which cells make no sense (``grids``)."""
+    """`hydra.sweeper` in an experiment file: its grid or grids, its scales, and conditions that exclude cells (``grids``)."""
 
     _target_: str = "hydra_plugins.optbench_sweeper.OptbenchSweeper"
     params: dict[str, Any] = field(default_factory=dict)
@@ -27,7 +27,7 @@ ConfigStore.instance().store(group="hydra/sweeper", name="optbench", node=Optben
 
 
 class OptbenchSweeper(Sweeper):
-    """Expands the grid, and calls the task once, with all of it: composed and checked before anything starts."""
+    """Expands the grid, and calls the task once with all cells, composed and checked before anything starts."""
 
     def __init__(self, params: DictConfig, scales: DictConfig, grids: DictConfig, exclude: ListConfig) -> None:
         self._params, self._scales, self._grids, self._exclude = (
@@ -47,10 +47,10 @@ class OptbenchSweeper(Sweeper):
 
 
 class OptbenchSearchPath(SearchPathPlugin):
-    """Lets Hydra look in the user's own places of choices, after ours."""
+    """Adds the user's own folders of choices to Hydra's search path, after optbench's."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Called by Hydra before it composes anything, in programs that are not optbench, too."""
+        """Called by Hydra before it composes anything, also in programs other than optbench."""
         from optbench.config import conf_dir, own_places
 
         if any(entry.provider == "main" and entry.path == str(conf_dir()) for entry in search_path.get_path()):

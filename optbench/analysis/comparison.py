@@ -1,4 +1,4 @@
-"""Runs side by side: the settings in which they differ, their results, their curves."""
+"""Compare runs: the settings in which they differ, their results, and their curves."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from optbench.analysis.report import run_table
 from optbench.analysis.report.page import Page, cell
 from optbench.store import RunDirectory, load, load_history
 
-# The settings by which runs are told apart in a legend, if they differ in them.
+# The settings that distinguish runs in a legend, if they differ in them.
 _NAMES = (
     "optimizer.name",
     "model.name",
@@ -49,8 +49,8 @@ _PANELS = ("train_loss", "validation_loss", "validation_accuracy", "test_accurac
 class Comparison:
     """Two runs or more.
 
-    labels: a name for each, as short as tells them apart. differences: one row a setting in which they differ. results: one
-    row a run.
+    labels: a name for each, as short as possible but unique. differences: one row for each setting in which they differ.
+    results: one row for each result.
     """
 
     def __init__(self, results_dir: str | Path, runs: Sequence[RunDirectory]) -> None:
@@ -65,14 +65,14 @@ class Comparison:
 
     @property
     def warning(self) -> str:
-        """A sentence where the runs are of different data or losses, so that their results do not compare; else empty."""
+        """A warning if the runs have different data or losses, so that results cannot be compared; otherwise empty."""
         settings = set(self.differences["setting"])
         apart = [what for what, key in _PROBLEM.items() if key in settings]
         return f"They differ in {' and '.join(apart)}: their results are of different problems." if apart else ""
 
     @property
     def results(self) -> pd.DataFrame:
-        """One row a result, one column a run."""
+        """One row for each result, one column for each run."""
         columns = [
             name for name in _RESULTS if name in self._frame and not self._frame[name].replace("", None).isna().all()
         ]
@@ -100,7 +100,7 @@ class Comparison:
         return charts
 
     def page(self, folder: Path) -> Page:
-        """The page, as it is to lie in ``folder``."""
+        """The page for ``folder``."""
         made = Page(f"{len(self.runs)} runs side by side")
         if self.warning:
             made.paragraph(self.warning, "banner")

@@ -4,7 +4,7 @@ A study is a folder experiments/NAME with a README.md and an analysis.py, which 
 
     def analyse(study: Study) -> Findings
 
-`python -m optbench report NAME` calls it, also while the sweep is running, and writes what it returns as a page.
+`python -m optbench report NAME` calls it, also while the sweep is running, and writes the result as a page.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 class Findings:
     """The findings of a study.
 
-    question: what was asked, in a sentence.
-    answer: what the runs say, in a sentence with its interval: "The optimal learning rate grows as batch^0.93 [0.81, 1.06]".
-    charts: the figures, in the order of the page; each has a name of its own.
-    tables: data frames by name; a name is that of its files too, and the words of its heading ("best_trials").
-    notes: plain statements, each a sentence or more: what the data do not support, where they contradict the paper.
-    scripts: what measured the runs beside the sweep, in the order of their use: "experiments/landscape/between.py".
+    question: the question, in a sentence.
+    answer: the answer, in a sentence with its interval: "The optimal learning rate grows as batch^0.93 [0.81, 1.06]".
+    charts: the figures, in the order of the page; each has its own name.
+    tables: data frames by name; the name is also that of its files, and gives the words of its heading ("best_trials").
+    notes: plain statements of one or more sentences, such as claims that the data do not support, or contradictions to the paper.
+    scripts: the scripts that measured the runs after the sweep, in the order of their use: "experiments/landscape/between.py".
     """
 
     question: str

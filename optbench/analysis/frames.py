@@ -1,10 +1,10 @@
 """The cells of a frame of runs, and the value of a run's outcome in tables of an analysis.
 
-``runs`` is a frame with one row a run, as `optbench.store.load` gives it. Three kinds of runs are told apart everywhere:
+``runs`` is a frame with one row for each run, as returned by `optbench.store.load`. There are three kinds of runs:
 
     done                          its metrics count
-    diverged                      an outcome too: it counts as the worst value there is, and is never left out
-    failed, unfinished            no outcome (yet): counted beside the others, never guessed
+    diverged                      also an outcome: it counts as the worst possible value, and is never left out
+    failed, unfinished            no outcome (yet): the number of such runs is reported, and no value is guessed
 """
 
 import math
@@ -23,18 +23,18 @@ def higher_is_better(metric: str) -> bool:
 
 
 def worst(metric: str) -> float:
-    """The value of ``metric`` of a diverged run: minus infinity where higher is better, else infinity."""
+    """The value of ``metric`` for a diverged run: minus infinity if higher is better, otherwise infinity."""
     return -math.inf if higher_is_better(metric) else math.inf
 
 
 def outcomes(runs: pd.DataFrame, metric: str) -> pd.Series:
-    """``metric`` of every run as a float: the worst value where it diverged, NaN where the run has no outcome.
+    """``metric`` of every run as a float: the worst value if it diverged, NaN if the run has no outcome.
 
-    A run that is done and has no loss ended at a loss that is not finite: the worst value. One that has no accuracy
-    was not graded: NaN. One without steps_to_target (or samples_, seconds_) did not reach the target: infinity; and one
-    that reached it keeps its time even if it diverged later.
+    A run that is done but has no loss ended at a loss that is not finite: the worst value. A run without an accuracy has
+    none defined: NaN. A run without steps_to_target (or samples_, seconds_) did not reach the target: infinity. A run that
+    reached it keeps its time even if it diverged later.
 
-    Raises UserError when there is no such column.
+    Raises UserError if there is no such column.
     """
     require(runs, ["status", metric])
     values = pd.to_numeric(runs[metric], errors="coerce").astype(float)
@@ -57,7 +57,7 @@ def count(runs: pd.DataFrame) -> dict[str, int]:
 def cells(frame: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
     """The groups of rows that agree in all columns ``by`` (a missing value is a value), in ascending order.
 
-    With no columns at all, the frame is one cell. Raises UserError when there is no such column.
+    Without columns, the whole frame is one cell. Raises UserError if there is no such column.
     """
     require(frame, by)
     if not by:
@@ -68,10 +68,10 @@ def cells(frame: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[dict[str, An
 
 
 def require(frame: pd.DataFrame, columns: Iterable[str]) -> None:
-    """Raise UserError, with the nearest names there are, unless the frame has all ``columns``."""
+    """Raise UserError, with similar names, unless the frame has all ``columns``."""
     for name in columns:
         if name not in frame.columns:
             known = [str(column) for column in frame.columns]
-            # Of the configuration there are hundreds of columns.
+            # There are hundreds of columns of the configuration.
             shown = [column for column in known if column.startswith("config.") == name.startswith("config.")]
             raise UserError(f"column {name}: the runs have none of this name; {nearest(name, shown)}")

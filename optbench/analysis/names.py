@@ -1,4 +1,4 @@
-"""Names of methods as pages, tables and charts show them: the titles that conf/optimizer states, such as K-FAC for kfac."""
+"""The names of methods on pages, tables and charts: the titles in conf/optimizer, such as K-FAC for kfac."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from optbench.config import title
 
 
 def method(name: Any) -> Any:
-    """The title of the optimizer ``name``; ``name`` itself where it has none, as where a value is missing."""
+    """The title of the optimizer ``name``; ``name`` itself if it has none, also for a missing value."""
     return title("optimizer", name) if isinstance(name, str) else name
 
 

@@ -1,4 +1,4 @@
-"""Runs in a notebook: state, configuration, results and history of one run or of many, and a table of them."""
+"""Runs in a notebook: state, configuration, results and history of one run or of several, and a table of them."""
 
 import math
 from collections import Counter
@@ -18,9 +18,9 @@ _GRADED = ("class", "class_per_step")
 
 
 class Run:
-    """One run, read from its directory anew at every look: a run that somebody continues changes.
+    """One run, read from its directory at every access, because a run that is being continued changes.
 
-    ``float(run)`` is its `metric`, for whoever optimizes a number.
+    ``float(run)`` is its `metric`, for programs that optimize a number.
     """
 
     def __init__(self, directory: RunDirectory, config: Config | None = None) -> None:
@@ -43,17 +43,17 @@ class Run:
 
     @property
     def state(self) -> str:
-        """done or diverged; pending, running, preempted or failed; or new, where nothing has been written."""
+        """done or diverged; pending, running, preempted or failed; or new, if nothing has been written."""
         return self._directory.status().state if (self.path / "status.json").is_file() else "new"
 
     @property
     def why(self) -> str:
-        """Why the run is in its state, in a line; or nothing."""
+        """The reason for the run's state, in a line, or empty."""
         return self._directory.status().why or str(self.summary.get("why") or "") if self.state != "new" else ""
 
     @property
     def config(self) -> Config:
-        """The resolved configuration, nested; raises `optbench.store.StoreError` where it cannot be read."""
+        """The resolved configuration, nested; raises `optbench.store.StoreError` if it cannot be read."""
         if self._config is not None and not (self.path / "config.yaml").is_file():
             return self._config
         return self._directory.config()
@@ -65,10 +65,10 @@ class Run:
 
     @property
     def metric_name(self) -> str:
-        """Of which measurement `metric` is the last value: ``budget.target_metric``, which is validation_accuracy by default.
+        """The name of the result in `metric`: ``budget.target_metric``, which is validation_accuracy by default.
 
-        Where the data have no classes and no target is set, it is validation_loss. It follows from the configuration alone, so
-        that all runs of a comparison have the same.
+        If the data have no classes and no target is set, it is validation_loss. It depends only on the configuration, so that
+        all runs of a comparison have the same.
         """
         config = self.config
         budget, reconstructs = config["budget"], config["model"]["info"].get("reconstructs")
@@ -79,7 +79,7 @@ class Run:
     def metric(self) -> float:
         """The value of `metric_name` in the last evaluation: an accuracy in [0, 1], or a loss.
 
-        The worst one there is of a run that diverged: -inf for an accuracy, inf for a loss. NaN unless the run has ended.
+        For a diverged run the worst possible value: -inf for an accuracy, inf for a loss. NaN unless the run has ended.
         """
         from optbench.analysis.frames import worst
 
@@ -87,25 +87,25 @@ class Run:
         if state not in FINISHED:
             return math.nan
         value = self.summary.get(name) if state == "done" else None
-        # A loss that JSON has no number for was not finite.
+        # A missing loss was not finite: JSON has no such number.
         return float(value) if value is not None else worst(name)
 
     def __float__(self) -> float:
         return self.metric
 
     def history(self) -> "pd.DataFrame":
-        """The rows of the history so far, one event a row: training losses, evaluations, probes."""
+        """The rows of the history so far, one for each event: training losses, evaluations, probes."""
         frame: pd.DataFrame = self._directory.history_table().to_pandas()
         return frame
 
     @property
     def checkpoint(self) -> Path | None:
-        """The last checkpoint; None where there is none, or where it was pruned."""
+        """The last checkpoint; None if there is none, or if it was pruned."""
         return self._directory.checkpoint if self._directory.checkpoint.is_file() else None
 
     @property
     def log(self) -> Path:
-        """Where the log is, or would be."""
+        """The path of the log, which may not exist."""
         return self._directory.log
 
     def __repr__(self) -> str:
@@ -152,7 +152,7 @@ class Runs(Sequence[Run]):
         return dict(Counter(run.state for run in self))
 
     def frame(self) -> "pd.DataFrame":
-        """One row a run, in their order, with the columns of `optbench.load`; runs of a dry run are left out."""
+        """One row for each run, in order, with the columns of `optbench.load`; runs of a dry run are left out."""
         return load(self.results_dir, [run.run_id for run in self if run.path.is_dir()])
 
     def __repr__(self) -> str:
@@ -169,7 +169,7 @@ def _html(runs: Sequence[Run], lines: Sequence[str]) -> str:
 
     from optbench.analysis.report.page import MOST_ROWS, Page
 
-    # No more are read than are shown.
+    # Only the shown runs are read.
     shown = pd.DataFrame([_row(run) for run in runs[:MOST_ROWS]])
     page = Page("")
     page.table(shown)

@@ -1,4 +1,4 @@
-"""The analyses of the studies: experiments/NAME/analysis.py, found by the name of the experiment and loaded by its path."""
+"""Find and load the analyses of studies: experiments/NAME/analysis.py, by the name of the experiment."""
 
 import argparse
 import importlib.util
@@ -16,10 +16,10 @@ from optbench.errors import UserError
 
 
 def study_folders() -> tuple[Path, ...]:
-    """The folders of studies, in the order in which they count.
+    """The folders of studies, in order of precedence.
 
-    They are experiments/ beside every place of choices, optbench's own first, and before those of the user's own places what
-    $OPTBENCH_EXPERIMENTS names.
+    They are experiments/ beside every place of choices, optbench's own first; the folders of $OPTBENCH_EXPERIMENTS come before
+    those of the user's own places.
     """
     ours, *own = (place.folder.parent / "experiments" for place in places())
     named = (Path(name) for name in os.environ.get(EXPERIMENTS, "").split(os.pathsep) if name)
@@ -27,9 +27,9 @@ def study_folders() -> tuple[Path, ...]:
 
 
 def studies() -> dict[str, Path]:
-    """The folder of each study that can be analysed here, by its name: those with an analysis.py.
+    """The folder of each study with an analysis.py, by its name.
 
-    Raises UserError where two folders offer a study of one name with different analyses.
+    Raises UserError if two folders offer a study of the same name with different analyses.
     """
     found: dict[str, Path] = {}
     for folder in study_folders():
@@ -44,12 +44,12 @@ def studies() -> dict[str, Path]:
 
 
 def folder_of(name: str) -> Path | None:
-    """The folder of the study that the experiment ``name`` belongs to; None where there is none with an analysis.py.
+    """The folder of the study of the experiment ``name``; None if there is none with an analysis.py.
 
-    It is the study of its name, or else the one beside its own file whose name it extends: second_order_convnet, in
-    conf/experiment, is of experiments/second_order.
+    It is the study of the same name, or else the one beside the experiment's file whose name it extends:
+    second_order_convnet, in conf/experiment, belongs to experiments/second_order.
     """
-    known = studies()  # a name that a sweep's files give may be a path to anywhere
+    known = studies()  # a name from a sweep's files may be any path
     if name in known:
         return known[name]
     try:
@@ -64,9 +64,9 @@ def folder_of(name: str) -> Path | None:
 
 
 def analysis_of(name: str) -> Callable[[Study], Findings] | None:
-    """The function ``analyse`` for the experiment ``name``; None where no study that it belongs to has an analysis.py.
+    """The function ``analyse`` for the experiment ``name``; None if its study has no analysis.py.
 
-    Modules beside it can be imported from it. Raises UserError where the file has no such function.
+    The file can import modules beside it. Raises UserError if the file has no such function.
     """
     folder = folder_of(name)
     if folder is None:
@@ -76,7 +76,7 @@ def analysis_of(name: str) -> Callable[[Study], Findings] | None:
     if specification is None or specification.loader is None:
         raise UserError(f"{path}: is not a Python file that can be loaded")
     module = importlib.util.module_from_spec(specification)
-    # Data classes look up the module that they are defined in.
+    # Data classes look up the module in which they are defined.
     sys.modules[specification.name] = module
     sys.path.insert(0, str(path.parent))
     try:
@@ -92,7 +92,7 @@ def analysis_of(name: str) -> Callable[[Study], Findings] | None:
 def study_of_script(name: str, description: str) -> Study:
     """The study ``name`` for a script beside its analysis, which is called with ``[--scale SCALE] [--results-dir DIR]``.
 
-    description: for --help. Ends the process with one message where the words are wrong, or there is no such sweep.
+    description: for --help. Ends the process with one message if the words are wrong, or if there is no such sweep.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", help="smoke, laptop, full (default: the sweep made last)")

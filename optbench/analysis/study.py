@@ -1,4 +1,4 @@
-"""A study: the runs of one sweep, as its analysis sees them."""
+"""A study: the runs of one sweep, for its analysis."""
 
 import math
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ _WORST_FIRST: tuple[Phase, ...] = ("failed", "lost", "diverged", "preempted", "m
 
 @dataclass(frozen=True)
 class Measurement:
-    """One measurement of a probe: ``values`` are its numbers by name; `arrays` reads its arrays, by name."""
+    """One measurement of a probe: ``values`` are its numbers by name; `arrays` reads its arrays by name."""
 
     run: RunDirectory
     probe: str
@@ -32,15 +32,15 @@ class Measurement:
     file: str | None
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays of RUN/probes/PROBE-STEP.npz, none where the probe writes none; loading cannot run code."""
+        """The arrays of RUN/probes/PROBE-STEP.npz, none if the probe writes none; loading cannot run code."""
         return self.run.measurements.arrays(self.file) if self.file else {}
 
 
 class Study:
     """The runs of one sweep.
 
-    name: of the experiment, or of the sweep where it is of none. scale: smoke, laptop, full; None where it has no scales.
-    plan: what the sweep is made of. results_dir: where its runs are.
+    name: of the experiment, or of the sweep if it has no experiment. scale: smoke, laptop, full; None if it has no scales.
+    plan: of the sweep. results_dir: the folder of its runs.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -55,7 +55,7 @@ class Study:
     def read(cls, results_dir: str | Path, name: str, scale: str | None = None) -> "Study":
         """The study of the sweep ``name``, or of the sweep of the experiment ``name`` at ``scale`` (None: the latest).
 
-        Raises UserError, with the names that come near, if there is none.
+        Raises UserError, with similar names, if there is none.
         """
         if scale is None:
             return cls(Plan.find(results_dir, name))
@@ -72,17 +72,17 @@ class Study:
 
     @cached_property
     def survey(self) -> Survey:
-        """The state of every run, as far as the store and the queue tell it."""
+        """The state of every run, read from the store and the queue."""
         from optbench.sweep.launchers import slurm
 
         return survey(self.plan, slurm.queued)
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """One row a run, in the order of the plan: those that are pending, failed or diverged too.
+        """One row for each run, in the order of the plan, including pending, failed and diverged runs.
 
         The columns of `optbench.store.load` (status, the summary, ``config.KEY``); ``cell.KEY``, the place in the grid (numbers
-        as numbers); and state and why as `status` shows them: running, stuck, queued, lost, missing, ...
+        as numbers); and state and why as in `status`: running, stuck, queued, lost, missing, ...
         """
         there = [run_id for run_id in self.cells if self.plan.directory(run_id).path.is_dir()]
         frame = load(self.results_dir, there, search_spaces=True).set_index("run_id").reindex(list(self.cells))
@@ -98,7 +98,7 @@ class Study:
         return integers(pd.concat([frame.drop(columns="why"), pd.DataFrame(columns, index=frame.index)], axis=1))
 
     def histories(self, columns: Iterable[str] | None = None) -> pd.DataFrame:
-        """The histories of all runs one under the other, with run_id in front; only the named ``columns`` if any are.
+        """The concatenated histories of all runs, with the first column run_id; only ``columns`` if they are given.
 
         One row is one event at one step: "event" is train, evaluation, probe, ...
         """
@@ -106,7 +106,7 @@ class Study:
         return load_history(self.results_dir, there, columns)
 
     def measurements(self, run_id: str, probe: str | None = None) -> list[Measurement]:
-        """The measurements of all probes, or of the one named, in a run, in the order of the steps."""
+        """The measurements of all probes, or of ``probe``, in a run, in the order of the steps."""
         run = self.plan.directory(run_id)
         found = [
             Measurement(
@@ -119,22 +119,22 @@ class Study:
 
     @property
     def counts(self) -> dict[Phase, int]:
-        """The number of runs in each state, those with none included."""
+        """The number of runs in each state, also where it is 0."""
         return self.survey.counts
 
     @property
     def is_over(self) -> bool:
-        """True where no run is being trained or waits to be."""
+        """True if no run is being trained or waits for training."""
         return self.survey.is_over
 
     @property
     def open_runs(self) -> int:
-        """The number of runs that have not ended: all but those that are done or diverged."""
+        """The number of runs that are neither done nor diverged."""
         return len(self.cells) - self.counts["done"] - self.counts["diverged"]
 
     @property
     def in_hand(self) -> int:
-        """The number of runs that are being trained or wait to be."""
+        """The number of runs that are being trained or wait for training."""
         return sum(self.counts[state] for state in IN_HAND)
 
     @property
@@ -144,12 +144,12 @@ class Study:
 
     @property
     def trials(self) -> list[int]:
-        """The trials of its runs; 0 are the defaults."""
+        """The trials of its runs; trial 0 is the defaults."""
         return _integers(self.runs, "trial")
 
     @property
     def unsuccessful(self) -> pd.DataFrame:
-        """The runs that are neither done nor in hand, with their state and why: run_id, state, why, and the cell."""
+        """The runs that are neither done nor in training or waiting: run_id, state, why, and the cell."""
         chosen = self.runs[~self.runs["state"].isin(["done", *IN_HAND])]
         columns = ["run_id", "state", "why", *[name for name in chosen.columns if name.startswith("cell.")]]
         places = (
@@ -161,7 +161,7 @@ class Study:
     def environments(self) -> list[dict[str, Any]]:
         """The machines and versions of the runs: the distinct contents of environment.json without host, command and code.
 
-        Each with "runs", the number of runs that had it; the most frequent first.
+        Each with "runs", the number of its runs; the most frequent first.
         """
         found: dict[str, dict[str, Any]] = {}
         for run_id in self.cells:
@@ -182,7 +182,7 @@ def _integers(runs: pd.DataFrame, column: str) -> list[int]:
 
 
 def _value(word: str | None) -> Any:
-    """A word of the command line as the number or the boolean that it is, missing where it is null."""
+    """A word of the command line as a number or a boolean if it is one, missing if it is null."""
     if word is None or word == "null":
         return math.nan
     if word in ("true", "false"):

@@ -1,4 +1,4 @@
-"""The commands beside training. None needs torch, but for doctor's look at the devices."""
+"""The commands other than training. Only doctor needs torch, to look at the devices."""
 
 from collections.abc import Callable, Sequence
 

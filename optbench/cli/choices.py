@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -13,6 +14,7 @@ from optbench.config.scaling import RULE_OF_FAMILY
 from optbench.data import extras
 from optbench.errors import UserError, nearest
 from optbench.system.terminal import console
+from optbench.testing.card import FOLDER, Card, cards, code_of
 
 _GROUPS = (*configuration.GROUPS, *configuration.LIST_GROUPS, "experiment")
 # What stands above the tables in Markdown, and so on top of conf/README.md.
@@ -45,6 +47,7 @@ def list_choices(words: Sequence[str]) -> int:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--options", action="store_true", help="also show every option with its default and type")
     form.add_argument("--markdown", action="store_true", help="as Markdown with links, for conf/README.md")
+    parser.add_results_dir()
     given = parser.parse_args(list(words))
     groups = _GROUPS if given.group is None else (_group(given.group),)
     if given.markdown:
@@ -53,7 +56,7 @@ def list_choices(words: Sequence[str]) -> int:
         ]
         print("\n\n".join(tables if given.group else [_TITLE, *tables]))
         return 0
-    screen = console()
+    screen, certified = console(), cards(Path(given.results_dir) / FOLDER)
     for group in groups:
         if group == "experiment":
             _list_experiments(screen)
@@ -66,11 +69,23 @@ def list_choices(words: Sequence[str]) -> int:
             table.add_column(column, overflow="fold")
         for name in configuration.choices(group):
             info = _choice(group, name)["info"]
-            about = _about(group, info) + _not_installed(info) + _from(group, name)
+            about = _about(group, info) + _not_installed(info) + _from(group, name) + _certified(certified, group, name)
             table.add_row(name, about, info.get("source", ""))
         screen.print(table)
+        for (kind, name), card in certified.items():  # classes, and names of the zoo
+            if kind == group and name not in configuration.choices(group):
+                screen.print(f"{name}: {card.standing}", soft_wrap=True)
         screen.print()
     return 0
+
+
+def _certified(certified: Mapping[tuple[str, str], Card], group: str, name: str) -> str:
+    """What the card of a choice says, where it has one, and whether that is of the code of now."""
+    card = certified.get((group, name))
+    if card is None:
+        return ""
+    stale = card.code != code_of(group, _choice(group, name))
+    return f"; {card.standing}{', by other code than is there now' if stale else ''}"
 
 
 def _about(group: str, info: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""`compare`: runs side by side."""
+"""`compare`: show runs side by side."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ from optbench.store.files import refuse_link
 from optbench.system.terminal import console
 
 _DESCRIPTION = """\
-Lay runs side by side: the settings in which they differ, their results, and, on an HTML page that needs no network, their
-curves. A run is named by its id, or by the beginning or end of only one.
+Show runs side by side: the settings in which they differ, their results, and, on an HTML page that needs no network, their
+curves. A run is named by its id, or by a beginning or end of its id that no other run shares.
 """
 
 
 def compare(words: Sequence[str]) -> int:
     """`compare RUN RUN ...`: print differences and results, and write a page with the curves."""
     parser = Parser(prog="optbench compare", description=_DESCRIPTION)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run id, or the beginning or end of only one")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run id, or a unique beginning or end of one")
     parser.add_argument("--output", metavar="FILE", help="the page (default: RESULTS/comparisons/DIGEST.html)")
     parser.add_results_dir()
     given = parser.parse_args(list(words))

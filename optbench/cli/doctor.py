@@ -1,4 +1,4 @@
-"""`doctor`: what this machine has, and what is missing. The one command that needs torch, to look at the devices."""
+"""`doctor`: report what this machine has, and what is missing. It needs torch, to look at the devices."""
 
 import importlib.util
 import os
@@ -18,7 +18,7 @@ from optbench.system.terminal import console
 
 
 def doctor(words: Sequence[str]) -> int:
-    """`doctor`: devices, Slurm, wandb login, datasets: what is here and what is missing."""
+    """`doctor`: report which devices, datasets and packages are here, and the state of Slurm and the wandb login."""
     parser = Parser(prog="optbench doctor", description="Say what this machine has, and what is missing.")
     parser.add_argument("--data-dir", default=os.environ.get("OPTBENCH_DATA", "data"))
     given = parser.parse_args(list(words))

@@ -1,4 +1,4 @@
-"""A table that stays readable on a narrow screen: it leaves whole columns out, rather than letters of all of them."""
+"""A table for narrow screens: it leaves out whole columns, and does not cut the text of all of them."""
 
 from collections.abc import Collection, Sequence
 
@@ -6,8 +6,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-# The least width that names are folded to: most are as short, and longer ones go on in the next line. Where even that
-# leaves no room for what always stays, they give way as far as they must.
+# The least width to which names are folded: most are shorter, and longer ones continue in the next line. If the columns
+# that always stay do not fit even so, names are folded further, down to the second width.
 _LEAST_FOLDED = 12
 _LAST_RESORT = 5
 _BORDERS = 3  # of each column, and one more of the table
@@ -16,9 +16,9 @@ _BORDERS = 3  # of each column, and one more of the table
 class FittedTable:
     """Rows of text under ``columns``.
 
-    left: the columns that begin at the left, as names do; the others end at the right, as numbers do. folded: those whose
-    cells may go on in a second line; cells of the others never do. first_to_go: what is left out, in this order, where
-    there is no room even with each word of a heading in a line of its own; what stands nowhere in it always stays.
+    left: the columns aligned at the left, such as names; the others are aligned at the right, such as numbers. folded: the
+    columns whose cells may continue in a second line. first_to_go: the columns that are left out, in this order, if the
+    table does not fit even with each word of a heading in a line of its own; columns that are not in it always stay.
     """
 
     def __init__(
@@ -51,22 +51,22 @@ class FittedTable:
 
     @property
     def least_width(self) -> int:
-        """The width of the table with nothing left out and all that may be folded."""
+        """The width of the table with all columns, and folded those that may be."""
         return self._table_width(range(len(self._columns)), folded=True)
 
     def render(self, width: int) -> list[RenderableType]:
-        """The table on a screen of ``width`` columns, and a line that names what was left out."""
+        """The table for a screen of ``width`` characters, and a line that names the columns left out."""
         places = list(range(len(self._columns)))
         self._tall = self._table_width(places, folded=False) > width
         out: list[str] = []
-        if self._tall:  # nothing is missed of a column without a word
+        if self._tall:  # a column with only empty cells is left out first
             places = [place for place in places if any(row[place] for row in self._rows)]
         for column in self._first_to_go:
             if self._table_width(places, folded=False) <= width:
                 break
             out.append(column)
             places.remove(self._columns.index(column))
-        # Names may be so long that it is they who take the room: the columns that fit beside folded ones come back.
+        # Long names may be what takes the room: columns that fit once names are folded come back.
         if self._table_width(places, folded=False) > width:
             for column in reversed(list(out)):
                 more = sorted([*places, self._columns.index(column)])

@@ -1,4 +1,4 @@
-"""`logs`: what a run has printed."""
+"""`logs`: print the log of a run."""
 
 import os
 import sys
@@ -21,10 +21,10 @@ def _open(path: Path) -> BinaryIO:
 
 
 def last_lines(path: Path, count: int) -> list[str]:
-    """The last ``count`` lines of a text file, read from its end; none when there is no file.
+    """The last ``count`` lines of a text file, read from its end; none if there is no file.
 
-    Of a line that was overwritten by carriage returns, as progress bars do, the last state. Raises
-    `optbench.store.StoreError` when the file cannot be read.
+    A line that was overwritten by carriage returns, as by progress bars, is given in its last state. Raises
+    `optbench.store.StoreError` if the file cannot be read.
     """
     if count <= 0:
         return []
@@ -35,7 +35,7 @@ def last_lines(path: Path, count: int) -> list[str]:
             return []
         with file:
             start, content = file.seek(0, os.SEEK_END), b""
-            # One line break more than lines, because the last line need not end in one.
+            # One more line break than lines, because the last line need not end in one.
             while start > 0 and content.count(b"\n") <= count:
                 size = min(_BLOCK, start)
                 start = file.seek(start - size)
@@ -46,10 +46,10 @@ def last_lines(path: Path, count: int) -> list[str]:
 
 def logs(words: Sequence[str]) -> int:
     """`logs RUN`: print the log of a run."""
-    parser = Parser(prog="optbench logs", description="Print what a run has printed.")
-    parser.add_argument("run", metavar="RUN", help="a run id, or the beginning or end of only one")
-    parser.add_argument("-n", "--lines", type=int, metavar="LINES", help="only so many lines from the end")
-    parser.add_argument("-f", "--follow", action="store_true", help="go on as it grows, until the run ends or Ctrl-C")
+    parser = Parser(prog="optbench logs", description="Print the log of a run.")
+    parser.add_argument("run", metavar="RUN", help="a run id, or a unique beginning or end of one")
+    parser.add_argument("-n", "--lines", type=int, metavar="LINES", help="only this many lines from the end")
+    parser.add_argument("-f", "--follow", action="store_true", help="print new lines until the run ends or Ctrl-C")
     parser.add_results_dir()
     given = parser.parse_args(list(words))
     if given.lines is not None and given.lines < 0:
@@ -64,13 +64,13 @@ def logs(words: Sequence[str]) -> int:
         for line in last_lines(run.log, given.lines):
             print(line)
     if given.follow:
-        with suppress(KeyboardInterrupt):  # the way to stop looking
+        with suppress(KeyboardInterrupt):  # Ctrl-C ends --follow
             _follow(run, size)
     return 0
 
 
 def _print_from(path: Path, start: int) -> int:
-    """Print ``path`` from ``start`` on, from its beginning if it is shorter; returns where it ends."""
+    """Print ``path`` from byte ``start`` on, or from its beginning if it is shorter; returns its size."""
     with reporting("read", path):
         try:
             file = _open(path)
@@ -89,7 +89,7 @@ def _print_from(path: Path, start: int) -> int:
 
 def _follow(run: RunDirectory, size: int) -> None:
     while True:
-        # Its state first: what it printed before it ended is there by then.
+        # The state is read before the log, so that all that the run printed before it ended is shown.
         over = run.status().state in ("done", "diverged", "failed")
         size = _print_from(run.log, size)
         if over:

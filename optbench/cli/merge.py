@@ -12,19 +12,19 @@ from optbench.store.removing import remove_rubbish
 from optbench.sweep.merging import Merge
 
 _DESCRIPTION = """\
-Take the results of another machine: the finished runs of the results folder FOLDER, and its sweeps, whose plans are joined with
-those here. Runs with the id of a finished one here must agree with it in their science and in every number but times; where one
-does not, it is named, and nothing at all is taken. Runs that have not finished there are not taken; they stay missing in the
-sweeps here, until the sweep's command trains them. A run that has not finished here is replaced by one that has there.
+Copy the results of another machine: the finished runs of the results folder FOLDER, and its sweeps, whose plans are joined with
+those here. A run with the id of a finished one here must agree with it in its science and in every number except times. If one
+does not, it is named, and nothing is copied. Unfinished runs of FOLDER are not copied; they stay missing in the sweeps here,
+until the sweep's command trains them. A finished run of FOLDER replaces an unfinished one here.
 """
 _MOST_NAMED = 20
 
 
 def merge(words: Sequence[str]) -> int:
-    """`merge FOLDER`: take the finished runs and the plans of another results folder."""
+    """`merge FOLDER`: copy the finished runs and the plans of another results folder."""
     parser = Parser(prog="optbench merge", description=_DESCRIPTION)
     parser.add_argument("folder", metavar="FOLDER", help="a results folder: it has a folder runs/")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be taken, and take nothing")
+    parser.add_argument("--dry-run", action="store_true", help="list what would be copied, and copy nothing")
     parser.add_argument("--yes", action="store_true", help="do not ask before unfinished runs here are replaced")
     parser.add_results_dir()
     given = parser.parse_args(list(words))

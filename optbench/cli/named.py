@@ -1,4 +1,4 @@
-"""Runs and sweeps by their names, for commands that take either, and what must hold before any of them is changed."""
+"""Find runs and sweeps by name, for commands that take either, and check that none of them is in use."""
 
 import sys
 from collections.abc import Collection, Iterable, Sequence
@@ -15,9 +15,9 @@ from optbench.sweep.status.activity import at_work
 
 @dataclass(frozen=True)
 class Named:
-    """What the names of a command line mean.
+    """The runs and sweeps that a command line names.
 
-    sweeps: those that are named. singles: the runs that are named. of_sweeps: the other runs of the sweeps.
+    sweeps: the named sweeps. singles: the named runs. of_sweeps: the other runs of the sweeps.
     """
 
     sweeps: list[Plan]
@@ -31,9 +31,10 @@ class Named:
 
 
 def named(results_dir: str, names: Sequence[str]) -> Named:
-    """The sweeps and runs called ``names``; runs that a sweep only plans, and that have no directory, are left out.
+    """The sweeps and runs called ``names``; runs without a directory, which a sweep only plans, are left out.
 
-    A sweep has its whole name; a run its id, or the beginning or end of only one. Raises UserError for what is neither.
+    A sweep is given by its full name, and a run by its id or a unique beginning or end of it. Raises UserError for a name
+    that is neither.
     """
     sweeps: dict[str, Plan] = {}
     singles: dict[str, RunDirectory] = {}
@@ -55,14 +56,14 @@ def named(results_dir: str, names: Sequence[str]) -> Named:
 
 
 def listing(results_dir: str, runs: Iterable[RunDirectory]) -> dict[str, set[str]]:
-    """The sweeps that list any of the runs, by name, each with the ids of all that it lists."""
+    """The sweeps that list any of the runs, by name, each with the ids of all runs that it lists."""
     wanted = {run.run_id for run in runs}
     found = {plan.name: {entry.run_id for entry in plan.entries()} for plan in plans(results_dir)}
     return {name: listed for name, listed in found.items() if listed & wanted}
 
 
 def refuse_at_work(command: str, runs: Iterable[RunDirectory], sweeps: Collection[Plan] = ()) -> None:
-    """Raise UserError where somebody is at work on one of the runs, or on one of the sweeps and may take its runs."""
+    """Raise UserError if a process works on one of the runs, or may take a run of one of the sweeps."""
     for plan in sweeps:
         if who := at_work(plan, slurm.queued):
             raise UserError(
@@ -78,9 +79,9 @@ def refuse_at_work(command: str, runs: Iterable[RunDirectory], sweeps: Collectio
 
 
 def confirmed(question: str, yes: bool) -> bool:
-    """Whether a person, asked at the terminal, says yes; with ``yes``, the option, nobody is asked.
+    """Ask at the terminal; True if the answer is yes. ``yes``: the option --yes, with which nobody is asked.
 
-    Raises UserError where there is no terminal to ask at.
+    Raises UserError if there is no terminal.
     """
     if yes:
         return True
@@ -93,7 +94,7 @@ def confirmed(question: str, yes: bool) -> bool:
 
 
 def in_bytes(size: float) -> str:
-    """A size for a person: 512 B, 1.5 kB, 2.3 GB; in powers of 1000."""
+    """A size in bytes for display: 512 B, 1.5 kB, 2.3 GB; in powers of 1000."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 999.5:
             return f"{size:.3g} {unit}"
@@ -102,5 +103,5 @@ def in_bytes(size: float) -> str:
 
 
 def counted(number: int, what: str) -> str:
-    """Such as "1 run" or "3 runs"."""
+    """A number with its noun, such as "1 run" or "3 runs"."""
     return f"{number} {what}{'' if number == 1 else 's'}"

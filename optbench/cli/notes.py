@@ -1,4 +1,4 @@
-"""`tag` and `note`: what a person has to say of runs, kept beside them."""
+"""`tag` and `note`: store tags and a text beside runs."""
 
 from collections.abc import Sequence
 
@@ -8,19 +8,19 @@ from optbench.store import find
 from optbench.store.notes import annotate, check_tag, notes_of
 
 _TAG = """\
-Give tags to a run, or to every run of a sweep: words to select by, in the column tags of `optbench.load` and of `status`.
-Without words, show the tags. Tags change nothing else.
+Give tags to a run, or to every run of a sweep. Tags are words for selecting runs, in the column tags of `optbench.load` and of
+`status`. Without words, show the tags. Tags change nothing else.
 """
 _NOTE = """\
-Keep a text beside a run, in the place of the one that was there; an empty one removes it. Without a text, show it. It is in the
-column note of `optbench.load`.
+Store a text beside a run, in place of an earlier one; an empty text removes it. Without a text, show the stored one. It is in
+the column note of `optbench.load`.
 """
 
 
 def tag(words: Sequence[str]) -> int:
-    """`tag RUN|SWEEP WORD ...`: give tags, or take them away."""
+    """`tag RUN|SWEEP WORD ...`: add tags, or remove them."""
     parser = Parser(prog="optbench tag", description=_TAG)
-    parser.add_argument("name", metavar="RUN|SWEEP", help="a run by its id or a part of only one, or a sweep")
+    parser.add_argument("name", metavar="RUN|SWEEP", help="a run id, or a unique beginning or end of one; or a sweep")
     parser.add_argument("tags", nargs="*", metavar="WORD", help="letters, digits and _ . + : -")
     parser.add_argument("--remove", action="append", default=[], metavar="WORD", help="take this tag away (repeatable)")
     parser.add_results_dir()
@@ -45,9 +45,9 @@ def tag(words: Sequence[str]) -> int:
 
 
 def note(words: Sequence[str]) -> int:
-    """`note RUN TEXT`: keep a text beside a run."""
+    """`note RUN TEXT`: store a text beside a run."""
     parser = Parser(prog="optbench note", description=_NOTE)
-    parser.add_argument("run", metavar="RUN", help="a run id, or the beginning or end of only one")
+    parser.add_argument("run", metavar="RUN", help="a run id, or a unique beginning or end of one")
     parser.add_argument("text", nargs="?", metavar="TEXT", help="in quotes")
     parser.add_results_dir()
     given = parser.parse_args(list(words))

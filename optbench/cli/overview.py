@@ -18,7 +18,7 @@ from optbench.store.run_directory import FINISHED
 from optbench.sweep.status.survey import PHASES, Survey, in_words
 from optbench.system.terminal import number, percent
 
-# More runs than these are shown in groups.
+# With more runs than this, groups are shown.
 MOST_ROWS = 100
 _GROUP_KEYS = ("dataset", "model", "optimizer", "batch")
 _CHOICES = ("optimizer", "model", "dataset")
@@ -27,12 +27,12 @@ _KEYS = ("run_id", "status", "why", "problem", "tags", *_CHOICES, "batch", "seed
 
 
 def read_runs(results_dir: str | Path) -> list[dict[str, Any]]:
-    """What is shown of each run in ``results_dir``, in the order of the table; None where a run has no such value.
+    """The displayed values of each run in ``results_dir``, in the order of the table; None for a value that a run lacks.
 
     `optbench.store.load` reads everything, which takes several times as long. A damaged run has a ``problem``.
     """
     runs = [_read_run(directory) for directory in run_directories(results_dir)]
-    # As text where types differ: a damaged file may hold anything.
+    # Values of different types are compared as text: a damaged file may hold anything.
     order = (*_GROUP_KEYS, "seed")
     return sorted(runs, key=lambda run: [_sortable(run[key]) for key in order])
 
@@ -80,9 +80,9 @@ def as_json(results_dir: str, surveys: Sequence[Survey], runs: Sequence[Mapping[
 def show(
     results_dir: str, surveys: Sequence[Survey], runs: Sequence[Mapping[str, Any]], width: int
 ) -> list[RenderableType]:
-    """A line a sweep; then a line a run, or where there are more than `MOST_ROWS`, a line a group of runs.
+    """One line for each sweep; then one for each run or, with more than `MOST_ROWS` runs, for each group of runs.
 
-    ``width``: of the screen. Columns that it has no room for are left out, the less important ones first.
+    ``width``: of the screen, in characters. Columns that do not fit are left out, the less important ones first.
     """
     if not runs and not surveys:
         return [Text(f"no runs in {results_dir}")]

@@ -1,4 +1,4 @@
-"""`pages`: build the pages of reports again from what lies beside their tables, without the runs."""
+"""`pages`: build the pages of reports again from the files that `report` has written, without the runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,12 +8,12 @@ from optbench.errors import UserError
 
 _DESCRIPTION = """\
 Build index.html of reports again from their tables/ and page/, which `report` has written; the runs are not needed. Tables that
-lie there as parquet only become CSV too. With --figures the figures are drawn again as well.
+exist only as parquet are also written as CSV. With --figures the figures are drawn again as well.
 """
 
 
 def pages(words: Sequence[str]) -> int:
-    """`pages [FOLDER ...]`: build the pages of these reports, or of all in the results folder, and print their paths."""
+    """`pages [FOLDER ...]`: build the pages of these reports, or of all reports in the results folder; print their paths."""
     parser = Parser(prog="optbench pages", description=_DESCRIPTION)
     parser.add_argument(
         "folders", nargs="*", metavar="FOLDER", help="of a report (default: all below the results folder)"
@@ -40,9 +40,9 @@ def pages(words: Sequence[str]) -> int:
 
 
 def build(folder: Path, results_dir: Path, figures: bool = False) -> Path:
-    """Build the page of the report in ``folder``, and its tables as CSV where these are absent; returns the page's path.
+    """Build the page of the report in ``folder``, and the CSV tables that are missing; returns the page's path.
 
-    figures: draw these again, too. Raises UserError where a part is missing or damaged, or the folder cannot be written.
+    figures: draw these again, too. Raises UserError if a part is missing or damaged, or the folder cannot be written.
     """
     from optbench.analysis.report import study_page
     from optbench.store import check_writable

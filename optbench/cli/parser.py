@@ -1,4 +1,4 @@
-"""The argument parser of the commands: a mistake is one message, like everywhere else."""
+"""The argument parser of the commands: a mistake gives one message, as in the rest of optbench."""
 
 import argparse
 from typing import Any
@@ -8,7 +8,7 @@ from optbench.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """`argparse.ArgumentParser` that raises `UserError` where the original prints its usage and exits.
+    """An `argparse.ArgumentParser` that raises `UserError`; the original prints its usage and exits.
 
     Descriptions keep their line breaks.
     """
@@ -20,7 +20,7 @@ class Parser(argparse.ArgumentParser):
             "-cd",
             type=lambda value: look_in([value]),
             metavar="DIR",
-            help="a folder of choices of one's own, as for a run",
+            help="a folder of your own choices, as for a run",
         )
 
     def error(self, message: str) -> Any:
@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{self.prog.removeprefix('optbench ')}: {message}; {' '.join(self.format_usage().split())}")
 
     def add_results_dir(self) -> None:
-        """Add the option that almost every command has."""
+        """Add the option --results-dir, which almost every command has."""
         self.add_argument(
             "--results-dir",
             default="results",

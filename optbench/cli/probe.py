@@ -1,4 +1,4 @@
-"""`probe`: measure a run from its checkpoint afterwards. Here it is read what to measure; optbench.probes.posthoc measures."""
+"""`probe`: measure a run from its checkpoint. This module reads the request; optbench.probes.posthoc measures."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from optbench.errors import UserError
 from optbench.store import RunDirectory, find
 from optbench.system.terminal import console, number
 
-# Settings of the machine that another one may need otherwise than the run had them.
+# Settings of the machine that may differ from those of the run.
 _SETTINGS = ("micro_batch", "graphs", "data_dir")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to measure: the run, its checkpoint, and its configuration with the chosen probes in it."""
+    """A request to measure: the run, its checkpoint, and its configuration with the chosen probes in it."""
 
     run: RunDirectory
     checkpoint: Path
@@ -28,14 +28,14 @@ class Request:
 
 
 def read(words: Sequence[str]) -> Request:
-    """What `probe RUN probe=NAME ...` asks for. Raises UserError for an unknown run or probe, and without a checkpoint."""
+    """Read `probe RUN probe=NAME ...`. Raises UserError for an unknown run or probe, and for a missing checkpoint."""
     parser = Parser(
         prog="optbench probe",
-        description="Measure a run from its last checkpoint, and add what is found to its folder probes/.\n\n"
+        description="Measure a run from its last checkpoint, and add the measurements to its folder probes/.\n\n"
         "  python -m optbench probe RUN probe=spectrum\n"
         "  python -m optbench probe RUN 'probe=[spectrum,trace]' probe.spectrum.steps=100",
     )
-    parser.add_argument("run", metavar="RUN", help="a run id, the beginning or end of only one, or a run's directory")
+    parser.add_argument("run", metavar="RUN", help="a run id, a unique beginning or end of one, or a run's directory")
     parser.add_argument(
         "settings", nargs="*", metavar="KEY=VALUE", help=f"probe=..., probe.NAME.OPTION=..., {', '.join(_SETTINGS)}"
     )
@@ -79,7 +79,7 @@ def _checkpoint(run: RunDirectory, name: str) -> Path:
 
 
 def show(request: Request, rows: Iterable[dict[str, Any]], step: int) -> int:
-    """Print what was measured, and return the exit status: 1 where a probe failed."""
+    """Print the measured values, and return the exit status: 1 if a probe failed."""
     screen = console()
     table = Table(title=f"{request.run.run_id} at step {step}", title_justify="left", box=None, pad_edge=False)
     for column in ("probe", "value", "", "seconds"):

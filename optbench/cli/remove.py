@@ -1,4 +1,4 @@
-"""`rm` and `prune`: remove sweeps and runs, or only the checkpoints of what has finished."""
+"""`rm` and `prune`: remove sweeps and runs, or only the checkpoints of finished runs."""
 
 import argparse
 from collections import Counter
@@ -12,12 +12,12 @@ from optbench.store.run_directory import FINISHED
 from optbench.sweep.plan import Plan
 
 _RM = """\
-Remove runs, or sweeps with their runs, from the results folder: results, checkpoints and logs. Runs that another sweep lists
-too stay. Reports stay as well. What somebody is at work on is refused.
+Remove runs, or sweeps with their runs, from the results folder: results, checkpoints and logs. Runs that another sweep also
+lists stay, and so do reports. Runs and sweeps on which a process works are refused.
 """
 _PRUNE = """\
 Remove the checkpoints of runs that are done or diverged, and keep their results. Such runs cannot be measured by `probe`
-any more, unless they are trained again. Runs that have not finished keep theirs, to be continued.
+any more, unless they are trained again. Unfinished runs keep their checkpoints, to be continued.
 """
 
 
@@ -44,7 +44,7 @@ def rm(words: Sequence[str]) -> int:
     remove_rubbish(Path(given.results_dir) / "runs", Path(given.results_dir) / "sweeps")
     for run in runs:
         remove_run(run)
-    # The plan last: after a crash the same command finds what is left.
+    # The plan is removed last, so that after a crash the same command finds what is left.
     for plan in chosen.sweeps:
         remove_folder(plan.path)
     print(f"removed {' and '.join(what)}, {size}")
@@ -81,7 +81,7 @@ def prune(words: Sequence[str]) -> int:
 def _read(command: str, description: str, words: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog=f"optbench {command}", description=description)
     parser.add_argument(
-        "names", nargs="+", metavar="SWEEP|RUN", help="a sweep, or a run by its id or a part of only one"
+        "names", nargs="+", metavar="SWEEP|RUN", help="a sweep, or a run by its id or a unique beginning or end of it"
     )
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_results_dir()

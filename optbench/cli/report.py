@@ -1,4 +1,4 @@
-"""`report`: what a study found, as a page, tables and figures."""
+"""`report`: write the findings of a sweep as a page, tables and figures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Analyse a sweep and write its report: RESULTS/SWEEP/index.html (one file that needs no network), tables/ (CSV and parquet),
-figures/ (PNG and PDF), and page/, of which `pages` builds the page again. A sweep of an experiment with a folder
-experiments/NAME is analysed by its analysis.py; any other gets the best setting of every cell. A sweep that is still running is
-reported as far as it is, and the page says so.
+figures/ (PNG and PDF), and page/, from which `pages` builds the page again. A sweep of an experiment with a folder
+experiments/NAME is analysed by its analysis.py; the report of any other shows the best setting of every cell. For a sweep that
+is still running, the report covers the runs so far, and the page says so.
 """
 
 
@@ -61,7 +61,7 @@ def report(words: Sequence[str]) -> int:
 
 
 def _findings(study: "Study") -> "Findings":
-    """What the study's own analysis finds, or the overview that every sweep has."""
+    """The findings of the study's own analysis, or the overview that every sweep has."""
     from dataclasses import replace
 
     from optbench.analysis.report.overview import overview
@@ -78,7 +78,7 @@ def _findings(study: "Study") -> "Findings":
         note = f"The study's own analysis is left out, since it would average over more than seeds: {error}."
         return replace(findings, notes=[note, *findings.notes])
     except Exception as error:
-        # Of a part of its runs an analysis may miss what it is made for; with all of them it is a mistake to be seen.
+        # An analysis may fail while runs are missing; with all runs a failure is a mistake in it, and is raised.
         if not study.open_runs:
             raise
         findings = overview(study)

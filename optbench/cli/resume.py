@@ -1,4 +1,4 @@
-"""`resume`: continue one run from the configuration that was frozen when it was begun."""
+"""`resume`: continue one run from the configuration that was frozen when it started."""
 
 import re
 from collections.abc import Sequence
@@ -9,22 +9,22 @@ from optbench.config import Config
 from optbench.errors import UserError
 from optbench.store import find
 
-# What a results folder, which may be somebody else's, does not decide alone.
+# Settings that a results folder, which may be somebody else's, does not decide alone.
 _SETTINGS = ("tracker", "data_dir")
 _DESCRIPTION = """\
-Continue a run here that was stopped, that failed or whose process was lost: from its last checkpoint, by its frozen
-configuration, as the command that began it would. A run that has ended is only shown. `retry SWEEP --run RUN` continues a run by
-the launcher of its sweep.
+Continue a run here that was stopped, that failed or whose process died: from its last checkpoint, with its frozen
+configuration, as the command that started it would. A run that has ended is only shown. `retry SWEEP --run RUN` continues a run
+with the launcher of its sweep.
 """
 
 
 def read(words: Sequence[str]) -> Config:
     """The configuration of the run that `resume RUN` names, to be trained in this process.
 
-    Raises UserError where it does not hold here, or where it asks for a tracker's receiver that was not typed.
+    Raises UserError if the configuration is not valid here, or sends to a tracker's account that was not typed.
     """
     parser = Parser(prog="optbench resume", description=_DESCRIPTION)
-    parser.add_argument("run", metavar="RUN", help="a run id, or the beginning or end of only one")
+    parser.add_argument("run", metavar="RUN", help="a run id, or a unique beginning or end of one")
     parser.add_argument(
         "settings", nargs="*", metavar="KEY=VALUE", help=f"of the machine: {', '.join(_SETTINGS)} and their options"
     )
@@ -42,6 +42,6 @@ def read(words: Sequence[str]) -> Config:
     tracker = configuration.settle("tracker", frozen["tracker"], given.settings, command)
     places = [word for word in given.settings if word.startswith("data_dir=")]
     data_dir = configuration.compose(places)["data_dir"] if places else frozen["data_dir"]
-    # What the first command asked of finished runs is not asked again.
+    # Requests of the first command about finished runs are not repeated.
     once = {"force": False, "retry": "none", "dry_run": False}
     return {**frozen, **once, "data_dir": data_dir, "tracker": tracker}

@@ -1,4 +1,4 @@
-"""`status`: what the runs of a results folder, or of one sweep, are doing."""
+"""`status`: show the states of the runs of a results folder, or of one sweep."""
 
 import sys
 import time
@@ -21,8 +21,8 @@ _WATCH_SECONDS = 2.0
 
 _STATES_AND_JSON = """\
 A run is done, diverged or failed; running; stuck (its process lives, but has not moved for --stuck-after seconds); queued
-(a job or command that is alive will take it); or nobody will continue it, until `retry`: preempted (stopped in order),
-lost (its process died without a word), missing (not begun).
+(a job or command that is alive will take it). Only `retry` continues a run that is preempted (stopped at a checkpoint),
+lost (its process died without a message) or missing (not started).
 
 --json prints one document; what is unknown is null. With NAME:
   {"name", "results_dir", "total", "over", "counts": {STATE: number}, "axes": {KEY: [value]},
@@ -41,7 +41,7 @@ def status(words: Sequence[str]) -> int:
     parser = Parser(prog="optbench status", description="Show what sweeps and runs are doing.", epilog=_STATES_AND_JSON)
     parser.add_argument("name", nargs="?", metavar="NAME", help="of a sweep; without it: all sweeps and all runs")
     parser.add_argument("--json", action="store_true", help="for programs; see below")
-    parser.add_argument("--watch", action="store_true", help="look again every 2 s, until all is over or Ctrl-C")
+    parser.add_argument("--watch", action="store_true", help="refresh every 2 s, until all runs have ended or Ctrl-C")
     parser.add_argument("--stuck-after", type=float, default=600.0, metavar="SECONDS", help="default: 600")
     parser.add_results_dir()
     given = parser.parse_args(list(words))
@@ -66,7 +66,7 @@ def _surveys(results_dir: str, plan: Plan | None, stuck_after: float) -> list[Su
 
 
 class _Squeue:
-    """`optbench.sweep.launchers.slurm.queued`, which is not asked again once it has not answered: each time takes seconds."""
+    """`optbench.sweep.launchers.slurm.queued`, not called again after it has failed once: each failure takes seconds."""
 
     def __init__(self) -> None:
         self._answers = True
@@ -98,7 +98,7 @@ def _print(view: Sequence[RenderableType]) -> None:
 
 
 def _watch(results_dir: str, plan: Plan | None, stuck_after: float) -> None:
-    """Show the view again and again, and leave the last one on the screen when all is over, or at Ctrl-C."""
+    """Refresh the view until all runs have ended, or until Ctrl-C; the last one stays on the screen."""
     view: list[RenderableType] = []
     try:
         with Live(console=console(), screen=True, auto_refresh=False) as live:
@@ -110,5 +110,5 @@ def _watch(results_dir: str, plan: Plan | None, stuck_after: float) -> None:
                 live.update(Group(*view), refresh=True)
                 time.sleep(_WATCH_SECONDS)
     except KeyboardInterrupt:
-        pass  # the way to stop looking
+        pass  # Ctrl-C ends --watch
     _print(view)

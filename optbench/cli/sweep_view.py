@@ -24,14 +24,14 @@ from optbench.system.terminal import number
 MOST_SHOWN = 20
 _LOG_LINES = 5
 _MOST_VALUES = 8
-# These are shown run by run, under what the state means.
+# The states whose runs are listed one by one, each with the explanation above its list.
 _DETAILED: dict[Phase, str] = {
     "failed": "failed",
     "stuck": "stuck: the process lives, but does not move",
-    "lost": "lost: the process died without a word",
-    "preempted": "preempted: stopped in order, and nobody is going to continue it by himself",
+    "lost": "lost: the process died without a message",
+    "preempted": "preempted: stopped at a checkpoint, and no job or command will continue it",
     "diverged": "diverged",
-    "missing": "missing: not begun, and nobody is going to take it",
+    "missing": "missing: not started, and no job or command will take it",
 }
 
 
@@ -54,7 +54,7 @@ def as_json(plan: Plan, seen: Survey) -> dict[str, Any]:
 
 
 def show(plan: Plan, seen: Survey) -> list[RenderableType]:
-    """The counts, the axes, who is at work, the running runs, those that need attention, and how to go on."""
+    """The counts, the axes, the processes at work, the running runs, those that need attention, and the next commands."""
     shown: list[RenderableType] = [Text(f"{plan.name}: {in_words(seen.counts)}", style="bold")]
     shown += [Text(f"  {key}={_some(values)}") for key, values in _axes(plan).items()]
     if tags := _tags(plan, seen):
@@ -90,7 +90,7 @@ def _axes(plan: Plan) -> dict[str, list[str]]:
 
 
 def _tags(plan: Plan, seen: Survey) -> str:
-    """The tags of its runs, each with how many have it; empty for none."""
+    """The tags of its runs, each with the number of runs that have it; empty if there are none."""
     found = Counter(
         tag for run in seen.runs for tag in columns_of(plan.directory(run.run_id))["tags"].split(",") if tag
     )
@@ -98,7 +98,7 @@ def _tags(plan: Plan, seen: Survey) -> str:
 
 
 def _of_other_code(plan: Plan, seen: Survey) -> str:
-    """How many of the finished runs other code than that of now has computed; empty for none."""
+    """The number of finished runs that were computed by other code than the current one; empty if there are none."""
     vintages = Vintages(plan.results_dir)
     found = []
     for run in seen.in_states("done", "diverged"):

@@ -1,4 +1,4 @@
-"""`retry` and `cancel`: start again what did not work, and stop what is at work."""
+"""`retry` and `cancel`: start unfinished runs of a sweep again, and stop all that works on a sweep."""
 
 import os
 import re
@@ -17,19 +17,19 @@ from optbench.sweep.reset import reset
 from optbench.sweep.status.jobs import is_worker, living
 from optbench.sweep.status.survey import IN_HAND, UNATTENDED, RunState, Survey, survey
 
-# What a results folder, which may be somebody else's, does not decide alone.
+# Settings that a results folder, which may be somebody else's, does not decide alone.
 _SETTINGS = ("launcher", "tracker", "data_dir")
 
 _RETRY = """\
-Put runs of a sweep back that did not end well, and start them with the launcher that the sweep was started with. By
-default all that are not finished and that nobody works on: failed, preempted, lost and missing ones. They go on from
-their last checkpoint; those that diverged start over. What somebody is working on is left alone. With --stale: those that
-have ended as done or diverged, or were begun, by other code than is there now; they start over.
+Start runs of a sweep again, with the launcher of the sweep. By default these are all unfinished runs on which no process
+works: failed, preempted, lost and missing ones. They continue from their last checkpoint; diverged runs start over. Runs
+on which a process works are left alone. With --stale: the runs that other code than the current one has finished (done
+or diverged) or started; they start over.
 """
 
 
 def retry(words: Sequence[str]) -> int:
-    """`retry NAME`: start those runs of a sweep again that did not end well."""
+    """`retry NAME`: start the unfinished runs of a sweep again, or those that the options select."""
     parser = Parser(prog="optbench retry", description=_RETRY)
     parser.add_argument("name", metavar="NAME", help="of the sweep")
     parser.add_argument(
@@ -107,9 +107,9 @@ def _named(plan: Plan, seen: Survey, names: Sequence[str]) -> list[RunState]:
 
 
 def _here(plan: Plan, chosen: Sequence[RunState], words: Sequence[str]) -> dict[str, Config]:
-    """The frozen configurations of the runs, with this user's settings of the machine; nothing has changed yet.
+    """The frozen configurations of the runs, with this user's settings of the machine; changes nothing.
 
-    Raises UserError for the first that does not hold here, or whose data are not where this user's are.
+    Raises UserError for the first configuration that is not valid here, or whose data are not in this user's data folder.
     """
     data_dir = compose([word for word in words if word.startswith("data_dir=")])["data_dir"]
     configs = {}
@@ -135,7 +135,7 @@ def _here(plan: Plan, chosen: Sequence[RunState], words: Sequence[str]) -> dict[
 
 
 def _stale(plan: Plan, seen: Survey, names: Sequence[str] | None) -> list[RunState]:
-    """The runs, of those called ``names`` if any are, that other code than that of now has finished or begun."""
+    """The runs (only ``names`` if any are given) that other code than the current one has finished or started."""
     named = {find(plan.results_dir, name).run_id for name in names or ()}
     vintages = Vintages(plan.results_dir)
     chosen = []
@@ -157,19 +157,19 @@ def _stale(plan: Plan, seen: Survey, names: Sequence[str] | None) -> list[RunSta
 
 
 def _put_back(plan: Plan, frozen: Sequence[RunState], restart: bool, named: bool) -> list[str]:
-    """Make workers take the runs again; returns the ids of those that they may take."""
+    """Reset the runs so that workers take them again; returns the ids of those that were reset."""
     ended = [plan.directory(run.run_id) for run in frozen if run.state in ("failed", "diverged")]
     waiting = [plan.directory(run.run_id) for run in frozen if run.state not in ("failed", "diverged")]
     taken = {*reset(ended, ("failed", "diverged"), restart)} | {directory.run_id for directory in waiting}
-    # Whoever takes a run that is marked as running counts a death; one that was asked for starts with none.
+    # A worker that takes a run marked as running counts a crash; runs that were asked for start with none.
     start_over = restart and named
     reset(waiting, ("running", *(("pending", "preempted") if start_over else ())), start_over)
     return [run.run_id for run in frozen if run.run_id in taken]
 
 
 _CANCEL = """\
-Stop all that works on a sweep: its Slurm jobs, and the commands that train it on this machine. Runs write a checkpoint
-first and are then preempted; `retry`, or the same command once more, continues them.
+Stop all that works on a sweep: its Slurm jobs, and the commands that train it on this machine. Runs first write a
+checkpoint and are then preempted; `retry`, or the same command again, continues them.
 """
 
 
@@ -196,7 +196,7 @@ def cancel(words: Sequence[str]) -> int:
         elif _terminate(command.pid):
             did.append(f"asked process {command.pid} to stop; its runs write a checkpoint first")
     for run in at_work if not alive.take_runs else ():
-        # Workers whose command was killed go on with the run that they have.
+        # Workers whose command was killed finish the run that they have.
         if run.pid and run.host == os.uname().nodename and is_worker(run.pid, plan.name):
             if _terminate(run.pid):
                 did.append(
@@ -210,7 +210,7 @@ def cancel(words: Sequence[str]) -> int:
 
 
 def _terminate(pid: int) -> bool:
-    """Ask a process to stop; False when it has ended by itself."""
+    """Ask a process to stop; False if it has already ended."""
     try:
         os.kill(pid, signal.SIGTERM)
     except ProcessLookupError:
@@ -219,7 +219,7 @@ def _terminate(pid: int) -> bool:
 
 
 def _arrays(job_ids: Iterable[str]) -> str:
-    """The jobs without their indices in an array."""
+    """The ids of the jobs, without their indices in an array."""
     return ", ".join(dict.fromkeys(job_id.partition("_")[0] for job_id in job_ids))
 
 

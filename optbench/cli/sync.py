@@ -1,4 +1,4 @@
-"""`sync`: mirror runs again from the store to the trackers that they name."""
+"""`sync`: copy runs again from the store to the trackers that they name."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,8 +10,8 @@ from optbench.store import RunDirectory, find, run_directories
 from optbench.sweep.plan import Plan
 
 _SYNC = """\
-Mirror runs again from the store to the trackers they name. Of a sweep, all that have ended; those that go to wandb are
-grouped there under the sweep's name, and who is logged in gets a workspace with its panels.
+Mirror runs again from the store to the trackers they name. For a sweep, these are all runs that have ended; those that go to
+wandb are grouped there under the sweep's name, and a user who is logged in gets a workspace with panels.
 """
 
 
@@ -31,7 +31,7 @@ def sync(words: Sequence[str]) -> int:
     for word in settings:
         if not word.startswith(("tracker=", "tracker.")):
             raise UserError(f"{word}: not a setting of the command sync; accepted: tracker.OPTION=VALUE")
-    # All names first: a mistake in one is told before anything is sent.
+    # All names are looked up first, so that a mistake is reported before anything is sent.
     chosen = [(name, _sweep(given.results_dir, name)) for name in names]
     singles = [find(given.results_dir, name) for name, plan in chosen if plan is None]
     if not names:
@@ -55,9 +55,9 @@ def sync(words: Sequence[str]) -> int:
 
 
 def _sweep(results_dir: str, name: str) -> Plan | None:
-    """The sweep called ``name``; None where that is a run, or nothing."""
+    """The sweep called ``name``; None if that is a run, or does not exist."""
     check_sweep_name(name, longest=255)
-    # A run that was submitted alone is a sweep of its own name, too.
+    # A run that was submitted alone is also a sweep with the run id as its name.
     if RunDirectory.at(results_dir, name).path.is_dir():
         return None
     try:
@@ -67,12 +67,12 @@ def _sweep(results_dir: str, name: str) -> Plan | None:
 
 
 def _tracker(directory: RunDirectory, settings: Sequence[str]) -> Config:
-    """The tracker that the run names, as far as a results folder may say where it is mirrored to."""
+    """The tracker that the run names, within the limits of `optbench.config.settle`."""
     return settle("tracker", directory.config().get("tracker"), settings, f"sync {directory.run_id}")
 
 
 def _mirror(directory: RunDirectory, tracker: Mapping[str, Any], plan: Plan | None = None) -> bool:
-    """Mirror one run and say where to; whether that worked."""
+    """Mirror one run and print the destination; True if that worked."""
     from optbench import trackers
     from optbench.trackers import workspace
 
@@ -88,7 +88,7 @@ def _mirror(directory: RunDirectory, tracker: Mapping[str, Any], plan: Plan | No
 
 
 def _workspace(plan: Plan, runs: Sequence[tuple[RunDirectory, Mapping[str, Any]]]) -> None:
-    """Make the sweep's workspace and say where it is, or why there is none: its runs are mirrored all the same."""
+    """Make the sweep's workspace and print its address, or the reason if there is none; the runs are mirrored anyway."""
     from optbench.trackers import workspace
 
     try:

@@ -1,4 +1,4 @@
-"""`du`: how many bytes sweeps take, and of what."""
+"""`du`: show the bytes that sweeps take, by kind of file."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -21,15 +21,15 @@ _OF_FILES = {"history.jsonl": "histories", "history.parquet": "histories", "hist
 _ALONE = "(of no sweep)"
 _ABANDONED = "(half removed)"
 _DU = """\
-Show how many bytes sweeps take, and of what: checkpoints, histories, what probes measured, logs with what trackers keep in the
-run's folder, and the rest. A run that several sweeps list counts in each of them, and once in the total.
+Show the bytes that sweeps take, by kind: checkpoints, histories, measurements of probes, logs (with files that trackers keep in
+the run's folder), and the rest. A run that several sweeps list counts in each of them, and once in the total.
 
 --json prints {"results_dir", "sweeps": {NAME: {KIND: bytes}}, "total": {KIND: bytes}}.
 """
 
 
 def du(words: Sequence[str]) -> int:
-    """`du [SWEEP|RUN ...]`: the bytes of sweeps, by kind; without names, of the whole results folder."""
+    """`du [SWEEP|RUN ...]`: show the bytes of sweeps, by kind; without names, of the whole results folder."""
     parser = Parser(prog="optbench du", description=_DU)
     parser.add_argument("names", nargs="*", metavar="SWEEP|RUN", help="default: all sweeps, and the runs of none")
     parser.add_argument("--json", action="store_true", help="for programs; see below")

@@ -1,4 +1,4 @@
-"""`verify`: run a part of a sweep again, and say which of its runs agree bit for bit with what is recorded."""
+"""`verify`: run a part of a sweep again, and report which runs agree bit for bit with their records."""
 
 import math
 import platform
@@ -17,24 +17,24 @@ from optbench.sweep.verification import FEWEST, Difference, Sample, compare, com
 from optbench.system.terminal import console
 
 _DESCRIPTION = f"""\
-Run a part of a sweep's finished runs again, chosen by chance, in a scratch folder that is removed afterwards, and compare
-their histories and summaries bit for bit with what is recorded, all but times. Of every code that has computed some of them
---fraction is taken, but at least {FEWEST} runs, or all where there are fewer. Where all of these agree, the code is recorded in
-RESULTS/vintages.json as equal to that of now, so that its runs are not stale; where one differs, that is withdrawn. Of runs
-without a recorded code, those count as of the code of now that were computed again and agree, and no others.
+Run a random part of a sweep's finished runs again, in a scratch folder that is removed afterwards, and compare their histories
+and summaries bit for bit with the records, except for times. From the runs of each version of the code, --fraction of them are
+taken, but at least {FEWEST}, or all if there are fewer. If all of these agree, the version is recorded in RESULTS/vintages.json
+as equal to the current code, so that its runs are not stale; if one differs, such a record is withdrawn. A run without a
+recorded version counts as computed by the current code only if it was run again and agrees.
 
-Bit for bit is meant on the same machine with the same versions. Exit status: 0 if all agree, 1 if not.
+Agreement bit for bit is promised on the same machine with the same versions. Exit status: 0 if all agree, 1 if not.
 """
 
 
 def verify(words: Sequence[str]) -> int:
-    """`verify SWEEP`: compute some of its runs again and compare."""
+    """`verify SWEEP`: run some of its runs again and compare."""
     parser = Parser(prog="optbench verify", description=_DESCRIPTION)
     parser.add_argument("name", metavar="SWEEP", help="of the sweep")
     parser.add_argument("--fraction", default="5%", metavar="SHARE", help="such as 5%% (default) or 0.05")
     parser.add_argument("--run", action="append", metavar="ID", help="only this one (may be given several times)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the choice (default: 0)")
-    parser.add_argument("--workers", type=int, metavar="N", help="at a time (default: one a core, or a GPU)")
+    parser.add_argument("--workers", type=int, metavar="N", help="runs at a time (default: one for each core or GPU)")
     parser.add_argument("--data-dir", metavar="DIR", help="where the data are (default: where the runs had them)")
     parser.add_results_dir()
     given = parser.parse_args(list(words))
@@ -59,7 +59,7 @@ def verify(words: Sequence[str]) -> int:
     changed = {} if given.data_dir is None else {"data_dir": given.data_dir}
     with computed_again(plan, configs, changed, given.workers) as again:
         different = {run_id: compare(plan.directory(run_id), again.directory(run_id)) for run_id in configs}
-        # By what the workers had imported, which somebody may have edited since.
+        # The code that the workers imported, as they recorded it: the files may have been edited since.
         codes = {run_id: str((again.directory(run_id).summary() or {}).get("code", "")) for run_id in configs}
     return _report(plan, chosen, codes, different)
 
@@ -86,7 +86,7 @@ def _without(sample: Sample, left_out: Sequence[str]) -> Sample:
 
 
 def _report(plan: Plan, chosen: Sequence[Sample], codes: Mapping[str, str], different: Mapping[str, Difference]) -> int:
-    """Print what agrees, and write down which codes are equal; returns the exit status."""
+    """Print the comparison, and record which versions of the code are equal; returns the exit status."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("run", "code", "", "largest difference"):
         table.add_column(heading, overflow="fold")
@@ -99,7 +99,7 @@ def _report(plan: Plan, chosen: Sequence[Sample], codes: Mapping[str, str], diff
     screen.print(table)
     vintages = Vintages(plan.results_dir)
     for sample in chosen:
-        # What has the same code has the same modules, and so one code of now.
+        # Runs with equal recorded codes have the same modules, and so the same current code.
         now = next((codes[run.run_id] for run in sample.runs if codes[run.run_id]), "")
         if now and (said := settle(vintages, sample, now, different, plan.name)):
             screen.print(f"{plan.name}: {said}", soft_wrap=True)
@@ -113,7 +113,7 @@ def _report(plan: Plan, chosen: Sequence[Sample], codes: Mapping[str, str], diff
 
 
 def _elsewhere(plan: Plan, different: Mapping[str, Difference]) -> str:
-    """That some of the runs that differ were trained on another machine or by other versions; empty where none was."""
+    """A note that some runs that differ were trained on another machine or with other versions; empty if none was."""
     here = {**environment.versions(), "processor": environment.processor(), "platform": platform.platform()}
     found: set[str] = set()
     for run_id in (run_id for run_id, difference in different.items() if difference):

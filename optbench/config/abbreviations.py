@@ -1,4 +1,4 @@
-"""Keys as they are typed elsewhere, answered with the full key that they stand for here: lr, epochs, batch_size."""
+"""Suggest the full key for names that other programs use, such as lr, epochs and batch_size."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -7,7 +7,7 @@ from optbench.config.files import GROUPS, LIST_GROUPS, MACHINE_KEYS, SCIENCE_KEY
 from optbench.config.files import options as options_of
 from optbench.errors import UserError, nearest
 
-# What other programs call a key. The options themselves need not stand here: learning_rate is found as an option.
+# The names that other programs give to a key. Options are not listed: learning_rate is found as an option.
 _ELSEWHERE = {
     "optimizer.learning_rate": ("lr", "rate", "step_size"),
     "optimizer.weight_decay": ("wd", "l2", "decay"),
@@ -30,7 +30,7 @@ _MOST_NAMED = 5
 def full_keys(key: str, options: Mapping[str, Iterable[str]]) -> list[str]:
     """The full keys that ``key`` may stand for, such as ["budget.epochs"] for "epochs" or "budget.max_epochs".
 
-    options: of every group, those of the choice that is chosen; no other option is named.
+    options: for every group, the options of the chosen choice; no other option is suggested.
     """
     group, _, name = key.rpartition(".")
     every = [f"{place}.{option}" for place, known in options.items() for option in known]
@@ -40,7 +40,7 @@ def full_keys(key: str, options: Mapping[str, Iterable[str]]) -> list[str]:
 
 
 def unknown_key(key: str, options: Mapping[str, Iterable[str]]) -> str:
-    """The message about a ``key`` that is none of the front page; ``options`` as for `full_keys`."""
+    """The error message for a ``key`` that is not on the front page; ``options`` as for `full_keys`."""
     if found := full_keys(key, options):
         return f"{key}: unknown key; did you mean {' or '.join(found)}?"
     if others := _others(key):
@@ -49,12 +49,12 @@ def unknown_key(key: str, options: Mapping[str, Iterable[str]]) -> str:
 
 
 def _others(key: str) -> list[str]:
-    """Where choices that are not chosen have an option ``key``: ["optimizer.momentum with optimizer=lars, momentum"]."""
+    """The groups whose choices have an option ``key``, such as ["optimizer.momentum with optimizer=lars, momentum"]."""
     found = []
     for group in GROUPS:
         having = []
         for name in choices(group):
-            with suppress(UserError):  # of a file that cannot be read there is nothing to say here
+            with suppress(UserError):  # a file that cannot be read suggests nothing
                 having += [name] if key in options_of(read_choice(group, name)) else []
         if having:
             listed = ", ".join(having[:_MOST_NAMED]) + (", ..." if len(having) > _MOST_NAMED else "")

@@ -1,6 +1,6 @@
-"""The environment of every process that optbench starts: workers, ranks, mirrors and Slurm jobs find what their parent found.
+"""The environment of every process that optbench starts: workers, ranks, mirrors and Slurm jobs.
 
-That is this very package, the user's own code beside the command, and the same choices and studies.
+They import the same package and the same user code as their parent, and find the same choices and studies.
 """
 
 import os
@@ -15,15 +15,15 @@ EXPERIMENTS = "OPTBENCH_EXPERIMENTS"
 
 
 def environment() -> dict[str, str]:
-    """The environment of this process, and what a child needs beside it."""
-    # Last of PYTHONPATH, so that a checkout that is not installed is found and shadows nothing.
+    """The environment of this process, and the variables that a child needs in addition."""
+    # At the end of PYTHONPATH, so that a checkout that is not installed is found and shadows nothing.
     root = str(Path(optbench.__file__).parent.parent)
     path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), root]))
     return {**os.environ, **handed_on(), "PYTHONPATH": path}
 
 
 def handed_on() -> dict[str, str]:
-    """The variables that name the user's own folders, all absolute; without those that would be empty."""
+    """The variables that name the user's own folders, as absolute paths; empty ones are left out."""
     studies = [name for name in os.environ.get(EXPERIMENTS, "").split(os.pathsep) if name]
     named = {
         importing.VARIABLE: importing.folders(),

@@ -1,4 +1,4 @@
-"""Which file of each group was chosen: a choice is known by its file, also where it inherits the name of another one."""
+"""The file that was chosen in each group: a choice is identified by its file, even if it inherits another one's name."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 class Chosen:
     """The choices of a composed configuration, as Hydra's runtime knows them.
 
-    Raises UserError, with the file, for one that lacks what a choice has.
+    Raises UserError, with the file, for a choice that lacks a required part.
     """
 
     def __init__(self, files: Mapping[str, str | None]) -> None:
         self._files: dict[str, _File] = {}
         for group in GROUPS:
             name = files.get(group)
-            # Of what is in no file, the check of the configuration says so.
+            # The check of the configuration reports a choice that no file holds.
             if name is not None and name in choices(group):
                 self._files[group] = _file(group, name)
 
     @classmethod
     def take_from(cls, node: "DictConfig") -> "Chosen":
-        """Those of a configuration with Hydra's own node, which is taken out of it."""
+        """Read the choices from a configuration that has Hydra's own node, and remove that node."""
         from omegaconf import open_dict
 
         with open_dict(node):
@@ -45,7 +45,7 @@ class Chosen:
 
     @classmethod
     def of(cls, hydra: Any) -> "Chosen":
-        """Those that Hydra's own node states."""
+        """Read the choices from Hydra's own node."""
         return cls(hydra.runtime.choices)
 
     def named(self, config: Config) -> Config:
@@ -66,7 +66,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class _File:
-    """The file of a choice: its group and name, the choice that it inherits from in the end, the name that it states."""
+    """The file of a choice: its group and name, its root (the last choice in its chain of defaults), and its stated name."""
 
     group: str
     name: str
@@ -81,7 +81,7 @@ def _file(group: str, name: str) -> _File:
 
 def _named(where: str, file: _File, choice: Any) -> Any:
     if not isinstance(choice, Mapping) or not isinstance(choice.get("info"), Mapping):
-        return choice  # which the check of the configuration refuses
+        return choice  # the check of the configuration refuses it
     stated = choice.get("name", file.name)
     if not is_free(choice) and stated not in (file.name, file.inherited):
         raise UserError(

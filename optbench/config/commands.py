@@ -1,4 +1,4 @@
-"""The command that runs one configuration again: its words, made of what differs from the front page."""
+"""The command that runs one configuration again: one word for each value that differs from the front page."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ from optbench.config.files import (
 from optbench.config.resolving import automatic_loss
 from optbench.errors import UserError
 
-# Who is told of a run and who starts it are not said again; of the machine's keys, those that a last digit may depend on.
+# Trackers and launchers are left out; of the machine's keys, those that can change the last digits of results are kept.
 _LEFT_OUT = ("launcher", "tracker")
 _OF_THE_MACHINE = ("micro_batch", "graphs", "compile", "log_every")
 _PLAIN = re.compile(r"[A-Za-z][\w./+-]*|\d+(?:\.\d+)?(?:epochs?|samples?|steps?|%)")
@@ -29,8 +29,8 @@ _MEANS_SOMETHING_ELSE = re.compile(r"(?i)null|true|false|inf|nan")
 def command_of(config: Mapping[str, Any]) -> list[str]:
     """The words after `python -m optbench` that compose to a configuration with the run id of ``config``, a resolved one.
 
-    Such as ["optimizer=adam", "batch=512", "trial=3"]: choices, options and keys that differ from what the front page and the
-    choices' files say here. What a trial draws is left to the trial, and the loss to loss=auto where that chooses it.
+    Such as ["optimizer=adam", "batch=512", "trial=3"]: the choices, options and keys that differ from the front page and the
+    choices' files of this installation. Options that a trial draws are left out, and so is a loss that loss=auto chooses.
     """
     return CommandWriter().words(config)
 
@@ -45,7 +45,7 @@ class CommandWriter:
         self._files: dict[str, dict[str, Config]] = {}
 
     def words(self, config: Mapping[str, Any]) -> list[str]:
-        """As `command_of`. Raises KeyError for what is no resolved configuration."""
+        """As `command_of`. Raises KeyError if ``config`` is not a resolved configuration."""
         return [*self._choices(config), *self._keys(config)]
 
     def _keys(self, config: Mapping[str, Any]) -> Iterator[str]:
@@ -79,12 +79,12 @@ class CommandWriter:
 
 def _readable(group: str) -> Iterator[tuple[str, Config]]:
     for name in choices(group):
-        with suppress(UserError):  # no configuration was made of a file that cannot be read
+        with suppress(UserError):  # no configuration comes from a file that cannot be read
             yield name, read_choice(group, name)
 
 
 def _file(choice: Mapping[str, Any], files: Mapping[str, Config]) -> str:
-    """The name of the choice's file; where its name is an option and no file is stated, that of the file with its target."""
+    """The name of the choice's file; if its name is an option and it states no file, the file that has its target."""
     name = file_of(choice)
     if "name" in choice["info"]["schema"] and "choice" not in choice["info"]:
         for other, file in files.items():
@@ -101,7 +101,7 @@ def _options(where: str, choice: Mapping[str, Any], file: Mapping[str, Any], tri
 
 
 def written(value: Any) -> str:
-    """``value`` as Hydra's words have it, so that it reads the same value again."""
+    """``value`` in Hydra's syntax, so that Hydra reads the same value again."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -115,6 +115,6 @@ def written(value: Any) -> str:
     text = str(value)
     if _PLAIN.fullmatch(text) and not _MEANS_SOMETHING_ELSE.fullmatch(text):
         return text
-    # Before a quote, Hydra reads a backslash as an escape, and there only.
+    # Hydra reads a backslash as an escape only before a quote.
     inner = re.sub(r"(\\*)'", lambda match: match[1] * 2 + "\\'", text)
     return "'" + re.sub(r"(\\+)$", lambda match: match[1] * 2, inner) + "'"

@@ -1,4 +1,4 @@
-"""Composing: from the words of the command line to one configuration, by Hydra, with messages for people."""
+"""Compose one configuration from the words of the command line with Hydra, and explain Hydra's errors."""
 
 import errno
 import re
@@ -22,11 +22,11 @@ from optbench.config.search_path import conf_dir, look_where_told
 from optbench.config.yaml_text import YAMLError
 from optbench.errors import UserError, nearest
 
-# Other programs that would call the training once a cell, and of which no cell but one would be trained.
+# Other launchers and sweepers of Hydra. They would call the training once a cell, and only one cell would be trained.
 _OF_OTHERS = ("hydra/sweeper", "hydra/launcher", "hydra.sweeper._target_", "hydra.launcher")
-# What Hydra and the bench read of a node that is to be called.
+# The keys that Hydra and the bench read from a node that is called.
 _CALLED = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
-# The others say what Hydra imports and calls, and where it writes.
+# The keys of Hydra that may be set. The others decide what Hydra imports and calls, and where it writes.
 _OF_HYDRA = ("hydra.job.name", "hydra.searchpath", "hydra.verbose")
 
 
@@ -45,7 +45,7 @@ def compose(overrides: Sequence[str] = ()) -> Config:
 
 
 def _composed(overrides: Sequence[str]) -> Config:
-    """What Hydra makes of the front page and ``overrides``, with every choice named by its file."""
+    """The front page composed by Hydra with ``overrides``; every choice has the name of its file."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -57,7 +57,7 @@ def _composed(overrides: Sequence[str]) -> Config:
 
 
 def refusals() -> tuple[type[Exception], ...]:
-    """What Hydra raises for a mistake of the user's, to be put into words by `explain`."""
+    """The exceptions that Hydra raises for a mistake of the user; `explain` turns them into a message."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -65,9 +65,9 @@ def refusals() -> tuple[type[Exception], ...]:
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
-    """Raise UserError for what Hydra takes without a word, or refuses without naming it.
+    """Raise UserError for overrides that Hydra accepts silently, or refuses without naming them.
 
-    That is a group of no or of two choices, and what is a choice file's to say: what is called, and what fits it.
+    These are a group with no choice or with two, and keys that only a choice's file may set: its target and its info.
     """
     for word in overrides:
         group, _, value = word.partition("=")
@@ -84,7 +84,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
 
 
 def _check_key(word: str) -> None:
-    """Raise UserError where ``word`` sets what only a file may: a target or the info of a choice, or Hydra's own."""
+    """Raise UserError if ``word`` sets a target or the info of a choice, which only its file may set, or a key of Hydra's own."""
     key = word.partition("=")[0].lstrip("+~").strip()
     parts = re.split(r"[./@:]", key)
     group = parts[0]
@@ -98,7 +98,7 @@ def _check_key(word: str) -> None:
 
 
 def plain(composed: Any) -> Config:
-    """A composed OmegaConf node as nested dicts and lists, interpolations resolved."""
+    """A composed OmegaConf node as nested dicts and lists, with interpolations resolved."""
     from omegaconf import OmegaConf
 
     container = OmegaConf.to_container(composed, resolve=True)
@@ -108,7 +108,7 @@ def plain(composed: Any) -> Config:
 
 
 def explain(error: Exception, overrides: Sequence[str]) -> str:
-    """One message for what Hydra refused: the key, the value and what is accepted."""
+    """The message for an error of Hydra: the key, the value and what is accepted."""
     from omegaconf.errors import InterpolationResolutionError
 
     text = str(error)
@@ -138,7 +138,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
             return f"{match[1]}: several choices are written as a list, in quotes: '{group}=[{names}]'"
         return f"{match[1]}: several values; accepted: one, or with --multirun a run for each"
     in_a_line = " ".join(line.strip() for line in text.splitlines() if line.strip()).split(" See https://")[0]
-    if override := getattr(error, "override", None):  # one that Hydra's grammar does not know
+    if override := getattr(error, "override", None):  # outside Hydra's grammar
         return (
             f"{override}: cannot be read ({in_a_line}); accepted: KEY=VALUE, and in quotes what has brackets or spaces"
         )
@@ -146,7 +146,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
 
 
 def _as_written(error: Any) -> str:
-    """The interpolation that OmegaConf could not resolve, as "=${...}"; nothing where it is not to be found."""
+    """The interpolation that OmegaConf could not resolve, as "=${...}"; empty if it cannot be found."""
     try:
         return f"={error.parent_node._get_node(error.key)._value()}"
     except AttributeError:
@@ -163,7 +163,7 @@ def _options(group: str, name: str) -> Config:
 
 
 def _explain_option(group: str, key: str) -> str:
-    """What is wrong with ``key``, such as probe.spectrum.stepz, an option of a choice among several."""
+    """The message for a wrong ``key`` of a group with several choices, such as probe.spectrum.stepz."""
     _, name, *option = key.split(".")
     if name not in choices(group):
         return f"{key}: no such {group}; {nearest(name, choices(group))} (`python -m optbench list {group}`)"
@@ -174,7 +174,7 @@ def _explain_option(group: str, key: str) -> str:
 
 
 def _chosen(group: str, overrides: Sequence[str]) -> str:
-    """The choice of ``group`` that holds with ``overrides``: the last that names it, or else the front page's."""
+    """The choice of ``group`` under ``overrides``: the last one named there, otherwise the front page's."""
     names = [entry[group] for entry in front_page()["defaults"] if isinstance(entry, dict) and group in entry]
     names += [word.partition("=")[2] for word in overrides if word.partition("=")[0] == group]
     return str(next(name for name in reversed(names) if name in choices(group)))

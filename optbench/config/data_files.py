@@ -1,7 +1,7 @@
-"""The data of a run before it starts: whether they can be read here, how many they are, and their fingerprint.
+"""Check the data of a run before it starts: can they be read here, how many are there, what is their fingerprint.
 
-The fingerprint stands in ``dataset.fingerprint`` and is part of the science, so that other data are another run. The
-options that say where the data are (``not_in_run_id`` of the dataset's file) are not.
+The fingerprint is stored in ``dataset.fingerprint`` and is part of the science, so that other data make another run. The
+options that locate the data (``not_in_run_id`` in the dataset's file) are not part of it.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from optbench.errors import UserError
 
 
 def check_installed(dataset: Config) -> None:
-    """Raise UserError where a package that the dataset needs, by ``info.extra``, is not installed."""
+    """Raise UserError if a package that the dataset needs (``info.extra``) is not installed."""
     extra = dataset["info"].get("extra", "")
     missing = extras.lacking(extra)
     if missing:
@@ -23,12 +23,12 @@ def check_installed(dataset: Config) -> None:
 
 
 def check_validation(dataset: Config) -> None:
-    """Raise UserError where ``dataset.validation`` leaves nothing of the training set, if the dataset's file says its size."""
+    """Raise UserError if ``dataset.validation`` takes the whole training set; needs the size from the dataset's file."""
     info = dataset["info"]
     declared, own = info.get("size", {}).get("train"), info.get("size_from")
     if declared is None or own or dataset.get("validation") is None or info.get("files") == "image_folder":
         return
-    # The declared size is that at the default validation set.
+    # The declared size holds for the default validation set.
     default = read_choice("dataset", dataset["name"]).get("validation") or 0
     _check_validation(dataset["validation"], int(declared) + default, f"dataset={dataset['name']}")
 
@@ -43,12 +43,12 @@ def _check_validation(validation: int, examples: int, where: str) -> None:
 
 
 def identify(config: Config) -> None:
-    """Fill in ``dataset.fingerprint``, where the data need one.
+    """Fill in ``dataset.fingerprint`` if the data need one.
 
-    The paths of the user's own files become absolute, and such data get their name.
+    The paths of the user's own files become absolute, and such data are given a name.
 
-    Raises UserError if they are not there or are not those whose fingerprint is given. With a given fingerprint
-    (``+dataset.fingerprint=...``) the data need not be there yet; the run itself checks them when it starts.
+    Raises UserError if the data are missing or do not have the given fingerprint. With a given fingerprint
+    (``+dataset.fingerprint=...``) the data may be missing; the run checks them when it starts.
     """
     dataset = config["dataset"]
     given = dataset.pop("fingerprint", None)
@@ -71,9 +71,9 @@ def identify(config: Config) -> None:
 
 
 def verify(config: Config) -> Config:
-    """The dataset of ``config`` as it is read here: files of one's own that have moved are looked for in ``data_dir``.
+    """The dataset of ``config`` with its paths on this machine: own files that have moved are looked for in ``data_dir``.
 
-    Raises UserError unless the data are those that ``config`` was planned with, by their fingerprint.
+    Raises UserError unless the data have the fingerprint with which ``config`` was planned.
     """
     dataset = moved(config["dataset"], config["data_dir"])
     planned = dataset.pop("fingerprint", None)

@@ -1,11 +1,11 @@
-"""What the options of a dataset decide where its file alone cannot: its kind and targets, its name, where its files lie.
+"""Facts about a dataset that depend on its options: its kind and targets, its name, and the paths of its files.
 
-The file of a dataset that reads somebody's own data says in its ``info``:
+The file of a dataset that reads a user's own data states in its ``info``:
 
-    kind_by, target_by   {OPTION: {VALUE: KIND}}: the kind of the examples or targets where an option has that value
+    kind_by, target_by   {OPTION: {VALUE: KIND}}: the kind of the examples or targets if an option has that value
     needed               {OPTION: WHAT}: options that must be given, and what they are
-    own_files            {OPTION: [SUFFIX, ...]}: options that name the user's own files, or folders where there is no suffix
-    named_by             the option that says what the data are called in run ids and tables
+    own_files            {OPTION: [SUFFIX, ...]}: options that name the user's own files, or folders if there is no suffix
+    named_by             the option that holds the name of the data in run ids and tables
 """
 
 import re
@@ -39,7 +39,7 @@ def _by_option(dataset: Mapping[str, Any], fact: str) -> str:
 
 
 def choose_task(config: Config) -> None:
-    """Fill in ``dataset.task`` where it is not given: regression with loss=mse, otherwise classification."""
+    """Fill in ``dataset.task`` if it is not given: regression with loss=mse, otherwise classification."""
     dataset, model = config["dataset"], config["model"]
     if "task" in dataset["info"].get("target_by", {}) and dataset["task"] is None:
         regression = works_as(config["loss"]) == "mse" and not model["info"].get("reconstructs")
@@ -47,7 +47,7 @@ def choose_task(config: Config) -> None:
 
 
 def check_needed(dataset: Mapping[str, Any]) -> None:
-    """Raise UserError for an option that must be given and is not."""
+    """Raise UserError for a required option that is missing."""
     for option, what in dataset["info"].get("needed", {}).items():
         if not dataset[option]:
             shown = "null" if dataset[option] is None else dataset[option]
@@ -55,7 +55,7 @@ def check_needed(dataset: Mapping[str, Any]) -> None:
 
 
 def check_unused(dataset: Mapping[str, Any]) -> None:
-    """Raise UserError for an augmentation of what are no images, which would change the run id and nothing else."""
+    """Raise UserError for an augmentation of data other than images: it would change the run id and nothing else."""
     if kind_of(dataset) == "image" or dataset.get("augment", "none") == "none":
         return
     for option in ("crop", "flip", "cutout"):
@@ -67,7 +67,7 @@ def check_unused(dataset: Mapping[str, Any]) -> None:
 
 
 def hint(dataset: Mapping[str, Any]) -> str:
-    """Which options make examples of another kind of ``dataset``, in brackets; empty where none does."""
+    """The options that give ``dataset`` another kind of examples, in brackets; empty if there are none."""
     ways = []
     for option, values in dataset["info"].get("kind_by", {}).items():
         others = [str(value) for value, kind in values.items() if kind != kind_of(dataset)]
@@ -84,8 +84,8 @@ def hint(dataset: Mapping[str, Any]) -> str:
 def settle_places(dataset: Config, data_dir: str | Path) -> None:
     """Make the paths of the user's own files absolute, and name the data.
 
-    Workers, jobs and later commands may have another working folder. Raises UserError where there is no such file or
-    folder, and for a name that is none.
+    Workers, jobs and later commands may have another working folder. Raises UserError if a file or folder does not exist,
+    or if the name is not valid.
     """
     _name(dataset)
     for option, suffixes in dataset["info"].get("own_files", {}).items():
@@ -116,16 +116,16 @@ def _name(dataset: Config) -> None:
 
 
 def _title(path: str) -> str:
-    """A name for the data at ``path``: that of the folder, or that of the file up to its first dot."""
+    """A name for the data at ``path``: the name of the folder, or of the file up to its first dot."""
     name = Path(path).name or Path(path).absolute().name
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", name.partition(".")[0]).strip("_.-")
     return plain[:60] or "data"
 
 
 def moved(dataset: Config, data_dir: str | Path) -> Config:
-    """``dataset`` with those of its own files that are not where they were, and are in ``data_dir``, read from there.
+    """``dataset`` with the paths of its own files changed to ``data_dir``, for files that have moved there.
 
-    For frozen configurations, whose fingerprint tells whether they are the same data.
+    For frozen configurations: their fingerprint shows whether the data are the same.
     """
     changed = dict(dataset)
     for option in dataset["info"].get("own_files", {}):

@@ -1,4 +1,4 @@
-"""What follows from a configuration: how many examples it trains on, how long it is, its learning rate."""
+"""Values derived from a configuration: the number of training examples, the length of the run, the learning rate."""
 
 from optbench.config import scaling
 from optbench.config.durations import MOST, BatchPlan, Horizon, in_samples
@@ -8,16 +8,16 @@ from optbench.errors import UserError
 
 
 def training_examples(config: RunConfig) -> int | None:
-    """The size of the training set, as the dataset's file declares it; None where only its files can tell."""
+    """The size of the training set, as the dataset's file declares it; None if only the data themselves show it."""
     chosen, info = config.dataset.options, config.dataset.info
     limit: int | None = chosen.get("train_limit")
     declared = info.get("size", {}).get("train")
     if declared is None or any(chosen[name] != default for name, default in info.get("size_at", {}).items()):
         return limit
     examples = int(declared)
-    # A frozen configuration may be of a dataset whose file is not at hand.
+    # A frozen configuration may name a dataset whose file is not installed here.
     if chosen.get("validation") is not None and config.dataset.name in choices("dataset"):
-        # The declared size is that at the default validation set; what validation does not take, training has.
+        # The declared size holds for the default validation set; a smaller one leaves more examples for training.
         examples += int(read_choice("dataset", config.dataset.name).get("validation") or 0) - chosen["validation"]
     for name in info.get("size_from", []):
         examples = int(chosen[name])
@@ -25,7 +25,7 @@ def training_examples(config: RunConfig) -> int | None:
 
 
 def batch_plan(config: RunConfig, examples: int | None = None) -> BatchPlan:
-    """The batch of every step: ``batch``, or growing at the milestones of schedule=batch_growth."""
+    """The batch size of every step: ``batch``, or growing at the milestones of schedule=batch_growth."""
     if config.schedule.rule != "batch_growth":
         return BatchPlan(config.batch)
     size = examples or training_examples(config)
@@ -51,20 +51,20 @@ def batch_plan(config: RunConfig, examples: int | None = None) -> BatchPlan:
 
 
 def epochs_asked_for(config: RunConfig) -> float | None:
-    """The epochs that the budget is given in, regime adaptation included; None where it is given in steps or samples."""
+    """The budget in epochs, regime adaptation included; None if the budget is given in steps or samples."""
     budget = config.budget
     return budget.epochs * config.stretch if budget.limit == "epochs" and budget.epochs is not None else None
 
 
 def horizon(config: RunConfig, examples: int) -> Horizon:
-    """How long the run is, given the number of training ``examples``."""
+    """The length of the run, given the number of training ``examples``."""
     return Horizon.of(config.budget, batch_plan(config, examples), examples, config.stretch)
 
 
 def learning_rate(config: RunConfig) -> tuple[float | None, str]:
-    """The effective base learning rate after scaling (None where the optimizer's own default holds), and the rule.
+    """The effective base learning rate after scaling (None: the optimizer's own default), and the rule.
 
-    Raises UserError where the rate would have to be scaled and is not known, or scaling=auto has no rule.
+    Raises UserError if the rate must be scaled and is not known, or if scaling=auto has no rule.
     """
     rule, optimizer = config.scaling, config.optimizer
     base = optimizer.options.get("learning_rate")

@@ -1,4 +1,4 @@
-"""How long a run is: durations in steps, and the batch of every step (no torch).
+"""The length of a run: durations in steps, and the batch size of every step (no torch).
 
 Samples are the clock. Step t takes the samples ``first_sample(t) .. first_sample(t) + batch(t) - 1`` of an endless
 stream of epochs, each a permutation of the training set; a batch may span two epochs, so that every batch is full.
@@ -18,7 +18,7 @@ MOST = 10**15
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of training at one batch size."""
+    """A part of training with one batch size."""
 
     first_step: int
     first_sample: int
@@ -26,10 +26,10 @@ class Stage:
 
 
 class BatchPlan:
-    """The batch of every step: constant, or growing at milestones given in samples.
+    """The batch size of every step: constant, or growing at milestones given in samples.
 
-    A milestone takes effect at the first step before which at least so many samples were consumed. Raises UserError for
-    milestones that are not in ascending order.
+    A milestone takes effect at the first step before which at least that many samples were consumed. Raises UserError if
+    the milestones are not in ascending order.
     """
 
     def __init__(self, batch: int, milestones: Sequence[int] = (), batches: Sequence[int] = ()) -> None:
@@ -54,7 +54,7 @@ class BatchPlan:
         return self._stage(step).batch
 
     def first_sample(self, step: int) -> int:
-        """How many samples were consumed before ``step``."""
+        """The number of samples consumed before ``step``."""
         stage = self._stage(step)
         return stage.first_sample + (step - stage.first_step) * stage.batch
 
@@ -73,7 +73,7 @@ class BatchPlan:
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a run is: ``steps``, or else ``samples``, or else ``epochs``; and the target that ends it early, if any."""
+    """The length of a run: ``steps``, or else ``samples``, or else ``epochs``; and the target that ends it early, if any."""
 
     steps: int | None
     samples: int | None
@@ -90,7 +90,7 @@ class Budget:
 
     @property
     def limit(self) -> str:
-        """The limit that holds: "steps", "samples" or "epochs"."""
+        """The limit in effect: "steps", "samples" or "epochs"."""
         return next(unit for unit in ("steps", "samples", "epochs") if getattr(self, unit) is not None)
 
 
@@ -98,8 +98,8 @@ class Budget:
 class Horizon:
     """The length of a run, and durations in its steps.
 
-    plan: the batch of every step. examples: the size of the training set. steps: where the run ends.
-    stretch: how many epochs an epoch of a duration lasts (regime adaptation, Hoffer et al. 2017: ceil(B / B0)).
+    plan: the batch size of every step. examples: the size of the training set. steps: the last step of the run.
+    stretch: the epochs that one epoch of a duration lasts (regime adaptation, Hoffer et al. 2017: ceil(B / B0)).
     """
 
     plan: BatchPlan
@@ -132,7 +132,7 @@ class Horizon:
         return self.plan.steps_for(in_samples(duration, self.examples, self.stretch if stretch else 1))
 
     def epoch(self, step: int) -> float:
-        """How many passes over the training set are complete before ``step``."""
+        """The number of passes over the training set before ``step``, with fractions."""
         return self.plan.first_sample(step) / self.examples
 
 

@@ -1,4 +1,4 @@
-"""The files of conf/experiment, looked at before Hydra composes them: its own messages name neither file nor remedy."""
+"""Check the files of conf/experiment before Hydra composes them: Hydra's own messages name neither the file nor a remedy."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,16 +8,16 @@ from optbench.config.files import check_one_file, choices, read_file
 from optbench.config.yaml_text import YAMLError
 from optbench.errors import UserError, nearest
 
-# What `hydra.sweeper` may hold in an experiment; see optbench.sweep.grid.grids.
+# The keys of `hydra.sweeper` in an experiment; see optbench.sweep.grid.grids.
 SWEEPER_KEYS = ("params", "scales", "grids", "exclude")
 _PACKAGE = "# @package _global_"
 _HEADER = re.compile(r"\s*#\s*@package\s+_global_\s*")
 
 
 def check_experiment(overrides: Sequence[str]) -> None:
-    """Raise UserError for an experiment without its first line, with a key that the sweeper does not know, or that is no YAML.
+    """Raise UserError for an experiment that lacks its first line, has an unknown key of the sweeper, or is not YAML.
 
-    The experiment is the one that ``overrides`` choose; one that no place of choices offers is left to Hydra.
+    The experiment is the one that ``overrides`` choose; Hydra reports one that does not exist.
     """
     name = next((word.partition("=")[2] for word in overrides if word.startswith("experiment=")), "")
     path = choices("experiment").get(name)
@@ -43,7 +43,7 @@ def check_experiment(overrides: Sequence[str]) -> None:
 
 
 def _is_global(path: Path) -> bool:
-    """Whether the head of the file puts its keys on the front page; Hydra reads on only past empty lines and `# @` ones."""
+    """True if the head of the file puts its keys on the front page. Hydra stops at the first line that is not empty or `# @`."""
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         if _HEADER.fullmatch(line):
             return True

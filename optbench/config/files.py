@@ -1,4 +1,4 @@
-"""The choices that can be made, as their files state them: GROUP/NAME.yaml in a place of choices, and the front page."""
+"""The available choices, read from their files: GROUP/NAME.yaml in a folder of choices, and the front page."""
 
 import copy
 from collections.abc import Mapping
@@ -28,14 +28,14 @@ GROUPS = (
     "launcher",
     "tracker",
 )
-# Groups of which any number may be chosen, such as probe=[spectrum,noise_scale]; "none" is the choice of nothing. None
-# of them changes what is computed in a run, so that none is in the run id.
+# Groups with any number of choices, such as probe=[spectrum,noise_scale]; "none" chooses nothing. None of them changes
+# the results of a run, so that none is in the run id.
 LIST_GROUPS = ("probe",)
 # The types of the keys on the front page, conf/config.yaml, that are not groups.
 SCIENCE_KEYS = {
     "batch": "int >= 1",
     "base_batch": "int >= 1",
-    "seed": f"int in [0, {2**53 - 1}]",  # above, a table that holds a missing value, too, rounds it
+    "seed": f"int in [0, {2**53 - 1}]",  # a table with missing values would round larger ones
     "trial": f"int in [0, {LAST_TRIAL}]",
     "norm_batch": "int >= 1 or null",
     "clip_norm": "float > 0 or null",
@@ -45,7 +45,7 @@ SCIENCE_KEYS = {
     "divergence_factor": "float > 1 or null",
 }
 MACHINE_KEYS = {
-    "micro_batch": "int >= 1 or null",
+    "micro_batch": "int >= 1 or null or auto",
     "graphs": "int >= 1 or null",
     "compile": "bool",
     "log_every": "int >= 1",
@@ -59,18 +59,18 @@ MACHINE_KEYS = {
     "dry_run": "bool",
     "progress": "bool",
 }
-# Hydra's word for the place of the file whose defaults it stands in.
+# Hydra's word for the package of the file that has the defaults list.
 _HERE = "@_here_"
-_FIXED = ("_target_", "name", "info", "fingerprint")  # of every choice or of its data, and not options of it
+_FIXED = ("_target_", "name", "info", "fingerprint")  # keys of every choice or of its data that are not options
 
-# What the files and folders below conf/ held when they were last read, for a sweep reads them once for each of its runs.
+# A cache of the files and folders below conf/: a sweep needs them once for each of its runs.
 _READ: FileCache[Any] = FileCache()
 
 
 def choices(group: str) -> dict[str, Path]:
-    """The choices of ``group`` by name, each with its file: that in the first of the places that offer it.
+    """The choices of ``group`` by name, each with its file: the one in the first place that offers it.
 
-    Hydra takes the same one. `check_one_file` refuses a name that another place offers with another content.
+    Hydra takes the same file. `check_one_file` refuses a name that two places offer with different contents.
     """
     found: dict[str, Path] = {}
     for place in places():
@@ -88,7 +88,7 @@ def _files_in(place: Place, group: str) -> dict[str, Path]:
 
 
 def place_of(group: str, name: str) -> Place:
-    """The place that offers the choice ``name`` of ``group``; raises KeyError where none does."""
+    """The first place that offers the choice ``name`` of ``group``; raises KeyError if there is none."""
     for place in places():
         if name in _files_in(place, group):
             return place
@@ -96,7 +96,7 @@ def place_of(group: str, name: str) -> Place:
 
 
 def is_own(group: str, choice: Mapping[str, Any]) -> bool:
-    """Whether a composed choice comes from a file of the user's own, and not of optbench's."""
+    """True if a composed choice comes from a file of the user, not from one of optbench."""
     name = file_of(choice)
     return name in choices(group) and place_of(group, name) != places()[0]
 
@@ -104,8 +104,8 @@ def is_own(group: str, choice: Mapping[str, Any]) -> bool:
 def check_one_file(group: str, name: str) -> None:
     """Raise UserError where two places offer the choice ``name`` with different contents.
 
-    Run ids and frozen configurations know a choice by its name. Whichever file counted in silence, one name would mean
-    different things on two machines, or after the next installation.
+    Run ids and frozen configurations identify a choice by its name. With two files, one name could mean different things
+    on two machines, or after the next installation.
     """
     offering = [files[name] for files in (_files_in(place, group) for place in places()) if name in files]
     for other in offering[1:]:
@@ -117,9 +117,9 @@ def check_one_file(group: str, name: str) -> None:
 
 
 def read_choice(group: str, name: str) -> Config:
-    """One choice as Hydra composes it from its file and from those that its ``defaults`` name, under its file's name.
+    """One choice as Hydra composes it from its file and the files in its ``defaults``, under its file's name.
 
-    Raises UserError for a file that cannot be read so.
+    Raises UserError for a file that cannot be composed.
     """
     composed = copy.deepcopy(_composed_file(group, name))
     info = composed.get("info")
@@ -127,7 +127,7 @@ def read_choice(group: str, name: str) -> Config:
 
 
 def check_choice(group: str, name: str) -> None:
-    """Raise UserError, with the file, for a choice that lacks what every choice has, or states another name than its file's."""
+    """Raise UserError, with the file, for a choice without a schema, or with a name other than its file's."""
     path, composed = choices(group)[name], _composed_file(group, name)
     where = f"{group}={name}: {path}"
     info = composed.get("info")
@@ -142,17 +142,17 @@ def check_choice(group: str, name: str) -> None:
 
 
 def inherited_name(group: str, name: str) -> object:
-    """The name that the files of a choice state, which is that of the choice it inherits from; its own without any."""
+    """The name stated in the files of a choice, which may be inherited; ``name`` if they state none."""
     return _composed_file(group, name).get("name", name)
 
 
 def is_free(choice: Mapping[str, Any]) -> bool:
-    """Whether a choice's name is one of its options, as in the zoo."""
+    """True if a choice's name is one of its options, as in the zoo."""
     return "name" in (choice["info"].get("schema") or ())
 
 
 def root_of(group: str, name: str) -> str:
-    """The choice that ``name`` inherits from in the end, by the defaults of its file and of those; itself where by none."""
+    """The root of ``name``: the last choice in its chain of defaults, or ``name`` itself if it inherits from none."""
     path = choices(group).get(name)
     content = _content(path) if path is not None and group in (*GROUPS, *LIST_GROUPS) else None
     parents = _parents(content, group) if isinstance(content, dict) else []
@@ -160,7 +160,7 @@ def root_of(group: str, name: str) -> str:
 
 
 def called(choice: Mapping[str, Any], name: str, root: str) -> Config:
-    """``choice`` under the name of its file: as its name, or beside the name that is one of its options."""
+    """``choice`` with the name of its file: as its name, or beside a name that is one of its options."""
     info = {**choice["info"], "inherits": root} if root != name else choice["info"]
     if is_free(choice):
         return {**choice, "info": {**info, "choice": name}}
@@ -168,12 +168,12 @@ def called(choice: Mapping[str, Any], name: str, root: str) -> Config:
 
 
 def works_as(choice: Mapping[str, Any]) -> str:
-    """The name by which code knows what a choice does: its own, or that of the one that it inherits from."""
+    """The name that tells code what a choice does: its own, or that of the choice from which it inherits."""
     return str(choice.get("info", {}).get("inherits", choice["name"]))
 
 
 def _parents(content: Config, group: str) -> list[str]:
-    """The choices in the defaults of a file's ``content``, in their order."""
+    """The choices in the defaults of a file's ``content``, in order."""
     defaults = content.get("defaults", [])
     entries = defaults if isinstance(defaults, list) else [defaults]
     names = [str(entry).removeprefix(f"/{group}/") for entry in entries if entry != "_self_"]
@@ -181,7 +181,7 @@ def _parents(content: Config, group: str) -> list[str]:
 
 
 def _without_here(defaults: object) -> str:
-    """The first of ``defaults`` that Hydra would put beside the file, where each choice of a group has a key of its own."""
+    """The first of ``defaults`` that Hydra would put beside the file; for groups in which each choice has a key of its own."""
     entries = defaults if isinstance(defaults, list) else [defaults]
     return next((str(entry) for entry in entries if entry != "_self_" and not str(entry).endswith(_HERE)), "")
 
@@ -192,22 +192,22 @@ def file_of(choice: Mapping[str, Any]) -> str:
 
 
 def name_of(choice: Mapping[str, Any]) -> str:
-    """What a choice is called in run ids, columns and conditions: no two files share it, nor do data of one's own."""
+    """The name of a choice in run ids, columns and conditions, unique among files and among the user's own data."""
     title = choice.get(choice.get("info", {}).get("named_by"))
     return str(title) if title is not None else known_as(choice)
 
 
 def known_as(choice: Mapping[str, Any]) -> str:
-    """What a choice is called by its file, and by its name where that is an option."""
+    """The name of a choice by its file, followed by its name if that is an option."""
     file = choice.get("info", {}).get("choice", "zoo")
-    # The zoo's optimizers had their ids before there was a second such file.
+    # The run ids of the zoo's optimizers are older than the second such file, and leave its name out.
     return str(choice["name"]) if file == "zoo" else f"{file}.{choice['name']}"
 
 
 def _composed_file(group: str, name: str, heirs: tuple[str, ...] = ()) -> Config:
-    """The content of a choice's file, merged with that of the choices in its ``defaults`` in the order that Hydra has.
+    """The content of a choice's file, merged with that of the choices in its ``defaults`` in Hydra's order.
 
-    Not to be changed by the caller.
+    The caller must not change it.
     """
     path = choices(group).get(name, conf_dir() / group / f"{name}.yaml")
     check_one_file(group, name)
@@ -242,7 +242,7 @@ def _composed_file(group: str, name: str, heirs: tuple[str, ...] = ()) -> Config
 
 
 def _merged(below: Config, above: Config) -> Config:
-    """As OmegaConf merges: mappings key by key, and of anything else the one above counts."""
+    """Merge as OmegaConf does: mappings key by key; otherwise the value of ``above`` wins."""
     merged = dict(below)
     for key, value in above.items():
         under = merged.get(key)
@@ -251,30 +251,30 @@ def _merged(below: Config, above: Config) -> Config:
 
 
 def front_page() -> Config:
-    """conf/config.yaml as it stands, not composed."""
+    """The content of conf/config.yaml, not composed."""
     found: Config = read_file(conf_dir() / "config.yaml")
     return found
 
 
 def read_file(path: Path) -> Any:
-    """What a YAML file below conf/ states, not composed with anything. Raises YAMLError, OSError, UnicodeDecodeError."""
+    """The content of a YAML file below conf/, not composed. Raises YAMLError, OSError, UnicodeDecodeError."""
     return copy.deepcopy(_content(path))
 
 
 def _content(path: Path) -> Any:
-    """What a file states, not to be changed by the caller."""
+    """The content of a file; the caller must not change it."""
     return _READ.get(path, lambda: read_yaml(path.read_text(encoding="utf-8")))
 
 
 def title(group: str, name: str) -> str:
-    """The name of a choice as pages, tables and charts show it: ``title`` of the ``info`` in its own file, or else ``name``.
+    """The name of a choice on pages, tables and charts: ``title`` of the ``info`` in its own file, or else ``name``.
 
-    A title is not inherited: a choice that changes another one's options is not that one.
+    A title is not inherited: a choice that changes the options of another one is a different choice.
     """
     path = choices(group).get(name)
     try:
         content = _content(path) if path is not None else None
-    except UserError:  # of a file that cannot be read
+    except UserError:  # the file cannot be read
         return name
     info = content.get("info") if isinstance(content, Mapping) else None
     return str(info.get("title", name)) if isinstance(info, Mapping) else name

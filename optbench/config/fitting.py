@@ -1,4 +1,4 @@
-"""Whether choices that are right by themselves go together."""
+"""Check that choices that are each valid also fit together."""
 
 from optbench.config.data_options import check_unused, hint, kind_of, target_of
 from optbench.config.derived import batch_plan, learning_rate, training_examples
@@ -10,7 +10,7 @@ from optbench.errors import UserError
 
 
 def _kind(name: str) -> str | None:
-    """The kind of data of a choice; None where its file is none that can be chosen."""
+    """The kind of data of the dataset ``name``; None if its file cannot be chosen."""
     try:
         found: str | None = read_choice("dataset", name).get("info", {}).get("kind")
         return found
@@ -19,7 +19,7 @@ def _kind(name: str) -> str | None:
 
 
 def check_fit(config: RunConfig) -> None:
-    """Raise UserError where two choices, each right by itself, do not go together."""
+    """Raise UserError if two choices, each valid by itself, do not fit together."""
     model, dataset, optimizer = config.model, config.dataset, config.optimizer
     chosen = config.text["dataset"]
     kind, target = kind_of(chosen), target_of(chosen)
@@ -65,7 +65,7 @@ def check_fit(config: RunConfig) -> None:
         )
     _check_momentum(config)
     _check_compression(config)
-    learning_rate(config)  # which refuses a rule that is not known, and a rate that no float can hold
+    learning_rate(config)  # raises UserError for an unknown rule, and for a rate beyond the range of floats
     if examples is not None:
         check_lengths(config, examples)
     budget = config.budget
@@ -88,9 +88,10 @@ def _check_shares(config: RunConfig, plan: BatchPlan) -> None:
 
 
 def check_groups(config: RunConfig, examples: int | None = None) -> None:
-    """Raise UserError where the groups of batch norm do not fit the batch, its micro-batches or the ranks."""
+    """Raise UserError if the groups of batch norm do not fit the batch, its micro-batches or the ranks."""
     world_size = config.trainer.ranks
-    micro, norm = config.micro_batch, config.norm_batch
+    micro = None if config.micro_batch == "auto" else config.micro_batch
+    norm = config.norm_batch
     for stage in batch_plan(config, examples).stages:
         batch = stage.batch
         share = batch // world_size
@@ -119,7 +120,7 @@ def check_groups(config: RunConfig, examples: int | None = None) -> None:
 
 
 def _check_compression(config: RunConfig) -> None:
-    """Refuse a compression of gradients that would be in the run id and change nothing, or that torch refuses."""
+    """Raise UserError for a compression of gradients that would have no effect, or that torch does not support."""
     trainer = config.trainer
     compression = trainer.compression
     if compression != "none" and trainer.ranks == 1:

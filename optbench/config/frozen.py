@@ -1,8 +1,8 @@
-"""Configurations that lie in results folders: checked like typed ones, whoever sends the folder.
+"""Configurations frozen in results folders: checked like typed ones, whoever made the folder.
 
-What is frozen in a run's directory was resolved when the run was planned, by this installation or by another one. It says
-what is called, so that nothing of it may be believed: the choices must be among those that this installation offers, their
-targets and rules are taken from here, every value is checked against its type, and the run id must be the folder's name.
+A frozen configuration was resolved when the run was planned, by this installation or by another one. It names code to
+call, so that it is not trusted: its choices must be among those that this installation offers, their targets and rules
+are taken from here, every value is checked against its type, and the run id must be the folder's name.
 """
 
 import json
@@ -29,14 +29,14 @@ from optbench.config.offered import offered
 from optbench.config.run_config import RunConfig
 from optbench.errors import UserError, nearest
 
-# What a file says where nobody knows where it is from, that may stand in a script or on a command line.
+# The text that a script or a command line may take from a results folder of unknown origin.
 _PLAIN_WORD = re.compile(r"[\w.,:+@%&|*\[\]()=-]*")
-# Where runs train and who is told of it: options that an older version did not have have their defaults.
+# Launchers and trackers do not affect results: options that an older version lacked get their defaults.
 _OF_THE_MACHINE = ("launcher", "tracker")
 
 
 class FrozenRun(Protocol):
-    """What `thaw` asks of a run: an `optbench.store.RunDirectory` has it."""
+    """The part of `optbench.store.RunDirectory` that `thaw` needs."""
 
     @property
     def run_id(self) -> str:
@@ -44,20 +44,20 @@ class FrozenRun(Protocol):
 
     @property
     def results_dir(self) -> Path:
-        """The results folder that the directory is in."""
+        """The results folder that contains the directory."""
 
     def config(self) -> dict[str, Any]:
         """The configuration as it was frozen."""
 
 
 def thaw(run: FrozenRun) -> Config:
-    """The frozen configuration of ``run``, checked, for whoever trains or measures the run or anything beside it.
+    """The frozen configuration of ``run``, checked, ready to train or measure the run.
 
-    Of the choices the targets and the ``info`` are those of this installation; the results folder is the one where the run
-    was found, whatever the configuration calls it. The rest is as it was frozen.
+    The targets and the ``info`` of the choices are those of this installation; the results folder is the one in which the
+    run was found, whatever the configuration states. The rest is as it was frozen.
 
-    Raises UserError, naming the run and the key, where it is not a configuration that could have been typed here, or not
-    the one of this run.
+    Raises UserError, naming the run and the key, if the configuration could not have been typed here, or belongs to
+    another run.
     """
     run_id = run.run_id
     try:
@@ -78,10 +78,10 @@ def thaw(run: FrozenRun) -> Config:
 
 
 def thaw_to_measure(run: FrozenRun, composed: Mapping[str, Any]) -> Config:
-    """The configuration by which ``run`` is measured here: its own, with the probes and the data folder of ``composed``.
+    """The configuration for measuring ``run`` here: its own, with the probes and the data folder of ``composed``.
 
-    Where the data lie is this user's to say: the run may have been trained by somebody else, elsewhere. Raises UserError as
-    `thaw` does.
+    The data folder is this user's, because the run may have been trained on another machine. Raises UserError as `thaw`
+    does.
     """
     return {**thaw(run), "probe": composed["probe"], "data_dir": composed["data_dir"]}
 
@@ -105,7 +105,7 @@ def _checked(config: object) -> Config:
         if not isinstance(chosen, Mapping):
             raise UserError(f"{group}={chosen}: must be choices by name")
         thawed[group] = {str(name): _choice(group, choice, f"{group}.{name}") for name, choice in chosen.items()}
-    # In the order in which it was frozen.
+    # In the order of the frozen configuration.
     return {**{key: thawed[key] for key in config}, **thawed}
 
 
@@ -132,13 +132,13 @@ def _choice(group: str, choice: object, where: str) -> Config:
 
 
 def settle(group: str, frozen: object, words: Sequence[str], command: str) -> Config:
-    """What ``command`` takes for the ``group`` launcher or tracker: the choice that a results folder names, within limits.
+    """The launcher or tracker (``group``) that ``command`` uses: the choice that a results folder names, within limits.
 
-    A results folder may come from anybody. It does not decide what runs on a cluster, nor to whom a tracker sends: the
-    options that a choice's file lists as ``info.by_hand`` (without such a list, all that hold text) are those of this
-    installation, or of ``words``, settings that were typed, such as "launcher.partition=gpu".
+    A results folder may come from anybody. It must not decide what runs on a cluster or to whom a tracker sends: the
+    options that a choice's file lists as ``info.by_hand`` (without such a list, all that hold text) are taken from this
+    installation, or from ``words``, the settings typed by the user, such as "launcher.partition=gpu".
 
-    Raises UserError with the words to type where the folder asks for something else.
+    Raises UserError, with the words to type, if the folder asks for something else.
     """
     if not isinstance(frozen, Mapping):
         raise UserError(f"{command}: the results folder names no {group}; accepted: {group}=NAME after it")
@@ -147,7 +147,7 @@ def settle(group: str, frozen: object, words: Sequence[str], command: str) -> Co
     return dict(_settled(group, text, own, command))
 
 
-@lru_cache(maxsize=64)  # of the runs of a sweep, nearly all have the same
+@lru_cache(maxsize=64)  # nearly all runs of a sweep have the same
 def _settled(group: str, text: str, words: tuple[str, ...], command: str) -> Config:
     frozen: Config = json.loads(text)
     if any(word.startswith(f"{group}=") for word in words):

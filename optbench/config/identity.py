@@ -1,4 +1,4 @@
-"""The identity of a run: what of its configuration can change the numbers, and the run id made from that."""
+"""The identity of a run: the part of its configuration that can change the results, and the run id made from it."""
 
 import hashlib
 import json
@@ -14,14 +14,14 @@ from optbench.config.schema import OptionType
 from optbench.config.yaml_text import write_yaml
 from optbench.moved import published_target
 
-# Where a run trains and who is told of it are no part of its science.
+# Launchers and trackers are not part of the science.
 _NOT_SCIENCE = ("launcher", "tracker")
-# A run's directory has its id for a name, and that may have 255 bytes.
+# The run id is the name of the run's directory, which may have 255 bytes.
 _LONGEST_SLUG = 150
 
 
 def science(config: Mapping[str, Any]) -> Config:
-    """All of ``config`` that can change the numbers, in canonical form."""
+    """The part of ``config`` that can change the results, in canonical form."""
     numbers: Config = {key: OptionType.parse(text).canonical(config[key]) for key, text in SCIENCE_KEYS.items()}
     for group in GROUPS:
         if group in _NOT_SCIENCE:
@@ -37,7 +37,7 @@ def science(config: Mapping[str, Any]) -> Config:
             if name not in left_out:
                 entry[name] = OptionType.parse(typed[name]).canonical(value)
         if choice.get("fingerprint") is not None and "fingerprint" not in typed:
-            entry["fingerprint"] = choice["fingerprint"]  # of data for which no official hash vouches
+            entry["fingerprint"] = choice["fingerprint"]  # for data without an official hash
         numbers[group] = entry
     rule = scaling.rule_beside_family(
         Choice.of("scaling", config["scaling"]), Choice.of("optimizer", config["optimizer"])
@@ -45,7 +45,7 @@ def science(config: Mapping[str, Any]) -> Config:
     if rule is not None and config["batch"] != config["base_batch"]:
         numbers["scaling"]["rule"] = rule
     budget = numbers["budget"]
-    # Only the limit that holds can change anything.
+    # Only the limit in effect can change the results.
     holds = Budget.of(config["budget"]).limit
     numbers["budget"] = {
         name: value
@@ -53,13 +53,13 @@ def science(config: Mapping[str, Any]) -> Config:
         if name == holds or name not in ("name", "steps", "samples", "epochs")
     }
     if numbers["trainer"].get("compression", "none") != "none":
-        # What compression loses depends on how many ranks there are.
+        # The error of compression depends on the number of ranks.
         numbers["trainer"]["ranks"] = Devices.of(config["trainer"]).ranks
     return numbers
 
 
 def run_id(config: Mapping[str, Any]) -> str:
-    """Such as ``adam-resnet18-cifar10-b512-s0-3f9a1c27de``: what a reader looks for, and a hash of the science."""
+    """The run id, such as ``adam-resnet18-cifar10-b512-s0-3f9a1c27de``: the main choices, and a hash of the science."""
     names = "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", name_of(config[group])) for group in GROUPS[:3])
     names = names[:_LONGEST_SLUG]
     trial = f"-t{config['trial']}" if config["trial"] else ""
@@ -67,7 +67,7 @@ def run_id(config: Mapping[str, Any]) -> str:
 
 
 def setting(config: Mapping[str, Any]) -> str:
-    """A hash of all of the science but the seed: runs whose numbers may be averaged have the same one, and no others."""
+    """A hash of the science without the seed: runs whose results may be averaged have equal hashes, and no others."""
     return _digest({key: value for key, value in science(config).items() if key != "seed"})
 
 

@@ -1,4 +1,4 @@
-"""Whether what is given as a length of training, such as a warm-up, fits into the run."""
+"""Check that durations, such as a warm-up, fit into the run."""
 
 from typing import Any
 
@@ -9,16 +9,16 @@ from optbench.config.run_config import Choice, RunConfig
 from optbench.config.schema import Duration
 from optbench.errors import UserError
 
-# The options by which a schedule says where something happens that does not happen at all in a shorter run.
 _START = Duration(0, "steps")
+# The option with the moments of a schedule's changes; a shorter run may reach none of them.
 _EVENTS = {"multistep": "milestones", "batch_growth": "milestones", "step": "every"}
 
 
 def check_lengths(config: RunConfig, examples: int) -> None:
     """Raise UserError for a duration that is too long for the run; ``examples``: the size of the training set.
 
-    That is a warm-up as long as the run, an average that would start after it, and a schedule that the user has told to
-    change something only after the end, so that it would not be that schedule at all.
+    These are a warm-up as long as the run, an average that would start after the end, and a schedule that the user has
+    set to change the rate only after the end, so that it would change nothing.
     """
     run = horizon(config, examples)
     warmup = config.schedule.options.get("warmup", _START)
@@ -37,7 +37,7 @@ def check_lengths(config: RunConfig, examples: int) -> None:
 
 def _check_events(schedule: Choice, run: Horizon) -> None:
     option = _EVENTS.get(schedule.rule)
-    # The defaults are somebody else's, and for a quick look a run may be cut where nothing has happened yet.
+    # Defaults are not refused: a short trial run may end before the first change.
     if option is None or schedule.options[option] == _default(schedule.name, option):
         return
     value = schedule.options[option]
@@ -59,7 +59,7 @@ def _default(name: str, option: str) -> Any:
 
 
 def _length(run: Horizon, like: Duration) -> str:
-    """The length of the run in steps, after that in the unit of ``like``."""
+    """The length of the run in steps, followed by the length in the unit of ``like``."""
     steps = f"{run.steps} step{'' if run.steps == 1 else 's'}"
     if like.unit == "epochs":
         return f"{run.epoch(run.steps) / run.stretch:.3g} epochs ({steps})"

@@ -1,7 +1,8 @@
-"""The choices that this installation offers, and which of them a choice in a configuration is.
+"""Find the choice of this installation from which a choice in a configuration comes.
 
-A choice says by ``_target_`` what is imported and called, and by ``info`` what may be set and what fits it. Both are the
-file's to say. Whoever holds a configuration, composed or read from a results folder, asks here for the file's own words.
+``_target_`` of a choice names the code that is imported and called, and ``info`` the options that may be set and the
+choices that fit it. Only the choice's file decides both. Code with a configuration, composed or read from a results
+folder, gets them here.
 """
 
 from collections.abc import Mapping
@@ -11,15 +12,15 @@ from typing import Any
 from optbench.config.files import Config, choices, file_of, read_choice
 from optbench.errors import UserError
 
-# What a choice's info decides; the rest of it explains.
+# The parts of a choice's info that have an effect; the others are descriptions.
 _EXPLAINS = ("title", "about", "source")
 
 
 def offered(group: str, choice: Mapping[str, Any]) -> Config | None:
-    """The choice among those of ``group`` in conf/ that ``choice`` comes from, as its file and those it inherits state it.
+    """The choice of ``group`` in conf/ from which ``choice`` comes, composed from its file and those it inherits.
 
-    One whose name is an option, as the zoo's is, is known by its target where it does not say its file. None where there is no
-    such choice.
+    A choice whose name is an option, as in the zoo, is found by its target if it does not state its file. None if there is
+    no such choice.
     """
     known = choices(group)
     file = file_of(choice) if isinstance(choice.get("info"), Mapping) else str(choice.get("name"))
@@ -27,7 +28,7 @@ def offered(group: str, choice: Mapping[str, Any]) -> Config | None:
     if found is not None and found.get("_target_") == choice.get("_target_"):
         return found
     for other in known:
-        # A file that cannot be read is not the one that this choice was made of.
+        # This choice cannot come from a file that cannot be read.
         with suppress(UserError):
             free = read_choice(group, other)
             if _is_named_freely(free) and free.get("_target_") == choice.get("_target_"):
@@ -36,7 +37,7 @@ def offered(group: str, choice: Mapping[str, Any]) -> Config | None:
 
 
 def check_fixed(group: str, choice: Mapping[str, Any], where: str) -> Config:
-    """Raise UserError unless name, target and info of ``choice`` are those of a choice that is offered; returns that.
+    """Raise UserError unless name, target and info of ``choice`` equal those of an offered choice; return that choice.
 
     where: the dotted path of the choice, such as "probe.spectrum", for the message.
     """
@@ -49,7 +50,7 @@ def check_fixed(group: str, choice: Mapping[str, Any], where: str) -> Config:
             f"{where}._target_={choice.get('_target_')}: is fixed; choose with {group}=..., or write a choice of your own "
             f"that names it, {group}/NAME.yaml in a folder that --config-dir or OPTBENCH_CONF names; {accepted}"
         )
-    # Not in the run id, and it would change the numbers.
+    # The info is not in the run id, and a change would change the results.
     if _rules(choice.get("info")) != _rules(found.get("info")):
         raise UserError(
             f"{where}.name, {where}.info: are fixed, and differ from those of {group}={choice.get('name')}; "

@@ -1,4 +1,4 @@
-"""Names of sweeps and of folders, checked before anything is made of them."""
+"""Check names of sweeps and of folders before anything is created."""
 
 import os
 import re
@@ -8,20 +8,20 @@ from pathlib import Path
 from optbench.errors import UserError
 from optbench.system.home import at_home
 
-# Of a sweep's name, in characters: reports, wandb groups and Slurm jobs are called so, too.
+# In characters. Reports, wandb groups and Slurm jobs have the name of the sweep, too.
 LONGEST_NAME = 100
-# What most file systems take for one name, and Linux for a whole path less what lies below, in bytes.
+# In bytes: the longest name on most file systems; the longest path on Linux, less room for the files in the folder.
 _LONGEST_COMPONENT = 255
 _LONGEST_FOLDER = 3000
-# What lies beside the reports, which are called as their sweeps.
+# Names in use beside the reports, which have the names of their sweeps.
 _OURS = ("runs", "sweeps", "vintages.json")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://?|file:")
 
 
 def check_sweep_name(name: str, where: str = "", longest: int = LONGEST_NAME) -> None:
-    """Raise UserError unless ``name`` is one plain part of a path that is not a name of ours.
+    """Raise UserError unless ``name`` is one plain component of a path that optbench does not use itself.
 
-    ``where`` stands before it in the message, such as "sweep=".
+    ``where``, such as "sweep=", precedes it in the message.
     """
     if not name.strip():
         problem = "is empty"
@@ -42,9 +42,9 @@ def check_sweep_name(name: str, where: str = "", longest: int = LONGEST_NAME) ->
 
 
 def folder(value: str, where: str) -> str:
-    """``value`` as a folder's path, its ~ expanded; raises UserError for what can be none.
+    """``value`` as a folder's path, its ~ expanded; raises UserError if it cannot be one.
 
-    ``where`` stands before it in the message, such as "results_dir=".
+    ``where``, such as "results_dir=", precedes it in the message.
     """
     expanded = at_home(value)
     if not value.strip():
@@ -66,10 +66,10 @@ def folder(value: str, where: str) -> str:
 
 
 def check_own(folder: Path, results_dir: str | Path, where: str) -> None:
-    """Raise UserError where ``folder`` is, or lies in, what optbench itself keeps in a results folder.
+    """Raise UserError if ``folder`` is, or lies in, a folder that optbench itself keeps in a results folder.
 
-    That is ``results_dir``, or any folder that holds both runs and sweeps. ``where`` stands first in the message, such as
-    "--output ".
+    A results folder is ``results_dir``, or any folder that holds both runs and sweeps. ``where``, such as "--output ",
+    begins the message.
     """
     resolved = folder.resolve()
     for place in (resolved, *resolved.parents):

@@ -1,4 +1,4 @@
-"""Resolving: a composed configuration is checked and completed by what follows from it, before anything starts."""
+"""Resolve a composed configuration: check it and fill in the values that follow from it, before anything starts."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,9 +27,9 @@ from optbench.errors import UserError, nearest
 
 
 def resolve(config: Config) -> Config:
-    """Check a composed configuration and fill in what follows from it: the trial, the loss, the fingerprint of its data.
+    """Check a composed configuration and fill in the options of its trial, its loss and the fingerprint of its data.
 
-    Raises UserError for the first thing that cannot run; nothing has started by then.
+    Raises UserError for the first problem; nothing has started by then.
     """
     keys = {key: value for key, value in config.items() if key not in (*GROUPS, *LIST_GROUPS)}
     for key in keys:
@@ -50,7 +50,7 @@ def resolve(config: Config) -> Config:
     check_needed(config["dataset"])
     check_validation(config["dataset"])
     check_fit(RunConfig.of(config))
-    identify(config)  # last, as it may have much to read
+    identify(config)  # last, because it may read many files
     return config
 
 
@@ -59,7 +59,7 @@ def _known_options(choice: object) -> list[str]:
 
 
 def _check_choices(group: str, chosen: object) -> Config:
-    """The choices of a group that takes any number of them, by name and without "none"."""
+    """The choices of a group with any number of them, by name, without "none"."""
     known = choices(group)
     if not isinstance(chosen, Mapping):
         raise UserError(f"{group}={chosen}: must be a list of choices; accepted: {', '.join(known)}")
@@ -103,7 +103,7 @@ def _apply_trial(config: Config) -> None:
 
 
 def drawn_instead(optimizer: str, option: str, value: object, trial: int) -> UserError:
-    """The error for an option of the search space that was given a value beside a trial, which draws one."""
+    """The error for an option that was given a value although the trial draws it from the search space."""
     return UserError(
         f"optimizer.{option}={value}: trial={trial} draws it from the search space of optimizer={optimizer}; accepted: the "
         f"value with trial=0, the trial without the value, or a choice of your own: a copy of conf/optimizer/{optimizer}.yaml "
@@ -117,7 +117,7 @@ def _choose_loss(config: Config) -> None:
 
 
 def automatic_loss(config: Mapping[str, Any]) -> str:
-    """The loss that loss=auto stands for: by the model where it reconstructs, or else by the kind of the targets."""
+    """The loss that loss=auto stands for: the model's if it reconstructs, or else by the kind of the targets."""
     if config["model"]["info"].get("reconstructs"):
         return str(config["model"]["info"].get("loss", "bernoulli"))
     return "mse" if target_of(config["dataset"]) == "real" else "cross_entropy"

@@ -1,29 +1,29 @@
-"""The typed form of a resolved configuration: what is checked, planned and built reads this, and parses nothing again.
+"""The typed form of a resolved configuration, for the code that checks, plans and builds runs.
 
-The nested mapping stays what is composed, named by a run id and frozen in the run's directory; `RunConfig.of` reads it
-once. Options of choices stay mappings, as anybody may add a choice with options of its own; of them durations are parsed.
+The nested mapping is what is composed, named by a run id and frozen in the run's directory; `RunConfig.of` reads it once.
+Options of choices stay mappings, because users add choices with options of their own; durations among them are parsed.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from optbench.config.durations import Budget, Horizon
 from optbench.config.files import GROUPS, Config, name_of, options, works_as
 from optbench.config.schema import Duration, OptionType
 
-# Earlier versions froze configurations that do not say how long ranks wait for each other.
+# For configurations frozen by earlier versions, which had no such option.
 _RENDEZVOUS_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A choice of a group: the class or function that its file names, and the options that it is called with.
+    """A choice of a group: the class or function that its file names, and the options with which it is called.
 
-    group: where it was chosen, such as "optimizer" or "probe.spectrum". name: its name in the configuration. label: what
-    run ids and columns call it, which no two files share. rule: the name by which code knows what it does, which is that of
-    the choice that it inherits from. target: a dotted path; None where nothing is called. options: durations among them
+    group: its place in the configuration, such as "optimizer" or "probe.spectrum". name: its name in the configuration.
+    label: its name in run ids and columns, unique among files. rule: the name that tells code what it does, which is that
+    of the choice from which it inherits. target: a dotted path; None if nothing is called. options: durations among them
     are `Duration`, or numbers of steps after `in_steps`. info: the facts that its file states.
     """
 
@@ -66,16 +66,16 @@ class Choice:
         return replace(self, options=MappingProxyType(resolved))
 
     def without(self, *names: str) -> Mapping[str, Any]:
-        """Its options but for those of ``names``."""
+        """Its options except ``names``."""
         return {name: value for name, value in self.options.items() if name not in names}
 
 
 @dataclass(frozen=True)
 class Devices:
-    """Where a run trains (the group `trainer`): an accelerator, and ``devices`` ranks on each of ``num_nodes`` machines.
+    """The devices of a run (the group `trainer`): an accelerator, and ``devices`` ranks on each of ``num_nodes`` machines.
 
-    compression: of the gradient on its way between ranks. rendezvous_seconds: how long ranks wait for each other.
-    deterministic: on GPUs only kernels that repeat bit for bit.
+    compression: of the gradient on its way between ranks. rendezvous_seconds: the longest time that ranks wait for each
+    other. deterministic: on GPUs only kernels that repeat bit for bit.
     """
 
     accelerator: str
@@ -93,7 +93,7 @@ class Devices:
 
     @property
     def ranks(self) -> int:
-        """How many processes train one run together."""
+        """The number of processes that train one run together."""
         return self.devices * self.num_nodes
 
     def __str__(self) -> str:
@@ -103,9 +103,9 @@ class Devices:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A resolved configuration, read once; the front page conf/config.yaml says what each value means.
+    """A resolved configuration, read once; the front page conf/config.yaml explains each value.
 
-    text: the mapping that it was read from, which is what the run id names and what is frozen.
+    text: the mapping from which it was read; the run id is made from it, and it is what is frozen.
     """
 
     text: Config
@@ -131,7 +131,7 @@ class RunConfig:
     eval_every: Duration
     evaluate_train: int | None
     divergence_factor: float | None
-    micro_batch: int | None
+    micro_batch: int | Literal["auto"] | None
     graphs: int | None
     compile: bool
     log_every: int
@@ -159,7 +159,7 @@ class RunConfig:
 
     @property
     def stretch(self) -> int:
-        """How many epochs an epoch of a duration lasts: with regime adaptation a larger batch has as many updates as the base."""
+        """The epochs that one epoch of a duration lasts: regime adaptation gives a larger batch as many updates as the base."""
         return -(-self.batch // self.base_batch) if self.budget.regime_adaptation else 1
 
 

@@ -1,4 +1,4 @@
-"""The rule that turns the base learning rate, right at ``base_batch``, into the one at ``batch`` (no torch).
+"""The rules that scale the learning rate from ``base_batch``, where it was tuned, to ``batch`` (no torch).
 
 With kappa = batch / base_batch the base learning rate is multiplied by
 
@@ -9,15 +9,15 @@ With kappa = batch / base_batch the base learning rate is multiplied by
     power     kappa^exponent
     auto      one of the first three: the one that the optimizer's file states as ``info.scaling``
 
-Which rule fits follows from the step. At equal epochs there are kappa times fewer steps, and each should go kappa times
-as far along the mean gradient (and with kappa times the variance):
+The form of the step decides which rule fits. At equal epochs there are kappa times fewer steps, and each should go kappa
+times as far along the mean gradient (and with kappa times the variance):
 
-    the step is proportional to the gradient                    linear    SGD and its kin; K-FAC, whose matrix is that of the
+    the step is proportional to the gradient                    linear    SGD and its variants; K-FAC, whose matrix is that of the
                                                                           data and does not depend on the batch
-    the step does not change when the gradient is multiplied    sqrt      Adam and its kin, sign methods, LARS and LAMB, Muon:
+    the step does not change when the gradient is multiplied    sqrt      Adam and its variants, sign methods, LARS, LAMB, Muon:
     by a number                                                           where noise dominates, the gradient's own size
                                                                           falls as 1 / sqrt(kappa), which the step divides out
-    the method chooses the length of its steps, and the         none      Newton's kind and line searches; Entropy-SGD, whose
+    the method chooses the length of its steps, and the         none      Newton methods and line searches; Entropy-SGD, whose
     learning rate is a factor of it near 1                                outer step is a relaxation, stable below 2 only
 """
 
@@ -32,12 +32,12 @@ RULE_OF_FAMILY = {"sgd": "linear", "adaptive": "sqrt", "second_order": "none"}
 
 
 def applied_rule(scaling: Choice, optimizer: Choice) -> str:
-    """The rule by which ``scaling``, a choice of that group, carries over the rate of ``optimizer``.
+    """The rule by which ``scaling``, a choice of that group, scales the learning rate of ``optimizer``.
 
-    auto takes the optimizer's ``info.scaling``: a rule, or one for each name where the choice stands for optimizers of many
+    auto takes the optimizer's ``info.scaling``: a rule, or one for each name if the choice stands for optimizers of many
     names; a file without it has the rule of its ``info.family``.
 
-    Raises UserError where auto has no rule.
+    Raises UserError if auto has no rule.
     """
     if scaling.rule != "auto":
         return scaling.rule
@@ -54,9 +54,9 @@ def applied_rule(scaling: Choice, optimizer: Choice) -> str:
 
 
 def rule_beside_family(scaling: Choice, optimizer: Choice) -> str | None:
-    """The rule of auto where it is another than that of the optimizer's family, else None.
+    """The rule of auto if it differs from the rule of the optimizer's family, else None.
 
-    auto once was the rule of the family, and run ids do not name it. Where it no longer is, they must.
+    In earlier versions auto was always the rule of the family, and run ids do not name it. If it differs, they must.
     """
     if scaling.rule != "auto":
         return None
@@ -70,8 +70,8 @@ def learning_rate(scaling: Choice, base: float, batch: int, base_batch: int, opt
     scaling: a choice of that group, whose option ``exponent`` belongs to power. base: the learning rate at ``base_batch``.
     optimizer: the choice that decides for auto.
 
-    Raises UserError for a rule that is not known, for auto where the optimizer has none, or for a learning rate that no float
-    holds.
+    Raises UserError for an unknown rule, for auto if the optimizer has none, and for a learning rate beyond the range of
+    floats.
     """
     rule = applied_rule(scaling, optimizer)
     try:

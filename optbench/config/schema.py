@@ -1,9 +1,9 @@
-"""The small language in which a YAML file states the type of each of its options, and the durations it may hold.
+"""The small language in which a YAML file states the type of each of its options, durations among them.
 
 ``int >= 1``, ``float in [0, 1)``, ``bool``, ``str``, ``duration``, ``time``, ``mapping``, ``list of float``,
-``one of linear, cosine``; each may end in ``or null``. A time is a time limit as Slurm spells it: a number of minutes, or
-a string such as ``2:30:00`` or ``1-12:00:00``. A duration is a number of steps (an int) or a string such as
-``5epochs``, ``100steps``, ``1000samples`` or ``10%`` (of the whole budget); a bound on it, as in ``duration > 0``, is
+``one of linear, cosine``; each may end in ``or null``, and then in ``or auto``. A time is a time limit as Slurm spells it:
+a number of minutes, or a string such as ``2:30:00`` or ``1-12:00:00``. A duration is a number of steps (an int) or a string
+such as ``5epochs``, ``100steps``, ``1000samples`` or ``10%`` (of the whole budget); a bound on it, as in ``duration > 0``, is
 one on its amount.
 """
 
@@ -25,15 +25,15 @@ _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 _TYPE = re.compile(r"(list of )?(int|float|bool|str|duration|time|mapping)(.*)")
 _BOUND = re.compile(r"(>=|<=|>|<)\s*(\S+)")
 _INTERVAL = re.compile(r"in\s*([\[(])\s*(\S+)\s*,\s*(\S+)\s*([\])])")
-# Of any unit: longer than any training, and still exact as a float once epochs are counted in samples.
+# In any unit: longer than any training, and still exact as a float after conversion from epochs to samples.
 LONGEST = 10**15
 _DURATION_SPELLINGS = "such as 200 or 200steps, 5epochs, 10000samples, 10% of the budget; at most 1e15"
 _TIME_SPELLINGS = "minutes, or in quotes such as 30:00, 2:30:00, 1-12 or 1-12:00:00"
 # minutes[:seconds], hours:minutes:seconds, days-hours[:minutes[:seconds]]
 _TIME = re.compile(r"(\d+)(?::(\d+))?|(\d+):(\d+):(\d+)|(\d+)-(\d+)(?::(\d+)(?::(\d+))?)?")
-_RANGE = re.compile(r"(\d+)(?:\.\.\.?|-|:)(\d+)")  # of other languages: 0..3, 0-3, 0:3
+_RANGE = re.compile(r"(\d+)(?:\.\.\.?|-|:)(\d+)")  # ranges as other languages write them: 0..3, 0-3, 0:3
 _MOST_LISTED = 8
-LONGEST_TEXT = 1000  # characters of any text: names of files, projects and groups are made of them
+LONGEST_TEXT = 1000  # characters of any text, because texts become names of files, projects and groups
 _MOST_SHOWN = 200
 _SPELLINGS = {"duration": _DURATION_SPELLINGS, "time": _TIME_SPELLINGS}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*(steps?|epochs?|samples?|%)?")
@@ -66,14 +66,14 @@ class Duration:
         return str(self).removesuffix("steps")
 
     def __str__(self) -> str:
-        """The one spelling of this duration that enters the run id, e.g. "5epochs"."""
-        # All digits, so that two durations never share a run id.
+        """The canonical spelling of this duration, which enters the run id, e.g. "5epochs"."""
+        # With all digits, so that two durations never share a run id.
         whole = int(self.amount)
         return f"{whole if whole == self.amount else self.amount}{self.unit}"
 
 
 def time_limit_minutes(value: object) -> int:
-    """A time limit in whole minutes, rounded up; raises ValueError for what is none."""
+    """A time limit in whole minutes, rounded up; raises ValueError if ``value`` is not a time limit."""
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     match = _TIME.fullmatch(text.strip()) if isinstance(text, str) else None
     if match is None:
@@ -84,12 +84,12 @@ def time_limit_minutes(value: object) -> int:
     total = (days * 24 + hours_2 + hours_3) * 3600 + (minutes + minutes_2 + minutes_3) * 60
     total += seconds + seconds_2 + seconds_3
     if total == 0:
-        raise ValueError(value)  # which Slurm takes for no limit at all
+        raise ValueError(value)  # Slurm reads 0 as no limit at all
     return -(-total // 60)
 
 
 def _is_int(value: object) -> bool:
-    # What neither a tensor nor a column of a table can hold is nowhere meant.
+    # No option means a number that neither a tensor nor a column of a table can hold.
     return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
 
 
@@ -132,6 +132,7 @@ class OptionType:
     base: str
     is_list: bool
     nullable: bool
+    automatic: bool
     choices: tuple[str, ...]
     bounds: tuple[tuple[str, float], ...]
 
@@ -139,18 +140,20 @@ class OptionType:
     def parse(cls, text: str) -> "OptionType":
         """Read a type such as "int >= 1 or null"; raises ValueError if it is not one."""
         body = text.strip()
+        automatic = body.endswith(" or auto")
+        body = body.removesuffix(" or auto").strip()
         nullable = body.endswith(" or null")
         body = body.removesuffix(" or null").strip()
         if body.startswith("one of "):
             choices = tuple(choice.strip() for choice in body.removeprefix("one of ").split(","))
-            return cls(text, "str", False, nullable, choices, ())
+            return cls(text, "str", False, nullable, automatic, choices, ())
         match = _TYPE.fullmatch(body)
         if match is None:
             raise ValueError(f"not a type: {text!r}")
         bounds = cls._parse_bounds(match[3].strip(), text)
         if bounds and match[2] not in ("int", "float", "duration"):
             raise ValueError(f"not a type: {text!r}")
-        return cls(text, match[2], bool(match[1]), nullable, (), bounds)
+        return cls(text, match[2], bool(match[1]), nullable, automatic, (), bounds)
 
     @staticmethod
     def _parse_bounds(body: str, text: str) -> tuple[tuple[str, float], ...]:
@@ -165,9 +168,11 @@ class OptionType:
         raise ValueError(f"not a type: {text!r}")
 
     def accepts(self, value: object) -> bool:
-        """Whether ``value`` is of this type and within its bounds."""
+        """True if ``value`` is of this type and within its bounds."""
         if value is None:
             return self.nullable
+        if value == "auto" and self.automatic:
+            return True
         if self.is_list:
             return isinstance(value, list | tuple) and all(self._accepts_one(item) for item in value)
         return self._accepts_one(value)
@@ -179,9 +184,9 @@ class OptionType:
         return all(_COMPARISONS[sign](number, bound) for sign, bound in self.bounds)  # type: ignore[arg-type]
 
     def canonical(self, value: Any) -> Any:
-        """The one form of an accepted value that enters the run id: 1 and 1.0 are one float, 5epoch is 5epochs."""
-        if value is None:
-            return None
+        """The canonical form of an accepted value, which enters the run id: 1 and 1.0 are one float, 5epoch is 5epochs."""
+        if value is None or (value == "auto" and self.automatic):
+            return value
         if self.is_list:
             return [self._canonical_one(item) for item in value]
         return self._canonical_one(value)
@@ -193,7 +198,7 @@ class OptionType:
 
 
 def _several(key: str, value: object) -> str:
-    """What to type for a value that looks like a range of whole numbers in another language; otherwise nothing."""
+    """A hint for a value that looks like a range of whole numbers in another language; otherwise empty."""
     match = _RANGE.fullmatch(value) if isinstance(value, str) else None
     if match is None or int(match[1]) >= int(match[2]):
         return ""
@@ -203,7 +208,7 @@ def _several(key: str, value: object) -> str:
 
 
 def in_a_line(value: object) -> str:
-    """``value`` as a message shows it: its beginning, with what does not print escaped."""
+    """``value`` for a message: its beginning, with unprintable characters escaped."""
     text = str(value)
     shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text[:_MOST_SHOWN])
     return shown if len(text) <= _MOST_SHOWN else f"{shown}... ({len(text)} characters)"

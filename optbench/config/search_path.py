@@ -1,12 +1,12 @@
-"""The search path of choices: which folders hold them, the same for Hydra, every command and every process that is started.
+"""The search path of choices: the folders that hold them, the same for Hydra, every command and every child process.
 
     1. optbench's own conf/, of the checkout or in the wheel; the front page config.yaml is always this one's
     2. the folders that $OPTBENCH_CONF names
-    3. those of the command: --config-dir and hydra.searchpath
+    3. the folders of the command: --config-dir and hydra.searchpath
     4. the folder conf/ of every installed package that an entry point of the group optbench.plugins names
 
-All after the first are the user's own, and hold the same folders, one a group: optimizer/my_adam.yaml. One name stands for
-one file: see `optbench.config.files.choices`.
+All but the first are the user's own. Each has one subfolder for each group: optimizer/my_adam.yaml. A name stands for one
+file: see `optbench.config.files.choices`.
 """
 
 import filecmp
@@ -26,13 +26,13 @@ VARIABLE = "OPTBENCH_CONF"
 ENTRY_POINTS = "optbench.plugins"
 _FRONT_PAGE = "config.yaml"
 _PACKAGE = Path(__file__).resolve().parents[1]
-# What the command names, by --config-dir and hydra.searchpath: absolute folders, each with the words for it.
+# The folders of --config-dir and hydra.searchpath, absolute, each with the words that named it.
 _TOLD: tuple[tuple[Path, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class Place:
-    """A folder of choices, and ``origin``, who names it: "--config-dir", or "package NAME VERSION"."""
+    """A folder of choices, and its ``origin``: "--config-dir", or "package NAME VERSION"."""
 
     folder: Path
     origin: str
@@ -40,7 +40,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Plugin:
-    """An installed package that an entry point names: its distribution, and its folder, or else what is wrong with it."""
+    """An installed package that an entry point names: its distribution, and its folder or else its problem."""
 
     package: str
     distribution: str
@@ -52,17 +52,17 @@ class Plugin:
 def conf_dir() -> Path:
     """The folder of optbench's own choices: the checkout's conf/, or the one packaged in a wheel."""
     checkout = _PACKAGE.parent / "conf"
-    # An editable install may hold a stale packaged copy too, so the checkout comes first.
+    # The checkout comes first, because an editable install may also hold a stale packaged copy.
     return checkout if (checkout / _FRONT_PAGE).is_file() else _PACKAGE / "conf"
 
 
 def places() -> tuple[Place, ...]:
-    """All folders of choices, in the order in which they count; optbench's own is the first.
+    """All folders of choices, in order of precedence; optbench's own is the first.
 
-    Raises UserError for a folder that is not there, and for a front page in another place than the first.
+    Raises UserError for a folder that does not exist, and for a front page in another place than the first.
     """
     named = os.environ.get(VARIABLE, "")
-    here = str(Path.cwd()) if named else ""  # what is relative in it means another folder from elsewhere
+    here = str(Path.cwd()) if named else ""  # relative paths depend on the working folder
     return _places(conf_dir(), named, here, _TOLD, tuple(sys.path))
 
 
@@ -72,13 +72,13 @@ def own_places() -> tuple[Place, ...]:
 
 
 def folders_to_hand_on() -> list[Path]:
-    """The user's own folders that another process has to be told of; installed packages it finds by itself."""
+    """The user's own folders that must be passed to a child process; it finds installed packages by itself."""
     packages = {plugin.folder / "conf" for plugin in plugins() if plugin.folder is not None}
     return [place.folder for place in own_places() if place.folder not in packages]
 
 
 def look_in(folders: Iterable[str | Path], origin: str = "--config-dir") -> None:
-    """Offer the choices in ``folders``, too, from now on; raises UserError, with ``origin``, for one that is no folder."""
+    """Add ``folders`` to the search path; raises UserError, with ``origin``, for a path that is not a folder."""
     global _TOLD
     for folder in folders:
         path = Path(folder).absolute()
@@ -88,7 +88,7 @@ def look_in(folders: Iterable[str | Path], origin: str = "--config-dir") -> None
 
 @contextmanager
 def forgotten_afterwards() -> Iterator[None]:
-    """Forget at the end which folders were named within: they are those of one command."""
+    """Remove at the end the folders that were added within: they belong to one command."""
     global _TOLD
     kept = _TOLD
     try:
@@ -98,9 +98,9 @@ def forgotten_afterwards() -> Iterator[None]:
 
 
 def look_where_told(words: Sequence[str]) -> None:
-    """Offer the choices in the folders, too, that ``words`` such as hydra.searchpath=[file://mine] name.
+    """Add the folders that ``words`` such as hydra.searchpath=[file://mine] name to the search path.
 
-    Raises UserError for one that is no folder, and for a package (pkg://mine.conf) that is not there.
+    Raises UserError for a path that is not a folder, and for a package (pkg://mine.conf) that is not installed.
     """
     for word in words:
         key, _, text = word.partition("=")
@@ -115,7 +115,7 @@ def _entries(text: str) -> list[str]:
     try:
         value = OverridesParser.create().parse_override(f"key={text}").value()
     except HydraException:
-        return []  # which Hydra refuses itself
+        return []  # Hydra refuses it itself
     return [str(entry) for entry in (value if isinstance(value, list) else [value]) if entry is not None]
 
 
@@ -168,7 +168,7 @@ def _check_front_page(place: Place, ours: Path) -> None:
 
 
 def same_content(one: Path, other: Path) -> bool:
-    """Whether two files hold the same bytes; a folder of one's own may be a copy of ours with more in it."""
+    """True if two files hold the same bytes; a user's folder may be an extended copy of optbench's."""
     return filecmp.cmp(one, other, shallow=False)
 
 
@@ -176,7 +176,7 @@ def same_content(one: Path, other: Path) -> bool:
 
 
 def plugins() -> tuple[Plugin, ...]:
-    """The packages that entry points of the group optbench.plugins name, in the order of their names. None is imported."""
+    """The packages that entry points of the group optbench.plugins name, sorted by name. None is imported."""
     return _plugins(tuple(sys.path))
 
 
@@ -194,10 +194,10 @@ def _plugins(import_path: tuple[str, ...]) -> tuple[Plugin, ...]:
 
 
 def folders_of(package: str) -> list[Path]:
-    """The folders of a package by its dotted name, found without importing it or those that it is in; none where it is none."""
+    """The folders of a package by its dotted name, found without importing it or its parents; empty if it is not a package."""
     top, *rest = package.split(".")
     try:
-        spec = importlib.util.find_spec(top)  # of a name without dots it imports nothing
+        spec = importlib.util.find_spec(top)  # imports nothing for a name without dots
     except (ImportError, ValueError):
         return []
     locations = spec.submodule_search_locations if spec is not None else None

@@ -1,4 +1,4 @@
-"""Keyword arguments as the words of the command line that say the same."""
+"""Translate keyword arguments into the words of the command line."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ class Grid:
 def grid(values: Iterable[Any]) -> Grid:
     """Alternatives of one setting, for `optbench.sweep`: ``seed=grid(range(3))`` is the word ``seed=0,1,2``.
 
-    A list without it is one value, the same in all runs: ``model={"hidden": [64, 64]}``.
+    A list without `grid` is one value, the same in all runs: ``model={"hidden": [64, 64]}``.
     """
     return Grid(tuple(values))
 
@@ -35,7 +35,7 @@ def grid(values: Iterable[Any]) -> Grid:
 def words_of(settings: Mapping[str, Any]) -> list[str]:
     """The words for ``settings``: ``budget={"epochs": 3}`` becomes ``budget.epochs=3``, None ``null``, a list ``[a,b]``.
 
-    Text is quoted where Hydra would read something else in it. Raises UserError for keys and values that no word can say.
+    Text is quoted if Hydra would otherwise read another value. Raises UserError for keys and values that no word can express.
     """
     return [f"{key}={text}" for key, text in _words(settings)]
 
@@ -62,12 +62,12 @@ def _below(key: str, value: Any) -> Iterator[tuple[str, str]]:
                 )
             yield from _below(f"{key}.{name}", entry)
     else:
-        # A mapping that is an option, which is free to have any names, is added to what the choice's file states.
+        # A mapping that is an option may have any names; it is added to the mapping in the choice's file.
         yield f"+{key}" if isinstance(value, Mapping) else key, _text(key, value)
 
 
 def _is_option(key: str) -> bool:
-    """Whether ``key`` is an option of a choice, which may hold a mapping, and has nothing below it."""
+    """True if ``key`` is an option of a choice, whose value may be a mapping."""
     group, *names = key.split(".")
     return (group in GROUPS and len(names) >= 1) or (group in LIST_GROUPS and len(names) >= 2)
 

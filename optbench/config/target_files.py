@@ -1,4 +1,4 @@
-"""Targets looked up without importing them: a plan says what cannot be imported before torch is needed or a run is frozen."""
+"""Check targets without importing them: a plan reports a missing target before it needs torch or freezes a run."""
 
 import ast
 import importlib.util
@@ -12,16 +12,16 @@ from typing import Any
 from optbench.config.files import GROUPS, LIST_GROUPS, is_own
 from optbench.errors import UserError
 
-# A module that holds one of these may bind names that its text does not show.
+# A module with one of these may bind names that its text does not show.
 _BINDS_IN_SECRET = ("__getattr__", "globals", "exec", "setattr", "sys.modules")
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def check_target(choice: Mapping[str, Any], where: str) -> None:
-    """Raise UserError where the ``_target_`` of ``choice`` cannot be found: its module, or the name in that module's text.
+    """Raise UserError if the ``_target_`` of ``choice`` cannot be found: its module, or the name in that module's text.
 
-    where: the dotted path of the choice, such as "probe.spectrum", for the message. What only running the module shows, such as
-    an import of its own that fails, is found when it is imported.
+    where: the dotted path of the choice, such as "probe.spectrum", for the message. Errors that only appear when the module
+    runs, such as a failing import in it, are found when it is imported.
     """
     path = choice.get("_target_")
     if path is None:
@@ -35,7 +35,7 @@ def check_target(choice: Mapping[str, Any], where: str) -> None:
 
 
 def own_targets(config: Mapping[str, Any]) -> dict[str, str]:
-    """The targets of those choices in ``config`` that are the user's own, each by its place, such as "probe.mine"."""
+    """The targets of the user's own choices in ``config``, by their places, such as "probe.mine"."""
     placed = [(group, group, config[group]) for group in GROUPS if group in config]
     placed += [
         (f"{group}.{name}", group, choice)
@@ -55,7 +55,7 @@ def _problem(path: str) -> str:
     if file is None:
         return f"there is no module {module} on the import path"
     if file.suffix != ".py":
-        return ""  # compiled: only importing it shows what is in it
+        return ""  # compiled: only importing it shows its names
     try:
         names = _names(file.read_bytes())
     except SyntaxError as error:
@@ -66,10 +66,10 @@ def _problem(path: str) -> str:
 
 
 def _file(module: str) -> Path | None:
-    """The file of a module by its dotted name; of a package without __init__.py its folder. None where there is none."""
+    """The file of a module by its dotted name; for a package without __init__.py its folder. None if there is none."""
     top, *rest = module.split(".")
     try:
-        spec = importlib.util.find_spec(top)  # of a name without dots it imports nothing
+        spec = importlib.util.find_spec(top)  # imports nothing for a name without dots
     except (ImportError, ValueError):
         return None
     if spec is None:
@@ -90,7 +90,7 @@ def _file(module: str) -> Path | None:
 
 @lru_cache(maxsize=64)
 def _names(content: bytes) -> frozenset[str]:
-    """The names that a module with this text binds, or "*" where its text does not tell. Raises SyntaxError, ValueError."""
+    """The names that a module with this text binds, or "*" if its text does not show them. Raises SyntaxError, ValueError."""
     tree = ast.parse(content)
     if any(word in content.decode("utf-8", errors="replace") for word in _BINDS_IN_SECRET):
         return frozenset("*")
@@ -98,7 +98,7 @@ def _names(content: bytes) -> frozenset[str]:
 
 
 def _bound(node: ast.AST) -> Iterator[str]:
-    """What the statements below ``node`` bind in its own scope, in branches, loops and handlers, too."""
+    """The names bound in the scope of ``node``, also within branches, loops and handlers."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, _SCOPES):
             yield child.name

@@ -1,4 +1,4 @@
-"""Targets: the classes and functions that choices name by a dotted path in ``_target_``, imported in one place."""
+"""Import targets: the classes and functions that choices name by a dotted path in ``_target_``."""
 
 import importlib
 import inspect
@@ -10,18 +10,18 @@ from optbench.errors import UserError
 
 
 def load_target(choice: Choice, kind: type | None = None) -> Any:
-    """Import what ``choice`` names as its ``_target_``, and return it without calling it; see `load_path`."""
+    """Import the ``_target_`` of ``choice``, and return it without calling it; see `load_path`."""
     return load_path(choice.target, choice.group, kind)
 
 
 def load_path(path: object, group: str, kind: type | None = None) -> Any:
-    """Import what the dotted ``path``, the ``_target_`` of a choice of ``group``, names, and return it without calling it.
+    """Import the object at the dotted ``path``, the ``_target_`` of a choice of ``group``, and return it without calling it.
 
-    kind: the class that a class must be derived from; a plain Python function is accepted, too. None: functions only.
+    kind: the class from which a class must be derived; a plain Python function is accepted, too. None: functions only.
 
-    The caller answers for where the choice comes from: one that was composed has been held against the choices that this
-    installation offers by `optbench.config.resolve`, and one that was read from a results folder by
-    `optbench.config.thaw`. Raises UserError where the path cannot be imported, or names something of another kind.
+    The caller must have checked that this installation offers the choice: `optbench.config.resolve` checks a composed one,
+    and `optbench.config.thaw` one from a results folder. Raises UserError if the path cannot be imported, or names an
+    object of another kind.
     """
     target = imported(path, group)
     if inspect.isfunction(target) or (kind is not None and isinstance(target, type) and issubclass(target, kind)):
@@ -31,7 +31,7 @@ def load_path(path: object, group: str, kind: type | None = None) -> Any:
 
 
 def imported(path: object, where: str) -> Any:
-    """What the dotted ``path`` names, imported; raises UserError, with ``where``, such as "optimizer", where that fails."""
+    """Import the object at the dotted ``path``; raises UserError, with ``where``, such as "optimizer", if that fails."""
     module, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
     try:
         return getattr(importlib.import_module(module), name)
@@ -45,9 +45,9 @@ def imported(path: object, where: str) -> Any:
 
 
 def _line_of(error: BaseException) -> str:
-    """The place where an error was raised, as ", in FILE, line N"; nothing where it does not tell."""
+    """The place where an error was raised, as ", in FILE, line N"; empty if it is unknown."""
     if isinstance(error, SyntaxError):
-        return ""  # which names its line itself
+        return ""  # its message names the line
     frames = traceback.extract_tb(error.__traceback__)
     last = next((frame for frame in reversed(frames) if "importlib" not in frame.filename), None)
     return f", in {last.filename}, line {last.lineno}" if last is not None and last.filename != __file__ else ""

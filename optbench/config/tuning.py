@@ -20,12 +20,12 @@ _BOUNDS = {
     "integer": "integers low <= high",
 }
 _SEED = 0
-# SciPy has 2**30 points of a sequence, each known to 30 bits.
+# SciPy's sequence has 2**30 points of 30 bits each.
 LAST_TRIAL = 2**30
 
 
 def trial_options(search_space: Mapping[str, Mapping[str, Any]], trial: int) -> dict[str, Value]:
-    """The options that trial number ``trial`` sets: none for trial 0, which is the defaults.
+    """The options that trial number ``trial`` sets: none for trial 0, which keeps the defaults.
 
     Trial i >= 1 is the i-th point of the scrambled Sobol sequence with one dimension for each option, in the order of
     their names, mapped through the distributions of ``search_space``:
@@ -34,11 +34,11 @@ def trial_options(search_space: Mapping[str, Mapping[str, Any]], trial: int) -> 
         {distribution: log_uniform_complement, low: a, high: b}              1 - x for x log-uniform on [a, b]
         {distribution: categorical, choices: [...]}                          each with the same probability
 
-    Real values have six significant digits, so that they read well and are the same on every machine; those of a
-    complement are 1 minus such a number.
+    Real values have six significant digits, so that they are short and the same on every machine; those of a complement
+    are 1 minus such a number.
 
     Raises:
-        UserError: where the space or the number of the trial is not valid.
+        UserError: the space or the number of the trial is not valid.
     """
     validate(search_space)
     if isinstance(trial, bool) or not isinstance(trial, int) or not 0 <= trial <= LAST_TRIAL:
@@ -52,11 +52,11 @@ def trial_options(search_space: Mapping[str, Mapping[str, Any]], trial: int) -> 
 
 
 def _point(dimensions: int, trial: int) -> list[float]:
-    """The point in [0, 1)^dimensions. Each trial starts the sequence anew: a worker may be handed any one of them."""
+    """The point in [0, 1)^dimensions. Each trial starts the sequence anew, because a worker may compute any one of them."""
     import numpy as np
     from scipy.stats import qmc
 
-    # A generator of our own: what an int stands for differs between the argument's old name (seed) and its new one.
+    # An explicit generator: SciPy reads an int differently under the argument's old name (seed) and its new one.
     generator = np.random.default_rng(_SEED)
     argument = "rng" if "rng" in inspect.signature(qmc.Sobol).parameters else "seed"
     sequence = qmc.Sobol(dimensions, scramble=True, **{argument: generator})

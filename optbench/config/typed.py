@@ -1,4 +1,4 @@
-"""What was typed, held against what came of it: where one word undoes another without a sound, both are named."""
+"""Reject typed words that another word silently cancels; the message names both."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,10 +10,10 @@ from optbench.errors import UserError
 
 
 def check_trials(words: Sequence[str], configs: Iterable[Config]) -> None:
-    """Raise UserError where one of ``words``, such as optimizer.learning_rate=0.1, sets what a trial draws in ``configs``.
+    """Raise UserError if one of ``words``, such as optimizer.learning_rate=0.1, sets an option that a trial of ``configs`` draws.
 
-    A value other than the default is refused when a configuration is resolved; one that repeats the default can only be
-    seen in the words.
+    A value other than the default is refused when a configuration is resolved; one that repeats the default shows only
+    in the words.
     """
     options = {key.removeprefix("optimizer."): text for key, text in _settings(words) if key.startswith("optimizer.")}
     if not options:
@@ -26,7 +26,7 @@ def check_trials(words: Sequence[str], configs: Iterable[Config]) -> None:
 
 
 def check_budget(words: Sequence[str], configs: Iterable[Config]) -> None:
-    """Raise UserError where one of ``words``, such as budget.epochs=1, is a limit that another limit of the budget hides."""
+    """Raise UserError if one of ``words``, such as budget.epochs=1, is a limit that another limit of the budget overrides."""
     typed = {
         key.removeprefix("budget."): text
         for key, text in _settings(words)
@@ -37,7 +37,7 @@ def check_budget(words: Sequence[str], configs: Iterable[Config]) -> None:
     for config in configs:
         holds = Budget.of(config["budget"]).limit
         for unit, text in typed.items():
-            # Of several samples and epochs that are swept over, too, the smaller unit holds.
+            # If samples and epochs are both swept over, the smaller unit holds, too.
             if unit != holds and config["budget"][unit] is not None:
                 raise UserError(
                     f"budget.{unit}={text}: has no effect beside budget.{holds}={config['budget'][holds]}, which ends the run "
@@ -52,7 +52,7 @@ def _settings(words: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _value(text: str) -> Any:
-    """What Hydra reads in the ``text`` after KEY=; the text itself where it cannot read it."""
+    """The value that Hydra reads from the ``text`` after KEY=; the text itself if Hydra cannot read it."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 

@@ -1,7 +1,7 @@
-"""YAML in Hydra's dialect, for every file that is read beside Hydra: the same text is the same value wherever it is read.
+"""YAML in Hydra's dialect, for files that are not read by Hydra itself: a text has the same value wherever it is read.
 
-PyYAML alone takes ``1e-3`` for text, and ``2001-01-01`` for a date. Hydra composes configurations by OmegaConf's loader, for
-which the first is a number and the second is text; this is that loader on PyYAML's parser in C, which is ten times faster.
+PyYAML alone reads ``1e-3`` as text, and ``2001-01-01`` as a date. Hydra composes configurations with OmegaConf's loader,
+which reads a number and text; this is that loader on PyYAML's parser in C, which is ten times faster.
 """
 
 import re
@@ -45,7 +45,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    """It puts quotes around text that either dialect would read as something else."""
+    """A dumper that quotes text that either dialect would read as another type."""
 
 
 _Loader.add_implicit_resolver(_FLOAT, _FLOATS, _FLOATS_BEGIN)
@@ -57,10 +57,10 @@ _Dumper.add_implicit_resolver(_FLOAT, _FLOATS, _FLOATS_BEGIN)
 
 
 def read_yaml(text: str) -> Any:
-    """The value that ``text`` holds. Raises `YAMLError` for what is not YAML, two equal keys in a mapping included."""
+    """The value that ``text`` holds. Raises `YAMLError` if it is not YAML, or a mapping has two equal keys."""
     return yaml.load(text, Loader=_Loader)
 
 
 def write_yaml(value: Any) -> str:
-    """``value``, of plain types, as YAML text that `read_yaml` reads as an equal value; keys stay in their order."""
+    """``value``, of plain types, as YAML text that `read_yaml` reads as an equal value; keys keep their order."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)

@@ -3,15 +3,15 @@
 A batch's Hessian is H_b = H + E: that of all N examples plus noise whose elements have the variance σ²/b̃, where
 1/b̃ = (1/b)(N - b)/(N - 1). The top eigenvalue λ₁ then grows to λ₁' = λ₁ (1 + b*/b̃), with the critical batch b* taken from
 
-    isotropic     b* = P σ²/λ₁², where P σ² = b̃ E‖E z‖² for z uniform on the unit sphere; as all noise is taken to be the
-                  same in every direction, the edge 2s = 2 √(P σ²/b̃) takes over where λ₁ ≤ s
-    directional   b* = W/λ₁², where W = b̃ times the variance of the part of H_b u₁ orthogonal to u₁: the second order of
-                  perturbation theory, for what else of the spectrum is near 0
+    isotropic     b* = P σ²/λ₁², where P σ² = b̃ E‖E z‖² for z uniform on the unit sphere; because the noise is assumed equal
+                  in every direction, λ₁' is the edge 2s = 2 √(P σ²/b̃) if λ₁ ≤ s
+    directional   b* = W/λ₁², where W = b̃ times the variance of the part of H_b u₁ orthogonal to u₁: second-order perturbation
+                  theory, assuming that the rest of the spectrum is near 0
     fitted        b* by least squares of λ₁'/λ₁ - 1 on 1/b̃, through the origin
 
-On networks the noise is far from isotropic: expect the three to differ several times over. The model is that of Granziol,
-Zohren, Roberts 2022 (arXiv 2006.09092), with the additive spiked model of ``optbench.theory``; the directional and the
-fitted prediction are ours.
+On networks the noise is far from isotropic, so that the three predictions differ by factors of several. The model is that of
+Granziol, Zohren, Roberts 2022 (arXiv 2006.09092), with the additive spiked model of ``optbench.theory``; the directional and
+the fitted prediction are our own.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,11 +32,11 @@ MakeProduct: TypeAlias = Callable[[Tensor], Product]
 
 @dataclass(frozen=True)
 class BatchHessian:
-    """What ``batch_hessian`` measured and predicted, in float64.
+    """The measurements and predictions of ``batch_hessian``, in float64.
 
-    batch_sizes: (B,). top, bottom: (B, draws), the extreme Ritz values of each batch, which are bounds on its extreme
-    eigenvalues from within. full_top, full_bottom: those of all examples. isotropic, directional, fitted: (B,), the
-    predictions for the top. b_star_*: the critical batches behind them, NaN where λ₁ is not positive.
+    batch_sizes: (B,). top, bottom: (B, draws), the extreme Ritz values of each batch, a lower bound of its largest and an
+    upper bound of its smallest eigenvalue. full_top, full_bottom: those of all examples. isotropic, directional, fitted: (B,),
+    the predictions for the top. b_star_*: their critical batches, NaN if λ₁ is not positive.
     """
 
     batch_sizes: Array
@@ -54,7 +54,7 @@ class BatchHessian:
 
 @dataclass(frozen=True)
 class HessianNoise:
-    """How much the Hessians of single examples vary: ``isotropic`` is P σ², ``directional`` is W."""
+    """The variation of the Hessians of single examples: ``isotropic`` is P σ², ``directional`` is W."""
 
     isotropic: float
     directional: float
@@ -78,14 +78,14 @@ def batch_hessian(
 
     make_product: takes int64 indices on the CPU and returns the product with the Hessian of the mean loss over those
     examples, which must be a mean over single examples: no batch norm in train mode. examples: N. dimension: P.
-    generator: a CPU generator, in the same state on every rank. steps: Lanczos steps for a batch; all examples get twice
-    as many. probes, base_batch: see ``hessian_noise``. dtype, device: of the vectors to multiply.
+    generator: a CPU generator, in the same state on every rank. steps: Lanczos steps for a batch, and twice as many for all
+    examples. probes, base_batch: see ``hessian_noise``. dtype, device: of the vectors to multiply.
 
     The batches of one draw are nested: the first b examples of one permutation, so that curves over b are smooth. Every
-    draw has a permutation of its own, so that the batches of one size are independent and uniform, as a mean and a
-    spread over draws need; values at two sizes of one draw are not independent. From the largest size down, Lanczos
-    starts near the extreme eigenvectors of the batch before, the first near those of all examples. A batch of all N
-    examples is not computed again.
+    draw has its own permutation, so that the batches of one size are independent and uniform, as needed for a mean and a
+    spread over draws; values at two sizes of one draw are not independent. From the largest size down, Lanczos starts near
+    the extreme eigenvectors of the previous batch; the first starts near those of all examples. A batch of all N examples is
+    not computed again.
 
     Raises ValueError for batch sizes outside 1 .. N, and for less than one draw.
     """
@@ -108,7 +108,7 @@ def batch_hessian(
         order, pairs = torch.randperm(examples, generator=generator), full
         for place in sorted(range(len(sizes)), key=lambda place: -sizes[place]):
             if sizes[place] < examples:
-                # Something of a random direction stays, so that no eigenvector is out of reach.
+                # A random direction is added, so that the start is not orthogonal to an eigenvector.
                 start = pairs.vectors[0] + pairs.vectors[-1] + direction()
                 pairs = _extremes(make_product(order[: sizes[place]]), start, steps)
             bottom[place, draw], top[place, draw] = float(pairs.values[0]), float(pairs.values[-1])
@@ -126,13 +126,12 @@ def hessian_noise(
 ) -> HessianNoise:
     """P σ² from ``probes`` directions uniform on the unit sphere, and W from ``top_vector`` u₁ (P,), of length 1.
 
-    The examples are divided at random into batches of ``base_batch`` (by default N/64, at least 1), what is left over is
-    not used; each of them multiplies all directions, so that its graph serves them all. With h_i = H_i z of M batches of
-    size b₀, b₀ Σ‖h_i - h̄‖²/(M - 1) · (N - 1)/N is without bias for P σ², by the theory of sampling from a finite
-    population; for batches that use up all examples it is b̃₀ (mean ‖h_i‖² - ‖h̄‖²). For u₁ only the part of h_i
-    orthogonal to u₁ counts.
+    The examples are divided at random into batches of ``base_batch`` (by default N/64, at least 1), and the rest is not used;
+    each batch multiplies all directions, so that its graph is built once. With h_i = H_i z of M batches of size b₀,
+    b₀ Σ‖h_i - h̄‖²/(M - 1) · (N - 1)/N is an unbiased estimate of P σ², by the theory of sampling from a finite population; if
+    the batches contain all examples, it is b̃₀ (mean ‖h_i‖² - ‖h̄‖²). For u₁ only the part of h_i orthogonal to u₁ counts.
 
-    Raises ValueError where there would be fewer than two batches, and for less than one probe.
+    Raises ValueError if there would be fewer than two batches, and for less than one probe.
     """
     size = max(1, examples // 64) if base_batch is None else base_batch
     batches = examples // size if size > 0 else 0
@@ -146,7 +145,8 @@ def hessian_noise(
     spheres /= spheres.norm(dim=1, keepdim=True)
     directions = torch.cat([spheres.to(top_vector), top_vector.unsqueeze(0)])
     order = torch.randperm(examples, generator=generator)
-    # Deviations are taken from the first batch's images: sums of squares of what is nearly equal would lose digits.
+    # Deviations are taken from the images of the first batch, because the images are nearly equal and their squares would
+    # lose digits.
     origin = total = squares = torch.empty(0)
     for number in range(batches):
         product = make_product(order[number * size : (number + 1) * size])
@@ -163,7 +163,7 @@ def hessian_noise(
 
 
 def _extremes(product: Product, start: Tensor, steps: int) -> RitzPairs:
-    """The Ritz pairs of both ends from one Lanczos run: two, or one where the space has one dimension."""
+    """The Ritz pairs of both ends from one Lanczos run: two, or one if the space has one dimension."""
     return lanczos(product, start, steps).ritz(largest=1, smallest=1)
 
 
@@ -176,7 +176,7 @@ def _with_predictions(
         of_sphere = critical_batch(noise.isotropic, full_top)
         of_direction = critical_batch(noise.directional, full_top)
         inverse = 1 / effective
-        # With nothing but batches of all examples there is nothing to fit.
+        # If all batches contain all examples, there is nothing to fit.
         squares = float(inverse @ inverse)
         fit = float(inverse @ (top.mean(1) / full_top - 1)) / squares if squares > 0 else float("nan")
         directional, fitted = (

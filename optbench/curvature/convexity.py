@@ -1,6 +1,6 @@
-"""Where on a surface the loss is convex: the ends of the Hessian's spectrum at every point of a plane.
+"""A map of convexity: the ends of the Hessian's spectrum at every point of a plane.
 
-A slice can look convex where the function is not; the ratio |l_min / l_max| of the Hessian of the whole function tells
+A slice can look convex although the function is not; the ratio |l_min / l_max| of the Hessian of the whole function shows it
 (Li, Xu, Taylor, Studer & Goldstein 2018, "Visualizing the loss landscape of neural nets", section 6).
 """
 
@@ -20,7 +20,7 @@ from optbench.curvature.swapped_parameters import kept, place
 class ConvexityMap:
     """x: (nx,) and y: (ny,), the points. The others: (ny, nx). All float64 on the CPU.
 
-    smallest, largest: the ends of the spectrum, as signed numbers, not numbers where the product is not finite.
+    smallest, largest: the ends of the spectrum, as signed numbers, NaN if the product is not finite.
     smallest_residual, largest_residual: an eigenvalue lies within that distance of each.
     """
 
@@ -33,7 +33,7 @@ class ConvexityMap:
 
     @property
     def ratio(self) -> Tensor:
-        """|l_min / l_max|: near 0 where the function is nearly convex, if l_min < 0 < l_max. The source draws 0 to 0.5."""
+        """|l_min / l_max|: for l_min < 0 < l_max, near 0 if the function is nearly convex. The source draws 0 to 0.5."""
         return (self.smallest / self.largest).abs()
 
 
@@ -51,9 +51,9 @@ def convexity_map(
     """Both ends of the spectrum at ``parameters`` + x ``first`` + y ``second``, by one Lanczos run of ``steps`` at each point.
 
     product: of flat vectors of ``dimension`` entries with the Hessian at the present values of ``parameters``, which are those
-    of the model and hold their own values again afterwards. The source takes the Hessian with respect to tensors with more
-    than one axis only, in eval mode. All points share the start, so that the map is smooth where the spectrum is. The source
-    shifts the matrix to find the second end, which fails where no eigenvalue is negative; Lanczos gives both.
+    of the model; their values are restored afterwards. The source takes the Hessian only with respect to tensors with more
+    than one axis, in eval mode. All points share the start, so that the map is smooth where the spectrum is smooth. The source
+    shifts the matrix to find the second end, which fails if no eigenvalue is negative; Lanczos gives both.
     """
     start = torch.randn(dimension, dtype=torch.float64, generator=generator).to(parameters[0])
     rows = []

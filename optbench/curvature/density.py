@@ -27,11 +27,11 @@ class Density:
 
 @dataclass(frozen=True)
 class Quadrature:
-    """Nodes and weights that stand for the spectrum of a P x P matrix A: float64 on the CPU.
+    """Nodes and weights that represent the spectrum of a P x P matrix A: float64 on the CPU.
 
-    values, weights: (k, m), of k random vectors z and m Lanczos steps each. For every one, sum_i w_i f(t_i) is about
-    z^T f(A) z / |z|^2, exactly so for polynomials f of degree at most 2m - 1, and its mean over the vectors is about
-    tr f(A) / P. A process that ended early has weight 0 in the places that are left over. dimension: P.
+    values, weights: (k, m), of k random vectors z and m Lanczos steps each. For every vector, sum_i w_i f(t_i) approximates
+    z^T f(A) z / |z|^2, exactly for polynomials f of degree at most 2m - 1, and its mean over the vectors approximates
+    tr f(A) / P. After an early end of the process the remaining entries have weight 0. dimension: P.
     """
 
     values: Tensor
@@ -40,12 +40,12 @@ class Quadrature:
 
     @property
     def smallest(self) -> float:
-        """The smallest Ritz value: not below the smallest eigenvalue of A."""
+        """The smallest Ritz value, an upper bound of the smallest eigenvalue of A."""
         return float(self.values[self.weights > 0].min())
 
     @property
     def largest(self) -> float:
-        """The largest Ritz value: not above the largest eigenvalue of A."""
+        """The largest Ritz value, a lower bound of the largest eigenvalue of A."""
         return float(self.values[self.weights > 0].max())
 
     def moments(self, degree: int) -> tuple[Tensor, Tensor]:
@@ -64,8 +64,8 @@ class Quadrature:
         smallest to the largest node and four standard deviations beyond, and the density is divided by its integral.
         Factors between 1e-5 and 1e-1 are usual. Raises UserError for fewer than 100 points and a variance below 0.
 
-        Source: the public code of PyHessian (Yao et al. 2020) and of Ghorbani et al. 2019 (google/spectral-density), which
-        have a fixed margin of 0.01 beyond the nodes instead and so cut the outermost kernels of a wide spectrum.
+        Source: the public code of PyHessian (Yao et al. 2020) and of Ghorbani et al. 2019 (google/spectral-density). They have
+        a fixed margin of 0.01 beyond the nodes, which cuts the outermost kernels of a wide spectrum.
         """
         if points < 100:
             raise UserError(f"points={points}: a density needs a grid of at least 100")
@@ -73,12 +73,12 @@ class Quadrature:
         variance = factor * max(1.0, spread) if kernel_variance is None else kernel_variance
         if not 0 <= variance < math.inf:
             raise UserError(f"kernel variance={variance}: must be a finite number >= 0")
-        # sd >= 2 spacings, where the spacing (spread + 8 sd) / (points - 1) grows with sd itself.
+        # sd >= 2 spacings; the spacing (spread + 8 sd) / (points - 1) grows with sd itself.
         deviation = max(math.sqrt(variance), 2 * spread / (points - 17))
         deviation = deviation or 1e-3 * max(abs(self.largest), 1e-300)  # a spectrum of a single value and no variance
         low, high = self.smallest - 4 * deviation, self.largest + 4 * deviation
         grid = torch.linspace(low, high, points, dtype=torch.float64)
-        # One random vector at a time: (points, m) numbers are in the making.
+        # One random vector at a time, which needs (points, m) numbers of memory.
         curves = torch.stack(
             [
                 torch.exp(-0.5 * ((grid.unsqueeze(1) - values) / deviation) ** 2) @ weights
@@ -90,7 +90,7 @@ class Quadrature:
 
 
 def _standard_error(samples: Tensor) -> Tensor:
-    """Of the mean over the rows of ``samples``; NaN for a single row."""
+    """The standard error of the mean over the rows of ``samples``; NaN for a single row."""
     if len(samples) < 2:
         return torch.full_like(samples[0], math.nan)
     return samples.std(0) / math.sqrt(len(samples))
@@ -101,7 +101,7 @@ def lanczos_quadrature(
 ) -> Quadrature:
     """Stochastic Lanczos quadrature of ``operator`` with Rademacher vectors: at most vectors x steps products.
 
-    The vectors are drawn from ``generator``, a generator of the CPU. Memory: steps x P numbers; see ``lanczos``. Raises
+    The vectors are drawn from ``generator``, a CPU generator. Memory: steps x P numbers; see ``lanczos``. Raises
     UserError for fewer than one vector or step.
 
     Source: Ubaru, Chen, Saad 2017, "Fast estimation of tr(f(A)) via stochastic Lanczos quadrature"; Ghorbani, Krishnan, Xiao

@@ -1,4 +1,4 @@
-"""Directions in parameter space along which a loss is worth looking at: random ones, and eigenvectors of the Hessian.
+"""Directions in parameter space for plots of a loss: random directions, and eigenvectors of the Hessian.
 
 A slice along random directions shows the mean curvature of the whole space and hides its saddles; the eigenvectors of
 the two ends of the spectrum show them (Böttcher & Wheeler 2024, "Visualizing high-dimensional loss landscapes with Hessian
@@ -12,14 +12,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from optbench.curvature.lanczos import Product, flatten, lanczos, unflatten
+from optbench.curvature.lanczos import Product, lanczos
+from optbench.objective.vectors import flatten, unflatten
 
 
 def random_direction(parameters: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
     """Independent standard normal entries in the shapes of ``parameters``, on their device and in their type.
 
-    generator: on the CPU. The numbers are drawn there in float64, so that they are the same on every device and rank and,
-    to rounding, in every type. In P dimensions the norm is about sqrt(P): see ``normalization``.
+    generator: on the CPU. The numbers are drawn there in float64, so that they are equal on every device and rank and, up to
+    rounding, in every type. In P dimensions the norm is about sqrt(P): see ``normalization``.
     """
     return [
         torch.randn(parameter.shape, dtype=torch.float64, generator=generator).to(parameter) for parameter in parameters
@@ -27,9 +28,9 @@ def random_direction(parameters: Sequence[Tensor], generator: torch.Generator) -
 
 
 def cosine(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
-    """The cosine of the angle between two directions, in float64; not a number where one of them is 0.
+    """The cosine of the angle between two directions, in float64; NaN if one of them is 0.
 
-    Random directions are not orthogonalized, so it is reported beside every surface that they span.
+    Random directions are not orthogonalized, so that the cosine is reported with every surface that they span.
     """
     products = [
         (float((a.double() * b.double()).sum()), float(a.double().square().sum()), float(b.double().square().sum()))
@@ -53,7 +54,7 @@ class EigenDirection:
 
     @property
     def is_degenerate(self) -> bool:
-        """Whether the eigenvalue cannot be told from 0: |value| <= 3 residual. Then its sign is no evidence of a saddle."""
+        """True if the eigenvalue cannot be distinguished from 0, |value| <= 3 residual: its sign is no evidence of a saddle."""
         return not abs(self.value) > 3 * self.residual
 
 
@@ -66,10 +67,10 @@ def hessian_directions(
 ) -> tuple[EigenDirection, EigenDirection]:
     """The eigenvectors of the largest and of the smallest eigenvalue, as signed numbers, from one run of Lanczos.
 
-    product: of flat vectors with the Hessian or another symmetric matrix, over all ``parameters``, or where
-    ``weights_only`` is set over those with more than one axis; the direction is then 0 in the others. steps: of the Lanczos
-    process, one product each; more give smaller residuals. In one dimension both are the same. The method in the source
-    finds the second one from a shifted matrix, which loses it where |l_min| is far below |l_max|.
+    product: of flat vectors with the Hessian or another symmetric matrix, over all ``parameters`` or, with ``weights_only``,
+    over those with more than one axis; the direction is then 0 in the others. steps: of the Lanczos process, one product
+    each; more steps give smaller residuals. In one dimension both are the same. The method in the source finds the second
+    eigenvector from a shifted matrix, which fails if |l_min| is far below |l_max|.
     """
     chosen = [parameter for parameter in parameters if parameter.ndim > 1 or not weights_only]
     found = lanczos(product, flatten(random_direction(chosen, generator)), steps)
@@ -90,8 +91,8 @@ def hessian_directions(
 def principal_curvatures(product: Product, first: Sequence[Tensor], second: Sequence[Tensor]) -> tuple[float, float]:
     """The smaller and the larger principal curvature, at its origin, of the slice that two directions span.
 
-    With u, v the directions as they are, H the matrix of ``product``: the eigenvalues of [[u'Hu, u'Hv], [u'Hv, v'Hv]]. For u, v
-    with independent standard normal entries their mean is an unbiased estimate of tr H, and neither of them is.
+    With u, v the directions, not normalized, and H the matrix of ``product``: the eigenvalues of [[u'Hu, u'Hv], [u'Hv, v'Hv]].
+    For u, v with independent standard normal entries their mean is an unbiased estimate of tr H, but neither of them is.
     """
     u, v = flatten(first), flatten(second)
     image = product(u)

@@ -17,15 +17,15 @@ def extreme_eigenpairs(
 ) -> RitzPairs:
     """Ritz pairs of both ends of the spectrum (as signed numbers), by ascending value, with residuals |A x - value x|.
 
-    The start is a normal draw from ``generator``, a generator of the CPU. At most ``steps`` products are taken, fewer where
-    every pair that was asked for has a residual of at most ``tolerance`` times its |value| earlier. A Ritz value lies within
-    the spectrum, so the largest one is a lower bound of the largest eigenvalue, and an eigenvalue lies within each residual;
-    an eigenvalue below 0 is shown only where |value| is well above the residual. Of an eigenvalue that occurs several
-    times one copy is found. Memory: steps x P numbers for the basis and (largest + smallest) x P for the vectors.
+    The start is a normal draw from ``generator``, a CPU generator. At most ``steps`` products are taken, and fewer if every
+    requested pair earlier has a residual of at most ``tolerance`` times its |value|. A Ritz value lies within the spectrum,
+    so that the largest one is a lower bound of the largest eigenvalue, and an eigenvalue lies within each residual. An
+    eigenvalue below 0 is proved only if |value| is larger than the residual. A multiple eigenvalue is found once. Memory:
+    steps x P numbers for the basis and (largest + smallest) x P for the vectors.
 
-    This is what the two runs of Böttcher & Wheeler (arXiv 2208.13219), for A and for A - m I with the eigenvalue m of largest
-    magnitude, are after; there the second is only as accurate as a fraction of |m|. Raises UserError for fewer steps
-    than pairs, and where no pair is asked for.
+    The two runs of Böttcher & Wheeler (arXiv 2208.13219), for A and for A - m I with the eigenvalue m of largest magnitude,
+    have the same purpose; there the error of the second eigenvalue is a fraction of |m|. Raises UserError for fewer steps
+    than pairs, and if no pair is requested.
     """
     if largest < 0 or smallest < 0 or largest + smallest < 1:
         raise UserError(

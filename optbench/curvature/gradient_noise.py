@@ -18,16 +18,17 @@ class NoiseScale:
         |G|^2      is estimated by  (B |G_B|^2 - b |G_b|^2) / (B - b),
         tr Sigma   is estimated by  (|G_b|^2 - |G_B|^2) / (1/b - 1/B),
 
-    both without bias, also where the b examples are among the B. Numerator and denominator of B_simple = tr Sigma / |G|^2 are
+    both without bias, even if the b examples are among the B. Numerator and denominator of B_simple = tr Sigma / |G|^2 are
     averaged separately, over all updates or, with ``decay``, exponentially: the quotient of two single estimates is useless.
 
-    decay: the factor of the past at an update, in [0, 1); None for the plain mean. examples: the N examples that batches are
-    drawn from without replacement, where they are not a small part of N: then 1/b is (1/b)(N - b)/(N - 1) everywhere above,
-    and Sigma is the covariance over the N examples (divided by N). None for N = infinity, or draws with replacement.
+    decay: the factor of the past at an update, in [0, 1); None for the plain mean. examples: N, the number of examples from
+    which batches are drawn without replacement, needed if batches are not a small part of them. Then (1/b)(N - b)/(N - 1)
+    replaces 1/b above, and Sigma is the covariance over the N examples (divided by N). None for N = infinity, or draws with
+    replacement.
 
     Source: McCandlish, Kaplan, Amodei 2018, "An empirical model of large-batch training" (arXiv 1812.06162), section 2.2 and
-    appendix A.1. Given g^T H g for the squared norms, with the Hessian H, it estimates G^T H G and tr H Sigma, and the quotient
-    is their B_noise, with which the best step at batch B is that of the whole loss over 1 + B_noise / B.
+    appendix A.1. With g^T H g in place of the squared norms, for the Hessian H, it estimates G^T H G and tr H Sigma. Their
+    quotient is B_noise of the source: the best step at batch B is that of the whole loss divided by 1 + B_noise / B.
     """
 
     def __init__(self, decay: float | None = None, examples: int | None = None) -> None:
@@ -40,7 +41,7 @@ class NoiseScale:
         self._weight = self._gradient = self._trace = 0.0
 
     def update(self, small_norms_squared: float, big_norm_squared: float, small: int, big: int) -> None:
-        """Take in one measurement.
+        """Add one measurement.
 
         small_norms_squared: the mean of |G_b|^2 over the parts (micro-batches, ranks) of b = ``small`` examples.
         big_norm_squared: |G_B|^2 of the mean gradient over B = ``big`` examples. Raises UserError unless 1 <= b < B <= N.
@@ -55,7 +56,7 @@ class NoiseScale:
         difference = inverse_small - inverse_big
         gradient = (big_norm_squared * inverse_small - small_norms_squared * inverse_big) / difference
         trace = (small_norms_squared - big_norm_squared) / difference
-        # Divided by the sum of the weights, the mean has no bias from its start at 0.
+        # Division by the sum of the weights removes the bias of the start at 0.
         kept = 1.0 if self.decay is None else self.decay
         self._weight = kept * self._weight + 1
         self._gradient = kept * self._gradient + gradient
@@ -79,7 +80,7 @@ class NoiseScale:
 
     @property
     def value(self) -> float:
-        """tr Sigma / |G|^2, in examples; NaN where the estimate of |G|^2 is not positive, which then says nothing."""
+        """tr Sigma / |G|^2, in examples; NaN if the estimate of |G|^2 is not positive."""
         gradient = self.gradient_norm_squared
         return self.trace / gradient if gradient > 0 else math.nan
 
@@ -94,10 +95,10 @@ class NoiseScale:
 
 
 def squared_norms(gradients: Tensor, operator: Operator | None = None) -> tuple[float, float]:
-    """What ``NoiseScale.update`` takes of the mean gradients (k, P) of k parts of equal size: small and big squared norms.
+    """The small and big squared norms for ``NoiseScale.update``, from the mean gradients (k, P) of k parts of equal size.
 
-    The mean over the parts of |g|^2, and |g|^2 of their mean; with ``operator``, that of H, g^T H g instead, for one more
-    product than parts. Raises UserError for fewer than two parts.
+    The mean over the parts of |g|^2, and |g|^2 of their mean. With ``operator``, that of H, they are values of g^T H g, at the
+    cost of k + 1 products. Raises UserError for fewer than two parts.
     """
     if len(gradients) < 2:
         raise UserError(f"gradients: {len(gradients)} part; a noise scale needs at least two parts of a batch")

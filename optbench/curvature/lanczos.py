@@ -1,7 +1,7 @@
 """The Lanczos process: an orthonormal basis of a Krylov space in which a symmetric matrix is tridiagonal.
 
-It needs products with the matrix only. Vectors are flat here; ``on_flat_vectors`` makes such a product of one on lists of
-tensors, such as ``objective.hvp``.
+It needs only products with the matrix. Vectors are flat; ``on_flat_vectors`` converts a product of lists of tensors, such as
+``objective.hvp``.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,22 +11,13 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from optbench.objective.vectors import flatten, unflatten
+
 Product: TypeAlias = Callable[[Tensor], Tensor]
 
 
-def flatten(tensors: Sequence[Tensor]) -> Tensor:
-    """The tensors one after the other, as one vector."""
-    return torch.cat([tensor.reshape(-1) for tensor in tensors])
-
-
-def unflatten(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """The parts of ``vector`` in the shapes of ``like``: the inverse of ``flatten``. They are views."""
-    parts = vector.split([tensor.numel() for tensor in like])
-    return [part.view(tensor.shape) for part, tensor in zip(parts, like, strict=True)]
-
-
 def on_flat_vectors(product: Callable[[list[Tensor]], Sequence[Tensor]], like: Sequence[Tensor]) -> Product:
-    """``product``, which takes and gives lists of tensors of the shapes of ``like``, as one of flat vectors."""
+    """Convert ``product``, of lists of tensors of the shapes of ``like``, to a product of flat vectors."""
     return lambda vector: flatten(product(unflatten(vector, like)))
 
 
@@ -56,7 +47,7 @@ class Lanczos:
     """The result of ``lanczos``: A V = V T + b_k v_(k+1) e_k^T with the rows of ``basis`` as the columns of V.
 
     basis: (k, P), orthonormal rows. diagonal: (k,) a_1 .. a_k and off_diagonal: (k - 1,) b_1 .. b_(k-1), of T, in float64 on
-    the CPU. residual: b_k, what A leads out of the space; 0 if the space is invariant under A.
+    the CPU. residual: b_k, the norm of the part that A maps out of the space; 0 if the space is invariant under A.
     """
 
     basis: Tensor
@@ -73,15 +64,15 @@ class Lanczos:
     def ritz(self, largest: int | None = None, smallest: int | None = None) -> RitzPairs:
         """Ritz pairs (t, V s) for the eigenpairs (t, s) of T, with residuals b_k |s_k| and weights s_1^2.
 
-        largest, smallest: how many from the upper and from the lower end (as signed numbers) to return; all pairs where
-        neither is given. A pair that belongs to both ends is returned once.
+        largest, smallest: the numbers of pairs from the upper and the lower end (as signed numbers); all pairs if neither is
+        given. A pair that belongs to both ends is returned once.
         """
         found, vectors = self._ritz(largest, smallest)
         vectors = vectors.T.to(self.basis) @ self.basis
         return RitzPairs(found.values, found.residuals, found.weights, vectors)
 
     def ritz_values(self, largest: int | None = None, smallest: int | None = None) -> RitzValues:
-        """``ritz`` without the vectors, whose memory and arithmetic it spares."""
+        """``ritz`` without the vectors, which saves their memory and arithmetic."""
         return self._ritz(largest, smallest)[0]
 
     def _ritz(self, largest: int | None, smallest: int | None) -> tuple[RitzValues, Tensor]:
@@ -107,14 +98,14 @@ def lanczos(
 
     start: (P,), not zero, the direction of the first basis vector. Every new vector is orthogonalized against all
     others in two passes of Gram-Schmidt, without which copies of converged eigenvalues appear after some dozens of
-    steps (Parlett 1998, "The symmetric eigenvalue problem", chapter 13). The process ends early where the space is
-    invariant: where the next b is below ``tolerance`` (by default 1e-10, or ten units of rounding of the type if that is
-    more) times the largest |entry| of T, or where ``until`` says so of the process as it is after a step. Raises ValueError
-    for a start that is zero or not finite, and for steps below 1.
+    steps (Parlett 1998, "The symmetric eigenvalue problem", chapter 13). The process ends early if the space is invariant,
+    that is, if the next b is below ``tolerance`` (by default 1e-10, or ten units of rounding of the type if that is more)
+    times the largest |entry| of T; or if ``until`` returns True for the process after a step. Raises ValueError for a start
+    that is zero or not finite, and for steps below 1.
 
-    Both ends of the spectrum converge from the same run, outliers first: see ``Lanczos.ritz``. It is never restarted: the
-    memory is that of the basis, steps x P numbers of the type of ``start`` (100 steps for P = 10^6 in float32: 400 MB), and of
-    a few vectors beside it; the arithmetic, beside the products, about 8 k P multiplications and additions at step k.
+    Both ends of the spectrum converge in the same run, outliers first: see ``Lanczos.ritz``. There are no restarts: memory is
+    needed for the basis, steps x P numbers of the type of ``start`` (100 steps for P = 10^6 in float32: 400 MB), and for a few
+    more vectors. In addition to the products, step k takes about 8 k P multiplications and additions.
     """
     length = float(start.norm())
     if not 0 < length < float("inf"):
@@ -148,14 +139,14 @@ def lanczos(
         if until is not None and until(process()):
             break
         if step + 1 < steps:
-            # Where the rest is short, rounding has left it less than orthogonal once it has length 1.
+            # A short rest is no longer orthogonal, because of rounding, once it is scaled to length 1.
             rest = _orthogonal_to(basis[: step + 1], rest / off_diagonal[-1])
             basis[step + 1] = rest / rest.norm()
     return process()
 
 
 def orthonormal_extension(basis: Tensor, vector: Tensor) -> Tensor | None:
-    """The unit vector of what ``vector`` has beside the rows of ``basis``, or None where that is only rounding."""
+    """The normalized part of ``vector`` orthogonal to the rows of ``basis``, or None if it is only rounding error."""
     length = vector.norm()
     if not length > 0:
         return None
@@ -168,7 +159,7 @@ def orthonormal_extension(basis: Tensor, vector: Tensor) -> Tensor | None:
 
 
 def _orthogonal_to(basis: Tensor, vector: Tensor) -> Tensor:
-    """What is left of ``vector`` beside the orthonormal rows of ``basis``, by two passes of Gram-Schmidt."""
+    """The part of ``vector`` orthogonal to the orthonormal rows of ``basis``, by two passes of Gram-Schmidt."""
     for _ in range(2):
         vector = vector - basis.T @ (basis @ vector)
     return vector

@@ -1,9 +1,9 @@
 """Random directions with the scale of the parameters: filter normalization and its alternatives.
 
-A ReLU network computes the same function when one layer is multiplied by c and the next one divided by c, but a random
-direction of fixed length changes it by different amounts in the two places. Scaled filter by filter to the lengths of the
-network's own filters, a direction changes both alike, and loss surfaces of different networks can be compared
-(Li, Xu, Taylor, Studer & Goldstein 2018, "Visualizing the loss landscape of neural nets", section 4).
+A ReLU network computes the same function if one layer is multiplied by c and the next one divided by c, but a random direction
+of fixed length changes the two versions by different amounts. A direction that is scaled filter by filter to the lengths of the
+network's own filters changes both equally, so that loss surfaces of different networks can be compared (Li, Xu, Taylor, Studer
+& Goldstein 2018, "Visualizing the loss landscape of neural nets", section 4).
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from optbench.errors import UserError
 Normalization: TypeAlias = Literal["filter", "layer", "weight", "dfilter", "dlayer"]
 OneDimensional: TypeAlias = Literal["zero", "copy"]
 
-# What the authors' code adds to the length that it divides by: the direction of an empty filter becomes about 0.
+# Added to the divisor, as in the authors' code, so that the direction of a zero filter becomes about 0.
 EMPTY = 1e-10
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -26,15 +26,15 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 def transposed_groups(model: nn.Module) -> list[int]:
     """For each of ``model.parameters()``: the groups of the transposed convolution whose weight it is, else 0.
 
-    The first axis of the weight of a transposed convolution counts input channels, in (in, out / groups, *kernel); of any
-    other weight it counts what the layer gives out, or the rows of an embedding.
+    The first axis of the weight of a transposed convolution is the input channels, (in, out / groups, *kernel); that of any
+    other weight is the outputs of the layer, or the rows of an embedding.
     """
     groups = {id(module.weight): module.groups for module in model.modules() if isinstance(module, _TRANSPOSED)}
     return [groups.get(id(parameter), 0) for parameter in model.parameters()]
 
 
 def filter_norms(tensor: Tensor, groups: int = 0) -> Tensor:
-    """The Euclidean norm of the filter that each entry of ``tensor`` (two or more axes) belongs to, in its shape.
+    """The Euclidean norm of the filter of each entry of ``tensor`` (two or more axes), in the shape of ``tensor``.
 
     A filter is a slice along the first axis: an output channel of a convolution, the incoming weights of a neuron, a row
     of an embedding. ``groups``: see ``transposed_groups``. Norms are taken in float64 and returned in the tensor's type.
@@ -77,10 +77,10 @@ def normalize(
         dfilter   each filter of d to norm 1
         dlayer    each tensor of d to norm 1
 
-    one_dimensional: what biases, the parameters of batch norm and other tensors with at most one axis become: ``zero``, which
+    one_dimensional: the treatment of biases, parameters of batch norm and other tensors with at most one axis: ``zero``, which
     all published surfaces use and which makes them invariant under the rescaling of ReLU layers, or ``copy`` of w.
-    transposed: ``transposed_groups(model)``; None where the model has no transposed convolutions. Raises UserError for
-    other names.
+    transposed: ``transposed_groups(model)``; None if the model has no transposed convolutions. Raises UserError for other
+    names.
     """
     if how not in get_args(Normalization):
         raise UserError(f"normalization={how}: accepted are {', '.join(get_args(Normalization))}")

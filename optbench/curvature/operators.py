@@ -1,12 +1,12 @@
-"""The matrices of an objective as operators: P x P symmetric matrices that are known by their products with vectors.
+"""The matrices of an objective as operators: P x P symmetric matrices, given by their products with vectors.
 
     hessian             H = second derivatives of the mean loss
     gauss_newton        G = 1/N sum_n J_n^T H_n J_n
     fisher              F = the Fisher matrix of the model's own distribution, which is G for every loss of the bench
     empirical_fisher    E = 1/N sum_n g_n g_n^T, with the gradients g_n at the targets of the data
 
-See ``optbench.objective.products.matrices`` for the symbols. The matrix is that of the mode that the model is in: take
-products within ``objective.evaluation_mode()`` for the running statistics of batch norm and no dropout.
+See ``optbench.objective.products.matrices`` for the symbols. The matrix is that of the model's present mode: take products
+within ``objective.evaluation_mode()`` for the running statistics of batch norm and no dropout.
 """
 
 import copy
@@ -16,11 +16,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from optbench.curvature.lanczos import Product, flatten, unflatten
+from optbench.curvature.lanczos import Product
 from optbench.errors import UserError
 from optbench.models.layers import BatchNorm
 from optbench.objective import Objective
 from optbench.objective.execution import Execution, Network
+from optbench.objective.vectors import flatten, unflatten
 
 MATRICES = ("hessian", "gauss_newton", "fisher", "empirical_fisher")
 PARAMETERS = ("all", "weights")
@@ -30,12 +31,12 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Operator:
-    """A symmetric matrix A that is known by its products.
+    """A symmetric matrix A, given by its products.
 
-    product: takes v (P,) and gives A v (P,). dimension: P. name: what A is, for tables and messages. batched: takes (k, P) and
-    gives the k products as rows, where that is cheaper than one after the other. examples_are_coupled: batch norm in train
-    mode makes the outputs of an example depend on others, so that A is not the mean of matrices of single examples: it is
-    a property of the groups that are normalized together, and the theory of batch Hessians does not apply to it.
+    product: takes v (P,) and returns A v (P,). dimension: P. name: of A, for tables and messages. batched: takes (k, P) and
+    returns the k products as rows, if that is cheaper than one after the other. examples_are_coupled: True if batch norm in
+    train mode makes the outputs of an example depend on others. Then A is not the mean of matrices of single examples, but a
+    property of the groups that are normalized together, and the theory of batch Hessians does not apply to it.
     """
 
     product: Product
@@ -64,7 +65,7 @@ class Operator:
 def random_vectors(dimension: int, count: int, generator: torch.Generator, distribution: str = "rademacher") -> Tensor:
     """``count`` random vectors z as rows, (count, dimension), with E[z z^T] = I: signs or normal draws, float32.
 
-    The generator is one of the CPU, so that all ranks and devices draw the same. Raises UserError for other distributions.
+    The generator is a CPU generator, so that all ranks and devices draw the same. Raises UserError for other distributions.
     """
     if distribution == "rademacher":
         signs = torch.randint(0, 2, (count, dimension), generator=generator, dtype=torch.int8)
@@ -75,7 +76,7 @@ def random_vectors(dimension: int, count: int, generator: torch.Generator, distr
 
 
 def dense_operator(matrix: Tensor, name: str = "matrix") -> Operator:
-    """A symmetric matrix (P, P) that is there in full, as an operator."""
+    """A symmetric dense matrix (P, P) as an operator."""
     return Operator(matrix.mv, len(matrix), matrix.dtype, matrix.device, name, batched=lambda vectors: vectors @ matrix)
 
 
@@ -84,10 +85,10 @@ def operator(
 ) -> Operator:
     """A matrix of ``objective`` as an operator, one of MATRICES; its products are means over the global batch and all ranks.
 
-    parameters: "all" that train, or "weights", those of them with more than one dimension (no biases, no norms): the matrix
-    then is the block of these. weight_decay: lambda, which adds lambda I, the Hessian of lambda/2 |theta|^2. Every rank
-    must take the same products in the same order. Products of several vectors build graphs that cannot be kept once for
-    all. Raises UserError for other names, for a negative lambda and where there is no parameter to differentiate in.
+    parameters: "all" trainable ones, or "weights", those with more than one dimension (no biases, no norms): the matrix is
+    then the block of these. weight_decay: lambda, which adds lambda I, the Hessian of lambda/2 |theta|^2. Every rank must
+    take the same products in the same order. Products of several vectors build a graph that cannot be kept only once.
+    Raises UserError for other names, for a negative lambda and if there is no trainable parameter.
     """
     if matrix not in MATRICES:
         raise UserError(f"matrix={matrix}: accepted are {', '.join(MATRICES)}")
@@ -134,13 +135,13 @@ def _chosen(everything: Sequence[Tensor], parameters: str) -> list[int]:
 
 
 def examples_are_coupled(model: nn.Module) -> bool:
-    """Whether batch norm of ``model`` is in train mode, so that what becomes of an example depends on the others."""
+    """True if a batch norm of ``model`` is in train mode, so that the outputs of an example depend on the others."""
     kinds = BatchNorm | nn.modules.batchnorm._BatchNorm
     return any(isinstance(module, kinds) and module.training for module in model.modules())
 
 
 def displaced_loss(objective: Objective) -> Callable[[Tensor], Tensor]:
-    """d -> L(theta + d), a 0-d tensor, for displacements d (P,) of the parameters that train; no gradient is taken."""
+    """d -> L(theta + d), a 0-d tensor, for displacements d (P,) of the trainable parameters; without gradients."""
     trained = objective.network.parameters
     numbers = {id(parameter): number for number, parameter in enumerate(trained)}
 
@@ -157,14 +158,14 @@ def displaced_loss(objective: Objective) -> Callable[[Tensor], Tensor]:
 
 
 def in_float64(objective: Objective) -> Objective:
-    """A copy of ``objective`` that computes in float64: its own model, as it is now, on the same examples and ranks.
+    """A copy of ``objective`` that computes in float64, with a copy of its present model, on the same examples and ranks.
 
-    It takes the mode (train or eval), the buffers and the dropout masks of the original, shares nothing with it but process
-    groups, and needs about twice its memory. Meant for products, ``gradient()`` and ``loss``: called as a closure, it does
-    not average the gradients that it leaves in ``parameter.grad`` over ranks, clips nothing and runs without autocast.
+    It has the mode (train or eval), the buffers and the dropout masks of the original, shares only process groups with it,
+    and needs about twice its memory. For products, ``gradient()`` and ``loss``: called as a closure, it does not average the
+    gradients in ``parameter.grad`` over ranks, does not clip and runs without autocast.
     """
     groups = [norm.ranks for norm in objective.network.norms if norm.ranks is not None]
-    # A process group cannot be copied, and the copy of the model has to talk to the same ranks.
+    # A process group cannot be copied, and the copy of the model must communicate with the same ranks.
     model = copy.deepcopy(objective.network.model, memo={id(group): group for group in groups}).double()
     for parameter in model.parameters():
         parameter.grad = None

@@ -1,4 +1,4 @@
-"""The eigenvalues of largest magnitude by power iteration: slower than Lanczos, and what some published numbers used."""
+"""The eigenvalues of largest magnitude by power iteration: slower than Lanczos, but the method of some published results."""
 
 import math
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class PowerIteration:
     """Approximate eigenpairs in the order in which they were found, by falling magnitude.
 
     values: (k,), the Rayleigh quotients, signed, and residuals: (k,), |A x - value x|, float64 on the CPU. vectors: (k, P), unit
-    vectors as rows. converged: (k,), whether the iteration ended by its tolerance. products: how many products it took.
+    vectors as rows. converged: (k,), True if the iteration ended by its tolerance. products: the number of products taken.
     """
 
     values: Tensor
@@ -36,11 +36,11 @@ def power_iteration(
     """The ``count`` eigenvalues of largest magnitude, each in the space orthogonal to the eigenvectors found before.
 
     x <- A x / |A x| from a normal draw, until |value - last value| / (|value| + 1e-6) < tolerance for the Rayleigh quotient
-    x^T A x, or for ``iterations`` products. The error of x falls by |l2 / l1| a product, for the two largest magnitudes. A
-    quotient that changes little need not be near an eigenvalue: of l and -l at the top it is a mixture of both, and
-    only the residual tells. Raises UserError for a count or iterations below 1, and for more pairs than dimensions.
+    x^T A x, or for ``iterations`` products. The error of x falls by |l2 / l1| with each product, for the two largest
+    magnitudes. A quotient that changes little need not be near an eigenvalue: if l and -l are the largest, it is a mixture of
+    both, which only the residual shows. Raises UserError for a count or iterations below 1, and for more pairs than dimensions.
 
-    Source: the public code of PyHessian (Yao et al. 2020, arXiv 1912.07145): rule, 1e-6, 100 and 1e-3 are its.
+    Source: the public code of PyHessian (Yao et al. 2020, arXiv 1912.07145), including the rule, 1e-6, 100 and 1e-3.
     """
     if not 1 <= count <= operator.dimension or iterations < 1:
         raise UserError(
@@ -69,7 +69,7 @@ def power_iteration(
             last, value = value, float(image @ vector)
             following = deflated(image)
             length = float(following.norm())
-            # Where nothing is left, x is an eigenvector of the value 0 of the deflated matrix.
+            # If A x is 0, x is an eigenvector of the deflated matrix with the eigenvalue 0.
             done = abs(value - last) / (abs(value) + 1e-6) < tolerance or length == 0
             if done:
                 break

@@ -1,8 +1,8 @@
-"""How much higher the loss is near by: in a ball (SAM), in a ball with the scale of the weights (ASAM), in Keskar's box.
+"""Sharpness: the increase of the loss in a ball (SAM), in a ball with the scale of the weights (ASAM), or in Keskar's box.
 
-Only measures relative to the weights survive the rescaling of ReLU layers, which changes no function: quote one of them
-(Dinh et al. 2017, "Sharp minima can generalize for deep nets"). Sharpness as curvature, by the largest eigenvalue, the trace or
-the Frobenius norm of the Hessian, is in the files named for those.
+Only measures relative to the weights are invariant under the rescaling of ReLU layers, which does not change the function: report
+one of them (Dinh et al. 2017, "Sharp minima can generalize for deep nets"). Sharpness as curvature, by the largest eigenvalue,
+the trace or the Frobenius norm of the Hessian, is in the files with those names.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,20 +14,20 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from optbench.curvature.lanczos import flatten, unflatten
 from optbench.curvature.normalization import filter_norms
 from optbench.curvature.swapped_parameters import kept, place
 from optbench.errors import UserError
 from optbench.objective import Objective
+from optbench.objective.vectors import flatten, unflatten
 
 LossAndGradient: TypeAlias = Callable[[list[Tensor]], tuple[float, list[Tensor]]]
 
 
 def loss_and_gradient(objective: Objective) -> LossAndGradient:
-    """An objective as a function of ``objective.network.parameters``, which hold their own values again after every call.
+    """An objective as a function of ``objective.network.parameters``, whose values are restored after every call.
 
-    Measure in eval mode (``objective.evaluation_mode``) and without autocast: the differences here are smaller than the
-    rounding of bfloat16. On several ranks every one of them must make the same calls, as the functions below do.
+    Measure in eval mode (``objective.evaluation_mode``) and without autocast: the differences are smaller than the rounding
+    of bfloat16. All ranks must make the same calls, as the functions below do.
     """
     parameters = objective.network.parameters
 
@@ -41,7 +41,7 @@ def loss_and_gradient(objective: Objective) -> LossAndGradient:
 
 @dataclass(frozen=True)
 class Sharpness:
-    """loss: at the parameters. largest: the highest loss found near by. perturbation: where, one tensor a parameter."""
+    """loss: at the parameters. largest: the highest loss found. perturbation: its displacement, a tensor for each parameter."""
 
     loss: float
     largest: float
@@ -54,17 +54,17 @@ class Sharpness:
 
     @property
     def percentage(self) -> float:
-        """100 (L(theta + e) - L(theta)) / (1 + L(theta)), as Keskar et al. state it."""
+        """100 (L(theta + e) - L(theta)) / (1 + L(theta)), as reported by Keskar et al."""
         return 100 * self.increase / (1 + self.loss)
 
 
 def relative_scale(
     parameters: Sequence[Tensor], filters: bool = False, transposed: Sequence[int] | None = None
 ) -> list[Tensor]:
-    """T_w of ASAM, one tensor a parameter: |w| entry by entry, or with ``filters`` the norm of the filter for weights.
+    """T_w of ASAM, a tensor for each parameter: |w| entry by entry, or with ``filters`` the norm of the filter for weights.
 
     Kwon et al. 2021, "ASAM: adaptive sharpness-aware minimization"; without the small number that they add to |w|, which
-    would break the invariance. |w| follows every rescaling of single neurons, filter norms that of whole layers.
+    would break the invariance. |w| is invariant under rescaling of single neurons, filter norms under that of whole layers.
     transposed: see ``normalize``.
     """
     groups = transposed or [0] * len(parameters)
@@ -84,12 +84,12 @@ def ball_sharpness(
 ) -> Sharpness:
     """The highest loss that gradient ascent finds at theta + T d with ||d|| <= ``radius``, T = diag(``scale``) or 1.
 
-    With g the gradient, steps=1 is the first-order answer d = radius T g / ||T g|| (Foret et al. 2021, "Sharpness-aware
-    minimization for efficiently improving generalization"; with a scale Kwon et al. 2021). More steps go on by projected
-    ascent, d <- P(d + radius T g(d) / ||T g(d)||), P being the projection to the ball, and the best counts. The increase is a
-    lower bound of the maximum, and negative where no step climbs. Where T g = 0, ascent goes in a random direction of
-    ``generator`` (on the CPU; by default one with seed 0). One gradient a step and one more. Raises UserError unless
-    radius > 0 and steps >= 1.
+    With g the gradient, steps=1 is the first-order solution d = radius T g / ||T g|| (Foret et al. 2021, "Sharpness-aware
+    minimization for efficiently improving generalization"; with a scale Kwon et al. 2021). More steps continue by projected
+    ascent, d <- P(d + radius T g(d) / ||T g(d)||), P being the projection to the ball, and the best point counts. The increase
+    is a lower bound of the maximum, and negative if no step rises. If T g = 0, ascent starts in a random direction of
+    ``generator`` (on the CPU; by default one with seed 0). It takes steps + 1 gradients. Raises UserError unless radius > 0
+    and steps >= 1.
     """
     if not radius > 0 or steps < 1:
         raise UserError(f"sharpness radius={radius}, steps={steps}: accepted are a radius above 0 and at least 1 step")
@@ -131,8 +131,8 @@ def box_sharpness(
     Keskar et al. 2017, "On large-batch training for deep learning", metric 2.1; its value is ``percentage``. A is the
     identity, or with ``dimensions`` a random matrix (P, dimensions) with standard normal entries from ``generator`` (on the
     CPU; by default one with seed 0); A^+ is its pseudo-inverse. Unverified, because the paper's code does not show them:
-    epsilon 1e-3 and 5e-4, 100 dimensions, 10 iterations, and the distribution of A. scipy's L-BFGS-B begins at y = 0, or
-    where the gradient is 0 at a random corner; the best of all evaluations counts. Memory: P x dimensions numbers.
+    epsilon 1e-3 and 5e-4, 100 dimensions, 10 iterations, and the distribution of A. scipy's L-BFGS-B starts at y = 0 or, if
+    the gradient there is 0, at a random corner; the best of all evaluations counts. Memory: P x dimensions numbers.
     Raises UserError unless epsilon > 0, iterations >= 1 and 1 <= dimensions <= P.
     """
     theta = [parameter.detach().clone() for parameter in parameters]
@@ -175,7 +175,7 @@ def box_sharpness(
         jac=True,
         method="L-BFGS-B",
         bounds=np.stack([-bound, bound], 1),
-        # Losses change by less than the usual tolerances within so small a box.
+        # Within such a small box losses change by less than the usual tolerances.
         options={"maxiter": iterations, "ftol": 0.0, "gtol": 0.0},
     )
     return best

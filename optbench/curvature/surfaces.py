@@ -1,8 +1,8 @@
 """Losses and accuracies on lines and planes through parameter space, and between the ends of two runs.
 
-What is evaluated is a function of the parameters that returns any number of named values, such as train loss, test loss
-and their accuracies. Every point is computed from the origin, not from its neighbour: nothing drifts. Values that are not
-finite stay as they are; clipping is for plots.
+The evaluated function takes the parameters and returns any number of named values, such as train loss, test loss and their
+accuracies. Every point is computed from the origin, not from its neighbour, so that no error accumulates. Values that are not
+finite are kept; only plots clip them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -40,12 +40,12 @@ def model_state(model: nn.Module) -> list[Tensor]:
 
 
 def evaluation(model: nn.Module, measure: Callable[[], Mapping[str, float]]) -> Evaluate:
-    """``measure``, which looks at ``model`` as it is, as a function of the model's parameters.
+    """``measure``, which evaluates the present ``model``, as a function of the model's parameters.
 
-    It takes one tensor for each of ``model.parameters()``, the buffers staying ("weights" of Li et al. 2018), or a whole
-    ``model_state`` ("states"). Afterwards, an exception included, the model has its own parameters and buffers again, also
-    where ``measure`` moved running statistics. Mode and examples are up to ``measure``: surfaces are those of the model in
-    eval mode on examples without augmentation. Raises ValueError for tensors that fit neither.
+    It takes one tensor for each of ``model.parameters()`` with fixed buffers ("weights" of Li et al. 2018), or a whole
+    ``model_state`` ("states"). Afterwards, even after an exception, the model's own parameters and buffers are restored,
+    including running statistics that ``measure`` moved. ``measure`` chooses mode and examples: surfaces use eval mode and
+    examples without augmentation. Raises ValueError for tensors that fit neither.
     """
 
     def evaluate(values: list[Tensor]) -> Mapping[str, float]:
@@ -74,7 +74,7 @@ def shifted(origin: Sequence[Tensor], *moves: tuple[float, Sequence[Tensor]]) ->
 
 
 def line(evaluate: Evaluate, origin: Sequence[Tensor], direction: Sequence[Tensor], positions: Sequence[float]) -> Line:
-    """The values at origin + x ``direction`` for each x of ``positions`` (the source takes 51 of them in [-1, 1]).
+    """The values at origin + x ``direction`` for each x of ``positions`` (the source uses 51 in [-1, 1]).
 
     origin: one tensor for each parameter, copied before the first evaluation.
     """
@@ -91,7 +91,7 @@ def grid(
     x: Sequence[float],
     y: Sequence[float],
 ) -> Surface:
-    """The values at origin + x ``first`` + y ``second`` for all pairs (the source takes 51 x 51 of them in [-1, 1]^2)."""
+    """The values at origin + x ``first`` + y ``second`` for all pairs (the source uses 51 x 51 in [-1, 1]^2)."""
     start = [tensor.detach().clone() for tensor in origin]
     found = [evaluate(shifted(start, (across, first), (up, second))) for up in y for across in x]
     return Surface(_tensor(x), _tensor(y), _columns(found, (len(y), len(x))))
@@ -100,12 +100,12 @@ def grid(
 def interpolation(
     evaluate: Evaluate, first: Sequence[Tensor], second: Sequence[Tensor], positions: Sequence[float]
 ) -> Line:
-    """The values at first + x (second - first), exactly the two states at x = 0 and 1 (the source takes 401 in [-0.5, 1.5]).
+    """The values at first + x (second - first), exactly the two states at x = 0 and 1 (the source uses 401 in [-0.5, 1.5]).
 
-    first, second: parameters, or ``model_state``s, without which the running statistics of batch norm fit neither end.
+    first, second: parameters, or ``model_state``s; with parameters only, the running statistics of batch norm fit neither end.
     Goodfellow, Vinyals & Saxe 2015, "Qualitatively characterizing neural network optimization problems"; between a small-batch
-    and a large-batch minimum, Keskar et al. 2017. Outside [0, 1] an extrapolated running variance can become negative, and the
-    values not a number.
+    and a large-batch minimum, Keskar et al. 2017. Outside [0, 1] an extrapolated running variance can become negative, which
+    gives NaN.
     """
     ends = [(a.detach().clone(), b.detach().clone()) for a, b in zip(first, second, strict=True)]
     found = [evaluate([torch.lerp(a, b, x) for a, b in ends]) for x in positions]

@@ -1,4 +1,4 @@
-"""Looking at a model with other parameters than its own, which it has again afterwards, bit for bit."""
+"""Temporarily replace a model's parameters and restore them exactly."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -9,9 +9,9 @@ from torch import Tensor
 
 @contextlib.contextmanager
 def kept(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Within it the ``tensors`` may change; afterwards, an exception included, they hold what a saved copy holds.
+    """Within this context the ``tensors`` may change; afterwards, even after an exception, their values are restored.
 
-    Gives that copy. Values are copied back, never subtracted, so that nothing drifts however often they change.
+    Yields a copy of the values. They are copied back, never computed back, so that repeated changes add no rounding errors.
     """
     saved = [tensor.detach().clone() for tensor in tensors]
     try:
@@ -24,8 +24,8 @@ def kept(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 def place(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
     """Write ``values`` into ``tensors``, of the same shapes, in place.
 
-    The storage stays where it is, and the version counters move: an objective sees that its kept graphs are stale.
-    Raises ValueError, before anything is written, where numbers or shapes of the tensors differ.
+    The storage stays the same, and the version counters change, so that an objective detects that its kept graphs are stale.
+    Raises ValueError, before anything is written, if the numbers or shapes of the tensors differ.
     """
     shapes = [tuple(tensor.shape) for tensor in tensors]
     given = [tuple(value.shape) for value in values]

@@ -1,7 +1,7 @@
-"""Traces and Frobenius norms from random vectors, by products with the matrix or by values of the loss alone.
+"""Traces and Frobenius norms from random vectors, by products with the matrix or only by values of the loss.
 
 With E[z z^T] = I: E[z^T A z] = tr A and E |A z|^2 = |A|_F^2. Estimates are means of independent samples, and their standard
-errors decide how many are taken; a rule that looks at the change of the mean from one sample to the next would stop by chance.
+errors decide the number of samples; a rule based on the change of the mean between two samples would stop by chance.
 """
 
 import math
@@ -19,9 +19,9 @@ from optbench.errors import UserError
 class StoppingRule:
     """Sample until the standard error is at most ``relative`` times |estimate| or at most ``absolute``.
 
-    At least ``least`` and at most ``most`` samples are taken, ``together`` of them at a time, which share what batched
-    products can share. With relative = absolute = 0, ``most`` are taken. An estimate that stopped early is very slightly
-    biased by having been looked at; choose ``least`` = ``most`` where that matters.
+    At least ``least`` and at most ``most`` samples are taken, ``together`` of them at a time in batched products. With
+    relative = absolute = 0, ``most`` are taken. Early stopping makes an estimate very slightly biased; choose ``least`` =
+    ``most`` if that matters.
     """
 
     relative: float = 0.05
@@ -40,7 +40,7 @@ class StoppingRule:
             )
 
     def met_by(self, estimate: "Estimate") -> bool:
-        """Whether ``estimate`` is good enough or as good as it may become."""
+        """True if ``estimate`` is precise enough, or has the largest number of samples."""
         count = len(estimate.samples)
         enough = estimate.standard_error <= max(self.relative * abs(estimate.value), self.absolute)
         return count >= self.most or (count >= self.least and enough)
@@ -50,8 +50,8 @@ class StoppingRule:
 class Estimate:
     """A number estimated from random vectors, with its standard error.
 
-    samples: (k,), what the random part of it is the mean of, float64 on the CPU. evaluations: how many products with the
-    matrix, or values of the loss, it took. dimension: P.
+    samples: (k,), whose mean is the random part of the estimate, float64 on the CPU. evaluations: the number of products with
+    the matrix, or of values of the loss. dimension: P.
     """
 
     value: float
@@ -62,7 +62,7 @@ class Estimate:
 
     @property
     def per_dimension(self) -> float:
-        """value / P: of a trace, the mean of the eigenvalues, which is the mean curvature."""
+        """value / P: for a trace, the mean of the eigenvalues, which is the mean curvature."""
         return self.value / self.dimension
 
 
@@ -74,13 +74,13 @@ def _mean(samples: Tensor, evaluations: int, dimension: int, exact: float = 0.0)
 def _sampled(
     draw: Callable[[int], Tensor], rule: StoppingRule, estimate: Callable[[Tensor], Estimate]
 ) -> tuple[Estimate, Tensor]:
-    """``estimate`` of the first column of the samples that ``draw`` gives, (count, columns), and all columns of them."""
+    """``estimate`` of the first column of the samples from ``draw``, (count, columns), and all columns of the samples."""
     samples = torch.empty(0, dtype=torch.float64)
     while True:
         fresh = draw(min(rule.together, rule.most - len(samples))).to("cpu", torch.float64)
         samples = torch.cat([samples, fresh]) if len(samples) else fresh
         found = estimate(samples[:, 0])
-        # A NaN or an infinity never becomes a number again, and never meets a tolerance.
+        # A mean that is NaN or infinite stays so, and never meets a tolerance.
         if rule.met_by(found) or not math.isfinite(found.value):
             return found, samples
 
@@ -91,12 +91,12 @@ def trace_and_frobenius_norm(
     rule: StoppingRule | None = None,
     distribution: str = "rademacher",
 ) -> tuple[Estimate, Estimate]:
-    """``hutchinson_trace``, which the rule looks at, and ``frobenius_norm`` from the same products."""
+    """``hutchinson_trace``, to which the rule applies, and ``frobenius_norm`` from the same products."""
     rule = rule or StoppingRule()
 
     def draw(count: int) -> Tensor:
         vectors = operator.random_vectors(count, generator, distribution)
-        # Sums of P numbers in float32 would lose digits that the products have.
+        # Sums of P numbers in float32 would lose digits.
         images = operator.products(vectors).double()
         return torch.stack([(images * vectors).sum(1), images.square().sum(1)], 1)
 
@@ -110,10 +110,10 @@ def hutchinson_trace(
     rule: StoppingRule | None = None,
     distribution: str = "rademacher",
 ) -> Estimate:
-    """tr A as the mean of z^T A z, one product a sample.
+    """tr A as the mean of z^T A z, one product for each sample.
 
-    The variance of a sample is 2 (|A|_F^2 - sum_i A_ii^2) for Rademacher z and 2 |A|_F^2 for gaussian z. ``generator`` is one
-    of the CPU.
+    The variance of a sample is 2 (|A|_F^2 - sum_i A_ii^2) for Rademacher z and 2 |A|_F^2 for gaussian z. ``generator`` is a CPU
+    generator.
 
     Source: Hutchinson 1989, "A stochastic estimator of the trace of the influence matrix for Laplacian smoothing splines".
     """
@@ -126,7 +126,7 @@ def frobenius_norm(
     rule: StoppingRule | None = None,
     distribution: str = "rademacher",
 ) -> Estimate:
-    """|A|_F = (sum of the squared eigenvalues)^1/2 as the root of the mean of |A z|^2, one product a sample.
+    """|A|_F = (sum of the squared eigenvalues)^1/2 as the root of the mean of |A z|^2, one product for each sample.
 
     The samples are the |A z|^2; the standard error of the root is that of their mean over twice the root.
     """
@@ -153,10 +153,10 @@ def hutch_plus_plus_trace(
 ) -> Estimate:
     """tr A = tr Q^T A Q + tr (I - Q Q^T) A (I - Q Q^T), the first part exactly, the second by Hutchinson's estimator.
 
-    Q is an orthonormal basis of A S with ``sketch`` Rademacher columns S, which holds what stands out of the spectrum: the
-    variance of what is left can be far smaller. 2 sketch products are taken for the first part and one a sample for the second;
-    with ``sketch`` samples (least = most = sketch) that is the method as published, and the standard error, of the second part
-    alone given Q, is that of the whole. Raises UserError for a sketch below 1 or of more than P columns.
+    Q is an orthonormal basis of A S with ``sketch`` Rademacher columns S, which captures the outliers of the spectrum, so that
+    the variance of the rest can be far smaller. The first part takes 2 sketch products, the second one for each sample; with
+    ``sketch`` samples (least = most = sketch) it is the published method. The standard error is that of the second part given
+    Q. Raises UserError for a sketch below 1 or of more than P columns.
 
     Source: Meyer, Musco, Musco, Woodruff 2021 (arXiv 2010.09649), algorithm 1.
     """
@@ -180,7 +180,7 @@ def hutch_plus_plus_trace(
 # ---- without products: second differences of the loss -------------------------------------------------------------------
 
 
-# Of h P^1/2: four decades, four steps to each.
+# Values of h P^1/2: four decades, with four steps in each.
 LENGTHS = tuple(10 ** (-4 + power / 4) for power in range(17))
 
 
@@ -192,9 +192,9 @@ class ProjectedTrace(Estimate):
 
 
 def second_difference(loss: Callable[[Tensor], Tensor], direction: Tensor, step: float, centre: Tensor) -> float:
-    """(L(theta + h z) - 2 L(theta) + L(theta - h z)) / h^2, the curvature z^T H z along z but for terms of order h^2.
+    """(L(theta + h z) - 2 L(theta) + L(theta - h z)) / h^2, the curvature z^T H z along z up to terms of order h^2.
 
-    loss: d -> L(theta + d). centre: L(theta). What is odd in h, the gradient with it, falls out.
+    loss: d -> L(theta + d). centre: L(theta). Terms odd in h, such as that of the gradient, cancel.
     """
     ahead, behind = loss(step * direction), loss(-step * direction)
     return float((ahead - centre) + (behind - centre)) / step**2
@@ -203,10 +203,11 @@ def second_difference(loss: Callable[[Tensor], Tensor], direction: Tensor, step:
 def plateau_step(loss: Callable[[Tensor], Tensor], directions: Tensor, lengths: Sequence[float] = LENGTHS) -> float:
     """The step h at which the second differences along ``directions`` (k, P) depend least on h.
 
-    Too long a step meets the loss's fourth derivative, an error of order h^2, too short a one meets rounding, of order
-    4 eps |L| / h^2. Scanned are the steps with h P^1/2 in ``lengths``, by default four decades from 1e-4 to 1; taken is the
-    one whose second differences differ least from those of both its neighbours, in the median over the directions. Takes
-    2 k values of the loss for each length. Raises UserError for fewer than three lengths.
+    If the step is too long, the error comes from the loss's fourth derivative and is of order h^2; if it is too short, the
+    error comes from rounding and is of order 4 eps |L| / h^2. The candidates are the steps with h P^1/2 in ``lengths``, by
+    default four decades from 1e-4 to 1. The result is the step whose second differences differ least from those of both its
+    neighbours, in the median over the directions. Takes 2 k values of the loss for each length. Raises UserError for fewer
+    than three lengths.
     """
     if len(lengths) < 3:
         raise UserError(f"lengths={lengths}: a plateau is seen among at least three steps")
@@ -232,7 +233,7 @@ def projected_trace(
     device: torch.device | None = None,
     scanned: int = 3,
 ) -> ProjectedTrace:
-    """tr H of the Hessian H of a loss from its values alone: the mean over random z of ``second_difference``.
+    """tr H of the Hessian H of a loss, only from its values: the mean over random z of ``second_difference``.
 
     loss: d -> L(theta + d) for d (P,) of float64, such as ``displaced_loss(in_float64(objective))``; in float32 the differences
     are lost in rounding. step: h; by default the ``plateau_step`` along ``scanned`` directions. A sample costs two values of

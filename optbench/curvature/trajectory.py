@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from optbench.curvature.lanczos import flatten, unflatten
+from optbench.objective.vectors import flatten, unflatten
 
-# Columns that are taken to float64 at a time.
+# The number of columns that are converted to float64 at a time.
 CHUNK = 1 << 18
 
 
@@ -21,8 +21,8 @@ class PrincipalPlane:
     """The result of ``principal_components``, for n saved states and k components.
 
     directions: k lists of tensors in the shapes of the parameters, orthonormal. explained: (k,), the share of the variance
-    along each. coordinates: (n, k), of theta_i - theta_n along the directions, so that the last state lies at 0. Both float64
-    on the CPU.
+    along each. coordinates: (n, k), of theta_i - theta_n along the directions, so that the last state is at 0. Both are
+    float64 on the CPU.
     """
 
     directions: list[list[Tensor]]
@@ -38,9 +38,9 @@ def principal_components(
 
     centred: subtract the mean of the rows first, as the authors' code does through scikit-learn; their formula does not.
     weights_only: tensors with at most one axis count as if they had never moved. A path with fewer dimensions than
-    ``components`` gives as many as it has. Gram matrix and components are computed in float64; directions come in the
-    parameters' type. Memory: the states once more, as one (n, P) matrix. Raises ValueError for fewer than two states, and
-    where no parameter moved.
+    ``components`` has fewer components. Gram matrix and components are computed in float64; directions have the parameters'
+    type. Memory: another copy of the states, as one (n, P) matrix. Raises ValueError for fewer than two states, and if no
+    parameter moved.
     """
     if len(states) < 2 or components < 1:
         raise ValueError(f"{components} components of {len(states)} states: at least one of at least two are needed")
@@ -55,7 +55,7 @@ def principal_components(
     values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
     if not values[0] > 0:
         raise ValueError("the principal components of a path on which no parameter moved")
-    # Squares of lengths: below this share, a component is the rounding of the Gram matrix.
+    # These are squares of lengths: below this share, a component is rounding error of the Gram matrix.
     rank = int((values > len(rows) * torch.finfo(torch.float64).eps * values[0]).sum())
     count = min(components, rank)
     to_rows = vectors[:, :count] / values[:count].sqrt()

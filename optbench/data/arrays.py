@@ -1,4 +1,4 @@
-"""dataset=arrays: NumPy arrays of one's own, in an .npz file."""
+"""dataset=arrays: the user's NumPy arrays, in an .npz file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,13 +35,13 @@ def load(
 
     layout: the dimensions of the inputs, "vectors" (N, F) or images: "NHW", "NHWC", "NCHW". task: "classification", by
     labels (N,) of integers, texts or booleans, whose classes are the sorted labels of the training split; or "regression",
-    by numbers (N,) or (N, outputs). test, validation: how many examples are taken from the training examples where the
-    file has no such split; None takes 10 %.
+    by numbers (N,) or (N, outputs). test, validation: the number of examples taken from the training examples if the file
+    has no such split; None takes 10 %.
 
     Images of integers in 0 .. 255 are kept as bytes, all others as floating-point numbers in their own unit. Mean and
     standard deviation, of the channels of images, of the columns of vectors (normalize) and of real targets
     (normalize_targets), are those of the training examples. title: only names the data. Raises UserError, with the file,
-    the array and the row, for what is not of this form.
+    the array and the row, for data that are not of this form.
     """
     file = own_place(path, data_dir, suffixes=npz.SUFFIXES)
     regression = task == "regression"
@@ -102,7 +102,7 @@ def _read_finite(file: Path, stored: npz.Stored) -> Any:
 
 
 def _floating(values: Any) -> Any:
-    """``values`` as float32 where that holds them exactly, otherwise as float64; in the byte order of this machine."""
+    """``values`` as float32 if that holds them exactly, otherwise as float64; in the byte order of this machine."""
     exact = values.dtype.itemsize <= (4 if values.dtype.kind == "f" else 2)
     return np.ascontiguousarray(values, np.float32 if exact else np.float64)
 

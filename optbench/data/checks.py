@@ -1,4 +1,4 @@
-"""Loaded data are checked before anything trains on them, so that bad data are never taken for a bad optimizer."""
+"""Check loaded data before training, so that bad data are not mistaken for a bad optimizer."""
 
 import math
 from typing import Any
@@ -14,10 +14,10 @@ NO_TARGET = -100
 
 
 def check(raw: Any, dataset: str) -> None:
-    """Raise UserError, naming the ``dataset``, the split and the example, for data that cannot be trained on.
+    """Raise UserError, naming the ``dataset``, the split and the example, for data that cannot be used for training.
 
-    That is an empty split, inputs and targets of other numbers, types or shapes than ``DataSpec`` says, values that are
-    not finite, tokens and classes out of range, and statistics that are none.
+    These are an empty split, inputs and targets whose number, type or shape differs from ``DataSpec``, values that are not
+    finite, tokens and classes out of range, and invalid statistics.
     """
     if not isinstance(raw, RawData):
         raise UserError(f"dataset={dataset}: its function must return RawData, not {type(raw).__name__}")
@@ -65,7 +65,7 @@ def _is_floating(inputs: Any) -> bool:
 
 
 def _check_inputs(inputs: Tensor, spec: DataSpec, where: str, floating: bool) -> None:
-    """``floating``: the training inputs are; images of bytes have another unit than others."""
+    """``floating``: True if the training inputs are floating-point numbers; images of bytes have another unit."""
     dtypes = {"image": "a floating-point type" if floating else "uint8", "tokens": "int64"}
     right = {
         "image": inputs.is_floating_point() if floating else inputs.dtype == torch.uint8,

@@ -1,8 +1,8 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009), from the official "python version" archives or the folders they extract to.
 
 A batch is a pickle, written by Python 2 with protocol 2, of a dict: ``data`` uint8 (N, 3072), the red, green and blue
-planes of 32 x 32 images, and ``labels`` (CIFAR-100: ``fine_labels``), a list. A pickle can run any code when it is
-read, so these are read by an unpickler that knows arrays and plain containers and nothing else.
+planes of 32 x 32 images, and ``labels`` (CIFAR-100: ``fine_labels``), a list. Reading a pickle can run any code, so these
+are read by an unpickler that accepts only arrays and plain containers.
 """
 
 import io
@@ -36,7 +36,7 @@ class ArrayUnpickler(pickle.Unpickler):
     """Reads pickles of arrays and plain containers; refuses to look up anything else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """The class or function a pickle asks for, if it is one of those that make an array."""
+        """The class or function that a pickle asks for, if it is one that makes an array."""
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"refusing to load {module}.{name}")
         return _ALLOWED[module, name]
@@ -46,21 +46,21 @@ _LARGEST = 1 << 28  # bytes of one file in an archive; the largest of the offici
 
 
 def _check_memo(content: bytes) -> None:
-    """Refuse a number of the memo beyond the length of the pickle: the unpickler would make a table as large as it."""
+    """Refuse a memo index beyond the length of the pickle: the unpickler would allocate a table of that size."""
     for opcode, argument, _ in pickletools.genops(content):
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(content):
             raise pickle.UnpicklingError(f"announces {argument} objects")
 
 
 def unpickle(content: bytes, shown: str) -> dict[str, Any]:
-    """The dict in a CIFAR pickle, its keys as str whether Python 2 or 3 wrote them.
+    """The dict in a CIFAR pickle, with keys as str, written by Python 2 or 3.
 
     Raises UserError, naming the file as ``shown``, for anything that is not a dict of arrays and plain containers.
     """
     try:
         _check_memo(content)
         batch = ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
-    except Exception as error:  # damaged pickles raise nearly anything
+    except Exception as error:  # damaged pickles raise almost any exception
         raise UserError(f"{shown}: not a CIFAR file: {error}") from error
     if not isinstance(batch, dict):
         raise UserError(f"{shown}: not a CIFAR file: it holds a {type(batch).__name__}, not a dict")
@@ -68,7 +68,7 @@ def unpickle(content: bytes, shown: str) -> dict[str, Any]:
 
 
 def _read_members(layout: Layout, data_dir: str, check_hash: bool) -> dict[str, tuple[bytes, str]]:
-    """The content of each file by name, and how to show its place in a message."""
+    """The content of each file by name, and its place for messages."""
     paths = unpacked(layout, data_dir)
     if paths is not None:
         return {file.name: (read(file, paths[file.name], check_hash), str(paths[file.name])) for file in layout.members}

@@ -1,4 +1,4 @@
-"""dataset=folder: images of one's own, a sub-folder for each class."""
+"""dataset=folder: the user's images, in a sub-folder for each class."""
 
 import torch
 
@@ -24,10 +24,10 @@ def load(
 
     The classes are the names of the sub-folders, sorted. resize: make every image a square of this side; None demands that
     all have one size. resize_by: "crop" takes the largest square in the centre of an image first, "stretch" does not.
-    test, validation: how many examples are taken from the training images where the folder has no such split; None takes
+    test, validation: the number of examples taken from the training images if the folder has no such split; None takes
     10 %. Images are grey if all are, otherwise all become RGB (see ``images``). Mean and standard deviation of the
-    channels are those of the training examples. title: only names the data. Raises UserError, naming the file, for what
-    is not of this form or cannot be read.
+    channels are those of the training examples. title: only names the data. Raises UserError, naming the file, if it is
+    not of this form or cannot be read.
     """
     found = class_folders(own_place(path, data_dir))
     held_out = HeldOut(test, validation)

@@ -8,7 +8,7 @@ import numpy as np
 
 from optbench.errors import UserError
 
-_MANY = 100  # classes, above which fewer than two examples each are taken for the values of a regression
+_MANY = 100  # more classes than this, with fewer than two examples each, count as the values of a regression
 _REGRESSION = "dataset.task=regression (or loss=mse) predicts numbers"
 
 
@@ -16,8 +16,8 @@ def numbered(labels: Mapping[str, Any], where: Callable[[str, int], str]) -> tup
     """The class of every label, int64 (N,), by split, and the names of the classes.
 
     labels: arrays (N,) of integers, texts, booleans or whole floating-point numbers by split, "train" among them.
-    where(split, row): names a label's place for messages. Raises UserError for labels that are not of these types, for one
-    class, and for a label of another split that the training data do not have.
+    where(split, row): the place of a label, for messages. Raises UserError for labels of other types, for a single class,
+    and for a label of another split that the training data lack.
     """
     plain = {split: _plain(values, partial(where, split)) for split, values in labels.items()}
     known = np.unique(plain["train"])

@@ -1,8 +1,8 @@
-"""Images of random curves, for the Curves autoencoder: a substitute, since the original images are not to be had.
+"""Images of random curves, for the Curves autoencoder: a substitute, since the original images are not available.
 
 The original (Hinton & Salakhutdinov 2006; Martens 2010) has 20,000 training and 10,000 test images of 28 x 28, each a
-curve through random points of the plane. These are Bezier curves with random control points instead: alike, not the
-same, so errors are not comparable with published ones.
+curve through random points of the plane. These are Bezier curves with random control points: similar, but not equal, so
+that errors are not comparable with published ones.
 """
 
 import math
@@ -18,7 +18,7 @@ from optbench.system import memory
 
 SIDE = 28
 MARGIN = 2.0  # pixels between the control points and the border
-SAMPLES = 128  # of each curve: at most 0.8 pixels apart, where a cubic curve is fastest
+SAMPLES = 128  # points of each curve: at most 0.8 pixels apart, reached where a cubic curve is fastest
 _CHUNK = 1000
 
 
@@ -37,8 +37,8 @@ def bezier(control: Tensor, samples: int) -> Tensor:
 def rasterize(points: Tensor) -> Tensor:
     """Images uint8 (N, 1, 28, 28) of the points (N, S, 2) (x, y in pixels), which must lie in [0, 27).
 
-    A pixel at distance (dx, dy) from a point has the intensity (1 - |dx|)(1 - |dy|) if both are below 1, and of all
-    points the largest counts.
+    A pixel at distance (dx, dy) from a point has the intensity (1 - |dx|)(1 - |dy|) if both are below 1. Its value is the
+    largest intensity over all points.
     """
     count = len(points)
     corner = points.floor()
@@ -67,7 +67,7 @@ def load(
     train_limit: int | None = None,
     generation_seed: int = 0,
 ) -> RawData:
-    """Images of Bezier curves of ``degree`` 2 or 3 whose control points are uniform on the image but for a margin.
+    """Images of Bezier curves of ``degree`` 2 or 3, whose control points are uniform on the image without its margin.
 
     ``examples`` for training, ``validation``, and 10,000 for testing, each from its own random stream. No targets. An
     image is determined by 2 (degree + 1) numbers: 8 for cubic curves, 6 for quadratic ones. ``data_dir`` is not used.

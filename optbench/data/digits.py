@@ -10,7 +10,7 @@ from optbench.data.splits import fixed_permutation, image_classification
 
 FILE = Path(__file__).parent / "files" / "digits.npz"
 TEST_EXAMPLES = 360
-_LEVELS = 16  # the file holds counts of 0 .. 16 black pixels in blocks of 4 x 4
+_LEVELS = 16  # the file holds the numbers, 0 .. 16, of black pixels in blocks of 4 x 4
 
 
 def load(data_dir: str, validation: int = 144, train_limit: int | None = None) -> RawData:

@@ -1,4 +1,4 @@
-"""Put the files of a dataset where it will be looked for: ``python -m optbench.data.fetch NAME [--data-dir DIR]``."""
+"""Fetch the files of a dataset into the data folder: ``python -m optbench.data.fetch NAME [--data-dir DIR]``."""
 
 import argparse
 import os
@@ -19,11 +19,11 @@ _DEBIAN_TIMEOUT = 120
 
 
 def fetch(name: str, data_dir: str | Path) -> str:
-    """Bring the files of the dataset ``name`` into its folder below ``data_dir``, and say in a sentence what was done.
+    """Bring the files of the dataset ``name`` into its folder below ``data_dir``; returns a sentence about the source.
 
-    Tries, in order: they are there; they are in another place where data are looked for (copied); Debian's package,
-    where there is apt-get; the official address. Every file is checked by its hash. Raises UserError if none of these
-    works, or if ``name`` has no files to fetch.
+    Tries, in order: the folder itself; the other places where data are looked for (the files are copied); Debian's package,
+    if there is apt-get; the official address. Every file is checked by its hash. Raises UserError if none of these works,
+    or if ``name`` has no files to fetch.
     """
     if name in NO_DOWNLOAD:
         if missing := lacking(name):
@@ -56,7 +56,7 @@ def fetch(name: str, data_dir: str | Path) -> str:
 
 
 def require(name: str, data_dir: str | Path, check_hash: bool = True) -> None:
-    """Find the official files of the dataset ``name``, or download them, without reading them; nothing for other datasets.
+    """Find the official files of the dataset ``name``, or download them, without reading them; ignores other datasets.
 
     Raises UserError if neither works.
     """
@@ -74,7 +74,7 @@ def _verify_all(source: Source, paths: dict[str, Path]) -> None:
 
 
 def _copy(paths: dict[str, Path], folder: Path) -> None:
-    """Copy files into ``folder``, each under a temporary name first, so that none is ever there in part."""
+    """Copy files into ``folder``, each under a temporary name first, so that no incomplete file appears."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in paths.values():
         temporary = folder / f".{path.name}.{os.getpid()}"
@@ -86,7 +86,7 @@ def _copy(paths: dict[str, Path], folder: Path) -> None:
 
 
 def _from_debian(package: str, source: Source, folder: Path) -> str | None:
-    """Unpack a Debian package without installing it (no root needed); None, or why that was not possible."""
+    """Unpack a Debian package without installing it (no root needed); returns None, or the reason of a failure."""
     if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
         return "there is no apt-get"
     with tempfile.TemporaryDirectory() as scratch:
@@ -94,7 +94,7 @@ def _from_debian(package: str, source: Source, folder: Path) -> str | None:
             try:
                 _run(["apt-get", "download", package], scratch)
             except subprocess.SubprocessError:
-                # A fresh machine has no package lists yet. These are our own, so that neither root nor the system's are needed.
+                # A new machine has no package lists. Private lists need neither root nor the system's lists.
                 private = [f"-oDir::State::Lists={scratch}/lists", f"-oDir::Cache={scratch}/cache"]
                 for folder_of_apt in ("lists/partial", "cache/archives/partial"):
                     Path(scratch, folder_of_apt).mkdir(parents=True)

@@ -1,9 +1,9 @@
-"""Fingerprints of data: what tells one folder's data from another's, wherever the folder is. Imports no torch.
+"""Fingerprints of data: they identify the content of a folder, independently of its place. Imports no torch.
 
 A fingerprint is a hash of the names of the files, relative to their folder, of their sizes and of their bytes. Up to
-``WHOLE`` bytes in ``WHOLE_FILES`` files every byte counts. Beyond that, every name and every size counts, and of the bytes
-those of ``BLOCKS`` blocks at equal distances in the concatenation of all files, so that ImageNet takes seconds and not
-minutes: a change that keeps the size of every file and touches none of these blocks is not seen.
+``WHOLE`` bytes in ``WHOLE_FILES`` files, every byte counts. Beyond that, every name and every size counts, but only the bytes
+of ``BLOCKS`` blocks at equal distances in the concatenation of all files, so that ImageNet takes seconds and not minutes. A
+change that keeps the size of every file and lies outside these blocks is not detected.
 """
 
 import hashlib
@@ -30,11 +30,11 @@ MOST_FILES = 5_000_000
 
 @dataclass
 class DataFiles:
-    """The files that a dataset reads: ``paths`` by their names, which do not depend on where they are.
+    """The files that a dataset reads: ``paths`` by names that do not depend on their place.
 
-    A name that ends with "/" is that of a folder. digests: hashes of the contents by name, where they are known already.
-    where: the folder, for messages. training: how many training examples they are, where their number alone tells.
-    official: whether they are the official files of a data set, which need no fingerprint.
+    A name that ends with "/" is that of a folder. digests: hashes of the contents by name, if they are already known.
+    where: the folder, for messages. training: the number of training examples, if it follows from the files alone.
+    official: True for the official files of a data set, which need no fingerprint.
     """
 
     where: str
@@ -50,10 +50,10 @@ class DataFiles:
 def files_of(dataset: Mapping[str, Any], data_dir: str | Path) -> DataFiles | None:
     """The files that ``dataset``, a choice with its options, reads; None for one that reads none.
 
-    ``info.files`` of the choice says which: the name of a data set with official files, ``shards``, ``image_folder``,
-    one of ``own_files.OWN_FILES``, or a list of files and folders below data_dir, in which ``{OPTION}`` stands for the value
-    of an option. Without it they are all the files in data_dir, and those that an option names. Raises UserError if they
-    are not there.
+    ``info.files`` of the choice names them: the name of a data set with official files, ``shards``, ``image_folder``, one
+    of ``own_files.OWN_FILES``, or a list of files and folders below data_dir, in which ``{OPTION}`` stands for the value of
+    an option. Without it they are all the files in data_dir, and those that an option names. Raises UserError if they do
+    not exist.
     """
     info = dataset["info"]
     if info.get("download") == "none":
@@ -79,7 +79,7 @@ def files_of(dataset: Mapping[str, Any], data_dir: str | Path) -> DataFiles | No
 
 def _of_source(name: str, data_dir: str | Path, check_hash: bool) -> DataFiles | None:
     if check_hash:
-        return None  # whoever reads them checks them
+        return None  # the loader checks them
     found = official_files(name, data_dir)
     if found is None:
         raise missing(
@@ -89,7 +89,7 @@ def _of_source(name: str, data_dir: str | Path, check_hash: bool) -> DataFiles |
             f"with dataset.check_hash=false the data are part of the run's name, so they must be there before it starts "
             f"(python -m optbench.data.fetch {name})",
         )
-    # Of the content, as the same files lie about compressed or not.
+    # Digests of the decompressed content, because the same files may be compressed or not.
     digests = {file.name: _md5(path, path.name == f"{file.name}.gz") for file, path in found.items()}
     paths = {file.name: path for file, path in found.items()}
     official = all(digests[file.name] == file.md5 for file in found)
@@ -113,7 +113,7 @@ def _rows(shards: list[Path]) -> int | None:
     try:
         found: int = sum(pq.read_metadata(path).num_rows for path in shards)
         return found
-    except Exception:  # damaged files raise nearly anything; whoever reads them says what is wrong
+    except Exception:  # damaged files raise almost any exception; the loader reports the problem
         return None
 
 
@@ -123,7 +123,7 @@ def _of_image_folder(data_dir: str | Path) -> DataFiles:
     for split in ("train", "val"):
         by_class = folders.images_by_class(root / split)
         for name, images in by_class.items():
-            files.paths[f"{split}/{name}/"] = root / split / name  # a class is one without images, too
+            files.paths[f"{split}/{name}/"] = root / split / name  # a class without images also counts
             files.paths |= {f"{split}/{name}/{path.name}": path for path in images}
         if split == "train":
             files.training = sum(map(len, by_class.values()))
@@ -131,7 +131,7 @@ def _of_image_folder(data_dir: str | Path) -> DataFiles:
 
 
 def _undeclared(dataset: Mapping[str, Any], data_dir: str | Path) -> DataFiles | None:
-    """All that somebody's own function may read: the whole of data_dir, and each path among the options."""
+    """All files that a user's own function may read: the whole of data_dir, and each path among the options."""
     options = {name: value for name, value in dataset.items() if name not in ("_target_", "name", "info")}
     named = [f"{{{name}}}" for name, value in options.items() if isinstance(value, str) and _at(value, data_dir, True)]
     entries = (["."] if Path(at_home(data_dir)).is_dir() else []) + named
@@ -143,7 +143,7 @@ def _listed(dataset: Mapping[str, Any], entries: list[str], data_dir: str | Path
     given = {name: value for name, value in dataset.items() if isinstance(value, str | int | float)}
     for number, entry in enumerate(entries):
         if any(f"{{{name}}}" in entry and value is None for name, value in dataset.items()):
-            continue  # an option that names nothing
+            continue  # an option that is null names no file
         try:
             text = entry.format(**given)
         except (KeyError, IndexError, ValueError) as error:
@@ -156,7 +156,7 @@ def _listed(dataset: Mapping[str, Any], entries: list[str], data_dir: str | Path
         for path in found:
             single = path.is_file()
             for file in [path] if single else folders.files_below(path):
-                # The name of a file that an option names may differ where its content does not.
+                # A single file counts by its content, not by its name.
                 name = "" if single else f"/{file.relative_to(path).as_posix()}"
                 files.paths[f"{number}{name}"] = file
                 if len(files.paths) > MOST_FILES:
@@ -171,12 +171,12 @@ _REMEDY = "the data are part of the run's name, so they must be there before it 
 
 
 def _at(text: str, data_dir: str | Path, is_option: bool) -> list[Path]:
-    """What ``text`` names: below data_dir, or where it stands if it is absolute or the value of an option."""
+    """The paths that ``text`` names: below data_dir, or ``text`` itself if it is absolute or the value of an option."""
     path = Path(at_home(text))
     candidates = [Path(at_home(data_dir)) / path, *([path] if is_option else [])]
     try:
         found = [candidate.resolve() for candidate in candidates if text and candidate.exists()]
-    except (OSError, ValueError):  # a word too long or too odd for a path
+    except (OSError, ValueError):  # too long for a path, or with characters that no path may have
         return []
     return list(dict.fromkeys(found))
 
@@ -187,8 +187,8 @@ def _at(text: str, data_dir: str | Path, is_option: bool) -> list[Path]:
 def fingerprint(dataset: Mapping[str, Any], data_dir: str | Path) -> tuple[str | None, DataFiles | None]:
     """The fingerprint of the data that ``dataset`` reads, and the files that it covers.
 
-    It is None for data that need none: those that are generated or shipped, and official files. Raises UserError if the
-    files are not there or cannot be read.
+    It is None for data that need none: generated or shipped data, and official files. Raises UserError if the files do not
+    exist or cannot be read.
     """
     key = (str(data_dir), str(Path.cwd()), repr(dataset))
     if _KEPT is not None and key in _KEPT:
@@ -205,7 +205,7 @@ _KEPT: dict[Any, tuple[str | None, DataFiles | None]] | None = None
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Within, the same data are looked at once: for the cells of a sweep, which are planned one after another."""
+    """Within this context, equal data are read only once: for the cells of a sweep, which are planned one after another."""
     global _KEPT
     outer, _KEPT = _KEPT, {} if _KEPT is None else _KEPT
     try:
@@ -236,14 +236,14 @@ def _hash(files: DataFiles) -> str:
 
 
 def _named(digest: Any) -> str:
-    # With a letter first, as hexadecimal digits alone may be read as a number, such as 12e4567890123456.
+    # With a letter first, because hexadecimal digits alone may be read as a number, such as 12e4567890123456.
     return f"h{digest.hexdigest()}"
 
 
 def _sample(paths: list[Path], sizes: list[int]) -> Iterable[bytes]:
     ends = list(accumulate(sizes))
     for number in range(BLOCKS):
-        place = number * (ends[-1] - 1) // (BLOCKS - 1)  # the first block at the first byte, the last at the last
+        place = number * (ends[-1] - 1) // (BLOCKS - 1)  # from the first byte to the last
         index = bisect_right(ends, place)
         start = place - (ends[index] - sizes[index])
         with paths[index].open("rb") as stream:
@@ -251,7 +251,7 @@ def _sample(paths: list[Path], sizes: list[int]) -> Iterable[bytes]:
             yield stream.read(BLOCK)
 
 
-# The digests of files as they were when they were last read in this process.
+# The digests of files, valid while a file is unchanged since this process read it.
 _DIGESTS: FileCache[str] = FileCache()
 
 
@@ -266,5 +266,5 @@ def _content(path: Path) -> bytes:
 def _md5(path: Path, gzipped: bool) -> str:
     try:
         return _DIGESTS.get(path, lambda: md5_of(path, gzipped), f"md5 {gzipped}")
-    except Exception as error:  # damaged archives raise nearly anything
+    except Exception as error:  # damaged archives raise almost any exception
         raise UserError(f"{path}: cannot be read: {error}") from error

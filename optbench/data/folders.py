@@ -1,6 +1,6 @@
-"""What a folder of data holds: classes with their images, parquet shards, or any files. Imports no torch.
+"""Read the layout of a folder of data: classes with their images, parquet shards, or any files. Imports no torch.
 
-Hidden files and what desktops leave behind (``.git``, ``.DS_Store``, ``__MACOSX``, ``Thumbs.db``) are no data.
+Hidden files and files made by desktops (``.git``, ``.DS_Store``, ``__MACOSX``, ``Thumbs.db``) do not count as data.
 """
 
 import os
@@ -22,14 +22,14 @@ OTHER_SUFFIXES = (
     ".tif",
     ".tiff",
     ".webp",
-)  # further images that a folder of one's own may hold
+)  # additional formats that a user's folder may hold
 VALIDATION_SPLITS = ("validation", "valid", "val")
 TEST_SPLITS = ("test", *VALIDATION_SPLITS)
 _LITTER = ("__MACOSX", "__pycache__", "Thumbs.db", "desktop.ini", "lost+found", "@eaDir", "$RECYCLE.BIN")
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is none of the data."""
+    """True if a file or folder of this name does not count as data."""
     return name.startswith(".") or name in _LITTER
 
 
@@ -41,10 +41,10 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 
 def own_place(path: str | None, data_dir: str | Path, option: str = "path", suffixes: Sequence[str] = ()) -> Path:
-    """The absolute place of data of one's own: ``path`` as it stands, or below a place where data are looked for.
+    """The absolute path of a user's data: ``path`` itself, or below a place where data are looked for.
 
-    option: the dataset's option that ``path`` is the value of. suffixes: those that the name of a file may have; none for
-    a folder. Raises UserError where there is nothing, or something else.
+    option: the dataset's option with the value ``path``. suffixes: the accepted suffixes of a file; none for a folder.
+    Raises UserError if it does not exist, or is not such a file or folder.
     """
     wanted = f"a file that ends in {' or '.join(suffixes)}" if suffixes else "a folder"
     if not path:
@@ -67,7 +67,7 @@ def own_place(path: str | None, data_dir: str | Path, option: str = "path", suff
 
 
 def image_root(data_dir: str | Path) -> Path:
-    """The folder that holds ``train`` and ``val``, in the first of the places where data are looked for that has both.
+    """The folder that holds ``train`` and ``val``: the first among the places where data are looked for that has both.
 
     Raises UserError if none has.
     """
@@ -92,9 +92,9 @@ def _images(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """The images of a folder of one's own, by split ("train", and "validation" and "test" where it has them) and class.
+    """The images of a user's folder, by split ("train", and "validation" and "test" if it has them) and class.
 
-    names: that of the folder of each split below ``root``, such as "val" for "test"; "" where the classes lie in ``root``.
+    names: the name of the folder of each split below ``root``, such as "val" for "test"; "" if the classes lie in ``root``.
     """
 
     root: Path
@@ -114,10 +114,10 @@ class ClassFolders:
 def class_folders(root: Path) -> ClassFolders:
     """Read the layout of ``root``: a sub-folder for each class, or one such folder for each split.
 
-    The splits are ``train``, ``test`` and ``validation`` (or ``valid`` or ``val``), in any spelling of capitals; without
-    ``test``, the validation split is the test split, as in ImageNet. Raises UserError, with the place, for a layout that
-    is neither, a single class, a class or split without images, files and folders that are no images, and classes that
-    are not the same in all splits.
+    The splits are ``train``, ``test`` and ``validation`` (or ``valid`` or ``val``), in upper or lower case; without
+    ``test``, the validation split is the test split, as in ImageNet. Raises UserError, with the place, for another layout,
+    a single class, a class or split without images, files and folders that are not images, and classes that differ
+    between splits.
     """
     names = _split_folders(root)
     splits = {split: _own_classes(root / name) for split, name in names.items()}
@@ -139,7 +139,7 @@ def class_folders(root: Path) -> ClassFolders:
 
 
 def _split_folders(root: Path) -> dict[str, str]:
-    """The name of the folder of each split below ``root``; "" for "train" where ``root`` itself holds the classes."""
+    """The name of the folder of each split below ``root``; "" for "train" if ``root`` itself holds the classes."""
     entries = _folders(root)
     found = [name for name in entries if name.lower() in ("train", *TEST_SPLITS) and _folders(root / name)]
     if not found:
@@ -200,7 +200,7 @@ def shards(folder: Path, split: str) -> list[Path]:
 
 
 def folder_of_shards(path: str | None, data_dir: str | Path) -> Path:
-    """The folder of the training shards: ``path``, absolute or in a place where data are looked for, or one below it.
+    """The folder of the training shards: ``path``, absolute or in a place where data are looked for, or a folder in it.
 
     Raises UserError if there is none.
     """
@@ -209,7 +209,7 @@ def folder_of_shards(path: str | None, data_dir: str | Path) -> Path:
     if Path(at_home(path)).is_absolute():
         looked_in = [Path(at_home(path))]
     else:
-        # Not in data_dir itself: its other folders hold the shards of other data.
+        # data_dir itself is left out, because its other folders hold the shards of other data.
         roots = places((), data_dir)
         looked_in = [Path(path).absolute(), *(place for place in places((path,), data_dir) if place not in roots)]
     folder = next((found for place in looked_in if (found := _with_shards(place)) is not None), None)
@@ -227,7 +227,7 @@ def _with_shards(place: Path) -> Path | None:
 
 
 def split_for_testing(folder: Path, chosen: str | None) -> str:
-    """The split that serves as the test set: ``chosen``, or the first of ``TEST_SPLITS`` that ``folder`` has shards of.
+    """The split that serves as the test set: ``chosen``, or the first of ``TEST_SPLITS`` with shards in ``folder``.
 
     Raises UserError if there are none.
     """

@@ -1,4 +1,4 @@
-"""How many examples are held out of training: from the official training set, or for splits that the data lack. No torch."""
+"""The number of examples held out of training, for validation or for splits that the data lack. Imports no torch."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ from optbench.errors import UserError
 
 
 def check_held_out(examples: int, taken: int, split: str = "validation") -> None:
-    """Raise UserError unless ``taken`` of so many training ``examples``, for ``split``, leave something to train on."""
+    """Raise UserError unless taking ``taken`` of the training ``examples`` for ``split`` leaves some for training."""
     if examples < 2:
         raise UserError(f"the training set has {examples} examples; needs two, one of them for {split}")
     if not 1 <= taken < examples:
@@ -15,18 +15,18 @@ def check_held_out(examples: int, taken: int, split: str = "validation") -> None
 
 @dataclass(frozen=True)
 class HeldOut:
-    """How many training examples become the test and the validation split of data that lack them; None: 10 % of them.
+    """The numbers of training examples that become the test and validation splits of data without them; None: 10 %.
 
-    The test split is taken first, and the validation split from what is left.
+    The test split is taken first, and the validation split from the rest.
     """
 
     test: int | None = None
     validation: int | None = None
 
     def sizes(self, examples: int, has_test: bool, has_validation: bool) -> tuple[int, int]:
-        """How many of the training ``examples`` are taken for (test, validation); 0 for a split that the data have.
+        """The numbers of training ``examples`` taken for (test, validation); 0 for a split that the data have.
 
-        Raises UserError where nothing is left to train on, and for a number where the data have such a split.
+        Raises UserError if none are left for training, and for a number if the data have such a split.
         """
         taken = []
         for split, wanted, has in (("test", self.test, has_test), ("validation", self.validation, has_validation)):

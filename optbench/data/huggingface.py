@@ -38,12 +38,12 @@ def load(
     """Read the shards of a folder: ``train-*`` for training, ``test-*`` (or else ``validation-*``) for testing.
 
     path: the folder, absolute or in one of the places where data are looked for; shards may also lie one folder below
-    it. test_split: the split to test on, such as ``validation``; None takes the first of test, validation, valid and val
-    that is there. image_column, label_column: None finds ``img`` or ``image``, and ``label``, ``fine_label`` or
+    it. test_split: the split for testing, such as ``validation``; None takes the first that exists of test, validation,
+    valid and val. image_column, label_column: None finds ``img`` or ``image``, and ``label``, ``fine_label`` or
     ``labels``. resize: make every image a square of this side; None demands that all have one size. validation: None
     takes 10 % of the training set. Images are grey if all are, otherwise all become RGB (see ``images``). Mean and
     standard deviation are computed on the training part. Raises UserError if the folder or a column is not found, if
-    images or labels are not of this form or cannot be read, and if the two splits have other classes.
+    images or labels are not of this form or cannot be read, and if the classes of the two splits differ.
     """
     folder = folder_of_shards(path, data_dir)
     test_name = split_for_testing(folder, test_split)
@@ -57,7 +57,7 @@ def load(
         _check_labels(table, classes)
     examples = len(train_table.encoded)
     held_out = max(examples // 10, 1) if validation is None else validation
-    check_held_out(examples, held_out)  # before hours of decoding
+    check_held_out(examples, held_out)  # checked before the decoding, which may take hours
     form = pixels.common_form([table.images for table in (train_table, test_table)], resize)
     splits = [Split(pixels.decode(table.images, form), table.labels) for table in (train_table, test_table)]
     names = class_names or [str(index) for index in range(classes)]
@@ -74,7 +74,7 @@ class _Table:
     origins: list[tuple[Path, int]]
 
     def shown(self, row: int) -> str:
-        """Where ``row`` is, for messages: the shard, and the row in it."""
+        """The place of ``row``, for messages: the shard, and the row in it."""
         for path, count in self.origins:
             if row < count:
                 return f"{path}: row {row}"
@@ -109,7 +109,7 @@ def _read(folder: Path, split: str, image_column: str | None, label_column: str 
 def _read_shard(
     path: Path, image_column: str | None, label_column: str | None
 ) -> tuple[list[bytes], Tensor, list[str]]:
-    """The encoded images, the labels and the class names of one shard, whatever other columns and integer types it has."""
+    """The encoded images, the labels and the class names of one shard; other columns and the integer types do not matter."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -127,7 +127,7 @@ def _read_shard(
         targets = torch.from_numpy(np.array(labels.cast(pa.int64()).to_numpy(), np.int64))
     except UserError:
         raise
-    except Exception as error:  # damaged shards raise nearly anything
+    except Exception as error:  # damaged shards raise almost any exception
         raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:300]}") from error
     encoded = [_bytes_of(value, f"{path}: row {row}", image) for row, value in enumerate(values)]
     return encoded, targets, _class_names(schema, label)
@@ -190,7 +190,7 @@ def _bytes_of(value: Any, shown: str, column: str) -> bytes:
 
 
 def _class_names(schema: Any, label: str) -> list[str]:
-    """The names in the metadata that the ``datasets`` library leaves in the schema; none if it left none."""
+    """The class names in the metadata that the ``datasets`` library stores in the schema; empty if there are none."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return [str(name) for name in features[label]["names"]]

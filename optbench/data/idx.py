@@ -34,7 +34,7 @@ FASHION_MNIST_CLASSES = [
 
 
 def parse(content: bytes, path: Path) -> Tensor:
-    """The uint8 tensor that IDX ``content`` holds; raises UserError, naming ``path``, if it is none."""
+    """The uint8 tensor in IDX ``content``; raises UserError, naming ``path``, if it holds none."""
     if len(content) < 4 or content[:3] != bytes([0, 0, _UNSIGNED_BYTE]):
         raise UserError(
             f"{path}: not an IDX file of unsigned bytes: it starts with {content[:4].hex(' ') or 'nothing'}"

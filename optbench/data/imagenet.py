@@ -1,4 +1,4 @@
-"""ImageNet (Russakovsky et al. 2015) and other folders of images, one folder a class, read from disk batch by batch.
+"""ImageNet (Russakovsky et al. 2015) and other images in one folder for each class, read from disk batch by batch.
 
 ``train/WNID/*.JPEG`` and ``val/WNID/*.JPEG``; the classes are the sorted WNIDs. Training images are cropped at random
 as in Szegedy et al. (2015), arXiv 1409.4842, section 6, and mirrored; evaluation resizes the shorter side to 256 for
@@ -23,15 +23,15 @@ from optbench.data.spec import DataSpec
 from optbench.data.splits import limit_train, split_validation
 from optbench.errors import UserError
 
-_SCALE = (0.08, 1.0)  # of the area of a training crop, relative to the image
-_LOG_RATIO = math.log(4 / 3)  # of its sides, at most, either way
+_SCALE = (0.08, 1.0)  # the area of a training crop, relative to the image
+_LOG_RATIO = math.log(4 / 3)  # the largest absolute logarithm of the ratio of its sides
 _ATTEMPTS = 10
-_DRAWS = 4 * _ATTEMPTS + 1  # per image: area, ratio, top and left of each attempt, and whether to mirror
+_DRAWS = 4 * _ATTEMPTS + 1  # for each image: area, ratio, top and left of each attempt, and one for mirroring
 _EVALUATION_MARGIN = 256 / 224
 
 
 class StreamingImages:
-    """The images of one split of an image folder, decoded by a pool of threads when a batch asks for them.
+    """The images of one split of an image folder, decoded by a pool of threads when a batch needs them.
 
     folder: holds a folder for each split. split: its name, such as "train". size: the side of the images that batches
     hold. workers: threads (Pillow decodes outside the interpreter lock). Raises UserError if there are no images.
@@ -74,11 +74,11 @@ class StreamingImages:
         return _stack(futures or self._submit(indices, draw_key, first_position))
 
     def prefetch(self, indices: list[int], draw_key: int, first_position: int) -> None:
-        """Start decoding the batch that ``train_batch`` will be asked for with the same arguments."""
+        """Start decoding the batch for a later call of ``train_batch`` with the same arguments."""
         name = (tuple(indices), draw_key, first_position)
         if name in self._pending:
             return
-        while len(self._pending) >= 2:  # what was never asked for must not fill the memory
+        while len(self._pending) >= 2:  # batches that nobody asks for must not fill the memory
             for future in self._pending.popitem(last=False)[1]:
                 future.cancel()
         self._pending[name] = self._submit(indices, draw_key, first_position)
@@ -99,7 +99,7 @@ class StreamingImages:
         ]
 
     def _threads(self) -> ThreadPoolExecutor:
-        # Made when first needed, so that a process may still be forked before.
+        # Made at the first use, so that the process can be forked before.
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="images")
         return self._pool
@@ -117,8 +117,8 @@ def _open(path: str) -> Any:
 def crop_box(width: int, height: int, draws: list[float]) -> tuple[int, int, int, int]:
     """The (left, top, width, height) of a random crop, from uniform ``draws`` on [0, 1), four for each attempt.
 
-    The area is uniform on [0.08, 1] of the image and the logarithm of the ratio of the sides on [log 3/4, log 4/3]; if
-    ten attempts do not fit, the largest central crop whose ratio is within those bounds.
+    The area is uniform on [0.08, 1] of the image, and the logarithm of the ratio of the sides on [log 3/4, log 4/3]. If
+    ten attempts do not fit, the result is the largest central crop whose ratio is within those bounds.
     """
     for attempt in range(_ATTEMPTS):
         area_draw, ratio_draw, top_draw, left_draw = draws[4 * attempt : 4 * attempt + 4]
@@ -134,7 +134,7 @@ def crop_box(width: int, height: int, draws: list[float]) -> tuple[int, int, int
 
 
 def random_crop(path: str, size: int, draws: list[float]) -> np.ndarray:
-    """A random crop of the image at ``path``, resized and perhaps mirrored: uint8 (size, size, 3)."""
+    """A random crop of the image at ``path``, resized, and mirrored at random: uint8 (size, size, 3)."""
     image = _open(path)
     left, top, width, height = crop_box(image.width, image.height, draws)
     resampling = images.image_module().Resampling.BILINEAR
@@ -162,8 +162,8 @@ def load(
 ) -> RawData:
     """ImageNet from its folders, ``val`` serving as the test set; inputs are ``StreamingImages``, not tensors.
 
-    There is no download: the files are given out at https://image-net.org after registration. Raises UserError if they
-    are not found, or if the two splits do not have the same classes.
+    There is no download: the files are available at https://image-net.org after registration. Raises UserError if they
+    are not found, or if the classes of the two splits differ.
     """
     folder = image_root(data_dir)
     official_train = StreamingImages(folder, "train", size, workers)

@@ -1,9 +1,9 @@
-"""Image files as bytes of grey or of red, green and blue; what cannot be brought into this form is refused by name.
+"""Decode image files to bytes of grey or of red, green and blue; files that cannot be converted are refused by name.
 
-Grey, colour, palettes and bilevel images are converted without loss, 16-bit grey by v -> round(v / 257), which takes
-0 .. 65535 to 0 .. 255, CMYK as (255 - C)(255 - K) / 255 and so on, as everybody does with ImageNet. An alpha channel is
-dropped where it hides nothing. Pixels that are transparent have no colour, and floating-point and 32-bit images no range:
-they are refused.
+Grey, colour, palette and bilevel images are converted without loss, 16-bit grey by v -> round(v / 257), which maps
+0 .. 65535 to 0 .. 255, and CMYK as (255 - C)(255 - K) / 255 and so on, as is usual for ImageNet. An alpha channel is dropped
+if all pixels are opaque. Transparent pixels have no colour, and floating-point and 32-bit images no range: such images are
+refused.
 """
 
 import io
@@ -30,28 +30,28 @@ def image_module() -> Any:
         from PIL import Image
     except ImportError as error:
         raise UserError(f"reading image files needs Pillow: {extras.remedy('images')}") from error
-    # Images above the limit are refused below; Pillow only warns about those up to twice as large.
+    # Images above the limit are refused below; Pillow only warns about images up to twice the limit.
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     return Image
 
 
 def header(source: bytes | str | Path, shown: str) -> tuple[bool, tuple[int, int]]:
-    """Whether the image ``source``, a file or its content, is grey, and its (width, height), without decoding it.
+    """True if the image ``source``, a file or its content, is grey; and its (width, height). The image is not decoded.
 
-    Raises UserError, naming it as ``shown``, for what is no image or has a mode that cannot be converted.
+    Raises UserError, naming it as ``shown``, if it is not an image or has a mode that cannot be converted.
     """
     try:
         with _open(source) as image:
             _check_mode(image)
             return image.mode in _GREY, image.size
-    except Exception as error:  # damaged files raise nearly anything: OSError, SyntaxError, ValueError, zlib.error
+    except Exception as error:  # damaged files raise almost any exception: OSError, SyntaxError, ValueError, zlib.error
         raise UserError(f"{shown}: is not an image that can be read: {_reason(error)}") from error
 
 
 def decode(source: bytes | str | Path, shown: str, grey: bool = False) -> Any:
     """The image ``source``, a file or its content, decoded to Pillow's mode "L" if ``grey``, otherwise to "RGB".
 
-    Raises UserError, naming it as ``shown``, for what cannot be decoded or converted.
+    Raises UserError, naming it as ``shown``, if it cannot be decoded or converted.
     """
     try:
         with _open(source) as image:
@@ -63,7 +63,7 @@ def decode(source: bytes | str | Path, shown: str, grey: bool = False) -> Any:
 
 def _reason(error: Exception) -> str:
     if type(error).__name__ == "UnidentifiedImageError":
-        return "its format is not recognized"  # Pillow's own words name an object in memory
+        return "its format is not recognized"  # Pillow's own message names an object in memory
     text = " ".join(str(error).split())[:200]
     return text if isinstance(error, _Refused) else f"{text} ({type(error).__name__})"
 

@@ -1,4 +1,4 @@
-"""Find the files of a dataset, or download them from their official place; never use anything else instead."""
+"""Find the files of a dataset, or download them from their official address; there is no other substitute."""
 
 import contextlib
 import gzip
@@ -27,7 +27,7 @@ NO_DOWNLOAD = (
     "curves",
     "natpatch",
 )
-SYSTEM_FOLDER = Path("/usr/share/datasets")  # where Debian's dataset-* packages install
+SYSTEM_FOLDER = Path("/usr/share/datasets")  # the folder of Debian's dataset-* packages
 TIMEOUT = 20.0  # seconds without a byte
 _CHUNK = 1 << 20
 
@@ -36,7 +36,7 @@ _CHUNK = 1 << 20
 class RemoteFile:
     """One file of a dataset: its name, and the md5 of its content.
 
-    gzipped: it is offered as NAME.gz, may lie on disk either way, and ``md5`` is that of the decompressed content
+    gzipped: it is offered as NAME.gz, may be compressed or not on disk, and ``md5`` is that of the decompressed content
     (archives recompressed by others differ in their bytes).
     """
 
@@ -47,10 +47,10 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the files of ``dataset`` may be.
+    """The possible places of the files of ``dataset``.
 
-    folders: the names of the folder that may hold them, the first being where a download goes. url: the official
-    address without the file names.
+    folders: the names of the folder that may hold them; a download goes to the first. url: the official address without
+    the file names.
     """
 
     dataset: str
@@ -60,7 +60,7 @@ class Source:
 
 
 def places(folders: Sequence[str], data_dir: str | Path) -> list[Path]:
-    """The folders to look in, in order: ``data_dir``, $OPTBENCH_DATA, Debian's; each also with ``folders`` below it."""
+    """The folders to search, in order: ``data_dir``, $OPTBENCH_DATA, Debian's; each also with ``folders`` below it."""
     roots = [Path(data_dir)]
     if os.environ.get("OPTBENCH_DATA"):
         roots.append(Path(os.environ["OPTBENCH_DATA"]))
@@ -70,7 +70,7 @@ def places(folders: Sequence[str], data_dir: str | Path) -> list[Path]:
 
 
 def folder_for(source: Source, data_dir: str | Path) -> Path:
-    """Where a download of ``source`` goes. Raises UserError where ``data_dir`` begins with the ~ of nobody here."""
+    """The folder for a download of ``source``. Raises UserError if ``data_dir`` begins with ~ of an unknown user."""
     expanded = at_home(data_dir)
     if expanded.startswith("~"):
         raise UserError(
@@ -80,7 +80,7 @@ def folder_for(source: Source, data_dir: str | Path) -> Path:
 
 
 def files_in(place: Path, files: Sequence[RemoteFile]) -> dict[str, Path] | None:
-    """The path of each of ``files`` in ``place`` by name, plain or gzipped; None unless all are there."""
+    """The path of each of ``files`` in ``place`` by name, plain or gzipped; None unless all exist."""
     paths = {}
     for file in files:
         candidates = [place / file.name] + ([place / f"{file.name}.gz"] if file.gzipped else [])
@@ -98,9 +98,9 @@ def find(source: Source, data_dir: str | Path) -> dict[str, Path] | None:
 
 
 def locate(source: Source, data_dir: str | Path, check_hash: bool = True) -> dict[str, Path]:
-    """The files of ``source`` by name, downloaded to ``data_dir`` if they are nowhere.
+    """The files of ``source`` by name, downloaded to ``data_dir`` if they are not found.
 
-    Raises UserError if they are nowhere and cannot be downloaded, or if a download is not the official file.
+    Raises UserError if they are not found and cannot be downloaded, or if a download is not the official file.
     """
     found = find(source, data_dir)
     if found is not None:
@@ -112,7 +112,7 @@ def locate(source: Source, data_dir: str | Path, check_hash: bool = True) -> dic
     except (OSError, EOFError, zlib.error) as error:
         for folder in made:
             with contextlib.suppress(OSError):
-                folder.rmdir()  # only what is empty
+                folder.rmdir()  # only an empty folder
         names = ", ".join(file.name + (".gz" if file.gzipped else "") for file in source.files)
         raise missing(
             f"dataset={source.dataset}",
@@ -123,7 +123,7 @@ def locate(source: Source, data_dir: str | Path, check_hash: bool = True) -> dic
 
 
 def missing(wanted: str, looked_for: str, looked_in: Sequence[Path], remedy: str) -> UserError:
-    """The error for files that are nowhere: what was looked for, where, what to do, and what needs no download."""
+    """The error for files that are not found: names the files, the places, a remedy, and datasets without a download."""
     return UserError(
         f"{wanted}: not found: {looked_for}; looked in {', '.join(map(str, looked_in))}; {remedy}; "
         f"datasets that need no download: {', '.join(without_download())}"
@@ -132,13 +132,13 @@ def missing(wanted: str, looked_for: str, looked_in: Sequence[Path], remedy: str
 
 def without_download() -> list[str]:
     """The datasets that work here without a download: those of ``NO_DOWNLOAD`` whose packages are installed."""
-    return [name for name in NO_DOWNLOAD if not lacking(name)]  # an extra has the name of the dataset that it is for
+    return [name for name in NO_DOWNLOAD if not lacking(name)]  # an extra has the name of its dataset
 
 
 def download(source: Source, folder: Path, check_hash: bool = True) -> dict[str, Path]:
     """Download the files of ``source`` into ``folder``, each to a temporary name first, and return their paths.
 
-    Raises OSError (which includes every failure of the network) and UserError for a file that is not the official one.
+    Raises OSError (also for every failure of the network), and UserError for a file that is not the official one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for file in source.files:
@@ -180,7 +180,7 @@ def _few_words(error: Exception) -> str:
 
 
 def md5_of(path: Path, gzipped: bool = False) -> str:
-    """The md5 of a file, or of what it holds if it is gzipped."""
+    """The md5 of a file, or of its decompressed content if it is gzipped."""
     digest = hashlib.md5(usedforsecurity=False)
     with gzip.open(path) if gzipped else path.open("rb") as stream:
         for chunk in _chunks(stream):  # type: ignore[arg-type]
@@ -203,7 +203,7 @@ def verify(file: RemoteFile, path: Path, found: str, shown: str | None = None) -
 
 
 def read(file: RemoteFile, path: Path, check_hash: bool = True) -> bytes:
-    """The content of ``file`` at ``path``, decompressed if gzipped there.
+    """The content of ``file`` at ``path``, decompressed if it is gzipped.
 
     Raises UserError if the content is not the official one, or is damaged.
     """

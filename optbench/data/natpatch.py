@@ -1,4 +1,4 @@
-"""natpatch: colour patches of photographs, to tell which photograph a patch is from. A toy, and not CIFAR.
+"""natpatch: colour patches of photographs; the class is the photograph. A toy problem, not a substitute for CIFAR.
 
 32 x 32 crops of ten photographs that scikit-image and scikit-learn install as files; the class is the photograph.
 Train, validation and test crops come from disjoint regions: every photograph is cut into cells, and each cell belongs
@@ -33,11 +33,11 @@ PHOTOGRAPHS = {
     "temple": ("sklearn", "datasets/images/china.jpg"),
     "flower": ("sklearn", "datasets/images/flower.jpg"),
 }
-_TEST_SHARE, _VALIDATION_SHARE = 0.2, 0.1  # of the cells of each photograph
+_TEST_SHARE, _VALIDATION_SHARE = 0.2, 0.1  # shares of the cells of each photograph
 
 
 def _photograph(package: str, name: str) -> Tensor:
-    """uint8 (3, H, W)."""
+    """The photograph ``name`` of an installed ``package``: uint8 (3, H, W)."""
     found = importlib.util.find_spec(package)  # does not import the package, which takes seconds
     folder = Path(found.origin).parent if found and found.origin else None
     if folder is None or not (folder / name).is_file():
@@ -71,10 +71,10 @@ def load(
 ) -> RawData:
     """``examples`` training crops, ``validation`` crops and 2,000 test crops of the ten photographs, 3 x 32 x 32.
 
-    Example i is of photograph i mod 10, at a uniformly random place in a uniformly random cell of its split.
+    Example i comes from photograph i mod 10, at a uniformly random place in a uniformly random cell of its split.
     ``data_dir`` is not used. Raises UserError if scikit-image, scikit-learn or Pillow is not installed.
     """
-    if missing := lacking("natpatch"):  # before the first photograph is cut
+    if missing := lacking("natpatch"):  # checked before any photograph is read
         raise UserError(f"dataset=natpatch: {', '.join(missing)} is not installed: {remedy('natpatch')}")
     sizes = {"train": examples, "validation": validation, "test": 2000}
     crops = {name: torch.empty(size, 3, SIDE, SIDE, dtype=torch.uint8) for name, size in sizes.items()}

@@ -1,4 +1,4 @@
-"""What an .npz file holds, told from the headers of its arrays: inputs and targets of each split. Imports no torch.
+"""Find the inputs and targets of each split in an .npz file, from the headers of its arrays. Imports no torch.
 
 Nothing is unpickled: an array of Python objects is refused.
 """
@@ -40,7 +40,7 @@ class Stored:
 
     @property
     def nbytes(self) -> int:
-        """The bytes that it takes in memory."""
+        """The size of the array in memory, in bytes."""
         return int(np.prod([float(side) for side in self.shape])) * int(self.dtype.itemsize)
 
 
@@ -53,10 +53,10 @@ class Pair:
 
 
 def inspect(path: Path, layout: str, regression: bool) -> dict[str, Pair]:
-    """The arrays of the splits of the file ``path``: "train", and "test" and "validation" where it has them.
+    """The arrays of the splits of the file ``path``: "train", and "test" and "validation" if it has them.
 
-    Without a test split, the validation split is the test split. Raises UserError, with the file and the array, where names,
-    shapes or types are not those of a training set in this ``layout``, one of ``LAYOUTS``.
+    Without a test split, the validation split is the test split. Raises UserError, with the file and the array, if names,
+    shapes or types do not fit a training set in this ``layout``, one of ``LAYOUTS``.
     """
     pairs = _pairs(path, _stored(path))
     for pair in pairs.values():
@@ -79,11 +79,11 @@ def inspect(path: Path, layout: str, regression: bool) -> dict[str, Pair]:
 
 
 def read(path: Path, stored: Stored) -> Any:
-    """The array ``stored`` of the file ``path``; raises UserError where it is damaged."""
+    """The array ``stored`` of the file ``path``; raises UserError if it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             return archive[stored.key]
-    except Exception as error:  # damaged archives raise nearly anything: BadZipFile, zlib.error, ValueError, EOFError
+    except Exception as error:  # damaged archives raise almost anything: BadZipFile, zlib.error, ValueError, EOFError
         raise UserError(f"{path}: {stored.key} cannot be read: {_reason(error)}") from error
 
 
@@ -145,7 +145,7 @@ def _role(key: str) -> tuple[str, str] | None:
 
 
 def _example(array: Stored) -> tuple[int, ...]:
-    """The shape of one example; a single number is the same with and without a dimension of its own."""
+    """The shape of one example; a single number has the same shape with and without a dimension of its own."""
     shape = array.shape[1:]
     return () if shape == (1,) else shape
 

@@ -1,4 +1,4 @@
-"""The files that a dataset of one's own reads, found and checked as far as names and headers tell. Imports no torch."""
+"""Find the files of a user's own dataset, and check them by their names and headers. Imports no torch."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ Files = dict[str, Path]
 
 
 def _class_folders(dataset: Mapping[str, Any], data_dir: str | Path) -> Files:
-    """The images by split, class and name; a class without any in some split has a name that ends with "/"."""
+    """The images by split, class and name, and the folder of each class by a name that ends with "/"."""
     found = folders.class_folders(folders.own_place(dataset.get("path"), data_dir))
     _held_out(dataset).sizes(len(found.images("train")), "test" in found.splits, "validation" in found.splits)
     files: Files = {}
@@ -45,7 +45,7 @@ def _held_out(dataset: Mapping[str, Any]) -> HeldOut:
     return HeldOut(dataset.get("test"), dataset.get("validation"))
 
 
-# By what ``info.files`` of a dataset's file calls them. The names of the files do not depend on where they are.
+# By the names that ``info.files`` of a dataset's file uses. The names of the files do not depend on their place.
 OWN_FILES: dict[str, Callable[[Mapping[str, Any], str | Path], Files]] = {
     "class_folders": _class_folders,
     "arrays": _arrays,

@@ -16,7 +16,7 @@ from optbench.system import memory
 
 @dataclass(frozen=True)
 class Encoded:
-    """Images as files or as the content of files; ``shown(i)`` says where the i-th is, for messages."""
+    """Images as files or as the content of files; ``shown(i)`` is the place of the i-th, for messages."""
 
     sources: Sequence[bytes | Path]
     shown: Callable[[int], str]
@@ -24,7 +24,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Form:
-    """What all images of a dataset are brought to: ``width`` and ``height`` in pixels, and grey or colour."""
+    """The common form of all images of a dataset: ``width`` and ``height`` in pixels, and grey or colour."""
 
     width: int
     height: int
@@ -32,9 +32,9 @@ class Form:
 
 
 def common_form(parts: Sequence[Encoded], resize: int | None) -> Form:
-    """Read the headers of all images: the form is grey if all are, and of their common size, or a square of ``resize``.
+    """Read the headers of all images. The form is grey if all are; its size is the common one, or a square of ``resize``.
 
-    Raises UserError, naming an image of each, for images of several sizes without ``resize``, and for what is no image.
+    Raises UserError, naming examples, for images of several sizes without ``resize``, and for a file that is not an image.
     """
     grey = True
     places: dict[tuple[int, int], str] = {}
@@ -57,10 +57,10 @@ def common_form(parts: Sequence[Encoded], resize: int | None) -> Form:
 
 
 def decode(part: Encoded, form: Form, crop: bool = False) -> Tensor:
-    """The images as uint8 (N, C, H, W), those of another size than that of ``form`` resampled bilinearly.
+    """The images as uint8 (N, C, H, W); images of another size than that of ``form`` are resampled bilinearly.
 
-    crop: of such an image only the largest square in its centre is taken. Raises UserError, naming the image, for what
-    cannot be decoded, and for more than this machine can hold.
+    crop: take only the largest square in the centre of such an image. Raises UserError, naming the image, if it cannot be
+    decoded, and if the images do not fit into memory.
     """
     shape = (len(part.sources), form.height, form.width, 1 if form.grey else 3)
     memory.require(int(np.prod([float(side) for side in shape])), f"{shape[0]} images of {form.width} x {form.height}")

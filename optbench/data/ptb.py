@@ -20,7 +20,7 @@ END_OF_SENTENCE = "<eos>"
 
 
 def words_of(text: str) -> list[str]:
-    """The words of ``text``, and <eos> at the end of each of its lines."""
+    """The words of ``text``, with <eos> at the end of each line."""
     return [word for line in text.splitlines() for word in (*line.split(), END_OF_SENTENCE)]
 
 

@@ -1,4 +1,4 @@
-"""What every dataset's load function returns: three splits of tensors, and what is known about them."""
+"""The result of every dataset's load function: three splits of tensors, with their description."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,11 +22,11 @@ class ImageStream(Protocol):
         ...
 
     def evaluation_batch(self, indices: list[int]) -> Tensor:
-        """Images as evaluation wants them, uint8 (n, C, H, W)."""
+        """Images for evaluation, without augmentation, uint8 (n, C, H, W)."""
         ...
 
     def prefetch(self, indices: list[int], draw_key: int, first_position: int) -> None:
-        """Start reading what ``train_batch`` will be asked for next."""
+        """Start reading the images for the next call of ``train_batch``."""
         ...
 
 
@@ -55,8 +55,8 @@ class Split:
 class RawData:
     """A dataset in its three splits.
 
-    mean, std: of each channel of images, of which those of bytes are scaled to [0, 1]: the published constants where there
-    are any, otherwise computed on the training split; None for anything but images.
+    mean, std: of each channel of images (bytes are scaled to [0, 1]): the published constants if there are any, otherwise
+    computed on the training split; None for other data.
     """
 
     train: Split

@@ -5,7 +5,7 @@ by Sutskever, Martens, Dahl & Hinton (2013). The papers leave details open; the 
 
 - a sequence has exactly ``length`` = T steps (in the papers the length varies by up to 10 %);
 - steps are counted from 1; an interval of steps [aT, bT] is floor(aT) .. floor(bT), both included;
-- the examples are a fixed set, not fresh ones at every step;
+- the examples are a fixed set, not drawn anew at every step;
 - inputs and targets are not centred.
 """
 
@@ -28,7 +28,7 @@ NO_TARGET = -100
 # The symbols of the temporal order problems, in the order of the one-hot features.
 SYMBOLS = ("a", "b", "c", "d", "X", "Y", "start", "cue")
 _DISTRACTORS, _X, _START, _CUE = 4, 4, 6, 7
-# Where the relevant symbols are, in tenths of T.
+# The intervals of the relevant symbols, in tenths of T.
 _INTERVALS = {2: ((1, 2), (5, 6)), 3: ((1, 2), (3, 4), (6, 7))}
 
 Generate = Callable[[int, Generator], Split]
@@ -68,7 +68,7 @@ def _marked_numbers(length: int, count: int, generator: Generator) -> tuple[Tens
     numbers = torch.rand(count, length, generator=generator)
     marks = torch.zeros(count, length)
     marks[:, 0] = marks[:, -1] = -1.0
-    tenth = max(length // 10, 2)  # the first step has a mark of its own
+    tenth = max(length // 10, 2)  # the first step has another mark
     first = _uniform_step(2, tenth, count, generator)
     second = _uniform_step(tenth + 1, length // 2, count, generator)
     row = torch.arange(count)
@@ -131,12 +131,12 @@ def temporal_order(
     train_limit: int | None = None,
     generation_seed: int = 0,
 ) -> RawData:
-    """The temporal order problem: in which order did X and Y come, among distractors (``length`` at least 20).
+    """The temporal order problem: find the order of the symbols X and Y among distractors (``length`` at least 20).
 
-    A sequence begins with ``start``, ends with ``cue``, and is made of four distractors, uniform, but for X or Y (each
-    with probability 1/2) at ``bits`` steps: for 2 bits one uniform in [.1T, .2T] and one in [.5T, .6T], for 3 bits in
-    [.1T, .2T], [.3T, .4T] and [.6T, .7T]. Features: one-hot over ``SYMBOLS`` (8). Class: the bits (X = 0, Y = 1) read
-    as a binary number, the earliest first; 4 or 8 classes. ``data_dir`` is not used.
+    A sequence begins with ``start`` and ends with ``cue``. All other steps are uniform over four distractors, except for X
+    or Y (each with probability 1/2) at ``bits`` steps: for 2 bits one uniform in [.1T, .2T] and one in [.5T, .6T], for 3
+    bits in [.1T, .2T], [.3T, .4T] and [.6T, .7T]. Features: one-hot over ``SYMBOLS`` (8). Class: the bits (X = 0, Y = 1)
+    read as a binary number, the earliest first; 4 or 8 classes. ``data_dir`` is not used.
     """
 
     def generate(count: int, generator: Generator) -> Split:
@@ -169,7 +169,7 @@ def memorization(
 ) -> RawData:
     """The noiseless memorization problem: recall ``symbols`` symbols, in order, ``length`` steps after they were shown.
 
-    A sequence of 2 * symbols + length steps: the symbols, each uniform over ``values``; ``length`` steps, all blank but
+    A sequence of 2 * symbols + length steps: the symbols, each uniform over ``values``; ``length`` steps, all blank except
     for a cue at the last; and the recall window of ``symbols`` blanks, at whose steps the symbols are the targets.
     Other steps have no target (-100). Features: one-hot over the values, blank, and cue. "5 bits" is 5 symbols of 2
     values, "20 bits" is 10 symbols of 5 values, as in Martens & Sutskever (2011). ``data_dir`` is not used.

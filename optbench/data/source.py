@@ -1,7 +1,7 @@
-"""Batches from memory: which examples form a step, and how they are augmented, as pure functions of (seed, step).
+"""Batches from memory: the examples of a step and their augmentation, as pure functions of (seed, step).
 
-A dataset lives as uint8 or int64 tensors on the training device; a batch is an index into it, and the augmentations run
-on the whole batch at once. There are no workers and no iterator, hence no state to lose.
+A dataset is held as uint8 or int64 tensors on the training device; a batch is an index into it, and the augmentations run
+on the whole batch at once. There are no workers and no iterator, so that no state can be lost.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ from optbench.errors import UserError
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to a batch of training images, by the dataset's options.
+    """The augmentation of a batch of training images, from the dataset's options.
 
     crop: random crops after padding by this many pixels (0: none), ``crop_padding`` "zeros" or "reflect". flip: mirror
     left and right with probability 1/2. cutout: zero a square of this side (DeVries & Taylor 2017; 0: none).
@@ -33,7 +33,7 @@ class Augmentation:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> "Augmentation":
-        """The augmentation that a dataset's ``options`` ask for; none if ``augment`` is "none" or the data are not images."""
+        """The augmentation in a dataset's ``options``; none if ``augment`` is "none" or the data are not images."""
         if options.get("augment", "none") == "none":
             return cls()
         return cls(**{name: options[name] for name in ("crop", "crop_padding", "flip", "cutout") if name in options})
@@ -42,7 +42,7 @@ class Augmentation:
         """Raise UserError for crops or squares larger than images of ``shape`` (C, H, W)."""
         side = min(shape[1:], default=0)
         for name, size in (("crop", self.crop), ("cutout", self.cutout)):
-            # A crop shifts an image by up to so many pixels; reflected are all but the pixels at its edge.
+            # A crop shifts an image by up to `size` pixels; reflection repeats all pixels except those at the edge.
             most = side - 1 if name == "crop" and self.crop_padding == "reflect" else side
             if size > most:
                 raise UserError(
@@ -50,21 +50,21 @@ class Augmentation:
                 )
 
     def stock(self, images: Tensor) -> Tensor:
-        """All training images (N, C, H, W) as ``take`` wants them: padded once, not batch by batch.
+        """All training images (N, C, H, W) in the form that ``take`` needs: padded once, not batch by batch.
 
-        They are padded as they are, before any normalization: zeros are black, as usual.
+        They are padded before normalization, so that zeros are black, as usual.
         """
         if self.crop and self.crop_padding == "zeros":
             images = F.pad(images, (self.crop,) * 4)
         for axis in (2, 3) if self.crop and self.crop_padding == "reflect" else ():
-            # 3 2 1 | 0 1 2 ... n-1 | n-2 n-3 n-4: torch's own reflection does not know bytes.
+            # 3 2 1 | 0 1 2 ... n-1 | n-2 n-3 n-4: torch's own reflection does not support bytes.
             place = torch.arange(-self.crop, images.shape[axis] + self.crop, device=images.device).abs()
             last = images.shape[axis] - 1
             images = images.index_select(axis, last - (last - place).abs())
         return images.contiguous()
 
     def take(self, stock: Tensor, index: Tensor, seed: int, step: int, first: int) -> Tensor:
-        """The images ``index`` (n,) of ``stock``, cropped and mirrored; the first is at ``first`` of the global batch."""
+        """The images ``index`` (n,) of ``stock``, cropped and mirrored; the first has position ``first`` in the global batch."""
         if not (self.crop or self.flip):
             return stock.index_select(0, index)
         channels, padded_height, padded_width = stock.shape[1:]
@@ -72,7 +72,7 @@ class Augmentation:
         count, places = len(index), _places(len(index), first, channels, height, index.device)
         draws = randomness.keyed(randomness.key(seed, "crop and flip", step), places.draws)
         top, left = (draws[:2] * (2 * self.crop + 1)) >> 32
-        # Every run of `width` pixels in memory is one row of this view, so that a crop is a choice of rows.
+        # Each row of this view is a sequence of `width` pixels in memory, so that a crop is a selection of rows.
         windows = stock.view(-1).as_strided((stock.numel() - width + 1, width), (1, 1))
         plane = (index[:, None] * channels + places.channels) * padded_height
         corner = (plane + top[:, None]) * padded_width + left[:, None]
@@ -84,7 +84,7 @@ class Augmentation:
         return images
 
     def cut_out(self, images: Tensor, seed: int, step: int, first: int) -> Tensor:
-        """Zero a square of each normalized image (n, C, H, W), the first being at ``first`` of the global batch."""
+        """Zero a square of each normalized image (n, C, H, W); the first has position ``first`` in the global batch."""
         height, width = images.shape[2:]
         position = torch.arange(first, first + len(images), device=images.device)
         draw_key = randomness.key(seed, "cutout", step)
@@ -97,9 +97,9 @@ class Augmentation:
 
 
 class _Places(NamedTuple):
-    """What is the same in every step: on small batches it is the number of operations that costs."""
+    """Tensors that are the same in every step, kept because the number of operations limits the speed of small batches."""
 
-    draws: Tensor  # three draws an example, still without their key
+    draws: Tensor  # three draws for each example, still without their key
     examples: Tensor
     channels: Tensor
     rows: Tensor
@@ -146,8 +146,14 @@ class BatchSource:
         self._orders: dict[int, Tensor] = {}
         self.to(device)
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all examples that are in memory."""
+        tensors = (data for split in self.splits.values() for data in (split.inputs, split.targets))
+        return sum(data.nbytes for data in tensors if isinstance(data, Tensor))
+
     def to(self, device: torch.device | str) -> "BatchSource":
-        """Move all examples to ``device``, where batches are then made."""
+        """Move all examples to ``device``, on which batches are then made."""
         self.device = torch.device(device)
         self.splits = {
             name: Split(self._placed(split.inputs), self._placed(split.targets)) for name, split in self.splits.items()
@@ -155,7 +161,7 @@ class BatchSource:
         if self._scale is not None and self._shift is not None:
             self._scale, self._shift = self._placed(self._scale), self._placed(self._shift)
         self._orders.clear()
-        self._stock: Tensor | None = None  # made when the first batch needs it, once the device is settled
+        self._stock: Tensor | None = None  # made for the first batch, when the device is known
         return self
 
     def _placed(self, data: Any) -> Any:
@@ -164,14 +170,14 @@ class BatchSource:
         return data.to(self.device, self.dtype) if data.is_floating_point() else data.to(self.device)
 
     def _affine(self, raw: RawData, normalize: bool) -> tuple[Tensor | None, Tensor | None]:
-        """x -> x * scale + shift takes raw images to normalized ones, or bytes (0 .. 255) to [0, 1]."""
+        """(scale, shift): x -> x * scale + shift maps raw images to normalized ones, or bytes (0 .. 255) to [0, 1]."""
         if raw.spec.kind != "image":
             return None, None
         channels = raw.spec.shape[0]
         # In float64, so that only the results are rounded to the dtype of training.
         mean = torch.tensor(raw.mean if normalize and raw.mean else [0.0] * channels, dtype=torch.float64)
         std = torch.tensor(raw.std if normalize and raw.std else [1.0] * channels, dtype=torch.float64)
-        std = std.where(std > 0, 1.0)  # a channel that is the same everywhere has no scale
+        std = std.where(std > 0, 1.0)  # a constant channel has no scale
         shape = (1, channels, 1, 1)
         images = raw.train.inputs
         unit = 1 if isinstance(images, Tensor) and images.is_floating_point() else 255
@@ -226,7 +232,7 @@ class BatchSource:
     def _prepare(self, inputs: Tensor) -> Tensor:
         if self._scale is None or self._shift is None:
             return inputs
-        # In place, on the copy that the conversion has just made: many times faster than addcmul with broadcasting.
+        # In place on the copy made by the conversion, which is many times faster than addcmul with broadcasting.
         return inputs.to(self.dtype, copy=True).mul_(self._scale).add_(self._shift)
 
     def evaluation(
@@ -234,7 +240,7 @@ class BatchSource:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of up to ``size`` examples of ``split`` in order, not augmented: every ``world_size``-th from ``rank``.
 
-        ``limit``: only the first so many examples.
+        ``limit``: use only the first ``limit`` examples.
         """
         data = self.splits[split]
         count = len(data.inputs) if limit is None else min(limit, len(data.inputs))

@@ -1,4 +1,4 @@
-"""The data sets that have official files: their names, their hashes and where they are offered. Imports no torch."""
+"""The data sets that have official files: their names, hashes and addresses. Imports no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +49,7 @@ PTB = Source(
 
 @dataclass(frozen=True)
 class Layout:
-    """What the archive of a CIFAR holds: the folder in it, the files of each split, and the keys in them."""
+    """The layout of the archive of a CIFAR set: the folder in it, the files of each split, and the keys in them."""
 
     archive: Source
     folder: str
@@ -104,7 +104,7 @@ SOURCES = {source.dataset: source for source in (FASHION_MNIST, MNIST, CIFAR10.a
 
 
 def unpacked(layout: Layout, data_dir: str | Path) -> dict[str, Path] | None:
-    """The files of an unpacked archive by name, where they lie in a place that is looked at before one with the archive."""
+    """The files of an unpacked archive by name, if they are found no later than the archive; otherwise None."""
     for place in places((*layout.archive.folders, layout.folder), data_dir):
         for folder in (place, place / layout.folder):
             paths = files_in(folder, layout.members)
@@ -116,7 +116,7 @@ def unpacked(layout: Layout, data_dir: str | Path) -> dict[str, Path] | None:
 
 
 def official_files(name: str, data_dir: str | Path) -> dict[RemoteFile, Path] | None:
-    """The path of each file of the data set ``name``, one of ``SOURCES``, as its loader finds it; None if it finds none."""
+    """The path of each file of the data set ``name``, one of ``SOURCES``, as its loader finds it; None if they are missing."""
     layout = LAYOUTS.get(name)
     members = unpacked(layout, data_dir) if layout is not None else None
     if layout is not None and members is not None:

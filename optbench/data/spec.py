@@ -1,4 +1,4 @@
-"""What a model and a loss need to know about a dataset."""
+"""The facts about a dataset that a model and a loss need."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,8 +14,8 @@ class DataSpec:
     kind: "image": float (channels, height, width); "sequence": float (steps, features); "tokens": int64 (steps,);
         "table": float (features,).
     shape: the shape of one example, as above.
-    outputs: how many numbers a model must put out per prediction: classes, vocabulary size, or real targets.
-    target: "class": one int64 class an example; "class_per_step": int64 (steps,), where -100 means no target;
+    outputs: the number of outputs of a model for each prediction: classes, vocabulary size, or real targets.
+    target: "class": one int64 class for each example; "class_per_step": int64 (steps,), where -100 means no target;
         "real": float (outputs,); "none": no target (only a reconstruction can be learned).
     vocabulary: the number of distinct tokens, for kind "tokens".
     tolerance: for target "real", a prediction within this distance counts as right.

@@ -1,4 +1,4 @@
-"""The one way in which validation examples and a smaller training set are chosen: fixed, whatever the run's seed."""
+"""Choose validation examples and smaller training sets, always in the same way, independently of the run's seed."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ def split_validation(official_train: Split, validation: int) -> tuple[Split, Spl
     """Divide an official training set into (train, validation): the last ``validation`` of the fixed permutation.
 
     Both parts are in the order of the permutation, so that the first n training examples are a random subset. Raises
-    UserError if nothing would be left to train on.
+    UserError if no training examples would be left.
     """
     examples = len(official_train)
     check_held_out(examples, validation)
@@ -30,7 +30,7 @@ def split_validation(official_train: Split, validation: int) -> tuple[Split, Spl
 def divide(
     held_out: HeldOut, train: Split, test: Split | None = None, validation: Split | None = None
 ) -> tuple[Split, Split, Split]:
-    """(train, validation, test) of data that may lack the last two, which are then held out of the training examples.
+    """(train, validation, test) of data; the last two, if missing, are held out of the training examples.
 
     The training examples are in random order. Raises UserError as ``HeldOut.sizes`` does.
     """
@@ -45,9 +45,9 @@ def divide(
 
 
 def standardized(parts: Sequence[Tensor]) -> list[Tensor]:
-    """Each of ``parts`` (N, F) with the mean and the (population) standard deviation of every column of the first.
+    """Standardize each of ``parts`` (N, F) by the column means and (population) standard deviations of the first.
 
-    A column that is the same in all of the first is divided by 1.
+    A column that is constant in the first is divided by 1.
     """
     training = parts[0].double()
     mean, std = training.mean(0), training.std(0, correction=0)
@@ -56,9 +56,9 @@ def standardized(parts: Sequence[Tensor]) -> list[Tensor]:
 
 
 def limit_train(train: Split, train_limit: int | None) -> Split:
-    """The first ``train_limit`` examples, all of them if there are fewer or if it is None.
+    """The first ``train_limit`` examples; all if there are fewer or if it is None.
 
-    ``train`` must be in random order already, as ``split_validation`` leaves it.
+    ``train`` must already be in random order, as ``split_validation`` returns it.
     """
     if train_limit is None or train_limit >= len(train):
         return train
@@ -68,7 +68,7 @@ def limit_train(train: Split, train_limit: int | None) -> Split:
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and (population) standard deviation of each channel of images (N, C, H, W).
 
-    Those of uint8 images are of the values scaled to [0, 1], those of floating-point images of the values as they are.
+    For uint8 images they refer to the values scaled to [0, 1], for floating-point images to the values themselves.
     """
     if images.is_floating_point():
         channels = [images[:, channel].double() for channel in range(images.shape[1])]

@@ -1,4 +1,4 @@
-"""dataset=table: the rows of a CSV or parquet file of one's own."""
+"""dataset=table: the rows of a user's CSV or parquet file."""
 
 from collections.abc import Sequence
 
@@ -34,18 +34,18 @@ def load(
     normalize: bool = True,
     normalize_targets: bool = True,
 ) -> RawData:
-    """Read the table ``path``, of which the column ``target`` is to be predicted from all others but those in ``ignore``.
+    """Read the table ``path``, whose column ``target`` is predicted from all others except those in ``ignore``.
 
-    Inputs (N, F): first the columns of numbers, then those of texts and booleans and those in ``categorical``, one-hot over
-    the values that the training examples have, sorted as texts; any other value is all zeros. missing: "refuse" refuses
+    Inputs (N, F): first the columns of numbers, then the columns of texts and booleans and those in ``categorical``, one-hot
+    over the values in the training examples, sorted as texts; any other value becomes all zeros. missing: "refuse" refuses
     missing values of inputs; "mean" takes the mean of the training examples for a number, and all zeros for a category.
-    task: "classification", by labels of any type, whose classes are the sorted ones of the training table; or "regression".
-    test_path: a table of test examples. test, validation: how many rows are taken from the training table for splits
-    that are not there; None takes 10 %. normalize, normalize_targets: columns of numbers, and the target of a regression,
-    are given the mean 0 and the standard deviation 1 of the training examples. title: only names the data.
+    task: "classification", by labels of any type, whose classes are the sorted labels of the training table; or "regression".
+    test_path: a table of test examples. test, validation: the number of rows taken from the training table for missing
+    splits; None takes 10 %. normalize, normalize_targets: standardize columns of numbers, and the target of a regression, to
+    mean 0 and standard deviation 1 over the training examples. title: only names the data.
 
-    Raises UserError, with the file, the column and the row, for what is not of this form: values that are missing or not
-    finite, types that are no inputs, and columns that are constant over the training examples.
+    Raises UserError, with the file, the column and the row, for data that are not of this form: values that are missing or
+    not finite, types that cannot be inputs, and columns that are constant over the training examples.
     """
     paths = [
         own_place(place, data_dir, option, table_files.SUFFIXES)
@@ -56,7 +56,7 @@ def load(
     tables = Tables(paths, [table_files.read(place, delimiter) for place in paths])
     regression = task == "regression"
     targets, names = _numbers(tables, str(target)) if regression else _classes(tables, str(target))
-    # The rows are divided first, as what becomes of a column depends on which of them are for training.
+    # The rows are divided first, because the encoding of a column depends on the training rows.
     official = [Split(rows, targets[rows]) for rows in (torch.tensor(part) for part in tables.ranges())]
     parts = divide(HeldOut(test, validation), official[0], official[1] if test_path else None)
     numbers, one_hot = map(torch.from_numpy, encoded(tables, columns, categorical, missing, parts[0].inputs.numpy()))

@@ -1,4 +1,4 @@
-"""The columns of one table, or of a training and a test table one below the other, as numbers and as texts. No torch."""
+"""The columns of one table, or of a training and a test table stacked, as numbers and as texts. Imports no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from optbench.system.saying import say_once
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_CATEGORIES = 1000  # of one column, each of which becomes an input
+MOST_CATEGORIES = 1000  # different values of one column, each of which becomes an input
 _NUMBERS, _TEXTS = "numbers", "texts or booleans"
 
 
 @dataclass(frozen=True)
 class Tables:
-    """Data frames one below the other, each with the file that it comes from; rows are numbered throughout."""
+    """Stacked data frames, each with its file; rows are numbered through all of them."""
 
     paths: Sequence[Path]
     frames: "Sequence[pd.DataFrame]"
@@ -38,7 +38,7 @@ class Tables:
         return [range(end - len(frame), end) for frame, end in zip(self.frames, ends, strict=True)]
 
     def kind(self, column: str) -> str:
-        """What a column holds, the same in all tables: numbers, or texts or booleans. Raises UserError for anything else."""
+        """The kind of a column, equal in all tables: numbers, or texts or booleans. Raises UserError for any other."""
         kinds = [
             _kind(frame[column], f"{path}: column {column}")
             for path, frame in zip(self.paths, self.frames, strict=True)
@@ -50,11 +50,11 @@ class Tables:
         return kinds[0]
 
     def is_numeric(self, column: str) -> bool:
-        """Whether a column holds numbers. Raises UserError as ``kind`` does."""
+        """True if a column holds numbers. Raises UserError as ``kind`` does."""
         return self.kind(column) == _NUMBERS
 
     def numbers(self, column: str) -> Any:
-        """A column of numbers as float64 (N,), NaN where they are missing. Raises UserError for an infinite one."""
+        """A column of numbers as float64 (N,), NaN for missing ones. Raises UserError for an infinite number."""
         values = np.concatenate([frame[column].to_numpy(np.float64, na_value=np.nan) for frame in self.frames])
         infinite = np.flatnonzero(np.isinf(values))
         if len(infinite):
@@ -64,7 +64,7 @@ class Tables:
         return values
 
     def texts(self, column: str) -> Any:
-        """The values of a column as texts, an array of objects (N,), None where they are missing."""
+        """The values of a column as texts, an array of objects (N,), None for missing ones."""
         values = [value for frame in self.frames for value in _plain(frame[column])]
         return np.array([None if value is None else str(value) for value in values], object)
 
@@ -77,7 +77,7 @@ class Tables:
         return [values[rows.start : rows.stop] for rows in self.ranges()]
 
     def refuse_missing(self, column: str, accepted: str) -> None:
-        """Raise UserError where a value of ``column`` is missing; ``accepted`` ends the message."""
+        """Raise UserError if a value of ``column`` is missing; ``accepted`` ends the message."""
         gaps = np.flatnonzero(np.concatenate([frame[column].isna().to_numpy() for frame in self.frames]))
         if len(gaps):
             more = f" (and in {len(gaps) - 1} more rows)" if len(gaps) > 1 else ""
@@ -87,11 +87,11 @@ class Tables:
 def encoded(
     tables: Tables, columns: Sequence[str], categorical: Sequence[str], missing: str, training: Any
 ) -> tuple[Any, Any]:
-    """The inputs of all rows: numbers, float64 (N, n), and categories one-hot, float64 (N, k), by the rows for ``training``.
+    """The inputs of all rows, encoded by the ``training`` rows: numbers, float64 (N, n), and categories one-hot, float64 (N, k).
 
     Arguments as those of ``table.load``. Raises UserError as that does.
     """
-    # Also where they are numbers and name categories.
+    # Checked also for numbers that name categories.
     if missing == "refuse":
         for column in columns:
             tables.refuse_missing(
@@ -156,7 +156,7 @@ def _kind(series: "pd.Series[Any]", where: str) -> str:
     if pd.api.types.is_bool_dtype(dtype):
         return _TEXTS
     if pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_complex_dtype(dtype):
-        # Codes of categories are none to calculate with.
+        # The codes of categories are not numbers to calculate with.
         return _TEXTS if isinstance(series.dtype, pd.CategoricalDtype) else _NUMBERS
     inferred = pd.api.types.infer_dtype(series.dropna().astype(object), skipna=True)
     if inferred not in ("string", "boolean", "empty"):
@@ -167,6 +167,6 @@ def _kind(series: "pd.Series[Any]", where: str) -> str:
 
 
 def _plain(series: "pd.Series[Any]") -> list[Any]:
-    """Python's own values, None where they are missing; whole numbers as integers, which gaps turn into others."""
+    """The values as Python's own types, None for missing ones; whole numbers, which gaps turn into floats, become integers."""
     values: list[Any] = [None if gap else value for value, gap in zip(series.tolist(), series.isna(), strict=True)]
     return [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]

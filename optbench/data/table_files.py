@@ -1,6 +1,6 @@
-"""Tables in CSV and parquet files: their columns, and all of them as a data frame. Imports no torch.
+"""Tables in CSV and parquet files: their column names, and their content as a data frame. Imports no torch.
 
-Rows are counted from 0, and the header is none of them.
+Rows are counted from 0, without the header.
 """
 
 import bz2
@@ -27,12 +27,12 @@ SUFFIXES = (PARQUET, *(f"{kind}{packed}" for kind in _DELIMITERS for packed in (
 def columns(path: Path, delimiter: str | None = None) -> list[str]:
     """The names of the columns of the table ``path``, in order.
 
-    delimiter: what separates the values of a text file; None is a comma, or a tab for .tsv. Raises UserError for a file that
-    is no table, and for names that are empty or not distinct.
+    delimiter: the separator of the values in a text file; None is a comma, or a tab for .tsv. Raises UserError for a file
+    that is not a table, and for names that are empty or not distinct.
     """
     try:
         names = _parquet_columns(path) if path.name.lower().endswith(PARQUET) else _header(path, delimiter)
-    except Exception as error:  # damaged files raise nearly anything
+    except Exception as error:  # damaged files raise almost any exception
         raise UserError(f"{path}: cannot be read: {_reason(error)}") from error
     if not names:
         raise UserError(f"{path}: is empty; accepted: a header with the names of the columns, and rows")
@@ -52,8 +52,7 @@ def inputs(
 ) -> list[str]:
     """The columns of the first of ``paths`` that are inputs: all but ``target`` and ``ignore``.
 
-    Raises UserError where one of the named is no column, where none is left, and where a further table lacks one that is
-    needed.
+    Raises UserError if one of the named is not a column, if none is left, and if another table lacks a needed column.
     """
     if not target:
         raise UserError("dataset.target=null: must be the column to predict")
@@ -77,7 +76,7 @@ def inputs(
 
 
 def read(path: Path, delimiter: str | None = None) -> "pd.DataFrame":
-    """The table ``path``, its rows numbered from 0. Raises UserError, with the row where it is known, for a damaged one."""
+    """The table ``path``, its rows numbered from 0. Raises UserError, with the row if it is known, for a damaged file."""
     import pandas as pd
 
     columns(path, delimiter)
@@ -86,7 +85,7 @@ def read(path: Path, delimiter: str | None = None) -> "pd.DataFrame":
             frame = pd.read_parquet(path, engine="pyarrow")
         else:
             with warnings.catch_warnings():
-                # Rows that are longer than the header would lose their ends.
+                # Without this, rows longer than the header would lose their last values.
                 warnings.simplefilter("error", pd.errors.ParserWarning)
                 frame = pd.read_csv(
                     path,
@@ -111,7 +110,7 @@ def _parquet_columns(path: Path) -> list[str]:
 def _header(path: Path, delimiter: str | None) -> list[str]:
     opener = _OPENERS.get(path.suffix.lower(), open)
     with opener(path, "rt", encoding="utf-8-sig", newline="") as stream:
-        # As pandas does, which passes over empty lines.
+        # Empty lines are skipped, as by pandas.
         rows = csv.reader(stream, delimiter=_delimiter(path, delimiter))
         return next((row for row in rows if row), [])
 

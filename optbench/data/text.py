@@ -18,8 +18,8 @@ FILE = Path(__file__).parent / "files" / "jargon.txt.xz"
 def windows(tokens: Tensor, sequence_length: int, where: str) -> Split:
     """Cut int64 ``tokens`` (L,) into windows (N, T) that do not overlap, T = ``sequence_length``; N = (L - 1) // T.
 
-    The target of a token is the one after it, so the targets are the same windows one token later. What is left over at
-    the end is dropped. Raises UserError, naming the part ``where``, if there is not one window.
+    The target of a token is the next token, so the targets are the same windows shifted by one token. The rest at the end
+    is dropped. Raises UserError, naming the part ``where``, if there is not one window.
     """
     count = (len(tokens) - 1) // sequence_length
     if len(tokens) < 2:
@@ -56,8 +56,8 @@ def language_model_data(
 
 
 def encode(text: str) -> tuple[list[str], Tensor]:
-    """The characters that occur in ``text``, sorted, and the index among them of each of its characters (int64)."""
-    # As an array of code points: the sort of numpy.unique is several times faster than a loop over the characters.
+    """The distinct characters of ``text``, sorted, and the index among them of each of its characters (int64)."""
+    # On an array of code points, numpy.unique is several times faster than a loop over the characters.
     codes, tokens = np.unique(np.frombuffer(text.encode("utf-32-le"), np.uint32), return_inverse=True)
     return [chr(code) for code in codes], torch.from_numpy(tokens.astype(np.int64))
 

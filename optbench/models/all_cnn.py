@@ -8,13 +8,13 @@ from optbench.models.shapes import enlarge, image_shape, require_dropout
 
 
 class AllCNNC(nn.Module):
-    """Nine convolutions with ReLU and biases and no pooling but the global average at the end.
+    """Nine convolutions with ReLU and biases; the only pooling is the global average at the end.
 
     conv3-96 three times, conv3-192 three times (the third of each with stride 2), conv3-192 unpadded, conv1-192,
     conv1-outputs, mean over positions (6 x 6 for CIFAR). ``input_dropout`` applies to the image, ``dropout`` after each
-    convolution of stride 2. ``final_relu`` puts a ReLU on the last convolution as well: so has the paper's table 1, but
-    logits that cannot be negative easily end up zero for all examples, where no gradient brings them back. Images below
-    9 x 9 are enlarged. Raises UserError on a dropout outside [0, 1).
+    convolution of stride 2. ``final_relu`` adds a ReLU after the last convolution, as in the paper's table 1; but logits that
+    cannot be negative easily become zero for all examples, and then have no gradient. Images below 9 x 9 are enlarged. Raises
+    UserError on a dropout outside [0, 1).
     """
 
     def __init__(

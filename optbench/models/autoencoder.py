@@ -1,4 +1,4 @@
-"""Deep autoencoders, the classic hard problems of optimization (Hinton & Salakhutdinov 2006, Martens 2010)."""
+"""Deep autoencoders, classic hard problems of optimization (Hinton & Salakhutdinov 2006, Martens 2010)."""
 
 from collections.abc import Sequence
 from itertools import pairwise

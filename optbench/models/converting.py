@@ -1,7 +1,7 @@
-"""Models from elsewhere: torch's batch norm and dropout become ours, and what else depends on how a batch is cut is refused.
+"""Convert foreign models: replace torch's batch norm and dropout, and refuse other layers that depend on the micro-batch.
 
-The result of a training must depend neither on the micro-batch nor on the ranks. torch's batch norm normalizes whatever is
-passed together, and its dropout draws from one stream; `optbench.models.layers` has the two that keep the promise.
+The result of training must depend neither on the micro-batch nor on the ranks. torch's batch norm normalizes the examples that
+are passed together, and its dropout draws from one stream; the two layers in `optbench.models.layers` keep the promise.
 """
 
 from typing import Any
@@ -29,7 +29,7 @@ _REFUSED: dict[type, str] = {
 
 
 class ConvertedBatchNorm(layers.BatchNorm):
-    """What a batch norm of torch becomes: its parameters, its buffers and their names, in groups as ``layers.BatchNorm``."""
+    """The replacement of torch's batch norm: the same parameters and buffers, with the groups of ``layers.BatchNorm``."""
 
     num_batches_tracked: Tensor
 
@@ -43,7 +43,7 @@ class ConvertedBatchNorm(layers.BatchNorm):
 
     @torch.no_grad()
     def move(self, mean: Tensor, variance: Tensor) -> None:
-        """As in ``layers.BatchNorm``; with torch's ``momentum=None`` towards the mean over all steps."""
+        """As in ``layers.BatchNorm``; with torch's ``momentum=None`` the statistics are the mean over all steps."""
         self.num_batches_tracked += 1
         if self.cumulative:
             self.momentum = 1 / float(self.num_batches_tracked)
@@ -51,16 +51,16 @@ class ConvertedBatchNorm(layers.BatchNorm):
 
 
 def converted(model: nn.Module) -> nn.Module:
-    """``model`` with torch's batch norms and dropouts replaced by ours, in place; the result replaces a model that is one.
+    """Replace torch's batch norms and dropouts in ``model``, in place; use the result, as the model itself may be replaced.
 
-    Parameters and buffers stay the same tensors, and the state_dict keeps its names. Says once in a line of stderr what it
-    replaced. What a model computes by functions, such as F.dropout, cannot be seen here: a run tries the model once, and
-    refuses one that draws (``optbench.training.task``).
+    Parameters and buffers stay the same tensors, and the state_dict keeps its names. Prints once, in a line on stderr, the
+    replaced layers. Functions such as F.dropout cannot be found here: a run tests the model once, and refuses one that draws
+    (``optbench.training.task``).
 
-    Raises UserError for a module whose result would depend on how the batch is cut and that cannot be replaced.
+    Raises UserError for a module that cannot be replaced and whose result would depend on the division of the batch.
     """
     counts: dict[str, int] = {}
-    replaced: dict[int, nn.Module] = {}  # one module may stand in several places
+    replaced: dict[int, nn.Module] = {}  # one module may occur in several places
 
     def replacement(module: nn.Module, path: str) -> nn.Module:
         if id(module) not in replaced:
@@ -70,7 +70,7 @@ def converted(model: nn.Module) -> nn.Module:
         return replaced[id(module)]
 
     for path, module in list(model.named_modules()):
-        for name, child in list(module._modules.items()):  # named_children leaves out a module that comes twice
+        for name, child in list(module._modules.items()):  # named_children leaves out repeated modules
             if child is None:
                 continue
             new = replacement(child, f"{path}.{name}" if path else name)
@@ -88,11 +88,11 @@ def converted(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def check_passes(model: nn.Module, inputs: Tensor) -> None:
-    """Pass ``inputs`` through ``model`` twice; raise UserError where it draws, or changes a buffer or parameter.
+    """Pass ``inputs`` through ``model`` twice; raise UserError if it draws, or changes a buffer or parameter.
 
-    It finds what no list of layers can name: F.dropout in a forward, statistics that a layer keeps for itself. ``model`` has
-    its dropout layers placed, and its batch norms hold their running statistics. What the first pass alone sets up, such as a
-    mask that is kept, is left alone. A model that raises is left to the training, which records how it failed.
+    This finds cases that no list of layers can name: F.dropout in a forward method, or statistics that a layer keeps for
+    itself. The dropout layers of ``model`` must be placed, and its batch norms must hold their running statistics. Changes
+    only in the first pass, such as a cached mask, are allowed. If the model raises, the training will record the failure.
     """
 
     def state() -> dict[str, tuple[int, int]]:
@@ -138,7 +138,7 @@ def _converted(module: nn.Module, path: str) -> nn.Module:
 
 
 def _refuse(module: nn.Module, path: str) -> None:
-    """Raise UserError for a module whose result depends on how a batch is cut."""
+    """Raise UserError for a module whose result depends on the division of a batch."""
     if isinstance(module, layers.BatchNorm | layers.Dropout):
         return
     for kind, why in _REFUSED.items():

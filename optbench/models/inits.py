@@ -1,9 +1,9 @@
 """Initial weights: functions ``f(model, generator, **options)`` that redraw a model's weights in place.
 
-They act on linear, convolutional and recurrent layers; norms keep weight 1 and bias 0, embeddings keep what they have
-(but a readout tied to an embedding is drawn as the linear layer that it is). The gates of a GRU or LSTM are blocks that
-are drawn separately. Every draw is taken on the CPU in float64 from ``generator``, so the weights do not depend on
-the device, and those of a float32 model are the rounded ones of a float64 model.
+They act on linear, convolutional and recurrent layers; norms keep weight 1 and bias 0, embeddings keep their values (but a
+readout tied to an embedding is drawn as a linear layer). The gates of a GRU or LSTM are blocks that are drawn separately.
+Every draw is made on the CPU in float64 from ``generator``, so that the weights do not depend on the device, and those of a
+float32 model are the rounded ones of a float64 model.
 """
 
 import math
@@ -19,9 +19,9 @@ from optbench.errors import UserError
 
 @dataclass(frozen=True)
 class _Weight:
-    """A weight matrix (units, fan_in), one row a unit, kept in a ``view`` of a parameter with the same entry order.
+    """A weight matrix (units, fan_in), one row for each unit, kept in a ``view`` of a parameter with the same entry order.
 
-    fan_in counts the weights that come into a unit, fan_out those that leave a source.
+    fan_in: the number of weights into a unit. fan_out: the number of weights out of a source.
     """
 
     view: Tensor
@@ -56,7 +56,7 @@ def _weights_of(module: nn.Module) -> Iterator[_Weight]:
         outputs, inputs = module.weight.shape
         yield _Weight(module.weight, outputs, inputs, outputs)
     elif isinstance(module, _ConvNd):
-        # A unit is one output filter. In a grouped convolution a channel meets only the channels of its own group.
+        # A unit is one output filter. In a grouped convolution it has inputs only from the channels of its own group.
         window, inputs, outputs = math.prod(module.kernel_size), module.in_channels, module.out_channels
         view: Tensor = module.weight
         if module.transposed:  # stored as (inputs, outputs / groups, *window)
@@ -75,7 +75,7 @@ def _gates(module: nn.RNNBase) -> int:
 
 
 def _fill_biases(model: nn.Module, value: float = 0.0) -> None:
-    """Set every unit's bias; of the two that a recurrent unit has in torch, the second is 0, so that they sum to it."""
+    """Set every unit's bias to ``value``; of the two biases of a recurrent unit in torch, the second is set to 0."""
     for module in model.modules():
         if isinstance(module, nn.Linear | _ConvNd) and module.bias is not None:
             module.bias.fill_(value)
@@ -92,7 +92,7 @@ def _choose(key: str, value: str, accepted: tuple[str, ...]) -> str:
 
 
 def default(model: nn.Module, generator: Generator) -> None:
-    """Keep the weights with which the model was constructed: torch's defaults unless its class says otherwise."""
+    """Keep the weights with which the model was constructed: torch's defaults unless its class sets others."""
 
 
 @torch.no_grad()
@@ -183,7 +183,7 @@ def esn(
     From a layer's inputs: ``input_scale`` * N(0, 1), dense. Linear layers: ``output_scale`` * N(0, 1). Biases are 0.
     Sutskever, Martens, Dahl & Hinton 2013, "On the importance of initialization and momentum in deep learning":
     input_scale 0.001 for the addition and multiplication problems, 0.1 for memorization. They also set the output bias
-    to the mean target and centre inputs and targets, which an initialization cannot do without data.
+    to the mean target and centre inputs and targets, which would need the data here.
     """
     _require_recurrent(model, nn.RNNBase, "esn", "model=rnn, irnn, gru, lstm and the recurrent language models")
     for weight in _weights(model):
@@ -200,8 +200,8 @@ def esn(
 def identity(model: nn.Module, generator: Generator, scale: float = 1.0, std: float = 0.001) -> None:
     """IRNN: recurrent weights ``scale`` * identity, all others N(0, ``std``^2), biases 0.
 
-    Le, Jaitly & Hinton 2015, arXiv 1504.00941. Raises UserError for a model without a plain recurrent (RNN) layer: the
-    gates of a GRU or LSTM have no use for an identity.
+    Le, Jaitly & Hinton 2015, arXiv 1504.00941. Raises UserError for a model without a plain recurrent (RNN) layer: an
+    identity makes no sense for the gates of a GRU or LSTM.
     """
     _require_recurrent(model, nn.RNN, "identity", "model=irnn, rnn and language models with model.cell=rnn")
     for weight in _weights(model):

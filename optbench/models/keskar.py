@@ -74,7 +74,7 @@ class KeskarC1(nn.Module):
 
 
 class KeskarC2(nn.Module):
-    """C2: the convolutions of VGG-16 with batch norm, then 512 (batch norm, ReLU) and the logits, with much dropout.
+    """C2: the convolutions of VGG-16 with batch norm, then 512 (batch norm, ReLU) and the logits, with strong dropout.
 
     ``dropout`` holds three probabilities, placed as in the authors' code (network_zoo.py): after the first convolution;
     after every other convolution that no pool follows; before and after the hidden layer. Images below 32 x 32 are

@@ -1,8 +1,8 @@
 """Recurrent language models over characters or words: embedding, recurrent layers, a linear layer to the vocabulary.
 
-Zaremba, Sutskever & Vinyals 2014, "Recurrent neural network regularization", arXiv 1409.2329 (the word LSTMs and where
-their dropout acts); Karpathy 2015, char-rnn (one-hot characters); Schneider, Balles & Hennig 2019, DeepOBS, arXiv
-1903.05499 (the character LSTM on Tolstoi); Press & Wolf 2017, arXiv 1608.05859 (tied weights).
+Zaremba, Sutskever & Vinyals 2014, "Recurrent neural network regularization", arXiv 1409.2329 (the word LSTMs and the places
+of their dropout); Karpathy 2015, char-rnn (one-hot characters); Schneider, Balles & Hennig 2019, DeepOBS, arXiv 1903.05499
+(the character LSTM on Tolstoi); Press & Wolf 2017, arXiv 1608.05859 (tied weights).
 """
 
 import torch
@@ -63,7 +63,7 @@ class RecurrentLanguageModel(nn.Module):
         self.dropout = Dropout(dropout)
         self.readout = nn.Linear(hidden, self.vocabulary, bias=output_bias)
         if tied and self.embedding is not None:
-            # The readout's matrix is the one kept: the embedding's N(0, 1) would make the first logits huge.
+            # The readout's matrix is kept, because the embedding's N(0, 1) would make the first logits huge.
             self.embedding.weight = self.readout.weight
         if initial_range is not None:
             with torch.no_grad():

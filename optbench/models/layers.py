@@ -1,8 +1,8 @@
-"""Layers whose result does not depend on how a batch is cut into micro-batches or over ranks.
+"""Layers whose result does not depend on the division of a batch into micro-batches or over ranks.
 
-Batch norm and dropout are the two layers that would break the promise: the first because its statistics depend on which
-examples are together, the second because its masks come from a stream. Here the groups that are normalized together are
-fixed by ``norm_batch``, and every mask element is a pure function of (seed, step, layer, position in the global batch).
+The standard batch norm depends on the examples that are passed together, and the standard dropout draws its masks from a
+stream. Here the groups that are normalized together are fixed by ``norm_batch``, and every mask element is a pure function of
+(seed, step, layer, position in the global batch).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,15 +14,17 @@ from torch import Tensor, nn
 
 from optbench import randomness
 
+MeansOverRanks = Callable[[Sequence[Sequence[Tensor]]], Sequence[Sequence[Tensor]]]
+
 
 class BatchNorm(nn.Module):
-    """Ghost batch norm over inputs (examples, channels, *positions): each group of ``group`` examples by itself.
+    """Ghost batch norm over inputs (examples, channels, *positions), separately for each group of ``group`` examples.
 
     In training, consecutive groups of ``group`` examples are normalized with their own mean and variance
     (Hoffer et al. 2017, "Train longer, generalize better"); ``group=None`` takes the whole batch, which is ordinary batch
-    norm. Where one group spans several ranks, its statistics are averaged over ``ranks``. The running statistics move
-    towards the mean over all groups, by ``momentum``, once per step: by themselves after each training forward pass, or
-    under an objective, which sets ``recording``, when ``commit`` is called.
+    norm. If one group spans several ranks, its statistics are averaged over ``ranks``. The running statistics move towards
+    the mean over all groups, by ``momentum``, once a step: automatically after each training forward pass or, under an
+    objective, which sets ``recording``, when ``commit`` is called.
     """
 
     running_mean: Tensor
@@ -38,7 +40,7 @@ class BatchNorm(nn.Module):
         self.group: int | None = None
         self.ranks: dist.ProcessGroup | None = None
         # "follow": update the running statistics at once; "record": keep the groups' statistics until `commit`;
-        # "hold": leave them alone (a second evaluation within a step).
+        # "hold": do not change them (a second evaluation within a step).
         self.recording = "follow"
         self.recorded: list[tuple[Tensor, Tensor]] = []
 
@@ -80,7 +82,7 @@ class BatchNorm(nn.Module):
         centred = working - mean.view(shape)
         variance = all_reduce_sum(centred.square().sum(over), self.ranks) / count
         scale = torch.rsqrt(variance + self.eps)
-        # A layer that was torch's may have neither or only one of the two.
+        # A layer converted from torch may have none or only one of the two.
         outputs = centred * (scale if self.weight is None else self.weight * scale).view(shape)
         if self.bias is not None:
             outputs = outputs + self.bias.view(shape)
@@ -104,7 +106,7 @@ class BatchNorm(nn.Module):
 
     @torch.no_grad()
     def move(self, mean: Tensor, variance: Tensor) -> None:
-        """Move the running statistics towards ``mean`` and ``variance``, once per step, and forget what was recorded."""
+        """Move the running statistics towards ``mean`` and ``variance``, once a step, and clear the recorded statistics."""
         self.recorded.clear()
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
         self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
@@ -175,13 +177,13 @@ def batch_norms(model: nn.Module) -> list[BatchNorm]:
 
 
 def set_norm_batch(model: nn.Module, group: int | None, ranks: dist.ProcessGroup | None = None) -> None:
-    """Normalize groups of ``group`` examples (None: all that are passed); ``ranks``: those that share one group."""
+    """Normalize groups of ``group`` examples (None: all passed examples); ``ranks``: the ranks that share one group."""
     for norm in batch_norms(model):
         norm.group, norm.ranks = group, ranks
 
 
 def place_dropout(model: nn.Module, device: torch.device) -> Tensor | None:
-    """Give every dropout layer its number and one shared (key, first position) tensor, returned; None if there is none."""
+    """Give every dropout layer its number and a shared (key, first position) tensor; returns it, or None without dropout."""
     layers = [module for module in model.modules() if isinstance(module, Dropout)]
     if not layers:
         return None
@@ -192,28 +194,23 @@ def place_dropout(model: nn.Module, device: torch.device) -> Tensor | None:
 
 
 @torch.no_grad()
-def commit_batch_norms(norms: Iterable[BatchNorm], world_size: int = 1) -> None:
+def commit_batch_norms(norms: Iterable[BatchNorm], means_over_ranks: MeansOverRanks = lambda lists: lists) -> None:
     """Once per step: move all running statistics by the mean over the groups of the global batch.
 
-    With several ranks, every rank holds the same number of groups, so the mean of the ranks' means is the global one.
+    With several ranks, every rank holds the same number of groups, so the mean of the ranks' means is the global one;
+    ``means_over_ranks`` takes it.
     """
     recorded = [norm for norm in norms if norm.recorded]
     if not recorded:
         return
-    statistics = [norm.mean_over_groups() for norm in recorded]
-    if world_size > 1:
-        flat = torch.cat([tensor.reshape(-1) for pair in statistics for tensor in pair])
-        dist.all_reduce(flat)
-        flat /= world_size
-        parts = iter(flat.split([tensor.numel() for pair in statistics for tensor in pair]))
-        statistics = [(next(parts), next(parts)) for _ in statistics]
+    statistics = means_over_ranks([norm.mean_over_groups() for norm in recorded])
     for norm, (mean, variance) in zip(recorded, statistics, strict=True):
         norm.move(mean, variance)
 
 
 @torch.no_grad()
 def take_statistics(norms: Sequence[BatchNorm], passes: Callable[[], None]) -> None:
-    """Replace all running statistics by the mean over the groups that ``passes`` sends through the model.
+    """Replace all running statistics by the mean over the groups that ``passes`` runs through the model.
 
     Within ``passes`` every norm normalizes a group by its own statistics; afterwards it is in eval mode.
     """

@@ -1,4 +1,4 @@
-"""The two networks called LeNet: that of the paper and that of Caffe's examples."""
+"""The two networks called LeNet: the paper's and that of Caffe's examples."""
 
 from torch import Tensor, nn
 
@@ -12,10 +12,10 @@ POOLINGS = {"average": nn.AvgPool2d, "max": nn.MaxPool2d}
 class LeNet5(nn.Module):
     """LeNet-5: conv5-6, pool2, conv5-16, pool2, 120, 84, outputs (LeCun, Bottou, Bengio & Haffner 1998).
 
-    As is customary today, and other than in the paper: the second convolution sees all six maps, pooling has no
-    coefficients of its own, and the last layer is linear rather than radial basis functions. With ``padded`` images
-    below 32 x 32 are brought to that size, so that 28 x 28 gets the paper's border of two pixels; without, only images
-    below 16 x 16, the smallest that work, are enlarged. Raises UserError on an unknown activation or pooling.
+    As is usual today, and unlike the paper, the second convolution uses all six maps, pooling has no coefficients, and the
+    last layer is linear, without radial basis functions. With ``padded``, images below 32 x 32 are enlarged to that size, so
+    that 28 x 28 gets the paper's border of two pixels; without it, only images below 16 x 16, the smallest possible size, are
+    enlarged. Raises UserError on an unknown activation or pooling.
     """
 
     def __init__(self, data: DataSpec, padded: bool = True, activation: str = "tanh", pooling: str = "average") -> None:
@@ -48,8 +48,7 @@ class LeNet5(nn.Module):
 class CaffeLeNet(nn.Module):
     """Caffe's LeNet: conv5-20, max pool 2, conv5-50, max pool 2, 500, ReLU, outputs.
 
-    Its convolutions have no activation of their own (Caffe, examples/mnist/lenet.prototxt). Images below 16 x 16 are
-    enlarged.
+    Its convolutions have no activation (Caffe, examples/mnist/lenet.prototxt). Images below 16 x 16 are enlarged.
     """
 
     def __init__(self, data: DataSpec) -> None:

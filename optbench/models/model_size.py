@@ -1,4 +1,4 @@
-"""The size of a model before it is built: laid out on torch's meta device, which allocates nothing, up to a bound."""
+"""Check the size of a model before it is built, on torch's meta device, which allocates no memory."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,22 +11,22 @@ from optbench.config.run_config import Choice
 from optbench.errors import UserError
 from optbench.system import memory
 
-# More parameters and submodules than any network has; to build so many takes minutes, and a step hours.
+# More parameters and submodules than any network has; building so many takes minutes, and a step takes hours.
 MOST_PARTS = 20_000
-# Weights and their gradients are there in any case.
+# Every training needs weights and gradients.
 _COPIES = 2
 
 
 class _TooLarge(Exception):
-    """Leaves the construction of a model that is known to be too large."""
+    """Raised to stop the construction of a model that is known to be too large."""
 
 
 def check(build: Callable[[], nn.Module], what: str, where: torch.device, copies: int = 0) -> None:
     """Raise UserError if the model that ``build`` makes cannot fit on the device ``where``.
 
-    Counted are the bytes of weights, gradients and ``copies`` further tensors of their size, such as the optimizer's state.
-    Counting ends where they exceed the memory there is, so it takes seconds at most. A model that cannot be built on
-    the meta device is not judged.
+    It counts the bytes of weights, gradients and ``copies`` more tensors of their size, such as the optimizer's state.
+    Counting stops when they exceed the memory, so that it takes at most seconds. A model that cannot be built on the meta
+    device is not checked.
     """
     there, place = _memory_of(where)
     bytes_ = parts = 0
@@ -62,7 +62,7 @@ def check(build: Callable[[], nn.Module], what: str, where: torch.device, copies
             f"{what}: sizes that no memory holds ({_in_a_line(error)}); accepted: something smaller"
         ) from error
     except Exception as error:
-        # torch has no type of its own for sizes that do not fit into 64 bits.
+        # torch has no exception type for sizes that do not fit into 64 bits.
         if any(word in str(error) for word in ("verflow", "torage size", "nvalid size", "too large", "allocate")):
             raise UserError(
                 f"{what}: sizes that no memory holds ({_in_a_line(error)}); accepted: something smaller"
@@ -83,7 +83,7 @@ def _memory_of(device: torch.device) -> tuple[int | None, str]:
 
 
 def state_copies(make_optimizer: Callable[[nn.Module], torch.optim.Optimizer]) -> int:
-    """How many tensors of a parameter's size the optimizer keeps for it, seen on a toy; 0 where that cannot be seen."""
+    """The number of tensors of a parameter's size that the optimizer keeps for it, found on a toy model; 0 if unknown."""
     toy = nn.Linear(8, 8, bias=False)
     try:
         with torch.random.fork_rng(devices=[]):
@@ -92,13 +92,13 @@ def state_copies(make_optimizer: Callable[[nn.Module], torch.optim.Optimizer]) -
             parameter.grad = torch.ones_like(parameter)
             optimizer.step(lambda: 0.0)
         state = optimizer.state.get(parameter, {})
-    except Exception:  # a method that needs an objective, or a whole network
+    except Exception:  # the method needs an objective, or a whole network
         return 0
     return sum(value.numel() == parameter.numel() for value in state.values() if isinstance(value, torch.Tensor))
 
 
 def described(choice: Choice) -> str:
-    """A choice of a model and those of its options that are numbers, as they are typed."""
+    """A choice of a model and its numeric options, as words of the command line."""
     sizes = [
         f"{name}={value}".replace(" ", "")
         for name, value in choice.options.items()

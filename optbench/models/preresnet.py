@@ -11,7 +11,7 @@ from optbench.models.shapes import convolution, he_normal_, image_shape, require
 
 
 class PreActivationBlock(nn.Module):
-    """x + residual(a) with a = relu(bn(x)); where the width changes, shortcut(a) + residual(a)."""
+    """x + residual(a) with a = relu(bn(x)); if the width changes, shortcut(a) + residual(a)."""
 
     def __init__(self, inputs: int, residual: nn.Module, shortcut: nn.Module | None) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ def bottleneck(inputs: int, outputs: int, stride: int) -> nn.Module:
 
 
 def project(inputs: int, outputs: int, stride: int) -> nn.Module:
-    """The shortcut with parameters: a 1 x 1 convolution; the activation before it is the block's."""
+    """The shortcut with parameters: a 1 x 1 convolution; it follows the activation of the block."""
     return convolution(inputs, outputs, 1, stride)
 
 
@@ -76,7 +76,7 @@ def stages(widths: Sequence[int], blocks: int, residual: Builder, shortcut: Buil
 
 
 class PreResNet(nn.Module):
-    """PreResNet-110, 164, 1001 and the like: conv3-16, three stages of n blocks, global average, logits.
+    """PreResNet-110, 164, 1001 and so on: conv3-16, three stages of n blocks, global average, logits.
 
     ``block`` "basic": 16, 32, 64 channels, depth 6n + 2; "bottleneck": 64, 128, 256 channels, depth 9n + 2.
     ``shortcut`` where the width changes: "A" is zero padding without parameters, "B" a 1 x 1 convolution; both read

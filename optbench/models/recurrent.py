@@ -1,4 +1,4 @@
-"""Recurrent networks for classification and regression: plain RNN, GRU and LSTM, and the stack that they share.
+"""Recurrent networks for classification and regression: plain RNN, GRU and LSTM, and their common stack.
 
 Elman 1990, "Finding structure in time" (RNN); Cho et al. 2014, arXiv 1406.1078 (GRU); Hochreiter & Schmidhuber 1997,
 "Long short-term memory" (LSTM); Le, Jaitly & Hinton 2015, arXiv 1504.00941 (the RNN of rectified linear units, IRNN).
@@ -22,11 +22,11 @@ class RecurrentStack(nn.Module):
     """``layers`` recurrent layers: inputs (examples, steps, features) -> top hidden states (examples, steps, hidden).
 
     The layers are separate torch modules with dropout between them, because the dropout inside torch's own stacks draws
-    masks that depend on how the batch is cut. The hidden states start at zero. ``nonlinearity`` ("tanh" or "relu") is
+    masks that depend on the division of the batch. The hidden states start at zero. ``nonlinearity`` ("tanh" or "relu") is
     that of the plain RNN cell. Raises UserError for an unknown cell, and for a nonlinearity that it does not have.
 
-    cuDNN's recurrent kernels have no second derivative, and oneDNN's (float32 LSTM on the CPU) no forward-mode one:
-    whoever needs these runs the model under ``torch.backends.cudnn.flags(enabled=False)`` and
+    cuDNN's recurrent kernels have no second derivative, and oneDNN's (float32 LSTM on the CPU) no forward-mode derivative. To
+    get these, run the model under ``torch.backends.cudnn.flags(enabled=False)`` and
     ``torch.backends.mkldnn.flags(enabled=False)``.
     """
 
@@ -63,12 +63,12 @@ class RecurrentNetwork(nn.Module):
     """A stack of recurrent layers and a linear readout, for images read as sequences and for sequences.
 
     Inputs are images (examples, channels, height, width) or sequences (examples, steps, features). An image is read as
-    height*width pixels with one feature a channel (``read="pixels"``) or as its rows, from top to bottom, with
-    channels*width features (``read="rows"``); ``read="auto"`` takes the rows of an image, and a sequence as it is.
+    height*width pixels with one feature for each channel (``read="pixels"``) or as its rows, from top to bottom, with
+    channels*width features (``read="rows"``); ``read="auto"`` takes the rows of an image, and a sequence unchanged.
     Outputs are (examples, outputs), read from the last hidden state, or for the target "class_per_step"
     (examples, steps, outputs). Dropout acts between the layers and before the readout.
 
-    Raises UserError for tokens, for a dataset without targets, and for pixels or rows of what is not an image.
+    Raises UserError for tokens, for a dataset without targets, and for pixels or rows if the examples are not images.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class RecurrentNetwork(nn.Module):
 
 
 def _reading(data: DataSpec, read: str) -> str:
-    """What ``read`` comes to on ``data``: "pixels", "rows" or "steps"."""
+    """The meaning of ``read`` for ``data``: "pixels", "rows" or "steps"."""
     if read not in READS:
         raise UserError(f"model.read={read}: must be one of {', '.join(READS)}")
     if data.kind == "image":

@@ -21,7 +21,7 @@ class PaddedShortcut(nn.Module):
 
 
 def projection(inputs: int, outputs: int, stride: int) -> nn.Module:
-    """Option B of the paper: a 1 x 1 convolution with batch norm where the shape changes, the identity elsewhere."""
+    """Option B of the paper: a 1 x 1 convolution with batch norm if the shape changes, otherwise the identity."""
     if inputs == outputs and stride == 1:
         return nn.Identity()
     return nn.Sequential(convolution(inputs, outputs, 1, stride), BatchNorm(outputs))
@@ -76,7 +76,7 @@ def zero_final_gammas(model: nn.Module) -> None:
             nn.init.zeros_(last.weight)
 
 
-# Residual, its channels over its width, and blocks in each of the four stages (the paper's table 1).
+# The residual, its output channels divided by its width, and the blocks in each of the four stages (the paper's table 1).
 DEPTHS = {
     18: (basic, 1, [2, 2, 2, 2]),
     34: (basic, 1, [3, 4, 6, 3]),

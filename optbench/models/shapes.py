@@ -1,4 +1,4 @@
-"""What the image models share: checks of options, small inputs, flattened sizes, and plain building blocks."""
+"""Helpers of the image models: checks of options, enlarging of small inputs, flattened sizes, and building blocks."""
 
 import itertools
 from collections.abc import Callable
@@ -44,16 +44,16 @@ def image_shape(data: DataSpec) -> Shape:
 
 
 def flat_width(data: DataSpec) -> int:
-    """How many numbers an example is, for a model that flattens it; UserError if examples are no images or rows of a table."""
+    """The size of a flattened example; UserError if the examples are neither images nor rows of a table."""
     return data.shape[0] if data.kind == "table" else prod(image_shape(data))
 
 
 class Enlarge(nn.Module):
-    """Brings images (N, C, H, W) that are too small for a network to the smallest size at which it is defined.
+    """Enlarges images (N, C, H, W) that are too small for a network to the smallest size at which it is defined.
 
-    Each pixel is repeated by the largest integer factor (the same in both directions) that does not exceed ``minimum``,
-    then each side that is still short is padded with zeros to exactly ``minimum``, evenly before and after (an odd
-    pixel goes after). So 8 x 8 becomes 32 x 32 by a factor of 4, and 28 x 28 becomes 32 x 32 by a border of 2 zeros.
+    Each pixel is repeated by the largest integer factor (equal in both directions) that does not exceed ``minimum``, then
+    each side that is still short is padded with zeros to exactly ``minimum``, evenly before and after (an odd pixel goes
+    after). So 8 x 8 becomes 32 x 32 by a factor of 4, and 28 x 28 becomes 32 x 32 by a border of 2 zeros.
     """
 
     def __init__(self, height: int, width: int, minimum: int) -> None:
@@ -79,7 +79,7 @@ class Enlarge(nn.Module):
 
 
 def enlarge(shape: Shape, minimum: int) -> tuple[nn.Module, Shape]:
-    """The first layer of a network that needs images of ``minimum`` x ``minimum`` at least, and the shape it puts out.
+    """The first layer of a network that needs images of at least ``minimum`` x ``minimum``, and its output shape.
 
     It is the identity for images that are large enough.
     """
@@ -92,7 +92,7 @@ def enlarge(shape: Shape, minimum: int) -> tuple[nn.Module, Shape]:
 
 
 def flat_features(features: nn.Module, shape: Shape) -> int:
-    """How many numbers ``features`` puts out for one image of ``shape``; nothing is computed to find out."""
+    """The number of outputs of ``features`` for one image of ``shape``, found without computing them."""
     tensors = itertools.chain(features.named_parameters(), features.named_buffers())
     on_meta = {name: tensor.to("meta") for name, tensor in tensors}
     features.eval()
@@ -102,15 +102,15 @@ def flat_features(features: nn.Module, shape: Shape) -> int:
 
 
 def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    """A convolution without biases whose zero padding keeps the size at stride 1, as in the residual networks."""
+    """A convolution without biases, with zero padding that keeps the size at stride 1, as in the residual networks."""
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
 
 
 def he_normal_(model: nn.Module) -> None:
-    """Initialize as the reference codes of the residual networks do.
+    """Initialize as in the reference codes of the residual networks.
 
     Convolutions: N(0, 2 / (k k C_out)) (He et al. 2015, arXiv 1502.01852, the backward case). Linear layers: biases 0,
-    weights as torch has them.
+    weights with torch's default.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

@@ -8,7 +8,7 @@ from optbench.models.shapes import enlarge, flat_features, image_shape, require_
 
 
 class _ConvNet(nn.Module):
-    """Convolutions on an image that is large enough, then fully connected layers on what they put out."""
+    """Convolutions on a sufficiently large image, then fully connected layers on their outputs."""
 
     enlarge: nn.Module
     features: nn.Sequential
@@ -24,8 +24,8 @@ class TwoConvTwoDense(_ConvNet):
     """2c2d: conv5-32, max pool 2, conv5-64, max pool 2, 1024, outputs; ReLU (DeepOBS).
 
     Convolutions keep the size and pools round up (TensorFlow's "same"), so that it works on images of any size. Weights
-    start at a normal distribution of standard deviation 0.05 cut off at two of them, biases at 0.05 (Schneider et al.
-    2019, their code).
+    start at a normal distribution of standard deviation 0.05, truncated at two of them, biases at 0.05 (code of Schneider et
+    al. 2019).
     """
 
     def __init__(self, data: DataSpec) -> None:
@@ -54,8 +54,8 @@ class ThreeConvThreeDense(_ConvNet):
     """3c3d: conv5-64, conv3-96 (both unpadded), conv3-128 (padded), 512, 256, outputs; ReLU (DeepOBS).
 
     A max pool 3/2 that rounds up follows each convolution (TensorFlow's "same" on the even sizes of CIFAR). Weights
-    start at Glorot's normal distribution in convolutions and his uniform one in linear layers, biases at 0 (Schneider
-    et al. 2019, their code). Images below 16 x 16 are enlarged.
+    start at Glorot's normal distribution in convolutions and his uniform one in linear layers, biases at 0 (code of Schneider
+    et al. 2019). Images below 16 x 16 are enlarged.
     """
 
     def __init__(self, data: DataSpec) -> None:
@@ -87,9 +87,9 @@ class ThreeConvThreeDense(_ConvNet):
 class HofferShallow(_ConvNet):
     """Two conv5-64, then 384, 192, outputs, with batch norm (Hoffer, Hubara & Soudry 2017, arXiv 1705.08741).
 
-    Keskar's C1 as their code has it: the pools are unpadded (32 -> 15 -> 7) and come before batch norm, no layer in
-    front of a batch norm has biases, ``dropout`` follows both hidden layers. Images below 7 x 7 are enlarged. Raises
-    UserError on a dropout outside [0, 1).
+    Keskar's C1 in the version of their code: the pools are unpadded (32 -> 15 -> 7) and come before batch norm, layers before
+    a batch norm have no biases, ``dropout`` follows both hidden layers. Images below 7 x 7 are enlarged. Raises UserError on a
+    dropout outside [0, 1).
     """
 
     def __init__(self, data: DataSpec, dropout: float = 0.5) -> None:

@@ -31,7 +31,7 @@ class CausalSelfAttention(nn.Module):
         query, key, value = (
             part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in self.query_key_value(inputs).chunk(3, dim=2)
         )
-        # No dropout in here: the fused kernel would draw masks that depend on how the batch is cut.
+        # No dropout here: the fused kernel would draw masks that depend on the division of the batch.
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         outputs: Tensor = self.projection(mixed.transpose(1, 2).flatten(2))
         return outputs
@@ -60,12 +60,12 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """tokens (examples, steps), int64 -> logits of the next token (examples, steps, vocabulary).
 
-    There are as many learned positions as the dataset's examples have steps. Dropout acts on the embedded tokens and on
-    the residual branches; unlike GPT-2, not on the attention weights. ``tied`` makes the readout, which has no bias,
-    share the token embedding's matrix.
+    There is one learned position for each step of the dataset's examples. Dropout acts on the embedded tokens and on the
+    residual branches; unlike GPT-2, not on the attention weights. ``tied`` makes the readout, which has no bias, share the
+    token embedding's matrix.
 
-    The fused attention kernels have no second derivative and no forward-mode derivative: whoever needs these runs the
-    model under ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
+    The fused attention kernels have no second derivative and no forward-mode derivative. To get these, run the model under
+    ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
 
     Raises UserError for a dataset that is not of tokens, and if ``heads`` does not divide ``width``.
     """
@@ -99,7 +99,7 @@ class GPT(nn.Module):
                 nn.init.normal_(module.weight, std=INITIAL_STD)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-        # 2 * layers branches are added up: this keeps the variance of their sum independent of the depth.
+        # 2 * layers branches are summed; this scale keeps the variance of the sum independent of the depth.
         for name, parameter in self.named_parameters():
             if name.endswith(("projection.weight", "contract.weight")):
                 nn.init.normal_(parameter, std=INITIAL_STD / math.sqrt(2 * layers))

@@ -23,10 +23,9 @@ SMALLEST = 32
 class VGG(nn.Module):
     """VGG-11, 13, 16 or 19: 3 x 3 convolutions with ReLU, five max pools, fully connected layers of widths ``head``.
 
-    With 32 x 32 images the convolutions put out 512 numbers; an empty ``head`` maps them to the logits at once, [4096,
-    4096] is the paper's. ``batch_norm`` follows each convolution, ``dropout`` each hidden layer of the head (0.5 in
-    the paper). Images below 32 x 32 are enlarged. Raises UserError on another depth, a width below 1 or a dropout
-    outside [0, 1).
+    With 32 x 32 images the convolutions have 512 outputs; an empty ``head`` maps them directly to the logits, [4096, 4096]
+    is the paper's. ``batch_norm`` follows each convolution, ``dropout`` each hidden layer of the head (0.5 in the paper).
+    Images below 32 x 32 are enlarged. Raises UserError on another depth, a width below 1 or a dropout outside [0, 1).
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from optbench.models.shapes import convolution, he_normal_, image_shape, require
 class WideResNet(nn.Module):
     """WRN-depth-width: conv3-16, three stages of n blocks of 16, 32, 64 times ``width`` channels, depth 6n + 4.
 
-    A block is BN-ReLU-conv3-BN-ReLU-(dropout)-conv3; where the width changes, its 1 x 1 shortcut reads the activated
+    A block is BN-ReLU-conv3-BN-ReLU-(dropout)-conv3; if the width changes, its 1 x 1 shortcut reads the activated
     input. A final BN-ReLU, the global average (8 x 8 for CIFAR) and the logits follow. Works on images of any size.
     Weights start at He's normal distribution (fan out), as in the authors' code. Raises UserError on a depth other than
     6n + 4, a width below 1 or a dropout outside [0, 1).

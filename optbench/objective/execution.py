@@ -1,4 +1,4 @@
-"""How an objective is evaluated: on which device and ranks, in which parts and precision, and the network made ready for it."""
+"""The evaluation of an objective: its device, ranks, micro-batches and precision, and the network prepared for it."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from optbench.models import layers
 from optbench.models.converting import converted
+from optbench.objective.vectors import flatten, unflatten
 
 Backward = Callable[[Tensor, bool], None]
 
@@ -22,18 +23,17 @@ def _backward(loss: Tensor, last: bool) -> None:
 class LossScale:
     """The factor that keeps fp16 gradients from vanishing (Micikevicius et al. 2018, "Mixed precision training").
 
-    Where a gradient overflows, the factor is halved and the same batch is evaluated again, so that no step is skipped
-    and the closure's contract (a loss and its gradient) holds; after ``growth_interval`` evaluations without overflow it
-    doubles.
+    If a gradient overflows, the factor is halved and the same batch is evaluated again, so that no step is skipped and the
+    closure's contract (a loss and its gradient) holds; after ``growth_interval`` evaluations without overflow it doubles.
     """
 
     def __init__(self, factor: float = 2.0**16, growth_interval: int = 2000) -> None:
         self.factor, self.growth_interval, self.good = factor, growth_interval, 0
 
     def grew_too_large(self, parameters: Sequence[nn.Parameter]) -> bool:
-        """Whether the scaled gradients overflowed, which halves the factor; otherwise they are divided by it."""
+        """True if the scaled gradients overflowed, which halves the factor; otherwise they are divided by it."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        # A sum over all of them is finite exactly when each is (infinities of both signs make it not a number).
+        # The sum of the L1 norms is finite exactly if every element is.
         total = torch.stack(torch._foreach_norm(gradients, 1)).sum()
         if not torch.isfinite(total) and self.factor > 1:
             self.factor, self.good = self.factor / 2, 0
@@ -45,7 +45,7 @@ class LossScale:
         return False
 
     def state_dict(self) -> dict[str, Any]:
-        """The factor and the evaluations since it last changed."""
+        """The factor, and the number of evaluations since its last change."""
         return {"factor": self.factor, "good": self.good}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -55,16 +55,18 @@ class LossScale:
 
 @dataclass
 class Execution:
-    """How an objective is evaluated; nothing here changes its value but for rounding.
+    """The settings by which an objective is evaluated; they change its value only by rounding.
 
-    micro_batch: examples in one pass, None for all. dtype: the type that autocast computes in, None for no autocast.
-    world_size: the ranks that the batch is divided over. backward: differentiates one micro-batch's loss; told whether it
-    is the last, after which gradients are averaged over ranks. clip_norm: the largest global norm of the gradient.
-    graphs: how many micro-batches' graphs products with second derivatives may keep at a time, None for all.
+    micro_batch: examples in one pass, None for all. adjustable: True if it may be halved where memory runs out. dtype: the
+    type in which autocast computes, None for no autocast. world_size: the number of ranks that share the batch. backward:
+    differentiates one micro-batch's loss; its flag marks the last one, after which gradients are averaged over ranks.
+    clip_norm: the largest global norm of the gradient. graphs: the number of micro-batches whose graphs products with second
+    derivatives may keep at a time, None for all.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     micro_batch: int | None = None
+    adjustable: bool = False
     dtype: torch.dtype | None = None
     loss_scale: LossScale | None = None
     world_size: int = 1
@@ -79,6 +81,12 @@ class Execution:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 
+    def sum_over_ranks(self, value: Tensor) -> Tensor:
+        """The sum of ``value`` over the ranks, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(value)
+        return value
+
     def mean_over_ranks(self, value: Tensor) -> Tensor:
         """The mean of ``value`` over the ranks, in place."""
         if self.world_size > 1:
@@ -86,12 +94,28 @@ class Execution:
             value /= self.world_size
         return value
 
+    def means_over_ranks(self, lists: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
+        """Each tensor of ``lists`` as its mean over the ranks, all in one message."""
+        tensors = [tensor for each in lists for tensor in each]
+        if self.world_size == 1 or not tensors:
+            return [list(each) for each in lists]
+        means = iter(unflatten(self.mean_over_ranks(flatten(tensors)), tensors))
+        return [[next(means) for _ in each] for each in lists]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True if ``error`` says that a device or the machine has no memory left for a tensor."""
+    # torch's allocator of main memory has no type of its own.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    )
+
 
 class Network:
-    """A model made ready to be evaluated in parts: its parameters, batch norms and dropout layers found once.
+    """A model prepared for evaluation in micro-batches, with its parameters, batch norms and dropout layers.
 
-    torch's batch norms and dropouts are replaced in ``model`` by ours (``optbench.models.converting``). Raises UserError for a
-    layer that cannot be replaced and whose result depends on how a batch is cut.
+    torch's batch norms and dropouts are replaced in ``model`` by optbench's (``optbench.models.converting``). Raises UserError
+    for a layer that cannot be replaced and whose result depends on the division of a batch.
     """
 
     def __init__(self, model: nn.Module, device: torch.device | None = None) -> None:
@@ -103,6 +127,6 @@ class Network:
         self.draw = layers.place_dropout(model, device or next(model.parameters()).device)
 
     def record_norms(self, how: str) -> None:
-        """Set how every batch norm treats its running statistics: "follow", "record" or "hold"."""
+        """Set the treatment of running statistics in every batch norm: "follow", "record" or "hold"."""
         for norm in self.norms:
             norm.recording = how

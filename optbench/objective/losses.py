@@ -1,7 +1,7 @@
 """Losses: the sum over the outputs of an example, the mean over examples.
 
 A loss is called with the outputs of a model and the targets, and returns the mean over the examples: a scalar that can
-be differentiated twice. float16 and bfloat16 outputs are taken to float32 first.
+be differentiated twice. float16 and bfloat16 outputs are converted to float32 first.
 
     target            outputs                  targets
     class             (n, classes)             int64 (n,)
@@ -39,8 +39,8 @@ def _working(values: Tensor) -> Tensor:
 
 
 def _paired(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Outputs and real targets as two tensors (n, outputs); raises ValueError where their sizes differ."""
-    # Subtracting (n, 1) from (n,) would broadcast to (n, n) without a word.
+    """Outputs and real targets as two tensors (n, outputs); raises ValueError if their sizes differ."""
+    # Subtracting (n, 1) from (n,) would silently broadcast to (n, n).
     flat_outputs = outputs.flatten(1) if outputs.ndim > 1 else outputs.unsqueeze(1)
     flat_targets = targets.flatten(1) if targets.ndim > 1 else targets.unsqueeze(1)
     if flat_outputs.shape != flat_targets.shape:
@@ -50,7 +50,7 @@ def _paired(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Loss:
-    """A loss: its mean over examples, its value for every example, and which examples count as right."""
+    """A loss: its mean over examples, its value for every example, and the correctness of every example."""
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The mean of the loss over the examples: a scalar."""
@@ -61,7 +61,7 @@ class Loss:
         raise NotImplementedError
 
     def correct(self, outputs: Tensor, targets: Tensor, spec: DataSpec) -> Tensor | None:
-        """How far every example is right, (n,) in [0, 1], float32; None where the data has no notion of it."""
+        """The correctness of every example, (n,) in [0, 1], float32; None if it is not defined for the data."""
         return None
 
     # ---- derivatives in the outputs, and the model's own distribution -------------------------------------------------
@@ -98,22 +98,22 @@ class Loss:
             yield self.output_hessian_sqrt_product(outputs, targets, unit)
 
     def sample_shape(self, outputs: Tensor) -> torch.Size:
-        """The shape of what ``sample`` returns, examples first."""
+        """The shape of the result of ``sample``, examples first."""
         return outputs.shape
 
     def sample(self, outputs: Tensor, targets: Tensor, uniforms: Tensor) -> Tensor:
         """Targets drawn from the distribution that the outputs describe, from ``uniforms`` on [0, 1) of ``sample_shape``.
 
-        Where ``targets`` has none, neither have the samples. Raises UserError for a loss that does not define it.
+        Steps without a target have no sample either. Raises UserError for a loss that does not define it.
         """
         raise self._unknown("the distribution that its outputs describe", "sample")
 
     def sampled_output_gradient(self, outputs: Tensor, samples: Tensor) -> Tensor:
         """A random vector u_n of every example whose mean is 0 and whose second moment E[u_n u_n^T] is H_n exactly.
 
-        ``samples`` are those of ``sample``. It is the gradient of the loss at the sampled targets where the loss is a
-        log-likelihood; label smoothing and the mean over steps would change the second moment of that gradient, by
-        (1 - smoothing)^2 and 1/T_n, which cross entropy makes good.
+        ``samples`` are those of ``sample``. If the loss is a negative log-likelihood, the vector is its gradient at the
+        sampled targets. Label smoothing and the mean over steps would change the second moment of that gradient by
+        (1 - smoothing)^2 and 1/T_n; cross entropy corrects this.
         """
         return self.output_gradient(outputs, samples)
 
@@ -158,12 +158,12 @@ class CrossEntropy(Loss):
         )
         if targets.ndim == 1:
             return losses
-        # An ignored step has loss 0, so the sum is that over the valid steps.
+        # An ignored step has loss 0, so that only the valid steps contribute to the sum.
         return losses.view_as(targets).flatten(1).sum(1) / _valid_steps(targets)
 
     @torch.no_grad()
     def correct(self, outputs: Tensor, targets: Tensor, spec: DataSpec) -> Tensor | None:
-        """1 where the largest output is the target's, else 0; the mean of that over the steps that have a target."""
+        """1 if the largest output is the target's, else 0; the mean of that over the steps that have a target."""
         self._check(outputs, targets)
         right = (outputs.argmax(-1) == targets).float()
         return right if targets.ndim == 1 else right.flatten(1).sum(1) / _valid_steps(targets)
@@ -190,10 +190,10 @@ class CrossEntropy(Loss):
 
     @torch.no_grad()
     def sample(self, outputs: Tensor, targets: Tensor, uniforms: Tensor) -> Tensor:
-        """Classes drawn from softmax(outputs) by inverting its distribution function, int64; -100 where targets is."""
+        """Classes drawn from softmax(outputs) by inverting its distribution function, int64; -100 where ``targets`` is -100."""
         self._check(outputs, targets)
         cumulated = _working(outputs).softmax(-1).cumsum(-1, dtype=torch.float64)
-        # The last sum is 1 but for rounding: scaled by it, every draw falls below it.
+        # The last sum is 1 up to rounding; every draw is scaled by it, so that it falls below.
         below = cumulated <= uniforms.unsqueeze(-1).to(torch.float64) * cumulated[..., -1:]
         drawn = below.sum(-1).clamp(max=outputs.shape[-1] - 1)
         return torch.where(targets == NO_TARGET, NO_TARGET, drawn)
@@ -246,7 +246,7 @@ class SquaredError(Loss):
 
     @torch.no_grad()
     def correct(self, outputs: Tensor, targets: Tensor, spec: DataSpec) -> Tensor | None:
-        """1 where every output is within ``spec.tolerance`` of its target; None without a tolerance or real targets."""
+        """1 if every output is within ``spec.tolerance`` of its target; None without a tolerance or real targets."""
         if spec.target != "real" or spec.tolerance is None:
             return None
         predicted, wanted = _paired(outputs, targets)
@@ -302,6 +302,6 @@ class Bernoulli(Loss):
 
 
 def build(choice: Choice) -> Loss:
-    """The loss that a choice of the group `loss` asks for; `auto` must have been decided before."""
+    """Build the loss of a choice of the group `loss`; `auto` must have been resolved before."""
     target: Callable[..., Loss] = load_target(choice, Loss)
     return target(**choice.options)

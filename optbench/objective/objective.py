@@ -1,9 +1,8 @@
 """The loss of the current global batch as a function of the parameters: the closure that every optimizer is given.
 
-PyTorch's closure evaluates the loss and its gradient. An ``Objective`` is that closure and knows more: the value alone,
-at other parameters too, products with its curvature matrices (``optbench.objective.products``), and its value in eval mode.
-Whatever it returns is the mean over the global batch, whether that passes through the model at once, in micro-batches,
-or divided over ranks.
+PyTorch's closure evaluates the loss and its gradient. An ``Objective`` is that closure with more methods: the value alone,
+also at other parameters, products with its curvature matrices (``optbench.objective.products``), and its value in eval mode.
+All results are means over the global batch, which may pass through the model at once, in micro-batches, or divided over ranks.
 """
 
 import contextlib
@@ -17,16 +16,16 @@ from optbench.errors import UserError
 from optbench.models import layers
 from optbench.objective.execution import Execution, Network
 from optbench.objective.products import ExampleProducts
-from optbench.objective.products.graph import KeptGraphs, Part
+from optbench.objective.products.graph import Part
 
 
 class Objective(ExampleProducts):
     """The mean loss over one global batch, of which this rank holds ``inputs`` and ``targets``.
 
-    network: the model, in train mode. loss: (outputs, targets) -> mean over the examples it is given.
-    dropout_key: names this step's dropout masks. Called, it zeroes the gradients, evaluates the loss and its gradient
-    into ``parameter.grad`` and returns the loss, a 0-d tensor. Every call within a step sees the same dropout masks, and
-    only the first one is recorded in the running statistics of batch norm, which move when ``finish`` is called.
+    network: the model, in train mode. loss: (outputs, targets) -> mean over the given examples. dropout_key: identifies
+    this step's dropout masks. A call zeroes the gradients, evaluates the loss and its gradient into ``parameter.grad`` and
+    returns the loss, a 0-d tensor. Every call within a step uses the same dropout masks, and only the first one is recorded
+    in the running statistics of batch norm, which move when ``finish`` is called.
     """
 
     def __init__(
@@ -42,22 +41,14 @@ class Objective(ExampleProducts):
         self.loss_function = loss
         self.execution = execution or Execution(device=inputs.device)
         self.evaluations = 0
-        self.value: Tensor | None = None  # the loss where the step began: of the first evaluation
+        self.value: Tensor | None = None  # the loss of the first evaluation, at the start of the step
         self.gradient_norm: Tensor | None = None
-        size, micro = len(inputs), self.execution.micro_batch
         self._key = dropout_key
-        if micro is None or micro >= size:
-            self._parts = [Part(inputs, targets, 1.0, 0)]
-        else:
-            starts = range(0, size, micro)
-            self._parts = [
-                Part(part, target, len(part) / size, start)
-                for part, target, start in zip(inputs.split(micro), targets.split(micro), starts, strict=True)
-            ]
         # Where in the global batch this rank's examples begin: the ranks hold equal shares, in order.
-        self._first = size * self.execution.rank
-        self._graphs = KeptGraphs(network, self._parts, self.execution.graphs)
+        self._first = len(inputs) * self.execution.rank
         self._norms_are_recorded = False
+        self.may_halve = self.execution.adjustable and self.execution.world_size == 1
+        self._split(inputs, targets)
 
     def __call__(self) -> Tensor:
         """Zero the gradients, fill them with the gradient of the global mean loss, and return that loss."""
@@ -68,11 +59,11 @@ class Objective(ExampleProducts):
             network.record_norms("record" if record else "hold")
             self._norms_are_recorded |= record
         scale = execution.loss_scale
-        value = self._accumulate(scale.factor if scale else 1.0)
+        value = self.within_memory(lambda: self._accumulate(scale.factor if scale else 1.0))
         while scale is not None and scale.grew_too_large(network.parameters):
             if network.norms:
                 network.record_norms("hold")
-            value = self._accumulate(scale.factor)
+            value = self.within_memory(lambda: self._accumulate(scale.factor))
         if execution.clip_norm is not None:
             self.gradient_norm = nn.utils.clip_grad_norm_(network.parameters, execution.clip_norm)
         value = execution.mean_over_ranks(value)
@@ -107,16 +98,16 @@ class Objective(ExampleProducts):
         self._place(part.start)
         if self.execution.dtype is None:
             return self.network.forward(part.inputs)
-        # Autocast keeps low-precision copies of the parameters until the outermost context ends; a context of our own
-        # around every pass, never around a whole step, is what makes it see the parameters that the step has changed.
+        # Autocast keeps low-precision copies of the parameters until the outermost context ends. One context for each pass,
+        # not for a whole step, ensures that it uses the parameters that the step has changed.
         with self.execution.autocast():
             return self.network.forward(part.inputs)
 
     @torch.no_grad()
     def loss(self, at: Sequence[Tensor] | None = None) -> Tensor:
-        """The global mean loss without its gradient, at the parameters or ``at`` others.
+        """The global mean loss without its gradient, at the present parameters or at ``at``.
 
-        ``at``: one tensor for each of ``model.parameters()``, in their order. Gradients and running statistics stay.
+        ``at``: one tensor for each of ``model.parameters()``, in their order. Gradients and running statistics do not change.
         """
         network = self.network
         self._graphs.drop_stale()
@@ -132,16 +123,23 @@ class Objective(ExampleProducts):
             for parameter, trial in zip(network.named_parameters.values(), at, strict=True):
                 parameter.data = trial
         try:
-            total = torch.stack([self._forward(part) * part.weight for part in self._parts]).sum()
+            total = self.within_memory(
+                lambda: torch.stack([self._forward(part) * part.weight for part in self._parts]).sum()
+            )
         finally:
             if swapped is not None:
                 for parameter, own in zip(network.named_parameters.values(), swapped, strict=True):
                     parameter.data = own
         return self.execution.mean_over_ranks(total)
 
+    def loss_with(self, parameters: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
+        """The global mean loss where ``parameters`` of the model have other ``values``, and the others their own."""
+        given = dict(zip(map(id, parameters), values, strict=True))
+        return self.loss([given.get(id(own), own.detach()) for own in self.network.named_parameters.values()])
+
     @contextlib.contextmanager
     def evaluation_mode(self) -> Iterator[None]:
-        """Within it, the loss and all products are those of the model in eval mode: running statistics, no dropout."""
+        """Within this context, the loss and all products are those of the model in eval mode: running statistics, no dropout."""
         modes = [(module, module.training) for module in self.network.model.modules()]
         self.network.model.eval()
         try:
@@ -151,10 +149,10 @@ class Objective(ExampleProducts):
                 module.training = training
 
     def finish(self) -> None:
-        """The step is over: forget the graphs of products, and move the running statistics of batch norm, once."""
+        """End the step: drop the graphs of products, and update the running statistics of batch norm, once."""
         self._graphs.drop()
         if self.network.norms:
-            layers.commit_batch_norms(self.network.norms, self.execution.world_size)
+            layers.commit_batch_norms(self.network.norms, self.execution.means_over_ranks)
             self.network.record_norms("follow")
 
 

@@ -1,4 +1,4 @@
-"""Optimizers: ours, torch's, and any of the pytorch-optimizer package, built alike from a configuration."""
+"""Optimizers: optbench's own, torch's, and those of the pytorch-optimizer package, all built from a configuration."""
 
 import inspect
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ __all__ = [
     "with_decoupled_weight_decay",
 ]
 
-# The constructor's argument, and the options of ours that make it up: a pair where there are two.
+# The constructor's argument, and the configuration's options for it; two options make a pair.
 _ARGUMENTS: list[tuple[str, tuple[str, ...]]] = [
     ("lr", ("learning_rate",)),
     ("betas", ("beta1", "beta2")),
@@ -55,23 +55,22 @@ _ARGUMENTS: list[tuple[str, tuple[str, ...]]] = [
     ("etas", ("eta_minus", "eta_plus")),
     ("step_sizes", ("step_size_min", "step_size_max")),
 ]
-# Of torch's classes without a fused kernel, those whose foreach form is also faster on the CPU (on CUDA torch takes it
-# by itself): measured on LeNet-5 and on 180 tensors of up to 36,864 elements.
+# torch's classes without a fused kernel whose foreach form is also faster on the CPU (on CUDA torch uses it by itself),
+# measured on LeNet-5 and on 180 tensors of up to 36,864 elements.
 _FOREACH_ON_CPU = ("Adadelta", "Adamax", "RAdam", "RMSprop")
 
 
 def build(choice: Choice, model: nn.Module, learning_rate: float | None, seed: int = 0) -> torch.optim.Optimizer:
     """The optimizer that ``choice`` (of the group `optimizer`) describes, for the parameters of ``model``.
 
-    ``learning_rate`` (already scaled to the batch) takes
-    the place of the configured one, and is None only where the method chooses by itself. Matrices and kernels are
-    decayed by ``weight_decay``; biases and norm scales (fewer than two dimensions) only if ``decay_norm_and_bias``.
-    With ``weight_decay_mode: decoupled`` the decay is kept out of the gradient. A class with a ``from_model`` method,
-    or a plain function, gets the model instead of its parameters and makes its own groups. A class that takes a ``seed``,
-    because it draws, gets the run's. Every group of the result has ``initial_lr``, for schedules.
+    ``learning_rate`` (already scaled to the batch) replaces the configured one, and is None only if the method chooses it
+    by itself. Matrices and kernels are decayed by ``weight_decay``; biases and norm scales (fewer than two dimensions) only
+    if ``decay_norm_and_bias``. With ``weight_decay_mode: decoupled`` the decay is not added to the gradient. A class with a
+    ``from_model`` method, or a plain function, gets the model in place of its parameters and makes its own groups. A class
+    that takes a ``seed`` for its random draws gets the run's. Every group of the result has ``initial_lr``, for schedules.
 
     Raises:
-        UserError: where ``_target_`` cannot be imported, the model has nothing to train, or a value is not accepted.
+        UserError: ``_target_`` cannot be imported, the model has nothing to train, or a value is not accepted.
     """
     name = choice.name
     options = {**choice.options, "learning_rate": learning_rate}
@@ -95,7 +94,7 @@ def build(choice: Choice, model: nn.Module, learning_rate: float | None, seed: i
 
 
 def _arguments(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options under the names of the constructor's arguments, those without a rule under their own."""
+    """The options under the names of the constructor's arguments; options without a rule keep their names."""
     rest = dict(options)
     arguments: dict[str, Any] = {}
     for argument, parts in _ARGUMENTS:
@@ -123,13 +122,13 @@ def _from_parameters(
 
 
 def _fast_kernels(target: type[torch.optim.Optimizer], parameters: list[nn.Parameter]) -> dict[str, Any]:
-    """``fused`` or ``foreach`` where ``target`` has it for these parameters and it is faster than the default."""
+    """``fused`` or ``foreach``, if ``target`` has it for these parameters and it is faster than the default."""
     accepted = inspect.signature(target).parameters
     torchs = _torch_class(target)
     if torchs is not None and "fused" in accepted:
         kernel = f"aten::_fused_{torchs.__name__.lower()}_"
         devices = {parameter.device.type.upper() for parameter in parameters}
-        # Not for half precision: torch 2.13's fused SGD leaves most of a bfloat16 tensor on the CPU as it was.
+        # Not for half precision: torch 2.13's fused SGD does not update most of a bfloat16 tensor on the CPU.
         if all(parameter.dtype in (torch.float32, torch.float64) for parameter in parameters) and all(
             torch._C._dispatch_has_kernel_for_dispatch_key(kernel, device) for device in devices
         ):
@@ -138,11 +137,11 @@ def _fast_kernels(target: type[torch.optim.Optimizer], parameters: list[nn.Param
 
 
 def _torch_class(target: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer] | None:
-    """The class of torch whose step ``target`` takes as it stands: itself, or the one it inherits from; None for others.
+    """The class of torch whose step ``target`` uses unchanged: itself or a base class; None if there is none.
 
-    A step of the user's own may do anything with the options that its class inherits, ``fused`` among them.
+    A user's own step may treat inherited options, such as ``fused``, in any way.
     """
     torchs: Any = next(base for base in target.__mro__ if base.__module__.startswith("torch.optim"))
-    # torch wraps the step of a class when the first instance is made, and puts it into that class.
+    # torch wraps the step of a class when its first instance is made, and stores the wrapper in that class.
     step: Any = inspect.unwrap(target.step)
     return torchs if step.__module__.startswith("torch.optim") and step is inspect.unwrap(torchs.step) else None

@@ -1,4 +1,4 @@
-"""What our own first-order optimizers share: the step around the update, and Adam's direction."""
+"""The base class of optbench's first-order optimizers: the step around the update, and Adam's direction."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from optbench.optimizers.groups import parameters_given
 class FirstOrderOptimizer(torch.optim.Optimizer):
     """Evaluates the closure once, then calls ``_update`` for each set of parameters that can share one fused operation.
 
-    Parameters without a gradient are left alone, like those of the optimizers in torch.
+    Parameters without a gradient do not change, as with torch's optimizers.
     """
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
@@ -24,7 +24,7 @@ class FirstOrderOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Make one update; returns what ``closure``, which fills the gradients, returned (None without one)."""
+        """Make one update; returns the result of ``closure``, which fills the gradients (None without one)."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -86,7 +86,7 @@ def norms(tensors: list[Tensor]) -> Tensor:
 
 
 def require(valid: bool, name: str, value: object, accepted: str) -> None:
-    """Raise a ValueError that says which values ``name`` accepts, unless ``valid``."""
+    """Raise a ValueError with the ``accepted`` values of ``name``, unless ``valid``."""
     if not valid:
         raise ValueError(f"{name}={value}: must be {accepted}")
 

@@ -10,17 +10,17 @@ _CLASSES: dict[type[torch.optim.Optimizer], type[torch.optim.Optimizer]] = {}
 
 
 def with_decoupled_weight_decay(base: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
-    """A subclass of ``base`` that shrinks the weights by itself, apart from the gradient's path.
+    """A subclass of ``base`` that decays the weights directly, not through the gradient.
 
     With learning rate α and weight decay λ, a step takes the gradient at θ, then θ ← (1 - αλ)θ, then ``base``'s step
     with that gradient (Loshchilov & Hutter 2019, "Decoupled weight decay regularization", arXiv 1711.05101, algorithm
     2, with their schedule multiplier inside α, as in torch's AdamW). λ is each parameter group's ``decoupled_decay``
-    (0 where it is absent); the base's own ``weight_decay`` still means what it means there. For optimizers that
-    evaluate the closure once; parameters without a gradient are left alone.
+    (0 if it is absent); the base's own ``weight_decay`` keeps its meaning. For optimizers that evaluate the closure once;
+    parameters without a gradient do not change.
     """
     if base in _CLASSES:
         return _CLASSES[base]
-    # torch wraps a class's step in its hooks when the first instance is made; the hooks must run once, around ours.
+    # torch wraps a class's step in its hooks when the first instance is made; the hooks must run once, around this step.
     base_step: Any = base.step
     if getattr(base_step, "hooked", False):
         base_step = base_step.__wrapped__

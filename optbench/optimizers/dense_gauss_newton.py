@@ -1,6 +1,6 @@
-"""The Gauss-Newton matrix of a batch from the Jacobian itself, systems with it solved directly, and steps made of them.
+"""The Gauss-Newton matrix of a batch from the full Jacobian, direct solutions of systems with it, and steps made of them.
 
-For batches and models that are small enough: a row of length P for each output of each example is held in memory.
+For small batches and models: a row of length P for each output of each example is held in memory.
 """
 
 import contextlib
@@ -14,36 +14,29 @@ from torch import Tensor
 from optbench.errors import UserError
 from optbench.objective import Objective
 from optbench.objective.losses import Loss
+from optbench.objective.vectors import flatten, unflatten
 from optbench.optimizers.base import require
 from optbench.optimizers.groups import parameters_given
 
 CURVATURES = ("gauss_newton", "empirical_fisher")
 SOLVERS = ("auto", "parameters", "outputs")
-# At most so many numbers are taken to float64 at a time.
+# The largest number of elements that are converted to float64 at a time.
 CHUNK = 2**22
 
 
 def flattened(tensors: Sequence[Tensor]) -> Tensor:
     """One float64 vector of all ``tensors``, one after the other."""
-    return torch.cat([tensor.detach().reshape(-1).to(torch.float64) for tensor in tensors])
+    return flatten([tensor.detach().to(torch.float64) for tensor in tensors])
 
 
 def shaped(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """The inverse of ``flattened``: tensors of the shapes and types of ``like``."""
-    parts = vector.split([tensor.numel() for tensor in like])
-    return [part.view_as(tensor).to(tensor.dtype) for part, tensor in zip(parts, like, strict=True)]
+    return [part.to(tensor.dtype) for part, tensor in zip(unflatten(vector, like), like, strict=True)]
 
 
 def clipped(gradient: Tensor, norm: float | None) -> Tensor:
-    """``gradient`` shortened to ``norm`` if it is longer; None for no limit."""
+    """``gradient``, scaled down to ``norm`` if it is longer; None for no limit."""
     return gradient if norm is None else gradient * (norm / (gradient.norm() + 1e-6)).clamp(max=1)
-
-
-def loss_at(objective: Objective, trial: Sequence[Tensor]) -> Tensor:
-    """The loss where the trainable parameters are ``trial`` and the others what they are."""
-    network = objective.network
-    values = dict(zip(map(id, network.parameters), trial, strict=True))
-    return objective.loss([values.get(id(parameter), parameter) for parameter in network.named_parameters.values()])
 
 
 class SquareRoot:
@@ -54,9 +47,9 @@ class SquareRoot:
         gauss_newton       rows of B_nᵀ J_n,       G = 1/N Σ J_nᵀ B_n B_nᵀ J_n       (for the losses here the Fisher matrix)
         empirical_fisher   one row r_nᵀ J_n,       G = 1/N Σ J_nᵀ r_n r_nᵀ J_n
 
-    ``gradient``: 1/N Σ J_nᵀ r_n, of the global mean loss, (P,). The Jacobian has the type of the parameters; everything
-    made of it is float64, because KᵀK squares the condition number. Every rank must make it and call its methods in the
-    same order. Raises UserError for a loss without known curvature and where ``memory_limit`` (bytes, a rank) is too small.
+    ``gradient``: 1/N Σ J_nᵀ r_n, of the global mean loss, (P,). The Jacobian has the type of the parameters; all results
+    made of it are float64, because KᵀK squares the condition number. Every rank must make it and call its methods in the
+    same order. Raises UserError for a loss without known curvature, and if ``memory_limit`` (bytes on a rank) is too small.
     """
 
     gradient: Tensor
@@ -82,7 +75,7 @@ class SquareRoot:
                 self._rows[part] = residual.unsqueeze(1) @ rows
         self.gradient = self._mean(own / count)
         self._rows = self._rows.flatten(0, 1)
-        # The mean over ranks of KᵀK is to be G.
+        # Scaled so that the mean of KᵀK over ranks is G.
         self._scale = count**-0.5
 
     def _mean(self, value: Tensor) -> Tensor:
@@ -106,11 +99,11 @@ class SquareRoot:
     def solve(self, vector: Tensor, damping: float, diagonal: Tensor, solver: str = "auto") -> Tensor:
         """(G + ``damping`` D)⁻¹ v for a diagonal matrix D > 0; ``damping`` > 0.
 
-        solver: "parameters" factors the P x P matrix; "outputs" a matrix of as many rows as K has on all ranks, by
+        solver: "parameters" factors the P x P matrix; "outputs" factors a matrix with as many rows as K has on all ranks, by
 
             (G + αD)⁻¹ = 1/α D^(-1/2) [I - K̃ᵀ (αI + K̃ K̃ᵀ)⁻¹ K̃] D^(-1/2),    K̃ = K D^(-1/2)    (Woodbury);
 
-        "auto" the smaller of the two. Not a number where the matrix is not positive definite to rounding.
+        "auto" factors the smaller of the two. The result is NaN if the matrix is not numerically positive definite.
         """
         ranks = self._execution.world_size
         scale = diagonal.rsqrt()
@@ -162,11 +155,11 @@ class SquareRoot:
 
 
 def check_memory(objective: Objective, outputs: Tensor, curvature: str, memory_limit: int) -> None:
-    """Raise UserError where the Jacobian and the matrix to factor would take more than ``memory_limit`` bytes on a rank."""
+    """Raise UserError if the Jacobian and the matrix to factor would need more than ``memory_limit`` bytes on a rank."""
     count, each = len(outputs), outputs[0].numel()
     size = sum(parameter.numel() for parameter in objective.network.parameters)
     rows = count * objective.execution.world_size * (each if curvature == "gauss_newton" else 1)
-    # torch.float64 has 8 bytes; the factor lies beside its matrix.
+    # torch.float64 has 8 bytes; the matrix and its factor are both in memory.
     needed = count * each * size * outputs.element_size() + 2 * 8 * min(rows, size) ** 2
     if needed > memory_limit:
         raise UserError(
@@ -177,7 +170,7 @@ def check_memory(objective: Objective, outputs: Tensor, curvature: str, memory_l
 
 
 def check_objective(objective: Objective, curvature: str, memory_limit: int, evaluation: bool) -> None:
-    """Raise UserError where ``SquareRoot`` would: a loss without known curvature, or too large a Jacobian."""
+    """Raise UserError if ``SquareRoot`` would: for a loss without known curvature, or a Jacobian that is too large."""
     with _mode(objective, evaluation):
         outputs, targets = _outputs_and_targets(objective)
         loss = objective.known_loss()
@@ -186,11 +179,11 @@ def check_objective(objective: Objective, curvature: str, memory_limit: int, eva
 
 
 class DenseGaussNewton(torch.optim.Optimizer):
-    """An optimizer whose steps are made of a ``SquareRoot`` of the batch. Subclasses say how, in ``_iterate``.
+    """An optimizer whose steps use a ``SquareRoot`` of the batch. Subclasses define the step in ``_iterate``.
 
-    ``defaults``, the options of the one parameter group, hold at least curvature, solver and memory_limit, which are those of
-    ``SquareRoot``, and evaluation_mode: whether steps minimize the loss of the model in eval mode, or in the mode in which
-    it is. ``diagnostics`` holds what the last step did.
+    ``defaults``, the options of the single parameter group, hold at least curvature, solver and memory_limit, which are those
+    of ``SquareRoot``, and evaluation_mode: True if steps minimize the loss of the model in eval mode, otherwise in its present
+    mode. ``diagnostics`` describes the last step.
 
     Raises: ValueError for a value that is not accepted, and for several parameter groups.
     """
@@ -211,7 +204,7 @@ class DenseGaussNewton(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Make one update from ``closure``, an Objective; returns its loss where the step began."""
+        """Make one update from ``closure``, an Objective; returns its loss at the start of the step."""
         if not isinstance(closure, Objective):
             raise UserError(
                 f"{type(self).__name__}.step: {type(closure).__name__} as closure; accepted: an "
@@ -230,7 +223,7 @@ class DenseGaussNewton(torch.optim.Optimizer):
 
 
 def _mode(objective: Objective, evaluation: bool) -> contextlib.AbstractContextManager[None]:
-    """The model in eval mode, or left in the mode in which it is."""
+    """A context with the model in eval mode, or in its present mode."""
     return objective.evaluation_mode() if evaluation else contextlib.nullcontext()
 
 
@@ -250,7 +243,7 @@ def _weighted(loss: Loss, outputs: Tensor, targets: Tensor, rows: Tensor) -> Ten
 
 
 def _add_upper_product(total: Tensor, rows: Tensor) -> None:
-    """Add ``rows`` ``rows``ᵀ to ``total``, the blocks below the diagonal left out: 9/16 of the work."""
+    """Add ``rows`` ``rows``ᵀ to ``total`` without the blocks below the diagonal, which takes 9/16 of the work."""
     block = -(-len(rows) // 8)
     for first in range(0, len(rows), block):
         total[first : first + block, first:].addmm_(rows[first : first + block], rows[first:].T)

@@ -1,4 +1,4 @@
-"""EKFAC: K-FAC's eigenbases, with the second moments of the gradients along them measured."""
+"""EKFAC: the eigenbases of K-FAC, with measured second moments of the gradients along them."""
 
 import inspect
 from collections.abc import Sequence
@@ -28,17 +28,16 @@ class EKFAC(KFAC):
 
         S = E[(Q_G^T D_n Q_A)^2] elementwise,    U = Q_G [(Q_G^T D Q_A) / (S + λ)] Q_A^T,
 
-    where K-FAC has d_G d_A^T in the place of S. Everything else is as in ``KFAC``, and so are the arguments and their
-    defaults, but for inverse and placement, which are refused: there is one kind of inverse, on every rank. The bases are
-    renewed every ``inverse_period`` steps, and S with them, from the same batch; in between it is averaged as the factors
-    are. Every rank keeps all bases, which the statistics of its own examples need; the eigendecompositions are divided
-    over ranks.
+    where K-FAC has d_G d_A^T in place of S. All else is as in ``KFAC``, including the arguments and their defaults, except
+    inverse and placement, which are refused: there is one kind of inverse, on every rank. The bases are computed anew every
+    ``inverse_period`` steps, and S with them, from the same batch; in between S is averaged like the factors. Every rank
+    keeps all bases, because the statistics of its own examples need them; the ranks share the eigendecompositions.
 
     Source: George et al. 2018, "Fast approximate natural gradient descent in a Kronecker-factored eigenbasis", arXiv
     1806.03884, algorithm 1. Its damping is λ added to S, as here.
     """
 
-    # What help and the configuration see.
+    # The signature shown by help and used by the configuration.
     __signature__ = _SIGNATURE
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -50,7 +49,7 @@ class EKFAC(KFAC):
         self.bases: list[tuple[Tensor, Tensor]] | None = None
         self.moments: list[Tensor] = []
         self.called: list[bool] = []
-        self.averaged = 0  # how many batches are in the moments
+        self.averaged = 0  # the number of batches in the moments
 
     def _evaluate(self, objective: Objective) -> Tensor:
         renew = self._inversion_is_due() or self.bases is None
@@ -102,7 +101,7 @@ class EKFAC(KFAC):
         return {
             "steps": self.steps,
             "factors": self.factors.state_dict(),
-            # Not made again: the signs and the order of eigenvectors need not be the same elsewhere.
+            # Saved, not recomputed: the signs and the order of eigenvectors may differ on another machine.
             "bases": None if self.bases is None else [list(pair) for pair in self.bases],
             "moments": list(self.moments),
             "called": list(self.called),
@@ -115,6 +114,6 @@ class EKFAC(KFAC):
         device = self.parameters[0].device
         bases = state["bases"]
         self.bases = None if bases is None else [(a.to(device), g.to(device)) for a, g in bases]
-        # Copies, because the averages move in place.
+        # Copied, because the averages change in place.
         self.moments = [tensor.to(device, copy=True) for tensor in state["moments"]]
         self.called, self.averaged = list(state["called"]), state["averaged"]

@@ -10,31 +10,32 @@ from torch.optim.optimizer import ParamsT
 
 from optbench import randomness
 from optbench.errors import UserError
+from optbench.objective.vectors import unflatten
 from optbench.optimizers.base import require, require_common
 from optbench.optimizers.groups import decay_groups, parameters_given, trainable
 
 
 class EntropySGD(torch.optim.Optimizer):
-    """Moves x towards the mean of x' under exp(-[f(x') + ½ γ ‖x - x'‖²] / ε²), which lies where valleys are wide.
+    """Moves x towards the mean of x' under exp(-[f(x') + ½ γ ‖x - x'‖²] / ε²), which favours wide valleys.
 
     The gradient of the negative local entropy, -log ∫ exp(-f(x') - ½ γ ‖x - x'‖²) dx', is γ (x - ⟨x'⟩). An outer step, the
     t-th from 0, with γ = ``scope`` (1 + ``scope_growth``)^t, starts from x' = m = x, a velocity v = 0, and takes
-    ``inner_steps`` inner ones, with the gradient g of f at x' (plus weight decay times x'), momentum ρ, z ~ N(0, I):
+    ``inner_steps`` inner steps, with the gradient g of f at x' (plus weight decay times x'), momentum ρ, z ~ N(0, I):
 
         v ← ρ v + g,    x' ← x' - η' [g + ρ v + γ (x' - x)] + ε √(2 η') z,    m ← a m + (1 - a) x'.
 
-    Then x ← x - η (x - m), without the factor γ: its growth would be one of the learning rate.
+    Then x ← x - η (x - m), without the factor γ, whose growth would increase the learning rate.
 
     lr: η. inner_lr: η'. noise: ε. averaging: a, the weight of the past in m. outer_momentum: Nesterov momentum on x - m (0 in
-    the authors' first code, 0.9 in their second). ρ acts on the gradient alone, not on the scope and the noise.
+    the authors' first code, 0.9 in their second). ρ acts only on the gradient, not on the scope and the noise.
 
-    One closure is one batch. By default a step is a whole outer step, all of whose inner steps take the gradient of the same
-    batch, the first one at x: ``inner_steps`` gradients a step, and dropout masks that stay. With fresh_batches a step is
-    one inner step, and every ``inner_steps``-th ends an outer one: each inner step has its own batch and dropout masks, as
-    in the paper, and a step costs one gradient; the parameters rest at x between steps, but the loss that a step returns
-    is that at x'. The gradients of ``inner_steps`` = L are to be compared with those of L steps of SGD.
+    One closure is one batch. By default a step is a whole outer step, whose inner steps all take the gradient of the same
+    batch, the first one at x: ``inner_steps`` gradients for each step, with fixed dropout masks. With fresh_batches a step is
+    one inner step, and every ``inner_steps``-th ends an outer step: each inner step has its own batch and dropout masks, as
+    in the paper, and a step costs one gradient. The parameters are x between steps, but the loss that a step returns is that
+    at x'. An outer step with ``inner_steps`` = L takes as many gradients as L steps of SGD, and should be compared with those.
 
-    seed: the draws of step k are a function of (seed, k, position of the weight), the same on all ranks.
+    seed: the draws of step k are a function of (seed, k, position of the weight), equal on all ranks.
 
     Source: Chaudhari et al. 2017, "Entropy-SGD: biasing gradient descent into wide valleys" (arXiv 1611.01838), algorithm 1
     and its authors' code, which differ: the noise here is the code's (the first version of the paper has ε = 1).
@@ -95,7 +96,7 @@ class EntropySGD(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Make an outer step, or an inner one with ``fresh_batches``; returns what ``closure`` returned at first.
+        """Make an outer step, or an inner one with ``fresh_batches``; returns the first result of ``closure``.
 
         ``closure`` fills the gradients. Raises UserError without one.
         """
@@ -126,7 +127,7 @@ class EntropySGD(torch.optim.Optimizer):
 
     @property
     def _at(self) -> int:
-        """How many inner steps of the present outer step are done."""
+        """The number of inner steps made in the present outer step."""
         return int(self.param_groups[0]["inner_step"])
 
     def _count(self, name: str, value: int) -> None:
@@ -154,19 +155,15 @@ class EntropySGD(torch.optim.Optimizer):
                 state["mean"].lerp_(parameter, 1 - group["averaging"])
 
     def _draws(self, parameters: list[Tensor]) -> list[Tensor | None]:
-        """Standard normal draws for each of ``parameters``, a function of the inner step alone."""
+        """Standard normal draws for each of ``parameters``, a function of the inner step."""
         if self._noise == 0:
             return [None] * len(parameters)
         number = self.param_groups[0]["outer_step"] * self._inner_steps + self._at
         key = randomness.key(self._seed, "entropy_sgd", number)
-        sizes = [parameter.numel() for parameter in parameters]
-        positions = torch.arange(sum(sizes), device=parameters[0].device)
+        positions = torch.arange(sum(map(torch.numel, parameters)), device=parameters[0].device)
         # Half of the spacing of float32 draws keeps 0 from becoming minus infinity.
         normal = torch.special.ndtri(randomness.uniform(key, positions).to(torch.float64) + 2.0**-25)
-        return [
-            part.view(parameter.shape).to(parameter)
-            for part, parameter in zip(normal.split(sizes), parameters, strict=True)
-        ]
+        return [part.to(own) for part, own in zip(unflatten(normal, parameters), parameters, strict=True)]
 
     def _outer_step(self, anchors: dict[Tensor, Tensor]) -> None:
         for group in self.param_groups:

@@ -1,4 +1,4 @@
-"""Which parameters of a model are treated alike."""
+"""Divide the parameters of a model into groups with equal treatment."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from optbench.errors import UserError
 
 
 def require_model(model: object) -> None:
-    """Raise UserError for what is no model, such as its parameters, where a method has to know the layers."""
+    """Raise UserError unless ``model`` is a model: a method that needs its layers cannot use its parameters."""
     if not isinstance(model, nn.Module):
         raise UserError(
             f"the optimizer was given a {type(model).__name__} in place of a model; accepted: a torch.nn.Module, whose layers "
@@ -17,7 +17,7 @@ def require_model(model: object) -> None:
 
 
 def parameters_given(params: Any) -> Any:
-    """``params``, as torch's optimizers take them; raises UserError for a model."""
+    """``params`` for torch's optimizers; raises UserError for a model."""
     if isinstance(params, nn.Module):
         raise UserError(
             f"the optimizer was given a model ({type(params).__name__}) in place of parameters; accepted: model.parameters(), "
@@ -27,7 +27,7 @@ def parameters_given(params: Any) -> Any:
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters of ``model`` that require a gradient, shared ones once; raises UserError for what is no model."""
+    """The parameters of ``model`` that require a gradient, shared ones once; raises UserError if it is not a model."""
     require_model(model)
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
@@ -38,7 +38,7 @@ def decay_groups(
     """Parameter groups with ``weight_decay`` under ``key``: matrices and kernels, then biases and norm scales.
 
     The second group (tensors of fewer than two dimensions) gets 0 unless ``decay_norm_and_bias``. No group is empty, and
-    where both decay alike there is one: an optimizer's kernels run once for each group.
+    there is only one if both have equal decay, because an optimizer's kernels run once for each group.
     """
     if decay_norm_and_bias or weight_decay == 0:
         return [{"params": parameters, key: weight_decay}]

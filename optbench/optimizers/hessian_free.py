@@ -9,21 +9,22 @@ from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 from optbench import randomness
-from optbench.curvature.lanczos import flatten, on_flat_vectors, unflatten
+from optbench.curvature.lanczos import on_flat_vectors
 from optbench.objective import Objective
+from optbench.objective.vectors import flatten, unflatten
 from optbench.optimizers import krylov
 from optbench.optimizers.base import require, require_common
 from optbench.optimizers.groups import parameters_given, trainable
 
 Value: TypeAlias = Callable[[Tensor], float]
 
-_SUFFICIENT_DECREASE = 0.01  # of the line search, as are the two that follow
+_SUFFICIENT_DECREASE = 0.01  # of the line search, like the next two
 _SHORTER = 0.8
 _ATTEMPTS = 60
 
 
 class HessianFree(torch.optim.Optimizer):
-    """Steps that conjugate gradients find in a damped quadratic model of the loss, checked against the loss itself.
+    """Minimizes a damped quadratic model of the loss by conjugate gradients, and checks each step with the loss itself.
 
     With the loss h of the batch, which includes η/2 ‖θ‖² (``weight_decay`` η), its gradient g, the Gauss-Newton matrix G of
     the batch and the damping λ, the model of the change of h is
@@ -32,22 +33,21 @@ class HessianFree(torch.optim.Optimizer):
 
     A step
     1. minimizes φ by CG (see ``krylov.conjugate_gradient``) from ``warm_start`` times the last CG iterate of the step before;
-    2. goes back through the stored iterates for as long as h(θ + δ) falls, which gives δ;
+    2. goes back through the stored iterates while h(θ + δ) falls, which gives δ;
     3. sets λ by the reduction ratio ρ = (h(θ + δ) - h(θ)) / φ(δ): times ``damping_factor`` if ρ < 1/4 or if h did not fall,
        divided by it if ρ > 3/4 (Levenberg-Marquardt);
-    4. tries lr · δ, 0.8 lr · δ, ... (60 times) until h(θ + αδ) <= h(θ) + 0.01 α gᵀδ; where none will do, θ stays.
+    4. tries lr · δ, 0.8 lr · δ, ... (60 times) until h(θ + αδ) <= h(θ) + 0.01 α gᵀδ; if none is accepted, θ stays.
 
-    preconditioner: empirical_fisher is M = (mean over the examples of ∇ℓ ∘ ∇ℓ + λ + η)^``preconditioner_exponent``, the mean
-    estimated from ``preconditioner_probes`` sums of gradients with random signs, whose squares have it as their mean; none is
-    no preconditioner. reduction_model: ρ by the damped model, φ, or as in the author's code by the undamped one, φ(δ) -
-    ½ λ ‖δ‖². decay_norm_and_bias: whether tensors of fewer than two dimensions decay too. ``damping`` in the parameter
-    group is the present λ. With clipped gradients, φ is the model with the clipped gradient. After every step,
-    ``diagnostics`` says what happened: damping (that the step used), reduction_ratio, cg_iterations, chosen_iteration, rate (α,
-    0 for no step) and step_norm.
+    preconditioner: empirical_fisher is M = (mean over the examples of ∇ℓ ∘ ∇ℓ + λ + η)^``preconditioner_exponent``. The mean is
+    estimated from ``preconditioner_probes`` sums of gradients with random signs: it is the expectation of their squares. none
+    is no preconditioner. reduction_model: ρ by the damped model, φ, or as in the author's code by the undamped one, φ(δ) -
+    ½ λ ‖δ‖². decay_norm_and_bias: True if tensors of fewer than two dimensions decay, too. ``damping`` in the parameter group
+    is the present λ. With clipped gradients, φ is the model with the clipped gradient. After every step, ``diagnostics`` holds
+    damping (of that step), reduction_ratio, cg_iterations, chosen_iteration, rate (α, 0 for no step) and step_norm.
 
     Source: Martens 2010, "Deep learning via Hessian-free optimization" (ICML); constants and the decay of the warm start from
-    the author's code. Deviations: gradient, curvature and line search take one batch, that of the step (the paper: the
-    gradient of all data, curvature of a part); no structural damping (Martens & Sutskever 2011).
+    the author's code. Deviations: gradient, curvature and line search all use the batch of the step (the paper: the gradient
+    of all data, curvature of a part); no structural damping (Martens & Sutskever 2011).
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class HessianFree(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Make one update on the batch of ``closure``, an ``Objective``; returns the loss where the step began.
+        """Make one update on the batch of ``closure``, an ``Objective``; returns the loss at the start of the step.
 
         Raises UserError for another closure, and for a loss whose curvature in the outputs is not known.
         """
@@ -151,7 +151,7 @@ class HessianFree(torch.optim.Optimizer):
         return loss
 
     def _decays(self, group: dict[str, Any], parameters: list[Tensor]) -> Tensor:
-        """η of every single weight, or one zero for all of them."""
+        """η of every weight, or a single zero for all of them."""
         decay, everything = group["weight_decay"], group["decay_norm_and_bias"]
         if decay == 0:
             return parameters[0].new_zeros(())
@@ -165,7 +165,7 @@ class HessianFree(torch.optim.Optimizer):
         gradient: Tensor,
         decays: Tensor,
     ) -> list[krylov.Iterate]:
-        """The CG iterates for φ, the last of which is remembered as the next step's start."""
+        """The CG iterates for φ; the last one is kept as the start of the next step."""
         damping = group["damping"]
         self.diagnostics = {"damping": damping}
         gauss_newton = on_flat_vectors(objective.ggnvp, parameters)
@@ -174,7 +174,7 @@ class HessianFree(torch.optim.Optimizer):
             squares = _mean_squared_gradients(objective, group["preconditioner_probes"], self._seed, group["updates"])
             scales = (squares + damping + decays) ** group["preconditioner_exponent"]
             if not bool((scales > 0).all()):
-                scales = None  # without damping, weights that no example reaches
+                scales = None  # without damping, the diagonal is 0 for weights that no example reaches
         group["updates"] += 1
         starts = [self.state[each].get("cg_solution", torch.zeros_like(each)) for each in parameters]
         iterates = krylov.conjugate_gradient(
@@ -190,7 +190,7 @@ class HessianFree(torch.optim.Optimizer):
         return iterates
 
     def _adapt_damping(self, group: dict[str, Any], chosen: krylov.Iterate, change: float) -> float:
-        """Set λ by the reduction ratio, which is returned: minus infinity where the loss or the model did not fall."""
+        """Set λ by the reduction ratio, and return the ratio: minus infinity if the loss or the model did not fall."""
         predicted = chosen.value
         if group["reduction_model"] == "undamped":
             predicted -= 0.5 * group["damping"] * float(chosen.solution.square().sum())
@@ -207,7 +207,7 @@ def _penalty(decays: Tensor, point: Tensor) -> float:
 
 
 def _backtrack(iterates: list[krylov.Iterate], value: Value) -> tuple[krylov.Iterate, float]:
-    """From the last iterate backwards while ``value`` of its solution falls; and that value."""
+    """The iterate found by going back from the last one while ``value`` of the solution falls; and its value."""
     chosen, lowest = iterates[-1], value(iterates[-1].solution)
     for earlier in reversed(iterates[:-1]):
         found = value(earlier.solution)
@@ -232,8 +232,8 @@ def _line_search(chosen: krylov.Iterate, before: float, after: float, slope: flo
 def _mean_squared_gradients(objective: Objective, probes: int, seed: int, update: int) -> Tensor:
     """An estimate of the mean over the examples of ∇ℓ ∘ ∇ℓ, (P,), the diagonal of the empirical Fisher matrix.
 
-    With random signs s_n the square of N⁻¹ Σ s_n ∇ℓ_n has the mean N⁻² Σ ∇ℓ_n ∘ ∇ℓ_n: the signs of different examples are
-    independent. The signs are a function of ``seed``, ``update``, the probe and of the example's place in the global batch.
+    With independent random signs s_n the square of N⁻¹ Σ s_n ∇ℓ_n has the expectation N⁻² Σ ∇ℓ_n ∘ ∇ℓ_n. The signs are a
+    function of ``seed``, ``update``, the probe and the example's position in the global batch.
     """
     loss = objective.known_loss()
     gradients = torch.cat(

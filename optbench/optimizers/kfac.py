@@ -16,7 +16,7 @@ Kind = TypeVar("Kind", bound="KFAC")
 
 
 class KFAC(torch.optim.Optimizer):
-    """SGD with momentum on gradients that each layer's Kronecker factors have preconditioned.
+    """SGD with momentum on gradients preconditioned by the Kronecker factors of each layer.
 
     For the gradient D of a layer with factors A and G (``kronecker.statistics``), learning rate α, momentum μ, damping λ
     and weight decay η
@@ -26,21 +26,21 @@ class KFAC(torch.optim.Optimizer):
         ν = min(1, √(κ / (α² Σ <U, D>)))              over all layers with factors: α² ν² Σ <U, D> <= κ
         M ← μ M + ν U + η W,   W ← W - α M.
 
-    Parameters without factors (``describe()`` names them: norms, embeddings, tied weights) take their plain gradient for
-    ν U. The factors are averaged over steps that are ``factor_period`` apart and inverted every ``inverse_period`` steps,
-    within the first such period also after updates 1, 2, 4, 8, ... of the factors, which are poor at first.
+    Parameters without factors (``describe()`` names them: norms, embeddings, tied weights) use their plain gradient in place
+    of ν U. The factors are averaged every ``factor_period`` steps and inverted every ``inverse_period`` steps. Within the
+    first such period they are also inverted after updates 1, 2, 4, 8, ... of the factors, because early factors are poor.
 
     step takes an ``optbench.objective.Objective``. kl_clip: κ, None for no clipping. targets: "sampled" (the Fisher
-    matrix), "exact" (the same without noise, at the cost of as many backward passes as an example has outputs),
-    "empirical" (the training targets; no extra pass). approximation: for weights shared over positions, "expand" or
-    "reduce". placement: how many of the ranks keep a layer's inverses, 1 for all, 0 for one. max_factor_size: layers with
-    a larger factor take their plain gradient. seed: of the draws of sampled targets.
+    matrix), "exact" (the same without noise, at the cost of one backward pass for each output of an example), "empirical"
+    (the training targets; no extra pass). approximation: for weights shared over positions, "expand" or "reduce".
+    placement: the fraction of the ranks that keep a layer's inverses, 1 for all, 0 for one rank. max_factor_size: layers with
+    a larger factor use their plain gradient. seed: of the draws of sampled targets.
 
     Source: Martens & Grosse 2015, arXiv 1503.05671 (factors, factored damping, running averages); Grosse & Martens 2016,
     arXiv 1602.01407 (convolutions); Ba, Grosse & Martens 2017 and Osawa et al. 2019, arXiv 1811.12019 (periods, large
-    batches); the clipping is that of KFAC-Pytorch and kfac-pytorch. The damped inverses in the first period are ours.
+    batches); the clipping is that of KFAC-Pytorch and kfac-pytorch. The extra inversions in the first period are our own.
 
-    Raises UserError for a model in which no layer has factors, and ValueError for values that make no sense.
+    Raises UserError for a model in which no layer has factors, and ValueError for values that are not accepted.
     """
 
     def __init__(
@@ -93,8 +93,12 @@ class KFAC(torch.optim.Optimizer):
         """K-FAC for the layers of ``model``."""
         return cls(model, **options)
 
+    def working_bytes(self) -> int:
+        """The bytes of factors, inverses, and what computing them takes."""
+        return self.factors.working_bytes()
+
     def describe(self) -> list[str]:
-        """One line for each factored layer with the sizes of its factors, then one for each parameter without and why."""
+        """A line for each factored layer with the sizes of its factors, then one for each other parameter with the reason."""
         return self.factors.describe()
 
     # ---- one step -----------------------------------------------------------------------------------------------------
@@ -119,7 +123,7 @@ class KFAC(torch.optim.Optimizer):
         return loss
 
     def _evaluate(self, objective: Objective) -> Tensor:
-        """The loss and its gradient, with factors and inverses brought up to date where that is due."""
+        """The loss and its gradient; updates factors and inverses if they are due."""
         execution = objective.execution
         if self._saved is not None:
             self.inverses, self._saved = self.factors.restore(execution, self._saved), None
@@ -132,7 +136,7 @@ class KFAC(torch.optim.Optimizer):
         return loss
 
     def _inversion_is_due(self) -> bool:
-        """Whether the step after the latest update of the factors begins with new inverses."""
+        """True if the step after the latest update of the factors needs new inverses."""
         if self.steps % self.factor_period == 0 and self.steps < self.inverse_period:
             number = self.steps // self.factor_period + 1
             return number & (number - 1) == 0
@@ -148,7 +152,7 @@ class KFAC(torch.optim.Optimizer):
         products = torch._foreach_mul([gradients[place] for place in self._factored], chosen)
         total = torch.stack([product.sum() for product in products]).sum().clamp(min=0)
         lr = self.param_groups[0]["lr"]
-        # A learning rate of 0 divides by 0: infinity, so that nothing is clipped.
+        # A learning rate of 0 gives infinity, so that nothing is clipped.
         scale = torch.sqrt(bound / (total * lr**2)).clamp(max=1)
         for place, tensor in zip(self._factored, torch._foreach_mul(chosen, scale), strict=True):
             directions[place] = tensor
@@ -170,7 +174,7 @@ class KFAC(torch.optim.Optimizer):
     # ---- state --------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Momenta, running averages of the factors, and what the present inverses were made from."""
+        """Momenta, running averages of the factors, and the factors of the present inverses."""
         return {**super().state_dict(), "kronecker": self._kronecker_state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -186,5 +190,5 @@ class KFAC(torch.optim.Optimizer):
     def _load_kronecker_state(self, state: dict[str, Any]) -> None:
         self.steps = state["steps"]
         self.factors.load_state_dict(state["factors"])
-        # Made again at the next step, which knows the ranks.
+        # Computed again at the next step, when the ranks are known.
         self.inverses, self._saved = None, state["inverses"]

@@ -1,7 +1,7 @@
-"""K-FAC as a stand-alone optimizer, which chooses the length of its steps, their momentum and its damping by itself."""
+"""K-FAC as a stand-alone optimizer that chooses step length, momentum and damping by itself."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from optbench.errors import UserError
 from optbench.objective import Objective
+from optbench.objective.vectors import flatten
 from optbench.optimizers.base import require, require_common
 from optbench.optimizers.groups import trainable
 from optbench.optimizers.kronecker import Inverses, KroneckerFactors
@@ -19,10 +20,10 @@ STRUCTURES = ("block_diagonal", "block_tridiagonal")
 
 
 class KFACNatural(torch.optim.Optimizer):
-    """The natural gradient by Kronecker factors; the exact Fisher matrix decides how far to go, and how to damp it.
+    """The natural gradient by Kronecker factors; the exact Fisher matrix determines the step length and the damping.
 
     With the loss h of the batch, which includes η/2 ‖θ‖² (``weight_decay`` η, of all parameters), its gradient g, and the exact
-    Fisher matrix F of the batch (the Gauss-Newton matrix, used through products alone), the model of h around θ is
+    Fisher matrix F of the batch (the Gauss-Newton matrix, used only in products), the model of h around θ is
 
         M(δ) = gᵀδ + ½ δᵀ(F + (λ + η)I)δ.
 
@@ -33,20 +34,20 @@ class KFACNatural(torch.optim.Optimizer):
 
     with ω₁ = ``damping_decay``^T₁ and λ = ``damping`` at first. γ is √(λ + η) at first. Every T₂ = ``factor_damping_period``
     steps, γ, ω₂γ and γ/ω₂ with ω₂ = ``factor_damping_decay``^T₂ are tried, and the one whose step has the smallest M is kept
-    (section 6.6). F̂⁻¹ is made anew every T₃ = ``inverse_period`` steps, in the first three, and when γ is tried.
+    (section 6.6). F̂⁻¹ is computed anew every T₃ = ``inverse_period`` steps, in the first three steps, and for each tried γ.
 
     structure: of F̂⁻¹, "block_diagonal" with a block for each layer, or "block_tridiagonal" (``tridiagonal``) for plain chains of
     linear layers. targets, approximation: of the factors (``kronecker``), whose running averages at step k keep min(1 - 1/k,
     ``factor_decay``) of their past. seed: of the draws of sampled targets. lr: multiplies δ; 1 is the method, and schedules
-    shorten it. Parameters without factors (``describe()`` names them) take the direction -g, with a coefficient of its own in
-    the minimum of M. A gradient that is clipped is clipped in M too. After a step, ``diagnostics`` holds damping,
+    shorten it. Parameters without factors (``describe()`` names them) take the direction -g, with its own coefficient in the
+    minimum of M. With clipped gradients, M has the clipped gradient. After a step, ``diagnostics`` holds damping,
     factor_damping and reduction_ratio: the present λ and γ, and the latest ρ.
 
     The paper reports averaged parameters, θ̄ ← 0.99 θ̄ + 0.01 θ: averaging=ema averaging.decay=0.99 averaging.warmup=false.
 
     Source: Martens & Grosse 2015, "Optimizing neural networks with Kronecker-factored approximate curvature", arXiv 1503.05671,
-    algorithm 2. Deviations: factors and products take the whole batch, not random parts of it; δ₀ is left out of a step where
-    it is nearly parallel to Δ; parameters without factors are ours.
+    algorithm 2. Deviations: factors and products use the whole batch, not random parts of it; δ₀ is left out of a step if it is
+    nearly parallel to Δ; the treatment of parameters without factors is our own.
 
     Raises UserError for a model in which no layer has factors, and, with "block_tridiagonal", that is not a plain chain.
     """
@@ -70,7 +71,7 @@ class KFACNatural(torch.optim.Optimizer):
         seed: int = 0,
     ) -> None:
         require_common(lr, weight_decay)
-        # From 2 on, no step along a minimizer decreases a quadratic model.
+        # With a factor of 2 or more, a step along a minimizer does not decrease a quadratic model.
         require(lr < 2, "lr", lr, "in [0, 2)")
         require(structure in STRUCTURES, "structure", structure, f"one of {', '.join(STRUCTURES)}")
         require(damping > 0, "damping", damping, "> 0")
@@ -109,7 +110,7 @@ class KFACNatural(torch.optim.Optimizer):
 
     @property
     def diagnostics(self) -> dict[str, float]:
-        """The present λ and γ, and ρ where it was last taken."""
+        """The present λ and γ, and the latest ρ."""
         return {
             "damping": self.damping,
             "factor_damping": self.factor_damping,
@@ -117,7 +118,7 @@ class KFACNatural(torch.optim.Optimizer):
         }
 
     def describe(self) -> list[str]:
-        """One line for each factored layer with the sizes of its factors, then one for each parameter without and why."""
+        """A line for each factored layer with the sizes of its factors, then one for each other parameter with the reason."""
         return self.factors.describe()
 
     # ---- one step -----------------------------------------------------------------------------------------------------
@@ -141,7 +142,7 @@ class KFACNatural(torch.optim.Optimizer):
             gradient = list(torch._foreach_add(gradient, self.parameters, alpha=decay))
         update, model = self._best_update(closure, gradient)
         update *= lr
-        start = _flat(self.parameters)
+        start = flatten(self.parameters)
         changes = self._vector(update)
         torch._foreach_add_(self.parameters, changes)
         for parameter, change in zip(self.parameters, changes, strict=True):
@@ -149,13 +150,13 @@ class KFACNatural(torch.optim.Optimizer):
         # δ minimizes M along itself, so that M(s δ) = (2s - s²) M(δ).
         model *= lr * (2 - lr)
         if self.steps % self.damping_period == 0 and model != 0:
-            # η/2 (‖θ + δ‖² - ‖θ‖²), without the difference of two large numbers.
+            # η/2 (‖θ + δ‖² - ‖θ‖²), computed without the difference of two large numbers.
             penalty = decay * float(start @ update + update @ update / 2)
             self._adapt_damping((float(closure.loss() - loss) + penalty) / model)
         return loss
 
     def _best_update(self, objective: Objective, gradient: list[Tensor]) -> tuple[Tensor, float]:
-        """δ, as one vector of all parameters, and M(δ); every T₂ steps of the best of three γ, which is γ from now on."""
+        """δ, as one vector of all parameters, and M(δ); every T₂ steps for the best of three γ, which becomes the new γ."""
         strengths = [self.factor_damping]
         if self.steps % self.factor_damping_period == 0:
             factor = self.factor_damping_factor
@@ -167,10 +168,10 @@ class KFACNatural(torch.optim.Optimizer):
             inverses = [self.inverses]
         directions = [self._proposal(inverse, gradient) for inverse in inverses]
         directions += self._other_directions(gradient)
-        flat = torch.stack([_flat(direction) for direction in directions])
+        flat = torch.stack([flatten(direction) for direction in directions])
         damping = self.damping + self.param_groups[0]["weight_decay"]
         gram = objective.quadratic(directions) + damping * (flat @ flat.T)
-        slopes = flat @ _flat(gradient)
+        slopes = flat @ flatten(gradient)
         found = []
         for number in range(len(inverses)):
             chosen = [number, *range(len(inverses), len(directions))]
@@ -181,14 +182,14 @@ class KFACNatural(torch.optim.Optimizer):
         return flat.new_tensor(coefficients) @ flat[chosen], model
 
     def _proposal(self, inverse: Inverses | ChainInverses, gradient: list[Tensor]) -> list[Tensor]:
-        """Δ: 0 where there are no factors, so that it is far from parallel to -g there, which is a direction of its own."""
+        """Δ, with 0 for parameters without factors: -g of these is a separate direction, to which Δ must not be parallel."""
         product = list(torch._foreach_neg(inverse.precondition(gradient)))
         for place in self._plain:
             product[place] = torch.zeros_like(product[place])
         return product
 
     def _other_directions(self, gradient: list[Tensor]) -> list[list[Tensor]]:
-        """-g where there are no factors, 0 elsewhere; and δ₀. Neither if there is nothing of the kind."""
+        """The directions -g of parameters without factors (0 for the others), and δ₀, as far as they exist."""
         found = []
         if self._plain:
             plain = [torch.zeros_like(tensor) for tensor in gradient]
@@ -200,7 +201,7 @@ class KFACNatural(torch.optim.Optimizer):
         return found
 
     def _adapt_damping(self, ratio: float) -> None:
-        """Levenberg-Marquardt: believe the model more (a smaller λ) where the loss has followed it, less where not."""
+        """Levenberg-Marquardt: a smaller λ if the loss has followed the model, a larger one if not."""
         self.reduction_ratio = ratio
         if ratio > 3 / 4:
             self.damping *= self.damping_factor
@@ -225,7 +226,7 @@ class KFACNatural(torch.optim.Optimizer):
     # ---- state --------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The last step, λ, γ, the running averages of the factors, and what the present inverses were made from."""
+        """The last step, λ, γ, the running averages of the factors, and the factors of the present inverses."""
         own = {
             "steps": self.steps,
             "damping": self.damping,
@@ -244,12 +245,8 @@ class KFACNatural(torch.optim.Optimizer):
         self.steps, self.damping, self.factor_damping = own["steps"], own["damping"], own["factor_damping"]
         self.reduction_ratio = own["reduction_ratio"]
         self.factors.load_state_dict(own["factors"])
-        # Made again at the next step, which knows the ranks.
+        # Computed again at the next step, when the ranks are known.
         self.inverses, self._saved = None, own["inverses"]
-
-
-def _flat(vector: Sequence[Tensor]) -> Tensor:
-    return torch.cat([tensor.reshape(-1) for tensor in vector])
 
 
 def _or_infinity(value: float) -> float:

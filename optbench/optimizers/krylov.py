@@ -1,4 +1,4 @@
-"""The conjugate gradient method as Hessian-free optimization uses it, and what methods that work on flat vectors share."""
+"""The conjugate gradient method of Hessian-free optimization, and helpers for methods that use flat vectors."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optbench.curvature.lanczos import Product, flatten, unflatten
+from optbench.curvature.lanczos import Product
 from optbench.errors import UserError
 from optbench.objective import Objective
+from optbench.objective.vectors import flatten, unflatten
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,12 @@ def conjugate_gradient(
     """Iterates of preconditioned CG on φ(δ) = ½ δᵀBδ + gᵀδ from ``start``, the last of them last.
 
     product: multiplies by B, symmetric and positive semi-definite. preconditioner: the diagonal of M; M⁻¹ is applied to
-    residuals. Kept are the iterates at ⌈1.3ʲ⌉, for the caller to go back to, and the last one. Ends after ``iterations``;
-    where the residual is zero; where curvature is not positive; or, unless ``tolerance`` is 0, where
+    residuals. The iterates at ⌈1.3ʲ⌉ are kept, so that the caller can go back to them, and the last one. Ends after
+    ``iterations``; if the residual is zero; if the curvature is not positive; or, unless ``tolerance`` is 0, if
 
         φ_i < 0  and  (φ_i - φ_(i-k)) / φ_i < k · tolerance,    k = max(10, ⌈i / 10⌉),  i > k.
 
-    No iteration may be possible: the list then holds the start alone, as iteration 0.
+    If no iteration is possible, the list holds only the start, as iteration 0.
 
     Source: Martens 2010, "Deep learning via Hessian-free optimization", section 4.4, and the author's code.
     """
@@ -100,11 +101,11 @@ def _stored_iterations() -> Iterator[int]:
         power *= 1.3
 
 
-# ---- what methods that work on flat vectors share -----------------------------------------------------------------------
+# ---- helpers for methods that use flat vectors --------------------------------------------------------------------------
 
 
 def require_objective(closure: object, method: str) -> Objective:
-    """``closure``, if it is an objective; raises UserError for one that knows no second derivatives."""
+    """``closure``, if it is an objective; raises UserError for a closure without second derivatives."""
     if not isinstance(closure, Objective):
         raise UserError(
             f"{method}.step(closure={type(closure).__name__}): needs products with second derivatives; accepted is an "
@@ -114,25 +115,21 @@ def require_objective(closure: object, method: str) -> Objective:
 
 
 def only_group(optimizer: torch.optim.Optimizer, method: str) -> dict[str, Any]:
-    """The parameter group of an optimizer that has one; raises UserError where it has several."""
+    """The single parameter group of an optimizer; raises UserError if it has several."""
     if len(optimizer.param_groups) != 1:
         raise UserError(f"{method}: {len(optimizer.param_groups)} parameter groups; accepted is one, of all parameters")
     return optimizer.param_groups[0]
 
 
 def flat_gradient(parameters: Sequence[Tensor]) -> Tensor:
-    """The gradients of ``parameters`` as one vector, zero for those that have none."""
+    """The gradients of ``parameters`` as one vector, zero for missing gradients."""
     return flatten([torch.zeros_like(each) if each.grad is None else each.grad for each in parameters])
 
 
 def loss_after(objective: Objective, parameters: Sequence[Tensor], change: Tensor) -> float:
     """The loss at ``parameters`` (those that train) + ``change``, where everything else stays."""
-    moved = dict(zip(map(id, parameters), unflatten(change, parameters), strict=True))
-    trial = [
-        parameter + moved[id(parameter)] if id(parameter) in moved else parameter.detach()
-        for parameter in objective.network.named_parameters.values()
-    ]
-    return float(objective.loss(trial))
+    trial = torch._foreach_add(list(parameters), unflatten(change, parameters))
+    return float(objective.loss_with(parameters, trial))
 
 
 def move(parameters: Sequence[Tensor], change: Tensor) -> None:

@@ -15,11 +15,11 @@ class LAMB(FirstOrderOptimizer):
 
     With Adam's direction r = m̂ / (√v̂ + ε), weight decay λ and learning rate α, for each tensor
 
-        u = r + λw,    w ← w - α · φ(‖w‖) / ‖u‖ · u,    the ratio φ(‖w‖) / ‖u‖ being 1 where ‖w‖ = 0 or ‖u‖ = 0.
+        u = r + λw,    w ← w - α · φ(‖w‖) / ‖u‖ · u,    the ratio φ(‖w‖) / ‖u‖ being 1 if ‖w‖ = 0 or ‖u‖ = 0.
 
     φ(z) = z, or z clipped to [low, high] with ``clamp=(low, high)``. Biases and the scales of norms (tensors of fewer
-    than two dimensions) take the plain Adam step without decay, unless ``always_adapt``. (Other codes skip the ratio
-    where the weight decay is 0; here a LAMB without weight decay is still LAMB.)
+    than two dimensions) take the plain Adam step without decay, unless ``always_adapt``. (Other codes skip the ratio if
+    the weight decay is 0; here LAMB without weight decay still uses it.)
 
     Source: You et al. 2020, "Large batch optimization for deep learning: training BERT in 76 minutes" (arXiv
     1904.00962), algorithm 2. The paper's text leaves φ's bounds open, and its later versions drop the bias correction

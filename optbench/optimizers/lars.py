@@ -21,10 +21,10 @@ class LARS(FirstOrderOptimizer):
         v ← μv + λ(g + βw),    w ← w - γv       (the form of the PyTorch ports; the default)
         v ← μv + γλ(g + βw),   w ← w - v        (``lr_in_momentum=True``; the paper's form)
 
-    The two agree while γ is constant; when γ drops, the paper's form keeps the velocity it has. Biases and the scales
-    of norms (tensors of fewer than two dimensions) take λ = 1 and β = 0, unless ``always_adapt``. ``nesterov`` looks
-    ahead: u + μv takes the place of v in the second equation, where u is what was added to μv. ``clip`` replaces λ by
-    min(λ/γ, 1), so that no tensor moves faster than plain momentum at lr γ (LARC).
+    The two agree while γ is constant; when γ drops, the paper's form keeps the present velocity. Biases and the scales
+    of norms (tensors of fewer than two dimensions) take λ = 1 and β = 0, unless ``always_adapt``. ``nesterov``: u + μv
+    replaces v in the second equation, where u is the term added to μv. ``clip`` replaces λ by min(λ/γ, 1), so that no
+    tensor moves faster than plain momentum at lr γ (LARC).
 
     Source: You, Gitman & Ginsburg 2017, "Large batch training of convolutional networks" (arXiv 1708.03888),
     algorithm 1. Not in the paper: ε (0 gives the paper's λ), the exclusions (of the later large-batch

@@ -11,14 +11,14 @@ from optbench.optimizers import dense_gauss_newton as dense
 from optbench.optimizers.base import require
 from optbench.optimizers.groups import trainable
 
-# Factors of the step that the search tries: from 1e-6 to 7.6 (the published code's).
+# The factors of the step that the search tries, from 1e-6 to 7.6, as in the published code.
 SEARCH_FACTORS = tuple((0.01 + 0.05 * index) ** 3 for index in range(40))
 # The share of ab below which ab - c² counts as zero.
 _PARALLEL = 1e-10
 
 
 class LevenbergMarquardt(dense.DenseGaussNewton):
-    """Damped Gauss-Newton steps, each accepted or refused by the loss of its batch.
+    """Damped Gauss-Newton steps, each accepted or refused according to the loss of its batch.
 
     For the loss L, its gradient g and its Gauss-Newton matrix G, all means over the batch:
 
@@ -27,13 +27,13 @@ class LevenbergMarquardt(dense.DenseGaussNewton):
 
            δ = λ₁/(2λ₂) δ₁ + 1/(2λ₂) d,    λ₂ = ½ √((ab - c²) / (a s² - q²)),    λ₁ = (c - 2 λ₂ q) / a,
 
-       the maximizer of δᵀHd subject to δᵀHδ = s² and gᵀδ = q. δ = δ₁ where there is no d, or H⁻¹g and d are parallel.
-    3. θ + lr·δ is accepted if L(θ + lr·δ) < L(θ); or else if (1 - β)^p L(θ + lr·δ) is at most the least loss at which a
-       step began so far, where β = cos(δ₁, d), an uphill step; or else the best of (0.01 + 0.05 j)³ lr·δ, j = 0 ... 39,
-       if it is below L(θ).
+       the maximizer of δᵀHd subject to δᵀHδ = s² and gᵀδ = q. δ = δ₁ if there is no d, or if H⁻¹g and d are parallel.
+    3. θ + lr·δ is accepted if L(θ + lr·δ) < L(θ). Otherwise it is accepted as an uphill step if (1 - β)^p L(θ + lr·δ), with
+       β = cos(δ₁, d), is at most the least loss at the start of any step so far. Otherwise the best of (0.01 + 0.05 j)³ lr·δ,
+       j = 0 ... 39, is accepted if its loss is below L(θ).
     4. After an accepted full step α is multiplied by ``damping_decrease``, within ``damping_bounds``; with ``good_ratio``
-       only if the loss fell by more than so many times -(gᵀδ + ½ δᵀGδ). Otherwise by ``damping_increase``.
-       A refused step leaves θ and D as they were, and the next one has no d.
+       only if the loss fell by more than ``good_ratio`` times -(gᵀδ + ½ δᵀGδ). Otherwise by ``damping_increase``.
+       A refused step does not change θ and D, and the next step has no d.
 
     step takes an ``optbench.objective.Objective``. momentum_share: σ, None for no momentum. momentum_slope: ξ. uphill_power: p,
     None for no uphill steps. curvature, solver and memory_limit are those of ``dense_gauss_newton.SquareRoot``.
@@ -42,16 +42,16 @@ class LevenbergMarquardt(dense.DenseGaussNewton):
 
     The length s. By the model a step changes the loss by q + ½s² = ½s² - ξ s √a, which is a rise unless s < 2ξ√a. The plain
     step has the length √a, which goes to zero at a minimum, and √a <= √(2L) for squared errors: with the residuals r and
-    G = JᵀJ/N, a = rᵀJ(JᵀJ + NαD)⁻¹Jᵀr/N <= rᵀr/N = 2L. So a share of √(2L) is a share of the longest plain step that there
-    can be: it depends neither on N nor on the units of the loss, and shrinks as the loss does. Held fixed, a length leaves
-    the loss near ½s² where it could go to 0.
+    G = JᵀJ/N, a = rᵀJ(JᵀJ + NαD)⁻¹Jᵀr/N <= rᵀr/N = 2L. So a fraction of √(2L) is a fraction of the longest possible plain step:
+    it depends neither on N nor on the units of the loss, and shrinks with the loss. With a fixed length the loss would stay
+    near ½s² even if it could go to 0.
 
     The published code differs in three places. Its s is 0.6 on sums, thus 0.6/√N on means and σ = 0.6/‖r‖, from 0.03 to 0.3 on
-    the published problem (‖r‖ from 22 to 2). published_momentum takes its first coefficient λ₁/λ₂, with which neither
+    the published problem (‖r‖ from 22 to 2). published_momentum uses its first coefficient λ₁/λ₂, with which neither
     constraint holds. Its curvature for classification is "empirical_fisher". After a refused step it keeps the refused δ
-    as d, which is not done here.
+    as d; this class does not.
 
-    ``diagnostics`` holds what the last step did: damping, ratio (of the fall of the loss to the model's), step_norm, factor (of
+    ``diagnostics`` describes the last step: damping, ratio (of the fall of the loss to the model's), step_norm, factor (of
     lr·δ; 0 if refused), accepted ("full", "uphill", "search" or "refused").
 
     Source: Pooladzandi & Zhou 2022, "Improving Levenberg-Marquardt algorithm for neural networks" (arXiv 2212.08769), and
@@ -193,7 +193,7 @@ def _with_momentum(
     a = -float(gradient @ plain)
     b = float(root.quadratic(last) + (damping * last) @ last)
     c = float(gradient @ last)
-    # By Cauchy and Schwarz 0 <= ab - c²; 0, but for rounding, where the two directions are parallel.
+    # By Cauchy and Schwarz 0 <= ab - c², with equality, up to rounding, if the two directions are parallel.
     if not a * b - c * c > _PARALLEL * a * b:
         return plain
     slope = -group["momentum_slope"] * length * math.sqrt(a)
@@ -213,11 +213,11 @@ def _goes_uphill(power: float | None, plain: Tensor, last: Tensor | None, loss: 
 def _loss_beyond(objective: Objective, step: Tensor) -> float:
     parameters: list[Tensor] = list(objective.network.parameters)
     trial = torch._foreach_add(parameters, dense.shaped(step, parameters))
-    return float(dense.loss_at(objective, trial))
+    return float(objective.loss_with(parameters, trial))
 
 
 def _search(objective: Objective, step: Tensor) -> tuple[float, float]:
-    """The factor of ``step``, among SEARCH_FACTORS, with the least loss, and that loss."""
+    """The factor of ``step`` in SEARCH_FACTORS with the smallest loss, and that loss."""
     losses = [_loss_beyond(objective, factor * step) for factor in SEARCH_FACTORS]
     comparable = [loss if math.isfinite(loss) else math.inf for loss in losses]
     best = min(range(len(comparable)), key=comparable.__getitem__)

@@ -10,9 +10,9 @@ from optbench.optimizers.base import FirstOrderOptimizer, require_betas, require
 
 
 class Lion(FirstOrderOptimizer):
-    """Every coordinate moves by lr in the direction of an interpolated momentum's sign.
+    """Every coordinate moves by lr against the sign of an interpolated momentum.
 
-    With the gradient g, momentum m, learning rate η and weight decay λ (decoupled: it does not pass through the sign)
+    With the gradient g, momentum m, learning rate η and weight decay λ (decoupled: it is outside of the sign)
 
         c = β₁m + (1 - β₁)g,    w ← w - η(sign(c) + λw),    m ← β₂m + (1 - β₂)g.
 

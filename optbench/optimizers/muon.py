@@ -1,4 +1,4 @@
-"""Muon: orthogonalized momentum for hidden matrices, AdamW for everything else."""
+"""Muon: orthogonalized momentum for hidden matrices, AdamW for all other parameters."""
 
 import math
 from typing import Any
@@ -10,8 +10,8 @@ from torch.optim.optimizer import ParamsT
 from optbench.optimizers.base import FirstOrderOptimizer, require, require_betas, require_common
 from optbench.optimizers.groups import decay_groups, hidden_matrices, trainable
 
-# Jordan's, for the steepest slope at 0: after five steps, all singular values that were above 0.3 % of the norm lie
-# between 0.68 and 1.21, not exactly at 1.
+# Jordan's coefficients, chosen for the steepest slope at 0: after five steps, all singular values that were above 0.3 % of
+# the norm lie between 0.68 and 1.21, not exactly at 1.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ONLY_MUON = ("momentum", "nesterov", "newton_schulz_steps", "lr_adjustment")
 _ONLY_ADAMW = ("betas", "eps")
@@ -43,14 +43,14 @@ class Muon(FirstOrderOptimizer):
 
     where s = √max(1, A/B) (``lr_adjustment="original"``) or s = 0.2 √max(A, B) (``"match_rms_adamw"``: the step then
     has the size of AdamW's, so that both parts can share one learning rate). A convolution kernel (out, in, *window)
-    is treated as the matrix (out, in · window). Parameter groups with ``orthogonalize=False`` take AdamW's step: W ←
-    (1 - αλ)W - α m̂ / (√v̂ + ε).
+    is treated as the matrix (out, in · window). Parameter groups with ``orthogonalize=False`` take AdamW's step:
+    W ← (1 - αλ)W - α m̂ / (√v̂ + ε).
 
     Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"
     (https://kellerjordan.github.io/posts/muon/); Liu et al. 2025, "Muon is scalable for LLM training" (arXiv
-    2502.16982) for the weight decay and ``match_rms_adamw``. Deviation: the iteration runs in the dtype of the
-    gradient, not in bfloat16, so that results do not depend on how the batch is divided beyond the rounding of that
-    dtype. For kernels, s takes the flattened shape, where Jordan's code compares the window's height and width.
+    2502.16982) for the weight decay and ``match_rms_adamw``. Deviation: the iteration runs in the dtype of the gradient,
+    not in bfloat16, so that the division of the batch changes results only by the rounding of that dtype. For kernels, s
+    uses the flattened shape, while Jordan's code compares the window's height and width.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Muon(FirstOrderOptimizer):
         return cls(groups, lr=lr, weight_decay=weight_decay, **options)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, which keeps only the settings of its kind: no momentum that would have no effect."""
+        """Add a group; it keeps only the settings that have an effect for its kind."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         if group["orthogonalize"] and any(parameter.ndim < 2 for parameter in group["params"]):

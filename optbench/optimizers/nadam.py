@@ -6,10 +6,10 @@ import torch
 
 
 class NAdam(torch.optim.NAdam):
-    """torch's NAdam (Dozat 2016), with the running product Πμ read back as it was saved.
+    """torch's NAdam (Dozat 2016), with the running product Πμ restored exactly as it was saved.
 
-    torch keeps the product in float32 and casts it to the dtype of the weights when a state is loaded, which changes
-    every later step of a float64 or bfloat16 run.
+    torch keeps the product in float32, but casts it to the dtype of the weights when a state is loaded, which changes every
+    later step of a float64 or bfloat16 run.
     """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

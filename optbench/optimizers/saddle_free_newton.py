@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
-from optbench.curvature.lanczos import flatten, lanczos, on_flat_vectors, orthonormal_extension, unflatten
+from optbench.curvature.lanczos import lanczos, on_flat_vectors, orthonormal_extension
 from optbench.errors import UserError
 from optbench.objective import Objective
+from optbench.objective.vectors import flatten, unflatten
 from optbench.optimizers import krylov
 from optbench.optimizers.base import require, require_common
 from optbench.optimizers.groups import parameters_given, trainable
 
-# Unit vectors whose products with the Hessian are taken at a time.
+# The number of unit vectors that are multiplied by the Hessian at a time.
 _TOGETHER = 64
 
 
@@ -43,24 +44,24 @@ class _Subspace:
 
 
 class SaddleFreeNewton(torch.optim.Optimizer):
-    """Newton's method that is repelled by saddle points: it divides by |eigenvalue|, and takes the damping that serves best.
+    """Newton's method that is repelled by saddle points: it divides by |eigenvalue|, and uses the best of several dampings.
 
     With the Hessian H = Q diag(e) Qᵀ of the loss L of the batch and its gradient g, each damping λ of ``damping_ladder`` gives
 
         δ(λ) = -lr Q (|e| + λ)⁻¹ Qᵀ g,
 
-    and the step is the δ(λ) with the lowest L(θ + δ(λ)) on the same batch. That search is the control of the step's length;
-    where no λ lowers the loss, θ stays. lr = 1 is the method.
+    and the step is the δ(λ) with the lowest L(θ + δ(λ)) on the same batch. That search controls the length of the step; if no
+    λ lowers the loss, θ stays. lr = 1 is the method.
 
-    subspace: dense takes H of all P parameters, P products and an eigendecomposition, for P up to ``dense_limit``; krylov
-    restricts H to the space that ``krylov_dimension`` Lanczos steps from g span (see ``curvature.lanczos``), and with
-    ``previous_direction`` the step before, which costs one product more. With krylov_dimension = P both are the same.
-    inner_steps: how many updates are made on the batch with the same space and the same H in it, each with the gradient and
-    a search of its own; the part of the gradient outside of the space is left alone.
+    subspace: dense computes H of all P parameters by P products and an eigendecomposition, for P up to ``dense_limit``; krylov
+    restricts H to the span of ``krylov_dimension`` Lanczos steps from g (see ``curvature.lanczos``) and, with
+    ``previous_direction``, of the last step, which costs one more product. With krylov_dimension = P both are the same.
+    inner_steps: the number of updates on the batch with the same space and the same H in it, each with its own gradient and
+    search; the part of the gradient outside of the space is ignored.
 
-    It needs activations with second derivatives that say something: of a network of ReLUs, H lacks part of the
-    curvature. With clipped gradients, g is the clipped one. After every step, ``diagnostics`` says what happened: damping (λ, of
-    the last update; infinity for no step), updates, smallest_eigenvalue and largest_eigenvalue (of H in the space), step_norm.
+    It needs activations with informative second derivatives: for a network of ReLUs, H lacks part of the curvature. With
+    clipped gradients, g is the clipped one. After every step, ``diagnostics`` holds damping (λ of the last update; infinity
+    for no step), updates, smallest_eigenvalue and largest_eigenvalue (of H in the space), step_norm.
 
     Source: Dauphin et al. 2014, "Identifying and attacking the saddle point problem in high-dimensional non-convex
     optimization" (arXiv 1406.2572), algorithm 1 and its Krylov version; 500 Krylov vectors there. The values of the ladder
@@ -114,7 +115,7 @@ class SaddleFreeNewton(torch.optim.Optimizer):
         return cls(trainable(model), lr=lr, **options)
 
     def check(self, objective: Objective) -> None:
-        """Raise UserError if no step can be taken on ``objective``: torch must know its model's second derivatives."""
+        """Raise UserError if no step can be taken on ``objective``: torch must be able to differentiate its model twice."""
         try:
             objective.hvp([torch.zeros_like(parameter) for parameter in objective.network.parameters])
         except RuntimeError as error:
@@ -125,7 +126,7 @@ class SaddleFreeNewton(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Make ``inner_steps`` updates on the batch of ``closure``, an ``Objective``; returns the loss where the step began.
+        """Make ``inner_steps`` updates on the batch of ``closure``, an ``Objective``; returns the loss at the start of the step.
 
         Raises UserError for another closure.
         """
@@ -137,7 +138,7 @@ class SaddleFreeNewton(torch.optim.Optimizer):
         gradient = krylov.flat_gradient(parameters)
         total = torch.zeros_like(gradient)
         self.diagnostics = {"damping": math.inf, "updates": 0, "step_norm": 0.0}
-        # Where the gradient is zero no direction is better than its opposite.
+        # With a zero gradient no direction is better than its opposite.
         if not (bool(value.isfinite()) and bool(gradient.isfinite().all()) and bool(gradient.any())):
             return loss
         space = self._subspace(objective, group, parameters, gradient)
@@ -162,7 +163,7 @@ class SaddleFreeNewton(torch.optim.Optimizer):
         return loss
 
     def _denominators(self, eigenvalues: Tensor, damping: float) -> Tensor:
-        """What the gradient's coordinates along eigenvectors are divided by."""
+        """The divisors of the gradient's coordinates along the eigenvectors."""
         return eigenvalues.abs() + damping
 
     def _best_change(
@@ -174,13 +175,13 @@ class SaddleFreeNewton(torch.optim.Optimizer):
         gradient: Tensor,
         before: float,
     ) -> Tensor | None:
-        """The change of the damping that lowers the loss most, or None if none lowers it."""
+        """The change δ(λ) that lowers the loss most, over all dampings λ; None if none lowers it."""
         coordinates = space.coordinates(gradient)
         lowest, best = before, None
         for damping in group["damping_ladder"]:
             scaled = coordinates / self._denominators(space.values, damping)
             if not bool(scaled.isfinite().all()):
-                continue  # without damping, a direction without curvature
+                continue  # without damping, for a direction without curvature
             change = -group["lr"] * space.vector(scaled, gradient)
             value = krylov.loss_after(objective, parameters, change)
             if value < lowest:
@@ -209,7 +210,7 @@ class SaddleFreeNewton(torch.optim.Optimizer):
 
 
 def _dense_hessian(objective: Objective, parameters: list[Tensor]) -> Tensor:
-    """H of all parameters, (P, P), float64 on the CPU, symmetric to the last bit."""
+    """H of all parameters, (P, P), float64 on the CPU, exactly symmetric."""
     size = sum(parameter.numel() for parameter in parameters)
     units = torch.eye(size, dtype=parameters[0].dtype, device=parameters[0].device)
     rows = [

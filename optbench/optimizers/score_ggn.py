@@ -36,7 +36,7 @@ def _pseudo_huber_derivatives(weights: Tensor, scale: float) -> tuple[Tensor, Te
 
 def _logarithmic(weights: Tensor, scale: float) -> Tensor:
     root = torch.hypot(2 * weights / scale, torch.ones_like(weights))
-    # (s - 1) / (2 t²) = 2 / (s + 1), which is defined at t = 0 too.
+    # (s - 1) / (2 t²) = 2 / (s + 1), which is also defined at t = 0.
     return 0.5 * scale * (root - 1 - ((root + 1) / 2).log())
 
 
@@ -59,7 +59,7 @@ REGULARIZERS = {
     "pseudo_huber": Regularizer(_pseudo_huber, _pseudo_huber_derivatives, 2.54, 2.6),
     # μ/2 [s - 1 + ln((s - 1) / (2 t²))] with t = w/μ and s = √(1 + 4 t²): Ostrovskii & Bach 2021.
     "logarithmic": Regularizer(_logarithmic, _logarithmic_derivatives, 2 * math.sqrt(2), 3.0),
-    # w²/2, whatever μ: damping by the identity, and steps of length lr.
+    # w²/2 for every μ: damping by the identity, and steps with the factor lr.
     "l2": Regularizer(_squared, _squared_derivatives, 0.0, 3.0),
 }
 
@@ -73,25 +73,25 @@ class SCoReGGN(dense.DenseGaussNewton):
         δ = -(G + λ H_h)⁻¹ (g + λ h'),    w ← w + α δ,    α = min(1, lr / (1 + M_g η)),
         η = λ √(h'ᵀ H_h⁻¹ h'),            M_g = P^((3-ν)/2) μ^(ν/2-2) M for ν <= 3, μ^(4-3ν/2) M for ν > 3.
 
-    step takes an ``optbench.objective.Objective``, whose loss is L alone. weight: λ. scale: μ. constant: M, None for the
-    regularizer's own. floor: the least entry of H_h, which falls to 0 where |w| is much larger than μ. halvings: the
-    theory is for convex losses; elsewhere L + λh may rise, and then α is halved up to so many times on the same batch, and
-    the step left out if that was not enough; 0 takes every step as it is. curvature, solver and memory_limit are those of
-    ``dense_gauss_newton.SquareRoot``. evaluation_mode: minimize the loss of the model in eval mode, without dropout
-    and with the running statistics of batch norm; in train mode, batch norm takes a backward pass for every output
-    of every example.
+    step takes an ``optbench.objective.Objective``, whose loss is L without the regularizer. weight: λ. scale: μ. constant: M,
+    None for the regularizer's own. floor: the smallest entry of H_h, which goes to 0 if |w| is much larger than μ. halvings:
+    the theory is for convex losses; otherwise L + λh may rise. Then α is halved on the same batch, at most this many times,
+    and the step is left out if L + λh still rises; 0 takes every step unchanged. curvature, solver and memory_limit are those
+    of ``dense_gauss_newton.SquareRoot``. evaluation_mode: minimize the loss of the model in eval mode, without dropout and
+    with the running statistics of batch norm; in train mode, batch norm takes a backward pass for every output of every
+    example.
 
-    damping "scaled" is λ H_h as above; "published" is H_h, which is what the authors' package solves with where there are
-    fewer outputs in the batch than parameters, and is the Gauss-Newton step only for λ = 1. decrement "published" is η as
-    above, as coded there; "own_metric" is √λ √(h'ᵀ H_h⁻¹ h'), the Newton decrement of λh in the metric of its Hessian λ H_h.
-    Not here: the proximal step for regularizers that are not smooth.
+    damping "scaled" is λ H_h as above; "published" is H_h, which the authors' package uses if the batch has fewer outputs
+    than the model has parameters; it gives the Gauss-Newton step only for λ = 1. decrement "published" is η as above, as in
+    their code; "own_metric" is √λ √(h'ᵀ H_h⁻¹ h'), the Newton decrement of λh in the metric of its Hessian λ H_h. The proximal
+    step for regularizers that are not smooth is not implemented.
 
-    ``diagnostics`` holds what the last step did: decrement (η), factor (α, 0 for a step left out), objective (L + λh where it
-    began) and step_norm.
+    ``diagnostics`` describes the last step: decrement (η), factor (α, 0 for a step left out), objective (L + λh at its start)
+    and step_norm.
 
     Source: Adeoye & Bemporad 2021/2023, "SCORE: approximating curvature information under self-concordant regularization"
-    (arXiv 2112.07344), and the authors' code; Adeoye, Petersen & Bemporad 2024 (arXiv 2404.14875). δ is the same as that of
-    their system for batches of few outputs, solved in a symmetric form. Halving is ours.
+    (arXiv 2112.07344), and the authors' code; Adeoye, Petersen & Bemporad 2024 (arXiv 2404.14875). δ equals the solution of
+    their system for batches of few outputs, solved here in a symmetric form. Halving is our own.
 
     Raises: UserError from ``step`` and ``check`` for a Jacobian that is too large or a loss of unknown curvature.
     """
@@ -165,7 +165,7 @@ class SCoReGGN(dense.DenseGaussNewton):
         before = total(start, weights)
         for _ in range(group["halvings"]):
             trial = torch._foreach_add(parameters, dense.shaped(factor * step, parameters))
-            if total(float(dense.loss_at(objective, trial)), weights + factor * step) <= before:
+            if total(float(objective.loss_with(parameters, trial)), weights + factor * step) <= before:
                 break
             factor /= 2
         else:

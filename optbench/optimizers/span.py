@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-# A direction whose distance from the span of those before it is below the root of this share of its length adds nothing
-# but rounding. Lengths are those of the quadratic form.
+# A direction is left out if its squared distance from the span of the earlier ones is below this fraction of its squared
+# length, because it would add only rounding errors. Lengths are those of the quadratic form.
 _NEARLY_DEPENDENT = 1e-6
 
 
@@ -12,9 +12,9 @@ def minimum_in_span(gram: Tensor, slopes: Tensor) -> tuple[list[float], float]:
     """The coefficients c that minimize ``slopes`` · c + ½ cᵀ ``gram`` c, and the minimum.
 
     gram: (k, k), the products dᵢᵀ Q dⱼ of k directions; slopes: (k,), the products of the gradient with them. Directions
-    are taken in their order: one that is 0, or nearly in the span of those before it, has the coefficient 0. So the
-    result stays defined where two directions become parallel and the system singular. Not a number in the first
-    direction's products comes out as it went in.
+    are processed in order: one that is 0, or nearly in the span of the earlier ones, gets the coefficient 0. So the result
+    is defined even if two directions are parallel and the system is singular. NaN in the first direction's products gives
+    NaN.
     """
     gram, slopes = gram.to("cpu", torch.float64), slopes.to("cpu", torch.float64)
     lengths = gram.diagonal().sqrt()

@@ -15,8 +15,8 @@ and the conditional covariances of the chain,
 
     S_i = A_i (x) G_i - (P_i A_{i+1} P_i^T) (x) (Q_i G_{i+1} Q_i^T),    S_n = A_n (x) G_n,
 
-it is F^-1 = X^T diag(S_i^-1) X with X the identity but for blocks -Psi_i at (i, i + 1). Everything here is prepared in
-float64, because rounding is magnified where a layer is nearly determined by the next one.
+it is F^-1 = X^T diag(S_i^-1) X, where X is the identity except for blocks -Psi_i at (i, i + 1). All matrices are prepared in
+float64, because rounding is magnified if a layer is nearly determined by the next one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from optbench.errors import UserError
 from optbench.optimizers.kronecker import Factors, KroneckerFactors, damped
 
-# The smallest 1 - s t that is divided by; exactly 0 would be a layer that the next one determines.
+# The smallest divisor 1 - s t; it would be 0 for a layer that the next one determines.
 _SMALLEST_DENOMINATOR = 1e-8
-# The smallest eigenvalue of a positive definite matrix that is believed, as a share of the largest.
+# The smallest eigenvalue of a positive definite matrix that is used, relative to the largest.
 _SMALLEST_EIGENVALUE = 1e-14
 
 
@@ -41,7 +41,7 @@ class KroneckerDifference:
     A^-1/2 C A^-1/2 = E diag(s) E^T and K = A^-1/2 E, so that K^T A K = 1 and K^T C K = diag(s); L and t alike from B and D.
     Then U = L [(L^T V K) / (1 - t s^T)] K^T (Martens & Grosse 2015, appendix B).
 
-    inputs: A^-1/2 (m, m) and C (m, m); outputs: B^-1/2 (k, k) and D (k, k); C and D are 0 where they are None.
+    inputs: A^-1/2 (m, m) and C (m, m); outputs: B^-1/2 (k, k) and D (k, k); None for C and D means 0.
     """
 
     def __init__(self, inputs: tuple[Tensor, Tensor | None], outputs: tuple[Tensor, Tensor | None]) -> None:
@@ -55,14 +55,14 @@ class KroneckerDifference:
         return self._right @ (turned / self._denominators) @ self._left.T
 
     def to(self, dtype: torch.dtype) -> "KroneckerDifference":
-        """The same, in ``dtype`` from now on."""
+        """Convert it to ``dtype``, and return it."""
         self._left, self._right = self._left.to(dtype), self._right.to(dtype)
         self._denominators = self._denominators.to(dtype)
         return self
 
 
 def _eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and eigenvectors of a symmetric matrix; not a number where it is not finite, which torch would refuse."""
+    """Eigenvalues and eigenvectors of a symmetric matrix; NaN if it is not finite, for which torch would raise."""
     if not torch.isfinite(matrix).all():
         return torch.full_like(matrix[0], torch.nan), torch.full_like(matrix, torch.nan)
     values, vectors = torch.linalg.eigh(matrix)
@@ -88,10 +88,10 @@ def _symmetric(matrix: Tensor) -> Tensor:
 
 
 class TridiagonalInverse:
-    """F^-1 of the module's docstring, to be multiplied with one matrix for each layer.
+    """F^-1 of the module's docstring, which multiplies one matrix for each layer.
 
     inputs, outputs: A_i and G_i, damped so that they are positive definite. inputs_with_next, outputs_with_next: A_{i,i+1} and
-    G_{i,i+1}, one fewer, which are not damped.
+    G_{i,i+1}, one fewer, not damped.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class TridiagonalInverse:
 
     def multiply(self, matrices: Sequence[Tensor]) -> list[Tensor]:
         """F^-1 times ``matrices``, one (outputs, inputs) for each layer."""
-        # X v, then diag(S^-1), then X^T.
+        # First X v, then diag(S^-1), then X^T.
         differences = list(matrices)
         for i, (p, q) in enumerate(zip(self._p, self._q, strict=True)):
             differences[i] = matrices[i] - q @ matrices[i + 1] @ p.T
@@ -136,10 +136,10 @@ class TridiagonalInverse:
 
 
 class ChainInverses:
-    """The block-tridiagonal inverse for the layers of a model: what ``kronecker.Inverses`` is to the block-diagonal one.
+    """The block-tridiagonal inverse for the layers of a model; ``kronecker.Inverses`` is the block-diagonal one.
 
-    factors: of which model. averages: the factors that the inverse is made of, with those between neighbours. strength: gamma
-    of the factored damping, of the factors on the diagonal alone. Every rank computes all of it.
+    factors: of the model. averages: the factors for the inverse, including those between neighbours. strength: gamma of the
+    factored damping, applied only to the factors on the diagonal. Every rank computes the whole inverse.
     """
 
     def __init__(self, factors: KroneckerFactors, averages: Factors, strength: float) -> None:
@@ -166,19 +166,19 @@ class ChainInverses:
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """What it is made from."""
+        """The factors and the damping from which the inverse can be computed again."""
         return {"factors": self._averages.lists(), "strength": self._strength}
 
     @classmethod
     def restore(cls, factors: KroneckerFactors, state: Mapping[str, Any]) -> "ChainInverses":
-        """The inverse of which ``state`` is the ``state_dict``, made again."""
+        """The inverse computed again from ``state``, its ``state_dict``."""
         device = factors.layers[0].weight.device
         averages = Factors(*([tensor.to(device) for tensor in tensors] for tensors in state["factors"]))
         return cls(factors, averages, state["strength"])
 
 
 def require_chain(factors: KroneckerFactors) -> None:
-    """Raise UserError for a model that is not a plain chain of linear layers, each of the size that the next one reads."""
+    """Raise UserError for a model that is not a plain chain of linear layers of matching sizes."""
     why = None
     kinds = [type(layer.module).__name__ for layer in factors.layers if not isinstance(layer.module, nn.Linear)]
     if kinds:

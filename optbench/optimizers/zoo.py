@@ -1,8 +1,7 @@
 """Any optimizer of the pytorch-optimizer package, by name: ``optimizer=zoo optimizer.name=soap``.
 
-Those are refused by name that need more of a training loop than ``step(closure)``, or whose state cannot be saved so
-that reading it back runs no code. Kron draws from NumPy's global generator, which no optimizer's state holds: it does
-not resume bit for bit.
+Optimizers are refused by name if they need more from a training loop than ``step(closure)``, or if loading their state could
+run code. Kron draws from NumPy's global generator, which is not part of any optimizer's state: it does not resume bit for bit.
 """
 
 import inspect
@@ -49,14 +48,13 @@ def from_model(
     decay_norm_and_bias: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> torch.optim.Optimizer:
-    """The optimizer ``name`` of pytorch-optimizer (in any case) for the parameters of ``model``.
+    """The optimizer ``name`` of pytorch-optimizer (in upper or lower case) for the parameters of ``model``.
 
     ``lr`` and ``weight_decay``: None keeps the package's default; biases and norm scales are not decayed unless
     ``decay_norm_and_bias``. ``options`` are passed to the constructor.
 
     Raises:
-        UserError: where the package is missing, does not know the name or an option, or the method needs more than a
-            closure.
+        UserError: the package is missing or does not know the name or an option, or the method needs more than a closure.
     """
     known = _classes()
     key = name.lower()
@@ -73,7 +71,7 @@ def from_model(
             "optimizer.options: learning_rate and weight_decay are options of their own; params are the model's"
         )
     for option in arguments:
-        # Most of the package's constructors take and ignore what they do not know.
+        # Most of the package's constructors accept and ignore unknown options.
         if option not in accepted:
             raise UserError(f"optimizer.options.{option}: not an option of {name}; {nearest(option, accepted)}")
     if lr is not None:
@@ -97,7 +95,7 @@ def _classes() -> Mapping[str, type[torch.optim.Optimizer]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # Imported here because it is an extra, and takes half a second.
+            # Imported here, because it is an optional package and takes half a second.
             from pytorch_optimizer.optimizer import OPTIMIZERS
     except ImportError as error:
         raise UserError(

@@ -1,7 +1,7 @@
-"""Probes: measurements that are taken of a live run on a schedule, and change nothing in it.
+"""Probes: measurements of a live run on a schedule, which change nothing in the run.
 
-One file a probe. A new one is a subclass of ``Probe`` in a file of its own and a YAML in conf/probe, whose ``_target_`` names
-it; its options are the constructor's arguments and those of the schedule.
+There is one file for each probe. A new probe is a subclass of ``Probe`` in its own file and a YAML file in conf/probe, whose
+``_target_`` names it; its options are the constructor's arguments and those of the schedule.
 """
 
 from optbench.probes.base import Measurement, Probe, ProbeContext, SubsetProbe

@@ -1,4 +1,4 @@
-"""What a probe is: a measurement of a run at one step, which changes nothing in the run."""
+"""The base class of probes: measurements of a run at one step, which change nothing in the run."""
 
 import contextlib
 from abc import ABC, abstractmethod
@@ -19,7 +19,7 @@ from optbench.training.task import Task
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured: ``values`` for the history, by names without the probe's, and ``arrays`` for a file."""
+    """The result of a measurement: ``values`` for the history, by names without the probe's, and ``arrays`` for a file."""
 
     values: dict[str, float]
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
@@ -27,10 +27,10 @@ class Measurement:
 
 @dataclass(frozen=True)
 class ProbeContext:
-    """What a probe is given to measure.
+    """The input of a probe.
 
-    task: the run between two steps; ``task.step`` updates have been made. initial: the parameters before the first of
-    them, computed anew. directory: the run's, where it has one.
+    task: the run between two steps, after ``task.step`` updates. initial: computes the parameters before the first update
+    again. directory: the run's, if it has one.
     """
 
     task: Task
@@ -39,27 +39,27 @@ class ProbeContext:
 
     @property
     def layer_names(self) -> list[str]:
-        """The names of the parameters, in their order."""
+        """The names of the parameters, in order."""
         return [name for name, _ in self.task.model.named_parameters()]
 
     def generator(self, purpose: str) -> torch.Generator:
-        """A generator on the CPU for the draws of one purpose: the same at every step, so that only weights differ."""
+        """A CPU generator for the draws of one purpose, equal at every step, so that only the weights differ."""
         return randomness.generator(self.task.recipe.seed, f"probe {purpose}")
 
 
 class Probe(ABC):
     """One kind of measurement; a subclass's constructor takes the options of its file in conf/probe.
 
-    Every rank measures at the same steps and must take part in the same collective operations. What is measured has to
-    be a function of the task, of the options and of `state_dict`; a probe may read the task, and changes copies only.
+    Every rank measures at the same steps and must take part in the same collective operations. The result must be a function
+    of the task, of the options and of `state_dict`; a probe may read the task, but may change only copies.
     """
 
-    #: How many steps before each measurement the probe watches (see `watch`).
+    #: The number of steps before each measurement that the probe watches (see `watch`).
     window: int = 0
 
     @abstractmethod
     def measure(self, context: ProbeContext) -> Measurement:
-        """Measure now. Whatever it raises is reported, and the run goes on."""
+        """Measure now. Exceptions are reported, and the run continues."""
 
     def watch(self, objective: Objective, task: Task) -> contextlib.AbstractContextManager[None]:
         """The context in which the optimizer takes one of the ``window`` steps before a measurement."""
@@ -69,7 +69,7 @@ class Probe(ABC):
         """Raise UserError for options that cannot work in this run, before it starts."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What later measurements need of earlier ones, as tensors and plain values."""
+        """The state that later measurements need, as tensors and plain values."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - most probes have no state
@@ -84,11 +84,11 @@ class SubsetProbe(Probe):
         self.examples, self.statistics, self.float64 = examples, statistics, float64
 
     def measured(self, context: ProbeContext) -> MeasuredModel:
-        """A copy of the model as it is now, in the mode and the precision of the options."""
+        """A copy of the present model, in the mode and the precision of the options."""
         return MeasuredModel(context.task, self.examples, self.statistics, self.float64)
 
 
-#: What the matrices of `optbench.curvature.operators` are called in figures.
+#: The names of the matrices of `optbench.curvature.operators` in figures.
 MATRIX_NAMES = {
     "hessian": "Hessian",
     "gauss_newton": "Gauss-Newton matrix",
@@ -98,6 +98,6 @@ MATRIX_NAMES = {
 
 
 def numbers(tensor: Tensor) -> np.ndarray:
-    """``tensor`` as an array on the CPU, in float64 where it has floating point."""
+    """``tensor`` as an array on the CPU, in float64 if it has a floating-point type."""
     tensor = tensor.detach().cpu()
     return (tensor.double() if tensor.is_floating_point() else tensor).numpy()

@@ -12,12 +12,12 @@ from optbench.probes.base import Measurement, ProbeContext, SubsetProbe
 
 
 class BatchHessianProbe(SubsetProbe):
-    """What `optbench.curvature.batch_hessian` measures on the subset, which is its population of N examples.
+    """The measurement of `optbench.curvature.batch_hessian` on the subset, which is its population of N examples.
 
-    batch_sizes: those to measure, null for the powers of 2 up to half the subset; sizes above N are left out. draws: batches
-    of each size. steps: Lanczos steps a batch. probes: directions for the isotropic prediction. Batch norm has to be in
-    eval mode: in train mode H_b is not a mean over examples. Values: full_top, full_bottom, b_star_isotropic,
-    b_star_directional, b_star_fitted. Arrays: all of them and the measured and predicted curves.
+    batch_sizes: null for the powers of 2 up to half the subset; sizes above N are left out. draws: batches of each size.
+    steps: Lanczos steps for each batch. probes: directions for the isotropic prediction. Batch norm must be in eval mode: in
+    train mode H_b is not a mean over examples. Values: full_top, full_bottom, b_star_isotropic, b_star_directional,
+    b_star_fitted. Arrays: all of them and the measured and predicted curves.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class BatchHessianProbe(SubsetProbe):
         self.batch_sizes, self.draws, self.steps, self.probes = batch_sizes, draws, steps, probes
 
     def measure(self, context: ProbeContext) -> Measurement:
-        """The extremes at every batch size now."""
+        """Measure the extremes at every batch size."""
         measured = self.measured(context)
         inputs, targets = measured.examples()
         count = len(inputs)

@@ -1,7 +1,7 @@
-"""How far the weights have come: from the start, and since the last measurement, in all and layer by layer.
+"""The distance of the weights from the start and from the last measurement, in total and layer by layer.
 
-The distance from the start grows like log t in the ultra-slow diffusion of Hoffer et al. 2017 ("Train longer, generalize
-better", section 3), whatever the batch, if the learning rate is right.
+In the ultra-slow diffusion of Hoffer et al. 2017 ("Train longer, generalize better", section 3) the distance from the start
+grows like log t for every batch size, if the learning rate is adapted to it.
 """
 
 import math
@@ -17,9 +17,9 @@ from optbench.probes.base import Measurement, Probe, ProbeContext
 class Displacement(Probe):
     """Euclidean distances in float64 over all parameters.
 
-    distance: from the weights before the first step, which are computed anew from the seed. moved: from those of the last
-    measurement (at the first one, from the start). path: the sum of all ``moved`` so far, at most the length of the way.
-    norm: of the weights. Arrays: layer_names and layer_distances (from the start), one entry a parameter.
+    distance: from the weights before the first step, which are computed again from the seed. moved: from those of the last
+    measurement (at the first one, from the start). path: the sum of all ``moved`` so far, a lower bound of the length of the
+    path. norm: of the weights. Arrays: layer_names and layer_distances (from the start), one entry for each parameter.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Displacement(Probe):
         self._path = 0.0
 
     def measure(self, context: ProbeContext) -> Measurement:
-        """The distances now; the weights are kept for the next measurement."""
+        """Measure the distances; the weights are kept for the next measurement."""
         now = [parameter.detach() for parameter in context.task.model.parameters()]
         start = context.initial()
         layers = _distances(now, start)

@@ -1,4 +1,4 @@
-"""The figures of a run's measurements, as pictures beside them."""
+"""Draw the figures of a run's measurements, as pictures beside them."""
 
 import io
 from collections.abc import Callable
@@ -15,10 +15,10 @@ Rows = list[dict[str, Any]]
 
 
 def draw(run: RunDirectory) -> tuple[list[Path], str | None]:
-    """Draw what has no picture yet; returns the pictures drawn, and in a line what could not be drawn, if anything.
+    """Draw the missing pictures; returns the pictures drawn, and a line about a problem, or None.
 
-    A measurement NAME-STEP.npz becomes NAME-STEP.png. What probes have measured over the steps of the run, stability,
-    noise scale and displacement, becomes NAME.png, anew at every call. Never raises for a figure.
+    A measurement NAME-STEP.npz becomes NAME-STEP.png. The measurements over the steps of the run (stability, noise scale and
+    displacement) become NAME.png, drawn again at every call. Never raises for a figure.
     """
     measurements = run.measurements
     jobs: list[tuple[Path, Callable[[], Chart | None]]] = []
@@ -40,7 +40,7 @@ def draw(run: RunDirectory) -> tuple[list[Path], str | None]:
                 chart.matplotlib().savefig(content, dpi=200)
                 write_atomically(picture, content.getvalue(), sync=False)
                 written.append(picture)
-        except Exception as error:  # of whatever kind: the numbers are there
+        except Exception as error:  # of any type: the numbers exist anyway
             problem = f"{picture.name} was not drawn ({type(error).__name__}: {error})"
     return written, problem
 

@@ -12,8 +12,8 @@ from optbench.probes.base import MATRIX_NAMES, Measurement, ProbeContext, Subset
 class Extremes(SubsetProbe):
     """``largest`` and ``smallest`` eigenvalues (as signed numbers) by one Lanczos run of at most ``steps`` products.
 
-    matrix: hessian, gauss_newton, fisher or empirical_fisher. It ends early where every residual is at most ``tolerance``
-    times its |eigenvalue|. Values: top, bottom and their residuals. Arrays: eigenvalues (n,), ascending, and residuals.
+    matrix: hessian, gauss_newton, fisher or empirical_fisher. It ends early if every residual is at most ``tolerance`` times
+    its |eigenvalue|. Values: top, bottom and their residuals. Arrays: eigenvalues (n,), ascending, and residuals.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Extremes(SubsetProbe):
         self.steps, self.tolerance = steps, tolerance
 
     def measure(self, context: ProbeContext) -> Measurement:
-        """Both ends of the spectrum now."""
+        """Measure both ends of the spectrum."""
         matrix = operator(self.measured(context).objective(), self.matrix)
         pairs = extreme_eigenpairs(
             matrix, context.generator("extremes"), self.largest, self.smallest, self.steps, self.tolerance

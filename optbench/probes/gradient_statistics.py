@@ -1,4 +1,4 @@
-"""The gradient over the subset and how much that of a mini-batch varies about it, in all and layer by layer."""
+"""The gradient over the subset, and the variance of mini-batch gradients about it, in total and layer by layer."""
 
 import math
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optbench.curvature.lanczos import flatten
+from optbench.objective.vectors import flatten
 from optbench.probes.base import Measurement, ProbeContext, SubsetProbe
 
 
@@ -15,11 +15,11 @@ class GradientStatistics(SubsetProbe):
     """Mean and spread of the gradients of the subset's k consecutive batches of b examples each.
 
     With g_i the gradient of batch i and g the mean of all of them: norm ‖g‖; variance Σ‖g_i - g‖²/(k - 1), that of the
-    gradient of a batch of b examples summed over coordinates; trace, b times that, which is without bias tr(Σ) of the
-    subset's own per-example gradients; signal_to_noise ‖g‖²/variance; cosine with the g of the last measurement;
-    largest, the largest |entry| of g. Arrays, one entry a parameter: layer_names, layer_norms, layer_variances.
+    gradient of a batch of b examples summed over coordinates; trace, b times the variance, an unbiased estimate of tr(Σ) of
+    the subset's per-example gradients; signal_to_noise ‖g‖²/variance; cosine with the g of the last measurement; largest,
+    the largest |entry| of g. Arrays, one entry for each parameter: layer_names, layer_norms, layer_variances.
 
-    batch: b, by default that of training; at most half of the subset, so that there are two.
+    batch: b, by default that of training; at most half of the subset, so that there are two batches.
     """
 
     def __init__(self, batch: int | None = None, **subset: Any) -> None:
@@ -28,7 +28,7 @@ class GradientStatistics(SubsetProbe):
         self._last: Tensor | None = None
 
     def measure(self, context: ProbeContext) -> Measurement:
-        """The statistics now; the gradient is kept for the next measurement."""
+        """Measure the statistics; the gradient is kept for the next measurement."""
         measured = self.measured(context)
         task = context.task
         inputs, targets = measured.examples()

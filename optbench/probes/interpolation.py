@@ -1,4 +1,4 @@
-"""Loss and accuracy on the straight line from the start, or from another run's weights, to where the run is."""
+"""Loss and accuracy on the straight line from the initial weights, or from another run's weights, to the present ones."""
 
 import math
 from typing import Any
@@ -17,14 +17,14 @@ from optbench.training import checkpointing
 class Interpolation(SubsetProbe):
     """Train and test loss and accuracy at θ₀ + x (θ - θ₀), as in Goodfellow, Vinyals & Saxe 2015 and Keskar et al. 2017.
 
-    θ are the weights now, and θ₀ those before the first step, or with ``other`` those of the last checkpoint of another
-    run of the same model (a run id, or the beginning or end of one, among the same results). "refreshed" statistics of
-    batch norm are taken at every point anew; "running" ones are interpolated between two runs, and from the start those of
-    now hold all along the way.
+    θ: the present weights. θ₀: the weights before the first step or, with ``other``, those of the last checkpoint of another
+    run of the same model (a run id, or the beginning or end of one, in the same results folder). "refreshed" statistics of
+    batch norm are computed at every point; "running" statistics are interpolated between two runs, and on the line from the
+    start the present ones are used at all points.
     points: on [first, last]; 0 is θ₀, and 1 is θ.
 
-    Arrays: positions, train_loss, test_loss, train_accuracy, test_accuracy. Values: barrier, how far the train loss
-    between θ₀ and θ rises above the straight line between its two ends (0 if it does not).
+    Arrays: positions, train_loss, test_loss, train_accuracy, test_accuracy. Values: barrier, the largest height of the train
+    loss between θ₀ and θ above the straight line between its two ends (0 if it is nowhere above).
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Interpolation(SubsetProbe):
         self.other, self.points, self.first, self.last = other, points, first, last
 
     def check(self, context: ProbeContext) -> None:
-        """Raise UserError where the other run is not there, or not of the same model."""
+        """Raise UserError if the other run does not exist, or has another model."""
         if not self.first < self.last:
             raise UserError(
                 f"probe.interpolation.first={self.first}, last={self.last}: accepted is a first below the last"
@@ -43,7 +43,7 @@ class Interpolation(SubsetProbe):
             self._other_state(context)
 
     def measure(self, context: ProbeContext) -> Measurement:
-        """The line now."""
+        """Measure the line."""
         measured = self.measured(context)
         if self.other is None:
             here = [parameter.detach() for parameter in measured.model.parameters()]
@@ -66,7 +66,7 @@ class Interpolation(SubsetProbe):
         return Measurement({"barrier": _barrier(arrays["positions"], arrays["train_loss"], *ends)}, arrays)
 
     def _other(self, context: ProbeContext) -> list[Tensor]:
-        """The parameters and the moving buffers of the other run's model, in the mode that is measured."""
+        """The parameters and the floating-point buffers of the other run's model, in the measured mode."""
         task = context.task
         model = MeasuredModel(task, self.examples, self.statistics, self.float64, self._other_state(context))
         return model_state(model.model)

@@ -41,7 +41,7 @@ class Landscape(SubsetProbe):
         self.points, self.reach, self.steps = points, reach, steps
 
     def measure(self, context: ProbeContext) -> Measurement:
-        """The lines or the plane now."""
+        """Measure the lines or the plane."""
         measured = self.measured(context)
         objective = measured.objective()
         values: dict[str, float] = {"loss": objective.evaluate(measured.spec)[0]}
@@ -77,7 +77,7 @@ class Landscape(SubsetProbe):
         values: dict[str, float],
         arrays: dict[str, np.ndarray],
     ) -> list[list[Tensor]]:
-        """One tensor for each parameter of the model in each direction; what is known of them goes to the results."""
+        """The directions, each with one tensor for each parameter; adds their facts to ``values`` and ``arrays``."""
         generator = context.generator("landscape")
         parameters: list[Tensor] = list(measured.model.parameters())
         if self.directions == "random":

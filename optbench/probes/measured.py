@@ -1,6 +1,6 @@
-"""What curvature is measured of: a copy of the model, and its mean loss over fixed examples.
+"""The object of curvature measurements: a copy of the model, and its mean loss over fixed examples.
 
-The copy has parameters, buffers and modes of its own, so that nothing that is done to it can reach the run.
+The copy has its own parameters, buffers and modes, so that changes to it cannot affect the run.
 """
 
 import copy
@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from optbench.data.spec import DataSpec
@@ -36,10 +35,10 @@ def copied(model: nn.Module) -> nn.Module:
 
 
 class SubsetObjective(Objective):
-    """The mean loss over fixed examples, of which every rank is given all and takes its share.
+    """The mean loss over fixed examples; every rank is given all of them and uses its share.
 
-    The shares are consecutive and need not be equal; fewer examples than ranks are measured by every rank by itself.
-    Products, `loss`, `gradient` and `evaluate` are there; it is not to be called as a closure.
+    The shares are consecutive and need not be equal; if there are fewer examples than ranks, every rank uses all of them.
+    It supports products, `loss`, `gradient` and `evaluate`, and must not be called as a closure.
     """
 
     def __init__(self, network: Network, loss: Loss, inputs: Tensor, targets: Tensor, execution: Execution) -> None:
@@ -50,14 +49,14 @@ class SubsetObjective(Objective):
         first, last = rank * count // ranks, (rank + 1) * count // ranks
         super().__init__(network, loss, inputs[first:last], targets[first:last], execution)
         self.targets, self.count = targets[first:last], count
-        # The mean over ranks weighs them equally, whatever they hold.
+        # Corrects the mean over ranks, which has equal weights even if the shares differ.
         factor = (last - first) * ranks / count
         self._parts[:] = [Part(part.inputs, part.targets, part.weight * factor, part.start) for part in self._parts]
         self._first = first
 
     @torch.no_grad()
     def evaluate(self, spec: DataSpec) -> tuple[float, float]:
-        """The mean loss and the accuracy, NaN where the targets have none, at the model's present parameters."""
+        """The mean loss and the accuracy (NaN if the targets define none) at the model's present parameters."""
         outputs = self.outputs()
         loss = self.loss_function
         assert isinstance(loss, Loss)
@@ -66,20 +65,18 @@ class SubsetObjective(Objective):
         sums[0] = loss.per_example(outputs, self.targets).double().sum()
         if correct is not None:
             sums[1] = correct.double().sum()
-        if self.execution.world_size > 1:
-            dist.all_reduce(sums)
-        total, right = sums.tolist()
+        total, right = self.execution.sum_over_ranks(sums).tolist()
         return total / self.count, right / self.count if correct is not None else math.nan
 
 
 class MeasuredModel:
-    """A copy of a task's model, to be measured at a fixed point; nothing of it is shared with the run.
+    """A copy of a task's model for measurements at a fixed point; it shares nothing with the run.
 
-    examples: the subset is the first so many examples of a split in the order of evaluations, None for all of them.
-    statistics: what batch norm normalizes with. "refreshed": running statistics that are the mean over the subset, in
-    groups of ``norm_batch`` examples, each normalized by its own; "running": those of the run; "batch": each group's own,
-    which couples the examples of a group. Dropout is off. float64: everything in double precision; else in the
-    parameters' own type, without autocast. state: a ``state_dict`` of the model to measure in place of the task's own.
+    examples: the number of examples in the subset, the first of a split in the order of evaluations; None for all.
+    statistics: those with which batch norm normalizes. "refreshed": running statistics computed as the mean over the subset,
+    in groups of ``norm_batch`` examples, each normalized by its own; "running": those of the run; "batch": each group's own,
+    which couples the examples of a group. Dropout is off. float64: compute in double precision, otherwise in the parameters'
+    own type, without autocast. state: a ``state_dict`` of the model to measure in place of the task's own.
     """
 
     def __init__(
@@ -108,7 +105,7 @@ class MeasuredModel:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """The trainable parameters of the copy, which products are taken with."""
+        """The trainable parameters of the copy, in which it is differentiated."""
         return self.network.parameters
 
     @property
@@ -117,7 +114,7 @@ class MeasuredModel:
         return sum(parameter.numel() for parameter in self.parameters)
 
     def for_all_parameters(self, vector: Sequence[Tensor]) -> list[Tensor]:
-        """``vector``, one tensor for each trainable parameter, as one for each parameter: zeros in the others."""
+        """Extend ``vector``, one tensor for each trainable parameter, by zeros to one for each parameter."""
         parts = iter(vector)
         return [
             next(parts) if parameter.requires_grad else torch.zeros_like(parameter)
@@ -125,7 +122,7 @@ class MeasuredModel:
         ]
 
     def count(self, split: str = "train") -> int:
-        """How many examples of ``split`` are measured."""
+        """The number of examples of ``split`` that are measured."""
         size = len(self.task.source.splits[split].inputs)
         return size if self._limit is None else min(self._limit, size)
 
@@ -157,19 +154,19 @@ class MeasuredModel:
 
     @property
     def _group(self) -> int:
-        """How many examples batch norm normalizes together."""
+        """The number of examples that batch norm normalizes together."""
         batch = self.task.recipe.horizon.plan.batch(self.task.step)
         return min(self.task.recipe.norm_batch or batch, batch)
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Take "refreshed" statistics for the weights that the copy has now; others stay as they are."""
+        """Compute "refreshed" statistics for the present weights of the copy; others do not change."""
         if not self.network.norms or self._statistics != "refreshed":
             return
         count = self.count()
         group = min(self._group, count)
-        # Whole groups only: what is left over may be a single example, which has no variance. Every rank passes all of
-        # them, so that the result is the same on any number of ranks.
+        # Only whole groups: the rest may be a single example, which has no variance. Every rank passes all groups, so that
+        # the result does not depend on the number of ranks.
         size = group * max(_EVALUATION_BATCH // group, 1)
 
         def passes() -> None:

@@ -1,4 +1,4 @@
-"""The gradient noise scale of McCandlish et al. 2018, from the micro-batches and ranks of the training steps themselves."""
+"""The gradient noise scale of McCandlish et al. 2018, from the micro-batches and ranks of the training steps."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from optbench.curvature.gradient_noise import NoiseScale
@@ -14,6 +13,7 @@ from optbench.errors import UserError
 from optbench.models import layers
 from optbench.objective import Objective, dropout_key
 from optbench.objective.execution import Network, _backward
+from optbench.objective.vectors import flatten
 from optbench.probes.base import Measurement, Probe, ProbeContext
 from optbench.probes.measured import copied
 from optbench.training.task import Task
@@ -21,7 +21,7 @@ from optbench.training.task import Task
 
 @dataclass(frozen=True)
 class _Norms:
-    """Of one gradient: the mean over this rank's parts of |G_b|^2, |G_B|^2, and the sizes b and B in examples."""
+    """For one gradient: the mean over this rank's parts of |G_b|^2, |G_B|^2, and the sizes b and B in examples."""
 
     small: Tensor
     big: Tensor
@@ -30,16 +30,16 @@ class _Norms:
 
 
 class NoiseScaleProbe(Probe):
-    """tr Σ / |G|² in examples: the batch above which more examples a step pay off little.
+    """tr Σ / |G|² in examples: the batch size above which more examples for each step have little benefit.
 
-    During the ``window`` steps up to a measurement it notes the norm of every micro-batch's gradient as it is made, on
-    every rank, and that of the whole batch's: that costs a reading of each gradient. Where a step has one micro-batch on
-    one rank, and at the start, it evaluates instead the two halves of each of the next ``batches`` batches itself, on a
-    copy of the model in train mode; "watched" is then 0, not 1. With batch norm the gradients are those of groups no
-    larger than a half. The finite training set is taken into account, as by `optbench.curvature.gradient_noise.NoiseScale`.
+    During the ``window`` steps before a measurement it records the norm of every micro-batch's gradient, on every rank, and
+    that of the whole batch's, at the cost of reading each gradient once. If a step has one micro-batch on one rank, and at
+    the start, it instead evaluates the two halves of each of the next ``batches`` batches, on a copy of the model in train
+    mode; "watched" is then 0, not 1. With batch norm these gradients are those of groups no larger than a half. The finite
+    training set is taken into account, as in `optbench.curvature.gradient_noise.NoiseScale`.
 
-    decay: how much of the estimates of |G|² and of tr Σ is kept from one gradient to the next, between and within
-    measurements, before one is divided by the other; null: all gradients so far count alike. Values: simple, NaN where the
+    decay: the factor by which the estimates of |G|² and of tr Σ are kept from one gradient to the next, between and within
+    measurements, before their quotient is taken; null: all gradients so far have equal weight. Values: simple, NaN if the
     estimate of |G|² is not positive; gradient_norm_squared; trace; watched.
     """
 
@@ -58,7 +58,7 @@ class NoiseScaleProbe(Probe):
 
     @contextlib.contextmanager
     def watch(self, objective: Objective, task: Task) -> Iterator[None]:
-        """Note the norms of the first gradient that the optimizer asks for."""
+        """Record the norms of the first gradient that the optimizer evaluates."""
         execution = task.execution
         batch = task.recipe.horizon.plan.batch(task.step)
         share = batch // execution.world_size
@@ -66,6 +66,8 @@ class NoiseScaleProbe(Probe):
         if size == batch:
             yield
             return
+        # The norms of a part that is computed again would count twice.
+        objective.may_halve = False
         notes = _Notes(objective.network, share, size)
         inner = execution.backward
 
@@ -85,15 +87,13 @@ class NoiseScaleProbe(Probe):
             self._watched.append(_Norms(*notes.found, size, batch))
 
     def measure(self, context: ProbeContext) -> Measurement:
-        """The noise scale now; see the class for what it stands on."""
+        """Measure the noise scale; see the class for the gradients used."""
         task = context.task
         watched = bool(self._watched)
         norms = self._watched or self._halves(task)
         self._watched = []
         small = torch.stack([each.small for each in norms]).double().to(task.device)
-        if task.execution.world_size > 1:
-            dist.all_reduce(small)
-            small /= task.execution.world_size
+        task.execution.mean_over_ranks(small)
         self._scale.examples = task.recipe.horizon.examples
         for each, mean in zip(norms, small.tolist(), strict=True):
             self._scale.update(mean, float(each.big), each.part, each.batch)
@@ -106,7 +106,7 @@ class NoiseScaleProbe(Probe):
         return Measurement(values)
 
     def _halves(self, task: Task) -> list[_Norms]:
-        """The norms for the batches to come, of which every rank evaluates two halves of its share."""
+        """The norms for the next batches; every rank evaluates two halves of its share."""
         network = Network(copied(task.model).train(), task.device)
         return [self._halves_of(task, network, task.step + ahead) for ahead in range(self.batches)]
 
@@ -114,12 +114,12 @@ class NoiseScaleProbe(Probe):
         plan, execution, recipe = task.recipe.horizon.plan, task.execution, task.recipe
         batch, ranks = plan.batch(step), execution.world_size
         inputs, targets = task.source.batch(step, plan.first_sample(step), batch, execution.rank, ranks)
-        parts = 2 if len(inputs) > 1 else 1  # a share of one example is a part by itself, of several ranks
+        parts = 2 if len(inputs) > 1 else 1  # a share of one example, on several ranks, is one part
         size = len(inputs) // parts
         layers.set_norm_batch(network.model, min(recipe.norm_batch or size, size))
         gradients = []
         for part in range(parts):
-            # Its rank says where in the global batch a part begins, which is what names its dropout masks.
+            # The rank gives the position of a part in the global batch, which determines its dropout masks.
             alone = replace(
                 execution,
                 world_size=1,
@@ -133,16 +133,13 @@ class NoiseScaleProbe(Probe):
             chosen = slice(part * size, (part + 1) * size)
             key = dropout_key(recipe.seed, step) if network.draw is not None else 0
             objective = Objective(network, recipe.loss, inputs[chosen], targets[chosen], alone, key)
-            gradients.append(torch.cat([tensor.reshape(-1) for tensor in objective.gradient()]).double())
-        mean = torch.stack(gradients).mean(0)
-        if ranks > 1:
-            dist.all_reduce(mean)
-            mean /= ranks
+            gradients.append(flatten(objective.gradient()).double())
+        mean = execution.mean_over_ranks(torch.stack(gradients).mean(0))
         small = torch.stack([gradient.square().sum() for gradient in gradients]).mean()
         return _Norms(small, mean.square().sum(), size, size * parts * ranks)
 
     def state_dict(self) -> dict[str, Any]:
-        """The estimates so far, and what was watched for the next measurement."""
+        """The estimates so far, and the norms recorded for the next measurement."""
         watched = [(each.small.cpu(), each.big.cpu(), each.part, each.batch) for each in self._watched]
         return {"scale": self._scale.state_dict(), "watched": watched}
 
@@ -153,20 +150,20 @@ class NoiseScaleProbe(Probe):
 
 
 class _Notes:
-    """Squared norms of the gradients of one evaluation's micro-batches, read as autograd hands them to the parameters.
+    """Squared norms of the gradients of one evaluation's micro-batches, read by hooks on the parameters.
 
-    A hook on a parameter sees the gradient of one backward pass before it is added to ``parameter.grad``, and before
-    DistributedDataParallel averages it over ranks. found: the mean over the parts of full size, and that of the whole.
+    A hook gets the gradient of one backward pass before it is added to ``parameter.grad``, and before DistributedDataParallel
+    averages it over ranks. found: the mean over the parts of full size, and the norm of the whole gradient.
     """
 
     def __init__(self, network: Network, share: int, size: int) -> None:
         self._parameters, self._weight = network.parameters, size / share
-        self._full_parts = share // size  # after them the last micro-batch may be a smaller one
+        self._full_parts = share // size  # the last micro-batch after them may be smaller
         self._gradients: list[Tensor] = []
-        self._norms: list[Tensor] = []  # of every parameter's gradient in every part
+        self._norms: list[Tensor] = []  # the norms of every parameter's gradient in every part
         self._part = 0
         self.found: tuple[Tensor, Tensor] | None = None
-        # They cost next to nothing by themselves: the norms of all parameters are taken at once after the pass.
+        # The hooks cost almost nothing: the norms of all parameters are computed together after the pass.
         self._handles = [parameter.register_hook(self._gradients.append) for parameter in network.parameters]
 
     def begin(self) -> None:
@@ -175,7 +172,7 @@ class _Notes:
 
     @torch.no_grad()
     def end(self, scale: float, last: bool) -> None:
-        """Called after it; the loss was multiplied by ``scale`` and by the micro-batch's share of the examples."""
+        """Called after the pass; the loss was multiplied by ``scale`` and by the micro-batch's share of the examples."""
         if self.found is None and self._part < self._full_parts:
             self._norms += torch._foreach_norm(self._gradients)
         self._gradients.clear()
@@ -187,12 +184,12 @@ class _Notes:
             squares = torch.stack([*self._norms, *whole]).square_()
             small = squares[: len(self._norms)].sum() / (self._full_parts * (self._weight * scale) ** 2)
             big = squares[len(self._norms) :].sum() / scale**2
-            # Where fp16 overflowed, the objective evaluates the same batch again with a smaller scale.
+            # If fp16 overflowed, the objective evaluates the same batch again with a smaller scale.
             if scale == 1.0 or bool(torch.isfinite(big)):
                 self.found = small, big
         self._norms, self._part = [], 0
 
     def remove(self) -> None:
-        """Take the hooks away."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()

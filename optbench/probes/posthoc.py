@@ -1,4 +1,4 @@
-"""Measuring a run that has ended or was stopped, from a checkpoint, by the probes that live runs have."""
+"""Measure a run that has ended or was stopped from a checkpoint, with the probes of live runs."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from optbench.training.task import Task
 
 @dataclass(frozen=True)
 class Revived:
-    """A run as its checkpoint left it, with the probes that are to measure it."""
+    """A run restored from a checkpoint, with the probes that will measure it."""
 
     run: RunDirectory
     task: Task
@@ -29,8 +29,8 @@ class Revived:
     def measure(self) -> Iterator[dict[str, Any]]:
         """Take every measurement once, write it beside those of the run, and draw it; yields a row for each.
 
-        Nothing else of the run changes: not its status, history, summary or checkpoint. A measurement that the same probe
-        has taken at the same step is replaced. Raises RunLocked where a process is training the run.
+        Status, history, summary and checkpoint of the run do not change. A measurement of the same probe at the same step is
+        replaced. Raises RunLocked if a process is training the run.
         """
         with RunLock(self.run.lock):
             self.run.remove_leftovers()
@@ -47,10 +47,10 @@ def measure(run: RunDirectory, *words: str) -> list[dict[str, Any]]:
 
 
 def revive(run: RunDirectory, resolved: Config, checkpoint: Path) -> Revived:
-    """Build the task that ``resolved``, the frozen one of ``run``, describes, in the state of ``checkpoint``, on one device.
+    """Build the task of ``resolved``, the frozen configuration of ``run``, in the state of ``checkpoint``, on one device.
 
-    Raises UserError where the data are not there, or a probe cannot work, and StoreError for a checkpoint that is damaged
-    or of another run.
+    Raises UserError if the data are missing or a probe cannot work, and StoreError for a checkpoint that is damaged or of
+    another run.
     """
     config = RunConfig.of(resolved)
     set_precision(config.precision, config.trainer.deterministic)

@@ -1,4 +1,4 @@
-"""The probes of a run: when each is due, what a measurement costs, and what happens when it fails."""
+"""Run the probes of a run: their schedules, the time of measurements, and the handling of failures."""
 
 import contextlib
 import random
@@ -25,7 +25,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class ScheduledProbe:
-    """A probe under its name, with its schedule and all of its options as the configuration gives them."""
+    """A probe with its name, its schedule and all of its options from the configuration."""
 
     name: str
     probe: Probe
@@ -36,11 +36,11 @@ class ScheduledProbe:
 class Probes:
     """The probes of one run.
 
-    directory: where rank 0 writes the measurements, if anywhere. initial: computes the parameters before the first step.
+    directory: the place where rank 0 writes the measurements, or None. initial: computes the parameters before the first step.
 
-    On several ranks all agree after a measurement whether it has succeeded on each: an error that every rank meets at the
-    same place is reported, and the run goes on. What they cannot agree on is an error in the middle of a measurement
-    that only one rank meets, while the others wait for its part of a sum: the run then ends as for any lost rank.
+    After a measurement several ranks exchange whether it succeeded: an error that every rank meets at the same place is
+    reported, and the run continues. If only one rank meets an error in the middle of a measurement, the others wait for its
+    part of a sum, and the run ends as for any lost rank.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Probes:
         return min((later for later in found if later is not None), default=None)
 
     def due(self, step: int, ending: bool = False, diverged: bool = False) -> list[ScheduledProbe]:
-        """The probes that are to measure at ``step`` and have not yet."""
+        """The probes that are due at ``step`` and have not measured yet."""
         return [
             entry
             for entry in self.scheduled
@@ -76,7 +76,7 @@ class Probes:
         ]
 
     def watch(self, objective: Objective, task: Task) -> contextlib.AbstractContextManager[Any]:
-        """The context of the step that ``task`` is about to take."""
+        """The context of the next step of ``task``."""
         watching = [
             entry.probe
             for entry in self.scheduled
@@ -93,10 +93,10 @@ class Probes:
     # ---- measuring --------------------------------------------------------------------------------------------------------
 
     def measure(self, task: Task, due: Sequence[ScheduledProbe], writes: bool = True) -> Iterator[Row]:
-        """Take the measurements that are due, and yield what the history says of each.
+        """Take the measurements that are due, and yield a row for the history for each.
 
         A row holds the probe's name under "probe", its values under names that begin with it, "probe_seconds", and
-        "probe_file" where there are arrays; or a "problem", which is not repeated as long as it stays the same.
+        "probe_file" if there are arrays; or a "problem", which is not repeated while it stays the same.
         """
         for entry in due:
             began = time.perf_counter()
@@ -152,14 +152,14 @@ class Probes:
         with reporting("write", self.directory.log), self.directory.log.open("a", encoding="utf-8") as log:
             log.write(f"{problem}\n{''.join(traceback.format_exception(error))}")
 
-    # ---- what is remembered -----------------------------------------------------------------------------------------------
+    # ---- state ------------------------------------------------------------------------------------------------------------
 
     def summary(self) -> Row:
-        """The last value of everything that was measured, and the seconds of all measurements; nothing without probes."""
+        """The last values of all measurements, and their total seconds; empty without probes."""
         return {**self._values, "probe_seconds": self._seconds} if self.scheduled else {}
 
     def state(self) -> Row:
-        """What measurements to come depend on."""
+        """The state on which later measurements depend."""
         return {
             "measured": dict(self._measured),
             "values": dict(self._values),
@@ -168,7 +168,7 @@ class Probes:
         }
 
     def load_state(self, state: Row) -> None:
-        """Continue from ``state``; a probe that was not among those of the state begins anew."""
+        """Continue from ``state``; a probe that is not in it starts anew."""
         self._measured, self._values = dict(state["measured"]), dict(state["values"])
         self._seconds = state["seconds"]
         for entry in self.scheduled:
@@ -185,7 +185,7 @@ def _reason(error: BaseException | None) -> str:
 
 @contextlib.contextmanager
 def _generators_kept(device: torch.device) -> Iterator[None]:
-    """Leave the generators of torch, NumPy and Python as they were, for an optimizer that draws from them."""
+    """Restore the generators of torch, NumPy and Python afterwards, for an optimizer that draws from them."""
     kept_numpy, kept_python = np.random.get_state(), random.getstate()
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):

@@ -1,4 +1,4 @@
-"""When a probe measures: a function of the step alone, so that a resumed run measures at the same steps."""
+"""The schedule of a probe: a function of the step alone, so that a resumed run measures at the same steps."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ SCHEDULE_OPTIONS = {
 
 @dataclass(frozen=True)
 class ProbeSchedule:
-    """The steps of a run of ``steps`` steps at which a probe measures; a step is named by the updates made before it.
+    """The steps of a run of ``steps`` steps at which a probe measures; a step is the number of updates before it.
 
-    every: a period in steps. at: single steps. log_spaced: 1 and so many steps in every factor of 10, rounded.
-    start, end: before the first step, and where the run ends (early too). on_divergence: where the run has diverged.
+    every: a period in steps. at: single steps. log_spaced: step 1, and this many steps in every factor of 10, rounded.
+    start, end: before the first step, and at the end of the run (also an early one). on_divergence: when the run has diverged.
     """
 
     steps: int
@@ -34,7 +34,7 @@ class ProbeSchedule:
 
     @classmethod
     def of(cls, options: Mapping[str, Any], steps: int) -> "ProbeSchedule":
-        """The schedule among a probe's options, with every duration in steps already."""
+        """Read the schedule from a probe's options, in which every duration is in steps."""
         given = {name: options[name] for name in SCHEDULE_OPTIONS}
         every = given["every"]
         return cls(steps, **{**given, "every": None if every is None else max(every, 1), "at": tuple(given["at"])})
@@ -56,11 +56,11 @@ class ProbeSchedule:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is ever due."""
+        """True if no measurement is ever due."""
         return not (self._single or self.on_divergence or (self.every is not None and self.every <= self.steps))
 
     def due(self, step: int, ending: bool = False, diverged: bool = False) -> bool:
-        """Whether to measure at ``step``, where the run is ``ending`` or has ``diverged``."""
+        """True if a measurement is due at ``step``; ``ending``, ``diverged``: the run ends there, or has diverged."""
         if diverged:
             return self.on_divergence
         periodic = self.every is not None and step > 0 and step % self.every == 0

@@ -1,4 +1,4 @@
-"""How much higher the loss is near by: SAM's ball, ASAM's ball with the scale of the weights, and Keskar's box."""
+"""The increase of the loss nearby: in SAM's ball, in ASAM's ball with the scale of the weights, and in Keskar's box."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from optbench.probes.base import Measurement, ProbeContext, SubsetProbe
 class SharpnessProbe(SubsetProbe):
     """The measures of `optbench.curvature.sharpness` over the subset; only ``adaptive`` is invariant under rescaling.
 
-    loss: where the weights are. sam: the increase in the ball of ``radius``; adaptive: that in the ball of
+    loss: at the weights. sam: the increase in the ball of ``radius``; adaptive: that in the ball of
     ``adaptive_radius`` whose axes are the |weights|; both by ``steps`` steps of projected ascent. keskar: the percentage
     in the box of ``epsilon``, by ``iterations`` of L-BFGS-B in all coordinates, or in ``box_dimensions`` random ones.
     """
@@ -31,7 +31,7 @@ class SharpnessProbe(SubsetProbe):
         self.epsilon, self.iterations, self.box_dimensions = epsilon, iterations, box_dimensions
 
     def measure(self, context: ProbeContext) -> Measurement:
-        """The three increases now."""
+        """Measure the three increases."""
         measured = self.measured(context)
         parameters: list[torch.Tensor] = list(measured.parameters)
         evaluate = loss_and_gradient(measured.objective())

@@ -10,7 +10,7 @@ from optbench.probes.base import MATRIX_NAMES, Measurement, ProbeContext, Subset
 
 
 class Spectrum(SubsetProbe):
-    """Ritz values and weights of ``probes`` random vectors with ``steps`` Lanczos steps each, and the density they give.
+    """Ritz values and weights of ``probes`` random vectors with ``steps`` Lanczos steps each, and the resulting density.
 
     matrix: hessian, gauss_newton, fisher or empirical_fisher. points, kernel_factor: grid and kernel of the density, see
     `optbench.curvature.density`. Values: top and bottom, the outermost Ritz values; mean, tr A / P, and deviation, the
@@ -32,7 +32,7 @@ class Spectrum(SubsetProbe):
         self.points, self.kernel_factor = points, kernel_factor
 
     def measure(self, context: ProbeContext) -> Measurement:
-        """The density now."""
+        """Measure the density."""
         matrix = operator(self.measured(context).objective(), self.matrix)
         found = lanczos_quadrature(matrix, context.generator("spectrum"), self.probes, self.steps)
         density = found.density(self.points, self.kernel_factor)

@@ -1,6 +1,6 @@
-"""The top eigenvalue of the Hessian against the largest one at which the optimizer is stable on a quadratic.
+"""The top eigenvalue of the Hessian, compared with the largest one at which the optimizer is stable on a quadratic.
 
-For a quadratic with curvature λ, learning rate η and momentum β, the step does not grow as long as
+For a quadratic with curvature λ, learning rate η and momentum β, the iteration is stable if
 
     gradient descent              λ < 2 / η
     heavy ball, v <- β v + g      λ < 2 (1 + β) / η;  with dampening τ, v <- β v + (1 - τ) g: divided by 1 - τ
@@ -8,10 +8,10 @@ For a quadratic with curvature λ, learning rate η and momentum β, the step do
     Adam, D = (1 - β₁ᵗ)(√v̂ + ε)   λ(D^-1/2 H D^-1/2) < 2 (1 + β₁) / (η (1 - β₁)), which is 38 / η at β₁ = 0.9
     RMSprop, Adagrad              λ(D^-1/2 H D^-1/2) < 2 (1 + β) / η with the heavy ball's β, 0 for Adagrad
 
-(Cohen et al. 2021, arXiv 2103.00065, appendix B; 2022, arXiv 2207.14484, for the preconditioned ones, where D stands
-still). Adam's step is -η m̂ / (√v̂ + ε) with m̂ = m / (1 - β₁ᵗ), so that of its heavy ball is -η m / D: in its first steps, where
-1 - β₁ᵗ is well below 1, it is as if the rate were larger by so much. Full-batch training tends to hover just above these
-values: the edge of stability.
+(Cohen et al. 2021, arXiv 2103.00065, appendix B; 2022, arXiv 2207.14484, for the preconditioned methods with a constant D).
+Adam's step is -η m̂ / (√v̂ + ε) with m̂ = m / (1 - β₁ᵗ), so that the step of its heavy ball is -η m / D: in the first steps, when
+1 - β₁ᵗ is well below 1, the effective rate is larger by the factor 1 / (1 - β₁ᵗ). Full-batch training tends to stay just above
+these values: the edge of stability.
 """
 
 import math
@@ -22,14 +22,14 @@ import torch
 from torch import Tensor
 
 from optbench.curvature.extremes import extreme_eigenpairs
-from optbench.curvature.lanczos import flatten
 from optbench.curvature.operators import Operator, operator
+from optbench.objective.vectors import flatten
 from optbench.probes.base import Measurement, ProbeContext, SubsetProbe
 
 
 @dataclass(frozen=True)
 class Limit:
-    """threshold: the largest stable eigenvalue. preconditioner: D, one tensor a parameter, whose inverse scales steps."""
+    """threshold: the largest stable eigenvalue. preconditioner: D, a tensor for each parameter, whose inverse scales steps."""
 
     threshold: float
     preconditioner: list[Tensor] | None = None
@@ -39,9 +39,9 @@ class Stability(SubsetProbe):
     """Top eigenvalues by at most ``steps`` Lanczos products each, to a relative residual of ``tolerance``.
 
     top: of the Hessian over the subset, plus the weight decay that the optimizer adds to the gradient.
-    gradient_descent_threshold: 2/η. threshold: that of the optimizer at hand. preconditioned_top: of D^-1/2 H D^-1/2, for
-    Adam, AdamW, AMSGrad, RMSprop and Adagrad after their first step. ratio: what the threshold is about, divided by it.
-    For other optimizers the last three are left out.
+    gradient_descent_threshold: 2/η. threshold: that of the run's optimizer. preconditioned_top: of D^-1/2 H D^-1/2, for Adam,
+    AdamW, AMSGrad, RMSprop and Adagrad after their first step. ratio: the eigenvalue to which the threshold applies, divided by
+    it. For other optimizers the last three are left out.
     """
 
     def __init__(self, steps: int = 60, tolerance: float = 1e-3, **subset: Any) -> None:
@@ -49,7 +49,7 @@ class Stability(SubsetProbe):
         self.steps, self.tolerance = steps, tolerance
 
     def measure(self, context: ProbeContext) -> Measurement:
-        """The top eigenvalues and their limits now."""
+        """Measure the top eigenvalues and their limits."""
         task = context.task
         trained = task.network.parameters
         matrix = operator(self.measured(context).objective())
@@ -75,7 +75,7 @@ class Stability(SubsetProbe):
 
 
 def stability_limit(optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter]) -> Limit | None:
-    """The limit of ``optimizer`` as it is now; None where it is not known, or its preconditioner is not there yet."""
+    """The present limit of ``optimizer``; None if it is not known, or if there is no preconditioner yet."""
     group = optimizer.param_groups[0]
     rate = float(group["lr"])
     if rate == 0:
@@ -108,14 +108,14 @@ def stability_limit(optimizer: torch.optim.Optimizer, parameters: list[torch.nn.
         return Limit(2 * (1 + group["momentum"]) / rate, [square.sqrt() + group["eps"] for square in squares])
     if isinstance(optimizer, torch.optim.Adagrad):
         slowed = rate / (1 + (float(states[0]["step"]) - 1) * group["lr_decay"])
-        if float(states[0]["step"]) == 0:  # it has a state from the beginning
+        if float(states[0]["step"]) == 0:  # the state exists before the first step
             return None
         return Limit(2 / slowed, [state["sum"].sqrt() + group["eps"] for state in states])
     return None
 
 
 def coupled_decay(optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter]) -> list[float]:
-    """λ of each parameter where the optimizer adds λ θ to the gradient, else 0 (decoupled decay, other optimizers)."""
+    """λ of each parameter if the optimizer adds λ θ to the gradient, else 0 (decoupled decay, other optimizers)."""
     found: dict[int, float] = {}
     kinds = torch.optim.SGD | torch.optim.Adam | torch.optim.RMSprop | torch.optim.Adagrad
     for group in optimizer.param_groups if isinstance(optimizer, kinds) else ():

@@ -17,11 +17,11 @@ from optbench.probes.base import Measurement, ProbeContext, SubsetProbe
 class Trace(SubsetProbe):
     """tr A with its standard error, by one of three estimators of `optbench.curvature.traces`.
 
-    method: "hutchinson", which gives the Frobenius norm too; "hutch++", with a sketch of ``sketch`` columns;
-    "projections", from values of the loss alone, for the Hessian only and in float64 always. matrix: hessian,
-    gauss_newton, fisher or empirical_fisher. Sampling stops where the standard error is at most ``tolerance`` times
-    |tr A|, and after ``most`` samples. Values: value, standard_error, mean_curvature (tr A / P), evaluations, and with
-    "hutchinson" frobenius and frobenius_error.
+    method: "hutchinson", which also gives the Frobenius norm; "hutch++", with a sketch of ``sketch`` columns; "projections",
+    only from values of the loss, for the Hessian and always in float64. matrix: hessian, gauss_newton, fisher or
+    empirical_fisher. Sampling stops when the standard error is at most ``tolerance`` times |tr A|, and after ``most`` samples.
+    Values: value, standard_error, mean_curvature (tr A / P), evaluations, and with "hutchinson" frobenius and
+    frobenius_error.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Trace(SubsetProbe):
         self.rule = StoppingRule(relative=tolerance, least=min(10, most), most=most)
 
     def measure(self, context: ProbeContext) -> Measurement:
-        """The trace now."""
+        """Measure the trace."""
         measured = self.measured(context)
         objective, generator = measured.objective(), context.generator("trace")
         more: dict[str, float] = {}

@@ -1,12 +1,12 @@
-"""Provenance: which code has computed a run, whether it is the code that is there now, and which codes compute the same.
+"""Provenance: the code that has computed a run, compared with the current code.
 
-    sources       a file without what cannot change a number
-    fingerprints  the modules that compute a configuration, found without importing one, and one hash of all
-    records       what a run's directory says of the code that computed it
-    vintages      which finished runs are of other code; which codes `verify` found to be equal
-    checkout      what a whole sweep was started from: commit, changes, a copy to run from
+    sources       a Python file reduced to the parts that can change a number
+    fingerprints  the modules that compute a configuration, found without importing them, and one hash of all
+    records       the code of a run, as recorded in its directory
+    vintages      the finished runs of other code; the codes that `verify` found to be equal
+    checkout      the code of a whole sweep: commit, changes, and a copy to run
 
-Nothing here imports torch, or the code that it looks at.
+Nothing here imports torch, or the code that it examines.
 """
 
 from optbench.provenance.fingerprints import Code, Sources, fingerprint

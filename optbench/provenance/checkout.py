@@ -1,4 +1,4 @@
-"""Which code a sweep's jobs run: its fingerprint, the commit and the changes since, and a copy of it to run from."""
+"""The code that a sweep's jobs run: its fingerprint, the commit and the changes since, and a copy to run."""
 
 import hashlib
 import os
@@ -19,7 +19,7 @@ _GIT_SECONDS = 20
 
 
 def fingerprint() -> str:
-    """A hash of the package's Python files and of all choices, with their names; their place does not enter."""
+    """A hash of the names and contents of the package's Python files and of all choices, independent of their place."""
     return _fingerprint(PACKAGE, configuration.conf_dir(), _own_choices())
 
 
@@ -39,7 +39,7 @@ def _files(package: Path, conf: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _own_choices() -> dict[str, Path]:
-    """The files of the user's own choices, by names such as own/0/optimizer/mine.yaml; 0 is the first place of them."""
+    """The files of the user's own choices, by names such as own/0/optimizer/mine.yaml; 0 is the first of their places."""
     groups = (*configuration.GROUPS, *configuration.LIST_GROUPS, "experiment")
     return {
         f"own/{number}/{group}/{path.name}": path
@@ -50,26 +50,26 @@ def _own_choices() -> dict[str, Path]:
 
 
 def _copied() -> dict[str, Path]:
-    """Those of `_own_choices` that a snapshot holds: all but those of installed packages, which come after them."""
+    """The files of `_own_choices` that a snapshot copies: all but those of installed packages, which come last."""
     places = range(len(search_path.folders_to_hand_on()))
     return {name: path for name, path in _own_choices().items() if int(name.split("/")[1]) in places}
 
 
 def copied_choices(copy: Path) -> dict[str, str]:
-    """The variable that leads to the user's own choices in the ``copy`` that `snapshot` made; nothing where it has none."""
+    """The environment variable with the user's own choices in the ``copy`` made by `snapshot`; empty if there are none."""
     folders = [copy / "own" / str(number) for number in range(len(search_path.folders_to_hand_on()))]
     there = [str(folder) for folder in folders if folder.is_dir()]
     return {search_path.VARIABLE: os.pathsep.join(there)} if folders else {}
 
 
 def record(plan_folder: str | Path) -> dict[str, Any]:
-    """What sweep.json says about the code; in a git work tree also writes code.diff, what differs from the commit.
+    """The entry of sweep.json about the code; in a git work tree also writes code.diff, the difference to the commit.
 
-    fingerprint: what `fingerprint` returns.
-    commit, changed: the commit of the work tree, and whether tracked files differ from it; None outside of one.
-    package: the folder that the package is in.
+    fingerprint: the result of `fingerprint`.
+    commit, changed: the commit of the work tree, and True if tracked files differ from it; None outside of a work tree.
+    package: the folder of the package.
     code.diff names Python and YAML files that git does not track, without their content, and holds at most 10 MB.
-    Raises StoreError when it cannot be written.
+    Raises StoreError if it cannot be written.
     """
     git = git_commit() or {"commit": None, "changed": None}
     path = Path(plan_folder) / "code.diff"
@@ -93,13 +93,13 @@ def _difference() -> bytes:
 
 
 def _git(*words: str) -> bytes:
-    """What git says about the work tree of the package, a little more than the limit of it; empty when it fails."""
+    """The output of git in the work tree of the package, at most `_DIFF_LIMIT` + 1 bytes; empty if git fails."""
     command = ["git", "-C", str(PACKAGE.parent), *words]
     try:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
             assert process.stdout is not None
             content = process.stdout.read(_DIFF_LIMIT + 1)
-            process.stdout.close()  # git ends by itself when nobody reads on
+            process.stdout.close()  # git ends by itself once its output is closed
             process.wait(timeout=_GIT_SECONDS)
             return content
     except (OSError, subprocess.SubprocessError):
@@ -107,7 +107,7 @@ def _git(*words: str) -> bytes:
 
 
 def changed_since(information: Mapping[str, Any]) -> str | None:
-    """A warning in a sentence, when this process runs other code than sweep.json recorded at submission; or None."""
+    """A warning if this process runs other code than sweep.json recorded at submission; otherwise None."""
     recorded = information.get("code")
     recorded = recorded.get("fingerprint") if isinstance(recorded, Mapping) else None
     if recorded is None:
@@ -122,10 +122,10 @@ def changed_since(information: Mapping[str, Any]) -> str | None:
 
 
 def snapshot(plan_folder: str | Path) -> Path:
-    """Copy the package, its sweeper plug-in and all choices to PLAN_FOLDER/code/FINGERPRINT, unless they are there already.
+    """Copy the package, its sweeper plug-in and all choices to PLAN_FOLDER/code/FINGERPRINT, unless that exists.
 
-    Returns that folder: to run from it, it goes first on PYTHONPATH, and `copied_choices` into the environment. Installed
-    packages and the user's own code are not copied. Raises StoreError when it cannot be written.
+    Returns that folder. To run the copy, put the folder first on PYTHONPATH, and `copied_choices` into the environment.
+    Installed packages and the user's own code are not copied. Raises StoreError if it cannot be written.
     """
     folder = Path(plan_folder).absolute() / "code"
     target = folder / fingerprint()
@@ -139,7 +139,7 @@ def snapshot(plan_folder: str | Path) -> Path:
     with reporting("write", target):
         try:
             shutil.copytree(PACKAGE, temporary / "optbench", ignore=no_caches)
-            # A wheel carries conf inside the package; here it has one place.
+            # A wheel has conf inside the package; the copy has it in one place.
             shutil.rmtree(temporary / "optbench" / "conf", ignore_errors=True)
             shutil.copytree(conf, temporary / "conf")
             if plugin.is_dir():
@@ -149,12 +149,12 @@ def snapshot(plan_folder: str | Path) -> Path:
                 own[name] = temporary / name
                 own[name].parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, own[name])
-            # Named for what was copied: the files may have been edited meanwhile.
+            # The name is the fingerprint of the copy, because the files may have been edited meanwhile.
             target = folder / _fingerprint(temporary / "optbench", temporary / "conf", own)
             try:
                 temporary.rename(target)
             except OSError:
-                if not target.is_dir():  # or else somebody else was faster
+                if not target.is_dir():  # otherwise another process was faster
                     raise
                 _check_copy(target)
         finally:
@@ -163,10 +163,10 @@ def snapshot(plan_folder: str | Path) -> Path:
 
 
 def _check_copy(copy: Path) -> None:
-    """Raise StoreError unless ``copy`` holds exactly what `snapshot` would copy: jobs are going to run it.
+    """Raise StoreError unless ``copy`` holds exactly what `snapshot` would copy, because jobs will run it.
 
     It lies in a results folder, which may come from somebody else. Compiled files are removed: Python may run them without
-    a look at their sources.
+    checking their sources.
     """
     plugin = PACKAGE.parent / "hydra_plugins" / "optbench_sweeper"
     sources = {"optbench": PACKAGE, "conf": configuration.conf_dir(), f"hydra_plugins/{plugin.name}": plugin}

@@ -1,4 +1,4 @@
-"""What a run ran on: versions, commit and hardware. No environment variables: they may hold secrets."""
+"""The environment of a run: versions, commit and hardware. No environment variables, because they may hold secrets."""
 
 import os
 import platform
@@ -22,28 +22,28 @@ _PACKAGES = (
     "pandas",
     "wandb",
     "submitit",
-    # Whatever `optimizer=zoo` takes is of this one.
+    # Holds the optimizers of `optimizer=zoo`.
     "pytorch-optimizer",
 )
 
 
-@cache  # of this process: a worker describes its environment once a run
+@cache  # a worker describes its environment once for each run
 def versions() -> dict[str, str | None]:
-    """The versions of Python and of the packages that a result may depend on; None where one is not installed."""
+    """The versions of Python and of the packages on which a result may depend; None if one is not installed."""
     found: dict[str, str | None] = {"python": platform.python_version()}
     for package in (*_PACKAGES, *(plugin.distribution for plugin in plugins())):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             found[package] = None
-    # Of a checkout that is not installed, or beside an installed wheel.
+    # Also right for a checkout that is not installed, or used beside an installed wheel.
     found["optbench"] = optbench.__version__
     return found
 
 
 @cache
 def git_commit() -> dict[str, Any] | None:
-    """The commit of the checkout that the package runs from, and whether it was changed; None outside of one."""
+    """The commit of the checkout from which the package runs, and True if it was changed; None outside of a checkout."""
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return None
@@ -70,7 +70,7 @@ def processor() -> str:
 
 
 def describe(device_names: list[str], world_size: int) -> dict[str, Any]:
-    """The content of environment.json; ``device_names``: the devices that the ranks of this host train on."""
+    """The content of environment.json; ``device_names``: the devices on which the ranks of this host train."""
     return {
         "versions": versions(),
         "git": git_commit(),

@@ -1,18 +1,18 @@
-"""The code that computes a run: which modules they are, found without importing one, and one hash of all.
+"""The code that computes a run: its modules, found without importing them, and one hash of all.
 
-    optbench.training.run and every _target_ of the configuration, and from there on whatever they import
+    optbench.training.run and every _target_ of the configuration, and all modules that they import, directly or indirectly
 
 An import is followed by name: `from optbench.optimizers import KFAC` leads to optbench/optimizers/kfac.py, and not to the other
-optimizers that optbench/optimizers/__init__.py hands on; `optimizers.build` leads to what that file itself uses. So a change in
-kfac.py concerns the runs of K-FAC, and those of what imports it.
+optimizers that optbench/optimizers/__init__.py re-exports; `optimizers.build` leads to the modules that this file itself uses. So
+a change in kfac.py affects the runs of K-FAC, and those of code that imports it.
 
-Followed are this package and code of the user's own: whatever is importable here and is neither part of Python nor installed
+This package and the user's own code are followed: all modules that are importable here and neither part of Python nor installed
 (below a folder site-packages or dist-packages). Installed libraries are not hashed; their versions are in environment.json.
-Not followed are modules that only check, keep, show, draw or mirror (`ASIDE`), and names that are put together at run time, but
-for a `_target_`. Probes count only for a run that has some, since they change nothing in a run.
+Modules that only check, store, show, draw or mirror (`ASIDE`) are not followed, and neither are names that are made at run time,
+except for a `_target_`. Probes count only for a run that has some, since they change nothing in a run.
 
-A module counts by its text without comments, docstrings, blank lines and ``__all__``, and by what its imports bind the names to
-that it uses. Where the files lie and which Python reads them does not enter.
+The digest of a module covers its text without comments, docstrings, blank lines and ``__all__``, and the origin of the imported
+names that it uses. It depends neither on the place of the files nor on the version of Python.
 """
 
 import hashlib
@@ -36,10 +36,10 @@ _ASIDE = (
     *("training.meeting",),
 )
 ASIDE = frozenset(f"{PACKAGE}.{name}" for name in _ASIDE)
-# What is inside of these and counts nevertheless: the learning rate, the batch plan and the horizon are derived there.
+# Modules inside of these that count nevertheless: they derive the learning rate, the batch plan and the horizon.
 _COUNTS = frozenset(f"{PACKAGE}.config.{name}" for name in ("derived", "durations", "scaling", "schema", "tuning"))
 _PROBES = f"{PACKAGE}.probes"
-# Asks for a package as importing it runs it, not for anything by name.
+# Requests the file of a package, which runs at its import, and no name in it.
 _ITSELF = ("",)
 _GROUPS_ASIDE = ("launcher", "tracker")
 
@@ -53,7 +53,7 @@ class Code:
 
 
 def targets(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Every ``_target_`` of a configuration that can change a number or measures one, in ascending order."""
+    """Every ``_target_`` of a configuration that can change or measure a number, in ascending order."""
     found = set()
     for group, choice in config.items():
         if group in _GROUPS_ASIDE or not isinstance(choice, Mapping):
@@ -67,14 +67,14 @@ def targets(config: Mapping[str, Any]) -> tuple[str, ...]:
 def fingerprint(config: Mapping[str, Any], root: Path | None = None) -> str:
     """The fingerprint of the code that computes ``config``, such as "3f9a1c27de0b4a55".
 
-    root: the folder that holds the package optbench, by default the one that runs; with another, such as a checkout of an older
-    commit, the fingerprint that a run had which that code has trained.
+    root: the folder that holds the package optbench, by default the running one. For another folder, such as a checkout of an
+    older commit, the result is the fingerprint of a run trained by that code.
     """
     return Sources(root).code(config).fingerprint
 
 
 class Sources:
-    """The files as they are when each is first asked for. What is read once is not looked at again by this object."""
+    """The source files, each read at its first use. This object does not read a file again."""
 
     def __init__(self, root: Path | None = None) -> None:
         self._root = (_ROOT if root is None else Path(root)).resolve()
@@ -84,7 +84,7 @@ class Sources:
         self._codes: dict[tuple[str, ...], Code] = {}
 
     def read_package(self) -> None:
-        """Read all of the package now, as a process does that has just imported it and is going to train for long."""
+        """Read the whole package now, for a process that has just imported it and will train for long."""
         for path in sorted((self._root / PACKAGE).rglob("*.py")):
             parts = path.relative_to(self._root).with_suffix("").parts
             self._content(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
@@ -101,7 +101,7 @@ class Sources:
         return known
 
     def source(self, module: str) -> Source | None:
-        """What the file of ``module`` says; None where it has none that counts: a library, a folder without __init__.py."""
+        """The source of ``module``; None for a library and for a folder without __init__.py."""
         content = self._content(module)
         return None if content is None else read(content)
 
@@ -115,13 +115,13 @@ class Sources:
         return self._contents[module]
 
     def path(self, module: str) -> Path | None:
-        """The file of ``module``, or its folder where that has no __init__.py; None if it is no code of ours or the user's."""
+        """The file of ``module``, or its folder if that has no __init__.py; None if it is neither optbench's nor the user's."""
         if module not in self._places:
             self._places[module] = self._find(module)
         return self._places[module]
 
     def is_package(self, module: str) -> bool:
-        """Whether ``module`` is a folder, with or without an __init__.py."""
+        """True if ``module`` is a folder, with or without an __init__.py."""
         path = self.path(module)
         return path is not None and (path.name == "__init__.py" or path.is_dir())
 
@@ -141,7 +141,7 @@ class Sources:
         return None
 
     def _top(self, name: str) -> list[Path]:
-        """Where the first part of a dotted name is: folders of a package or one file; nothing for what does not count."""
+        """The place of the first part of a dotted name: folders of a package or one file; empty for libraries."""
         if name == PACKAGE:
             return [self._root / PACKAGE]
         if name not in self._tops:
@@ -153,7 +153,7 @@ def _outside(name: str) -> list[Path]:
     if not name.isidentifier() or name in sys.stdlib_module_names or name in sys.builtin_module_names:
         return []
     try:
-        spec = importlib.util.find_spec(name)  # of a name without dots it imports nothing
+        spec = importlib.util.find_spec(name)  # imports nothing for a name without dots
     except (ImportError, ValueError):
         return []
     if spec is None:
@@ -166,7 +166,7 @@ def _outside(name: str) -> list[Path]:
 
 
 class _Closure:
-    """The modules that can be reached by name from those that ``named`` targets and `optbench.training.run` are in."""
+    """The modules that can be reached by name from the modules of the ``named`` targets and from `optbench.training.run`."""
 
     def __init__(self, sources: Sources, named: tuple[str, ...]) -> None:
         self.sources, self._named = sources, named
@@ -177,7 +177,7 @@ class _Closure:
         self._left: list[tuple[str, tuple[str, ...]]] = []
 
     def modules(self) -> dict[str, str]:
-        """Their digests by their names; of a target that cannot be found here, that it is absent."""
+        """Their digests by their names; "absent" for the module of a target that cannot be found here."""
         self._ask(_START, ())
         for target in self._named:
             module, _, name = target.rpartition(".")
@@ -199,7 +199,7 @@ class _Closure:
         return module not in _COUNTS and any(_is_in(module, aside) for aside in ASIDE)
 
     def _resolve(self, module: str, names: tuple[str, ...]) -> None:
-        """Follow ``module.name.name``: to a module of that name, to what the module has imported under it, or to itself."""
+        """Follow ``module.name.name``: to a module of that name, to the origin of an imported name, or to ``module`` itself."""
         if names and names != _ITSELF and self.sources.is_package(module):
             inner = f"{module}.{names[0]}"
             if self.sources.path(inner) is not None:
@@ -219,7 +219,7 @@ class _Closure:
         self._ask(module, (*([attribute] if attribute else []), *names))
 
     def _imports(self, module: str) -> dict[str, tuple[str, ...]]:
-        """What the imports of a module bind its names to: "module" or "module:attribute"; "" for what binds none."""
+        """The origins of a module's imported names, "module" or "module:attribute"; key "": imports that bind no name."""
         if module not in self._bound:
             found: dict[str, tuple[str, ...]] = {}
             source = self.sources.source(module)
@@ -242,12 +242,12 @@ class _Closure:
         return ".".join([*parts[: len(parts) - up], *filter(None, [name.lstrip(".")])])
 
     def _take(self, module: str, whole: bool) -> None:
-        """Count ``module`` itself, and follow what it uses; of a package only if ``whole`` what it merely hands on, too."""
+        """Count ``module`` itself, and follow the imports that it uses; of a package that is ``whole``, also its re-exports."""
         if self._counts_nothing(module):
             return
         source = self.sources.source(module)
         for parent in _parents(module):
-            self._ask(parent, _ITSELF)  # importing a module runs the files of its packages first
+            self._ask(parent, _ITSELF)  # importing a module first runs the files of its packages
         if source is None:
             return
         imports = self._imports(module)
@@ -275,7 +275,7 @@ def _is_in(module: str, package: str) -> bool:
 
 
 def _is_library(module: str) -> bool:
-    """Whether the first part of a dotted name is importable here, though it does not count."""
+    """True if the first part of a dotted name is part of Python or importable here."""
     top = module.partition(".")[0]
     try:
         return top in sys.stdlib_module_names or importlib.util.find_spec(top) is not None

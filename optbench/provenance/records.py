@@ -1,4 +1,4 @@
-"""What a run's directory says of the code that computed it, and which of two codes differ."""
+"""Read and write the records of the code that computed a run, and compare the modules of two codes."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -11,14 +11,14 @@ from optbench.store import RunDirectory, StoreError
 from optbench.store.files import read_object, reporting, to_json, write_if_absent
 
 UNKNOWN = "unknown"
-# The fingerprints of a run that several codes have computed, in the order in which they did, as one text.
+# Separates, in one text, the fingerprints of the codes that have computed a run, oldest first.
 _THEN = "+"
 
 Vintage = dict[str, Any]
 
 
 def vintages_of(directory: RunDirectory) -> list[Vintage]:
-    """The codes that have trained a run so far, oldest first: fingerprint, commit, changed, since of each that is recorded."""
+    """The recorded codes that have trained a run so far, oldest first, each with fingerprint, commit, changed and since."""
     try:
         found = read_object(directory.path / "environment.json").get("code")
     except (StoreError, FileNotFoundError):
@@ -28,10 +28,9 @@ def vintages_of(directory: RunDirectory) -> list[Vintage]:
 
 
 def continued(directory: RunDirectory, code: Code) -> list[Vintage]:
-    """The vintages of a run that ``code`` is going to train from its checkpoint, or from the start where it has none.
+    """The vintages of a run that ``code`` will train from its checkpoint, or from the start if it has none.
 
-    Also writes down, once for the whole results folder, which modules ``code`` is made of. Raises StoreError when that cannot
-    be written.
+    Also records the modules of ``code``, once for the whole results folder. Raises StoreError if that cannot be written.
     """
     keep_modules(directory.path.parents[1], code)
     before: list[Vintage] = []
@@ -45,20 +44,20 @@ def continued(directory: RunDirectory, code: Code) -> list[Vintage]:
 
 
 def as_text(known: Sequence[Vintage]) -> str:
-    """The fingerprints of ``known`` as one text, which is the column ``code`` of a summary: "3f9a...", or "unknown+3f9a..."."""
+    """The fingerprints of ``known`` as one text for the column ``code`` of a summary: "3f9a...", or "unknown+3f9a..."."""
     return _THEN.join(each["fingerprint"] for each in known)
 
 
 def fingerprints(code: object) -> tuple[str, ...]:
-    """The fingerprints in the column ``code`` of a run; that none is known where it holds no text."""
+    """The fingerprints in the column ``code`` of a run; "unknown" if it holds no text."""
     return tuple(code.split(_THEN)) if isinstance(code, str) and code else (UNKNOWN,)
 
 
 def record(directory: RunDirectory, config: Mapping[str, Any], root: Path | None = None) -> str:
-    """Write into a finished run of unknown code that the code in ``root`` has computed it; returns its fingerprint.
+    """Record in a finished run of unknown code that the code in ``root`` has computed it; returns the fingerprint.
 
-    For runs from before fingerprints were recorded, by somebody who knows which code that was. A run that has a fingerprint keeps
-    it. Raises StoreError when its files cannot be read or written.
+    For runs older than the recording of fingerprints, if the caller knows their code. A run that has a fingerprint keeps it.
+    Raises StoreError if its files cannot be read or written.
     """
     from optbench.store.files import write_atomically
 
@@ -84,7 +83,7 @@ def _folder(results_dir: str | Path) -> Path:
 
 
 def keep_modules(results_dir: str | Path, code: Code) -> None:
-    """Write RESULTS/code/FINGERPRINT.json, the digests of the modules by name, unless it is there."""
+    """Write RESULTS/code/FINGERPRINT.json, the digests of the modules by name, unless it exists."""
     path = _folder(results_dir) / f"{code.fingerprint}.json"
     if not path.exists():
         with reporting("create", path.parent):
@@ -93,7 +92,7 @@ def keep_modules(results_dir: str | Path, code: Code) -> None:
 
 
 def modules(results_dir: str | Path, fingerprint: str) -> dict[str, str]:
-    """The modules that ``fingerprint`` stands for, each with its digest; none where that is not written down."""
+    """The modules of the code ``fingerprint``, each with its digest; empty if they are not recorded."""
     if not fingerprint.isalnum():
         return {}
     try:
@@ -104,9 +103,9 @@ def modules(results_dir: str | Path, fingerprint: str) -> dict[str, str]:
 
 
 def changed_modules(results_dir: str | Path, old: str, now: Code) -> list[str]:
-    """The modules that differ between the code ``old`` and ``now``, or that one of them has not.
+    """The modules that differ between the code ``old`` and ``now``, or that only one of them has.
 
-    Nothing where the modules of ``old`` are not written down.
+    Empty if the modules of ``old`` are not recorded.
     """
     then = modules(results_dir, old)
     return (

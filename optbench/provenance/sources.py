@@ -1,7 +1,7 @@
-"""A Python file without what cannot change a number: its comments, docstrings, blank lines and import statements.
+"""A Python file without the parts that cannot change a number: comments, docstrings, blank lines and import statements.
 
-Planning asks for some sixty files before it answers, so that they are read by regular expressions: parsing them into syntax
-trees takes ten times as long. What the expressions read is held against Python's own tokenizer in the tests.
+Planning reads some sixty files before it answers. Regular expressions are used, because parsing into syntax trees takes ten
+times as long. The tests compare the result with Python's own tokenizer.
 """
 
 import hashlib
@@ -28,9 +28,9 @@ _USED = re.compile(r"(?<![\w.])[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 
 @dataclass(frozen=True)
 class Import:
-    """``name`` stands for ``attribute`` of ``module`` (None: for the module itself); a star binds whatever there is.
+    """``name`` stands for ``attribute`` of ``module`` (None: for the module itself); a star binds all its names.
 
-    module: with its leading dots where it is relative.
+    module: with its leading dots if it is relative.
     """
 
     name: str
@@ -40,10 +40,10 @@ class Import:
 
 @dataclass(frozen=True)
 class Source:
-    """What a file says.
+    """The content of a Python file.
 
-    digest: a hash of its code, import statements and ``__all__`` aside. imports: in the order of the file.
-    used: every name, with the attributes that follow it, in the code: "configuration.learning_rate".
+    digest: a hash of its code without import statements and ``__all__``. imports: in the order of the file.
+    used: every name in the code, with the attributes that follow it: "configuration.learning_rate".
     """
 
     digest: str
@@ -53,7 +53,7 @@ class Source:
 
 @lru_cache(maxsize=4096)
 def read(content: bytes) -> Source:
-    """The source with ``content``; one that is not UTF-8 or whose strings cannot be told apart is hashed as it stands."""
+    """The source with ``content``; a text whose strings cannot be delimited is hashed unchanged."""
     text = content.decode("utf-8", errors="surrogateescape").replace("\r\n", "\n")
     code, plain = _code(text)
     imports: list[Import] = []
@@ -69,11 +69,11 @@ def read(content: bytes) -> Source:
 
 
 def _code(text: str) -> tuple[str, str]:
-    """``text`` without comments and docstrings, line breaks in strings escaped; and the same with plain strings emptied."""
+    """``text`` without comments and docstrings, with line breaks in strings escaped; and the same with plain strings empty."""
     kept: list[str] = []
     plain: list[str] = []
     depth = end = 0
-    line = ""  # of the code, what the current line has so far
+    line = ""  # the code of the current line so far
     for match in _TOKEN.finditer(text):
         between = text[end : match.start()]
         kept.append(between)
@@ -88,7 +88,7 @@ def _code(text: str) -> tuple[str, str]:
         if "f" in prefix or "t" in prefix:
             inner = match[0].replace("{{", "").replace("}}", "")
             if inner.count("{") != inner.count("}"):
-                # Since Python 3.12 a string may hold its own quotes between braces: where it ends is not to be seen here.
+                # Since Python 3.12 a string may hold its own quotes between braces, so that its end cannot be found here.
                 return text, text
         statement = depth == 0 and not line.strip() and re.match(r"[ \t]*(?:#|\n|;|$)", text[end : end + 200])
         line += match[0]
@@ -111,7 +111,7 @@ def _bindings(match: re.Match[str]) -> list[Import]:
         for part in re.split(r"[,\s\\]*,[,\s\\]*", match["modules"].strip()):
             module, _, name = part.partition(" as ")
             if module.strip():
-                # Without a name of its own, `import a.b` binds a.
+                # `import a.b` without "as" binds a.
                 own = name.strip()
                 first = module.strip().partition(".")[0]
                 found.append(Import(own or first, module.strip() if own else first, None))

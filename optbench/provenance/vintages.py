@@ -1,4 +1,4 @@
-"""Which finished runs are of the code that is there now, which of other code, and which codes were found to compute the same."""
+"""Compare the codes of finished runs with the current code, and record codes that compute the same results."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from optbench.provenance.records import UNKNOWN, fingerprints, vintages_of
 from optbench.store import RunDirectory, RunLock, StoreError
 from optbench.store.files import read_object, reporting, to_json, write_atomically
 
-# As the code that is there now, or verified to be equal to it; other code; no code is recorded.
+# The current code, or code verified to be equal to it; other code; no recorded code.
 Standing = Literal["current", "other", "unknown"]
 _PATIENCE_SECONDS = 30.0
 
@@ -19,11 +19,11 @@ _PATIENCE_SECONDS = 30.0
 class Vintages:
     """The codes of the runs below one results folder.
 
-    RESULTS/vintages.json holds what `verify` found:
+    RESULTS/vintages.json holds the findings of `verify`:
         "equal": pairs of fingerprints, "old" and "new", whose runs agreed bit for bit, each with the "sweep", the "runs" that
-            were computed again, of how many ("of"), their ids and the "date";
+            were computed again, the number of all runs ("of"), their ids and the "date";
         "runs": runs without a recorded code, by id, with the "code" that computes them bit for bit.
-    A damaged file counts as an empty one: it only spares work.
+    A damaged file counts as an empty one: it only saves work.
     """
 
     def __init__(self, results_dir: str | Path, sources: Sources | None = None) -> None:
@@ -38,15 +38,15 @@ class Vintages:
         return self.results_dir / "vintages.json"
 
     def now(self, config: Mapping[str, Any]) -> str:
-        """The fingerprint of the code that would compute ``config`` now."""
+        """The fingerprint of the current code that computes ``config``."""
         return self.sources.code(config).fingerprint
 
     def same(self, one: str, other: str) -> bool:
-        """Whether two fingerprints are equal, or stand for codes that were found to compute the same."""
+        """True if two fingerprints are equal, or belong to codes that were found to compute the same."""
         return self.representative(one) == self.representative(other)
 
     def representative(self, fingerprint: str) -> str:
-        """One fingerprint for all that are the same as this one."""
+        """One fingerprint that represents all that are the same as ``fingerprint``."""
         return self._first.get(fingerprint, fingerprint)
 
     def codes(self, run_id: str, code: object) -> tuple[str, ...]:
@@ -57,7 +57,7 @@ class Vintages:
         return tuple(dict.fromkeys(map(self.representative, found)))
 
     def standing(self, run_id: str, code: object, config: Mapping[str, Any]) -> Standing:
-        """How the code of a run, its column ``code``, stands to the code that is there now."""
+        """The standing of a run's code, its column ``code``, relative to the current code."""
         now = self.now(config)
         found = self.codes(run_id, code)
         if found == (self.representative(now),):
@@ -65,9 +65,9 @@ class Vintages:
         return "unknown" if found == (UNKNOWN,) else "other"
 
     def of_finished(self, directory: RunDirectory) -> Standing:
-        """How the code of a finished run stands, by its own files. Raises StoreError when they cannot be read."""
+        """The standing of the code of a finished run, by its own files. Raises StoreError if they cannot be read."""
         code = (directory.summary() or {}).get("code")
-        # One configuration tells for all runs with the same code, since that fixes the modules.
+        # One configuration is enough for all runs with the same code, since the code fixes the modules.
         key = "+".join(self.codes(directory.run_id, code))
         if key == UNKNOWN:
             return "unknown"
@@ -76,7 +76,7 @@ class Vintages:
         return self._known_by_code[key]
 
     def of_begun(self, directory: RunDirectory, config: Mapping[str, Any]) -> Standing:
-        """How the code that has begun a run stands; "current" for one that has no checkpoint, as it starts anew."""
+        """The standing of the code that has started a run; "current" for a run without a checkpoint, as it starts anew."""
         if not directory.checkpoint.exists():
             return "current"
         code = "+".join(each["fingerprint"] for each in vintages_of(directory))
@@ -85,18 +85,18 @@ class Vintages:
     # ---- what verify finds ---------------------------------------------------------------------------------------------------
 
     def record_equal(self, old: str, new: str, sweep: str, run_ids: Sequence[str], of: int) -> None:
-        """Write down that ``run_ids``, of ``of`` runs of the code ``old``, were the same with the code ``new``."""
+        """Record that ``run_ids``, of ``of`` runs of the code ``old``, were the same with the code ``new``."""
         entry = {"old": old, "new": new, "sweep": sweep, "runs": len(run_ids), "of": of, "ids": list(run_ids)}
         with self._changing() as content:
             content["equal"].append({**entry, "date": _today()})
 
     def record_run(self, run_id: str, code: str, sweep: str) -> None:
-        """Write down that a run without a recorded code was the same with ``code``."""
+        """Record that a run without a recorded code was the same with ``code``."""
         with self._changing() as content:
             content["runs"][run_id] = {"code": code, "sweep": sweep, "date": _today()}
 
     def withdraw(self, old: str, new: str) -> bool:
-        """Forget that ``old`` is equal to anything, where it is equal to ``new``; tells whether it was."""
+        """Remove all records that ``old`` equals another code, if it equals ``new``; returns True if it did."""
         if old == new or not self.same(old, new):
             return False
         with self._changing() as content:
@@ -104,7 +104,7 @@ class Vintages:
         return True
 
     def withdraw_run(self, run_id: str) -> bool:
-        """Forget that a run without a recorded code was the same with some code; tells whether that was so."""
+        """Remove the record that a run without a recorded code was the same with some code; True if there was one."""
         with self._changing() as content:
             return content["runs"].pop(run_id, None) is not None
 
@@ -122,7 +122,7 @@ class Vintages:
 
 
 def in_words(standings: Iterable[Standing]) -> str:
-    """Such as "12 of other code, 3 of unknown code"; empty where all are current."""
+    """A summary such as "12 of other code, 3 of unknown code"; empty if all are current."""
     found = list(standings)
     counts = [(found.count(standing), standing) for standing in ("other", "unknown")]
     return ", ".join(f"{count} of {standing} code" for count, standing in counts if count)
@@ -149,7 +149,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _classes(pairs: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """For every fingerprint in ``pairs`` the smallest of those that it is equal to, directly or by others."""
+    """For every fingerprint in ``pairs``, the smallest one to which it is equal, directly or through others."""
     members: dict[str, set[str]] = {}
     for pair in pairs:
         joined = members.get(pair["old"], {pair["old"]}) | members.get(pair["new"], {pair["new"]})

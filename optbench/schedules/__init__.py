@@ -58,9 +58,9 @@ __all__ = [
 def build(choice: Choice, horizon: int, batch: int | None = None) -> Schedule:
     """The schedule of a run of ``horizon`` steps, warm-up included.
 
-    choice: of the group `schedule`, with its durations in steps. The schedule after the warm-up has
-    what the warm-up leaves of the horizon; milestones stay where they are in the run. batch: the run's batch at step 0,
-    which a growing batch with a maximum needs.
+    choice: of the group `schedule`, with its durations in steps. The schedule after the warm-up gets the rest of the
+    horizon; milestones keep their place in the run. batch: the run's batch at step 0, which a growing batch with a maximum
+    needs.
 
     Raises UserError if the warm-up takes the whole run.
     """

@@ -1,4 +1,4 @@
-"""What every schedule of the learning rate can do, and the warm-up that may come before it."""
+"""The base class of all schedules of the learning rate, and the warm-up that may precede a schedule."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class SpectrumRequest:
-    """What a schedule wants to know of the training loss: ``steps`` Lanczos steps on the Hessian over ``examples`` examples."""
+    """A request for ``steps`` Lanczos steps on the Hessian of the training loss over ``examples`` examples."""
 
     examples: int
     steps: int
@@ -18,8 +18,8 @@ class Schedule:
     """The factor on the base learning rate at every step t = 0, 1, ... of a run of ``horizon`` steps.
 
     A subclass is a dataclass with ``horizon`` first and its options after it, all durations in steps, and computes the
-    factor in ``_factor``. After the horizon a schedule keeps its last value: a run that goes on a little longer must
-    not see the learning rate rise again.
+    factor in ``_factor``. After the horizon a schedule keeps its last value, so that the learning rate does not rise again
+    in a run that lasts a little longer.
     """
 
     horizon: int
@@ -33,18 +33,18 @@ class Schedule:
         raise NotImplementedError
 
     def after_warmup(self, steps: int) -> "Schedule":
-        """This schedule, told that its step 0 is step ``steps`` of the run.
+        """This schedule, shifted so that its step 0 is step ``steps`` of the run.
 
-        Where options are positions in the run, such as milestones, they stay where they are in the run.
+        Options that are positions in the run, such as milestones, keep their place in the run.
         """
         return self
 
     def warmup_target(self) -> float:
-        """The factor that a warm-up leads up to, in its last step."""
+        """The factor that a warm-up reaches in its last step."""
         return self(0)
 
     def momentum(self, step: int) -> float | None:
-        """The momentum (or beta1) at ``step``; None where the schedule leaves it to the optimizer."""
+        """The momentum (or beta1) at ``step``; None if the schedule leaves it to the optimizer."""
         return None
 
     def batch_factor(self, step: int) -> float:
@@ -52,28 +52,28 @@ class Schedule:
         return 1.0
 
     def base_learning_rate(self, step: int) -> float | None:
-        """What the factor multiplies at ``step``, for a schedule that learns it; None for the optimizer's own."""
+        """The learning rate that the factor multiplies at ``step``, if the schedule learns it; None for the optimizer's own."""
         return None
 
     def needs_spectrum(self, step: int) -> SpectrumRequest | None:
-        """What is to be measured before ``step`` and handed to ``observe_spectrum``; None where nothing is."""
+        """The measurement needed before ``step``, whose result goes to ``observe_spectrum``; None if none is needed."""
         return None
 
     def observe_spectrum(self, values: Sequence[float], weights: Sequence[float]) -> None:
-        """Take note of the Ritz values, and the weight of the random start along each, that ``needs_spectrum`` asked for."""
+        """Use the requested Ritz values, and the weight of the random start along each."""
 
     def observe(self, metric: float) -> None:
-        """Take note of ``metric`` (the validation loss), which the bench passes after every evaluation."""
+        """Use ``metric`` (the validation loss), which the bench passes after every evaluation."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What was learned from what was observed, in plain numbers; empty for a closed form."""
+        """The state learned from observations, in plain numbers; empty for a closed form."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a state from ``state_dict``."""
+        """Restore a state from ``state_dict``."""
 
 
-# At the end of an exponential warm-up 1 - exp(-t / tau) with tau = steps / 5, 1 - exp(-5) = 0.993 is reached.
+# An exponential warm-up 1 - exp(-t / tau) with tau = steps / 5 reaches 1 - exp(-5) = 0.993 at its end.
 _TIME_CONSTANTS = 5.0
 
 
@@ -83,11 +83,11 @@ class Warmup(Schedule):
 
     linear: ramp(t) = (t + 1) / w, per step (Goyal et al. 2017, arXiv 1706.02677, section 2.2).
     exponential: ramp(t) = (1 - exp(-(t + 1) / tau)) / (1 - exp(-w / tau)) with tau = w / 5, after Ma & Yarats 2021
-    (arXiv 1910.04209); theirs has no denominator and never ends, ours reaches exactly 1 so that the schedule follows
+    (arXiv 1910.04209). Their ramp has no denominator and never ends; this one reaches exactly 1, so that the schedule follows
     without a jump.
 
-    f(0) is 1 for every schedule that starts at the base learning rate; `InverseSqrt`, which starts just below it, has
-    the ramp end at 1 too.
+    f(0) is 1 for every schedule that starts at the base learning rate; for `InverseSqrt`, which starts just below it, the
+    ramp also ends at 1.
     """
 
     after: Schedule
@@ -112,19 +112,19 @@ class Warmup(Schedule):
         return math.expm1(-_TIME_CONSTANTS * part) / math.expm1(-_TIME_CONSTANTS)
 
     def momentum(self, step: int) -> float | None:
-        """That of the schedule after the warm-up, which holds its first value until then."""
+        """The momentum of the schedule after the warm-up; during the warm-up its first value."""
         return self.after.momentum(max(step - self.steps, 0))
 
     def batch_factor(self, step: int) -> float:
-        """That of the schedule after the warm-up; its milestones may be earlier."""
+        """The batch factor of the schedule after the warm-up, whose milestones may lie within the warm-up."""
         return self.after.batch_factor(step - self.steps)
 
     def base_learning_rate(self, step: int) -> float | None:
-        """That of the schedule after the warm-up, which the ramp multiplies."""
+        """The base learning rate of the schedule after the warm-up, which the ramp multiplies."""
         return self.after.base_learning_rate(step - self.steps)
 
     def needs_spectrum(self, step: int) -> SpectrumRequest | None:
-        """What the schedule after the warm-up wants, which it may want during the warm-up too."""
+        """The request of the schedule after the warm-up, which may also come during the warm-up."""
         return self.after.needs_spectrum(step - self.steps)
 
     def observe_spectrum(self, values: Sequence[float], weights: Sequence[float]) -> None:
@@ -140,5 +140,5 @@ class Warmup(Schedule):
         return self.after.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Hand a state from ``state_dict`` to the schedule after the warm-up."""
+        """Restore a state from ``state_dict`` in the schedule after the warm-up."""
         self.after.load_state_dict(state)

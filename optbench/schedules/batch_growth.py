@@ -1,4 +1,4 @@
-"""The batch that grows where the learning rate would drop."""
+"""A batch that grows at the milestones at which the learning rate would drop."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,14 +8,14 @@ from optbench.schedules.base import Schedule
 
 @dataclass(frozen=True)
 class BatchGrowth(Schedule):
-    """At every milestone the batch is multiplied by ``growth`` instead of dividing the learning rate by it.
+    """Multiplies the batch by ``growth`` at every milestone, in place of dividing the learning rate by it.
 
     Either change lowers the noise scale of SGD, about N learning_rate / batch, by the same factor (Smith et al. 2018,
     "Don't decay the learning rate, increase the batch size", arXiv 1711.00489). Once the next batch would exceed
-    ``maximum`` examples, the learning rate is divided by ``growth`` at the milestones that are left.
+    ``maximum`` examples, the learning rate is divided by ``growth`` at the remaining milestones.
 
-    milestones: in steps of the run. batch: the run's batch at step 0, in examples; needed where there is a maximum. A
-    grown batch is rounded down to whole examples.
+    milestones: in steps of the run. batch: the run's batch at step 0, in examples; needed if there is a maximum. A grown
+    batch is rounded down to whole examples.
 
     Raises ValueError for a maximum without a batch.
     """
@@ -31,7 +31,7 @@ class BatchGrowth(Schedule):
             raise ValueError("a maximum batch needs the batch that the run starts from")
 
     def _growths(self, step: int) -> tuple[int, float]:
-        """How many milestones up to ``step`` grew the batch, and by what factor in all."""
+        """The number of milestones up to ``step`` that grew the batch, and the total factor."""
         passed = sum(milestone <= step for milestone in self.milestones)
         if self.batch is None:
             return passed, self.growth**passed
@@ -52,5 +52,5 @@ class BatchGrowth(Schedule):
         return self._growths(min(step, self.horizon))[1]
 
     def after_warmup(self, steps: int) -> "BatchGrowth":
-        """The same, with milestones counted from the start of the run."""
+        """The same schedule, with milestones counted from the start of the run."""
         return replace(self, milestones=tuple(milestone - steps for milestone in self.milestones))

@@ -7,10 +7,10 @@ from optbench.schedules.base import Schedule
 
 
 def _place_in_cycle(step: int, horizon: int, cycles: int, multiplier: int, period: int | None) -> tuple[int, float]:
-    """The number of the cycle that holds ``step`` (from 0), and the part of it that has passed, in [0, 1).
+    """The number of the cycle that contains ``step`` (from 0), and the part of it that has passed, in [0, 1).
 
-    Every cycle is ``multiplier`` times as long as the one before. The first takes ``period`` steps, or if that is None
-    as long as makes ``cycles`` of them fill the horizon.
+    Every cycle is ``multiplier`` times as long as the one before. The first takes ``period`` steps; if that is None, its
+    length is such that ``cycles`` cycles fill the horizon.
     """
     # Lengths are in units of 1/scale steps, so that they are integers and no cycle starts a step late by rounding.
     if period is None:
@@ -28,7 +28,7 @@ def _place_in_cycle(step: int, horizon: int, cycles: int, multiplier: int, perio
 
 @dataclass(frozen=True)
 class CosineRestarts(Schedule):
-    """Half a cosine from 1 to ``final``, again and again: "SGDR" (Loshchilov & Hutter 2017, arXiv 1608.03983).
+    """Half a cosine from 1 to ``final``, repeated: "SGDR" (Loshchilov & Hutter 2017, arXiv 1608.03983).
 
     With z the part of the current cycle that has passed: final + (1 - final) (1 + cos(pi z)) / 2, equation 5 there.
     Either ``cycles`` cycles fill the run, or the first takes ``period`` steps; each is ``multiplier`` times as long as
@@ -66,7 +66,7 @@ class Triangular(Schedule):
     amplitude_decay: float = 1.0
 
     def _factor(self, step: int) -> float:
-        # Step T may be on the way up again; the last step of the run is T - 1.
+        # Step T may be in the next cycle; the last step of the run is T - 1.
         step = min(step, self.horizon - 1)
         cycle, part = _place_in_cycle(step, self.horizon, self.cycles, 1, self.period)
         height = part / self.rise if part <= self.rise else (1 - part) / (1 - self.rise)
@@ -75,7 +75,7 @@ class Triangular(Schedule):
 
 @dataclass(frozen=True)
 class OneCycle(Schedule):
-    """Up to the base learning rate and far down again, the momentum the other way.
+    """Rises to the base learning rate and falls far below the start; the momentum moves in the opposite direction.
 
     The factor goes from 1 / initial_divisor up to 1 in rise T - 1 steps, and down to 1 / (initial_divisor
     final_divisor) at step T - 1, each along half a cosine; the momentum from ``maximum_momentum`` to

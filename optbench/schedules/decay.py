@@ -1,4 +1,4 @@
-"""Schedules that only ever decay, each a closed form of the step t on a horizon of T steps."""
+"""Schedules that never rise, each a closed form of the step t on a horizon of T steps."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from optbench.schedules.base import Schedule
 
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """The base learning rate throughout: 1."""
+    """The factor 1 at every step."""
 
     horizon: int
 
@@ -23,7 +23,7 @@ class Constant(Schedule):
 class Step(Schedule):
     """Multiplied by ``gamma`` every ``every`` steps of the run: gamma^floor((t + elapsed) / every), torch's StepLR.
 
-    elapsed: how many steps of the run, such as a warm-up, went before step 0.
+    elapsed: the number of steps of the run before step 0, such as those of a warm-up.
     """
 
     horizon: int
@@ -35,7 +35,7 @@ class Step(Schedule):
         return self.gamma ** ((step + self.elapsed) // max(self.every, 1))
 
     def after_warmup(self, steps: int) -> "Step":
-        """The same, with drops at multiples of ``every`` steps counted from the start of the run."""
+        """The same schedule, with drops at multiples of ``every`` steps counted from the start of the run."""
         return replace(self, elapsed=self.elapsed + steps)
 
 
@@ -51,7 +51,7 @@ class MultiStep(Schedule):
         return self.gamma ** sum(milestone <= step for milestone in self.milestones)
 
     def after_warmup(self, steps: int) -> "MultiStep":
-        """The same, with milestones counted from the start of the run."""
+        """The same schedule, with milestones counted from the start of the run."""
         return replace(self, milestones=tuple(milestone - steps for milestone in self.milestones))
 
 
@@ -87,7 +87,7 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class Polynomial(Schedule):
-    """A power of what is left of the run: final + (1 - final) (1 - t / T)^power.
+    """A power of the remaining part of the run: final + (1 - final) (1 - t / T)^power.
 
     With final=0 this is torch's PolynomialLR; power 2 goes with LARS (You et al. 2017, arXiv 1708.03888).
     """
@@ -124,7 +124,7 @@ class InverseSqrt(Schedule):
     With timescale=None, w is the length of the warm-up, and the two together are min((t + 1) / w, sqrt(w / (t + 1)))
     (Vaswani et al. 2017, arXiv 1706.03762, equation 3, scaled to a peak of 1); without a warm-up it is 1 / sqrt(t + 1).
 
-    elapsed: how many steps of the run, such as a warm-up, went before step 0.
+    elapsed: the number of steps of the run before step 0, such as those of a warm-up.
     """
 
     horizon: int
@@ -136,11 +136,11 @@ class InverseSqrt(Schedule):
         return min(1.0, math.sqrt(timescale / (step + self.elapsed + 1)))
 
     def after_warmup(self, steps: int) -> "InverseSqrt":
-        """The same, counting from the start of the run."""
+        """The same schedule, with steps counted from the start of the run."""
         return replace(self, elapsed=self.elapsed + steps)
 
     def warmup_target(self) -> float:
-        """The factor one step before this schedule's first, which the paper's formula gives the end of the warm-up."""
+        """The factor one step before this schedule's first step: the end of the warm-up in the paper's formula."""
         return self._factor(-1) if self.elapsed else self(0)
 
 
@@ -157,7 +157,7 @@ class InverseTime(Schedule):
 
 @dataclass(frozen=True)
 class Trapezoid(Schedule):
-    """Flat, then a cool-down to ``final`` over the last ``cooldown`` = d steps: "warm-up, stable, decay" (WSD).
+    """Constant, then a cool-down to ``final`` over the last ``cooldown`` = d steps: "warm-up, stable, decay" (WSD).
 
     With z = max(0, t - (T - d)) / d the factor is final + (1 - final) s(z), where s(z) is
     linear: 1 - z; cosine: (1 + cos(pi z)) / 2; sqrt: 1 - sqrt(z).

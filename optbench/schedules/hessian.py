@@ -1,8 +1,9 @@
-"""The Hessian of the training loss as a schedule may ask for it: Ritz pairs on a fixed subset of the training set.
+"""Ritz pairs of the Hessian of the training loss, on a fixed subset of the training set, for schedules.
 
-The subset are the first examples of the training set, which is in random order, without augmentation. The model is in
-eval mode: no dropout, and batch norm normalizes with statistics taken afresh over the subset, since the running ones
-lag behind and mean nothing at step 0. So the loss is a mean over single examples, whatever the ranks and micro-batches.
+The subset consists of the first examples of the training set, which is in random order, without augmentation. The model is
+in eval mode: there is no dropout, and batch norm normalizes with statistics computed over the subset, since the running
+statistics lag behind and are meaningless at step 0. So the loss is a mean over single examples, independently of ranks and
+micro-batches.
 """
 
 import contextlib
@@ -24,8 +25,8 @@ from optbench.schedules.base import SpectrumRequest
 def check(optimizer: torch.optim.Optimizer, has_momentum_schedule: bool, is_half_precision: bool) -> None:
     """Raise UserError unless the learning rate and momentum of ``optimizer`` can be learned from the Hessian.
 
-    They are those of heavy ball: torch's SGD without Nesterov's momentum, which is not stable with them. Methods that
-    precondition have a momentum too, but other eigenvalues.
+    They are learned for the heavy-ball method: torch's SGD without Nesterov's momentum, which is not stable with them.
+    Preconditioned methods also have a momentum, but other eigenvalues.
     """
     if not isinstance(optimizer, torch.optim.SGD) or any(group["nesterov"] for group in optimizer.param_groups):
         raise UserError(
@@ -47,11 +48,11 @@ def measure(
     norm_batch: int | None,
     generator: torch.Generator,
 ) -> tuple[list[float], list[float]] | None:
-    """The Ritz values and the weight of the start along each, in ascending order; None where they are not finite.
+    """The Ritz values in ascending order, and the weight of the start along each; None if they are not finite.
 
-    generator: on the CPU, for the start, in the same state on every rank. The ranks divide the examples if that leaves
-    them equal shares; otherwise each of them does the whole work. norm_batch: how many examples batch norm normalizes
-    together in training, and so for its statistics here.
+    generator: on the CPU, for the start, in the same state on every rank. The ranks divide the examples if that gives
+    equal shares; otherwise each of them does the whole work. norm_batch: the number of examples that batch norm normalizes
+    together in training, and for its statistics here.
     """
     inputs, targets = next(source.evaluation("train", request.examples, request.examples))
     shares = execution.world_size if len(inputs) % execution.world_size == 0 else 1
@@ -72,10 +73,10 @@ def measure(
 
 @contextlib.contextmanager
 def refreshed_statistics(network: Network, inputs: Tensor, norm_batch: int | None) -> Iterator[None]:
-    """Within it the model is in eval mode, its batch norms with the statistics of ``inputs``; all is as before after it.
+    """Within this context the model is in eval mode with batch norm statistics of ``inputs``; restored afterwards.
 
-    The statistics are the means over groups of ``norm_batch`` examples (None: of all), as training moves the running
-    ones towards; a group that is not full does not count.
+    The statistics are means over groups of ``norm_batch`` examples (None: of all), to which training moves the running
+    statistics; a group that is not full does not count.
     """
     norms = network.norms
     modes = [(module, module.training) for module in network.model.modules()]

@@ -1,4 +1,4 @@
-"""A learning rate and a momentum learned on the fly, from the extremes of the Hessian."""
+"""A learning rate and a momentum learned during training, from extreme eigenvalues of the Hessian."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from optbench.theory import HeavyBall, polyak
 
 Variant = Literal["minimum", "median"]
 
-# The smallest curvature that is believed, as a part of the largest: it keeps the momentum below 1.
+# The smallest curvature that is used, relative to the largest: it keeps the momentum below 1.
 SMALLEST = 1.0e-8
 
 
@@ -19,14 +19,14 @@ def heavy_ball_from_ritz(values: Sequence[float], weights: Sequence[float], vari
 
     values: t_i. weights: w_i, the squared components of a random start along each, which sum to 1. A = max |t_i|.
 
-        minimum   μ = min |t_i|, once the pair of the largest weight has been left out as long as that exceeds 1/2: the
-                  many directions of next to no curvature, which the method shall not wait for
+        minimum   μ = min |t_i|; while the largest weight exceeds 1/2, its pair is left out first: it stands for the many
+                  directions of almost no curvature, to which the rate should not be adapted
         median    μ = median |t_i|
 
     and μ is at least 1e-8 A. Then η = (2/(√A + √μ))² and β = ((√A - √μ)/(√A + √μ))².
 
-    Source: Granziol, Zohren, Roberts 2022 (arXiv 2006.09092), from the authors' code, of which two slips are mended: there
-    β is divided by (√A + μ)², and values are sorted without their weights.
+    Source: Granziol, Zohren, Roberts 2022 (arXiv 2006.09092), from the authors' code, with two corrections: there β is
+    divided by (√A + μ)², and values are sorted without their weights.
 
     Raises ValueError for values that are all zero or not all finite.
     """
@@ -48,20 +48,20 @@ def heavy_ball_from_ritz(values: Sequence[float], weights: Sequence[float], vari
 
 @dataclass
 class LanczosLearner(Schedule):
-    """Every ``every`` steps, from step 0 of the run on, Polyak's learning rate and momentum for the Hessian as it is.
+    """Sets Polyak's learning rate and momentum for the present Hessian every ``every`` steps, from step 0 of the run on.
 
     The Hessian is that of the training loss over the first ``examples`` training examples, a fixed random subset, without
-    augmentation and in eval mode, with the statistics of batch norm taken afresh; of it ``lanczos_steps`` Lanczos steps
-    are taken, from a random start, and ``heavy_ball_from_ritz`` makes the two numbers of their outcome. They hold until
-    the next time. The optimizer's own learning rate is not used: the factor of a warm-up, if there is one, multiplies the
-    learned one. What measuring takes is part of the method, and counted as training.
+    augmentation and in eval mode, with batch norm statistics computed anew. ``lanczos_steps`` Lanczos steps are taken from a
+    random start, and ``heavy_ball_from_ritz`` computes the two numbers from their result. Both values stay fixed until the
+    next measurement. The optimizer's own learning rate is not used: the factor of a warm-up, if there is one, multiplies the
+    learned rate. The time of measuring is part of the method, and counted as training.
 
-    For heavy ball only: Nesterov's momentum is not stable with these parameters, and a method that preconditions has other
-    eigenvalues. They are those of the loss alone, without weight decay. The rate is close to the edge of stability on the
-    subset; the Hessian of a small batch has a larger top eigenvalue, and the run may then diverge, the sooner the more
-    often it measures. ``scale`` multiplies the rate.
+    Only for the heavy-ball method: Nesterov's momentum is not stable with these parameters, and a preconditioned method has
+    other eigenvalues. The Hessian is that of the loss alone, without weight decay. The rate is close to the edge of
+    stability on the subset; the Hessian of a small batch has a larger top eigenvalue, so that the run may diverge, the
+    sooner the more often it measures. ``scale`` multiplies the rate.
 
-    elapsed: how many steps of the run, a warm-up, went before step 0.
+    elapsed: the number of steps of the run before step 0, those of a warm-up.
     """
 
     horizon: int
@@ -77,16 +77,16 @@ class LanczosLearner(Schedule):
         return 1.0
 
     def needs_spectrum(self, step: int) -> SpectrumRequest | None:
-        """A measurement at every ``every``-th step of the run."""
+        """A request at every ``every``-th step of the run; otherwise None."""
         due = (step + self.elapsed) % max(self.every, 1) == 0
         return SpectrumRequest(self.examples, self.lanczos_steps) if due else None
 
     def observe_spectrum(self, values: Sequence[float], weights: Sequence[float]) -> None:
-        """Take up the learning rate and momentum for these Ritz pairs; where they tell nothing, keep the old ones."""
+        """Set the learning rate and momentum for these Ritz pairs; keep the old ones if they are all zero or not finite."""
         try:
             self._learned = heavy_ball_from_ritz(values, weights, self.variant)
         except ValueError:
-            return  # the run has diverged, or its loss is flat: not for a schedule to judge
+            return  # the run has diverged, or its loss is flat
 
     def base_learning_rate(self, step: int) -> float | None:
         """η; None before the first measurement."""
@@ -97,7 +97,7 @@ class LanczosLearner(Schedule):
         return None if self._learned is None else self._learned.momentum
 
     def after_warmup(self, steps: int) -> "LanczosLearner":
-        """The same, measuring at steps counted from the start of the run."""
+        """The same schedule, with measurements at steps counted from the start of the run."""
         return replace(self, elapsed=steps)
 
     def state_dict(self) -> dict[str, Any]:
@@ -112,5 +112,5 @@ class LanczosLearner(Schedule):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a state from ``state_dict``."""
+        """Restore a state from ``state_dict``."""
         self._learned = HeavyBall(**state) if state else None

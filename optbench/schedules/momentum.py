@@ -11,12 +11,12 @@ MomentumSchedule = Callable[[int], float | None]
 
 @dataclass(frozen=True)
 class Sutskever:
-    """A momentum that grows towards ``maximum``, and is lower again at the end.
+    """A momentum that grows to ``maximum``, and is lowered at the end.
 
     mu_t = min(1 - 2^(-1 - log2(floor(t / period) + 1)), maximum) = min(1 - 0.5 / (floor(t / period) + 1), maximum),
     Sutskever et al. 2013 ("On the importance of initialization and momentum in deep learning"), equation 5. In the last
-    ``final_steps`` steps of the horizon (0: never) it is at most ``final``: the schedule only ever lowers it there, so
-    that a maximum of 0 stays plain SGD.
+    ``final_steps`` steps of the horizon (0: never) it is at most ``final``: the schedule never raises it there, so that a
+    maximum of 0 stays plain SGD.
     """
 
     horizon: int
@@ -33,12 +33,12 @@ class Sutskever:
 
 
 def build(choice: Choice, horizon: int) -> MomentumSchedule | None:
-    """The momentum schedule of a run of ``horizon`` steps; None for none, which leaves the momentum to others.
+    """The momentum schedule of a run of ``horizon`` steps; None for momentum_schedule=none.
 
     choice: of the group `momentum_schedule`, with its durations in steps.
     """
     if choice.target is None:
         return None
-    # A momentum schedule is whatever can be called with a step.
+    # A momentum schedule is any callable with one argument, the step.
     target: Callable[..., MomentumSchedule] = load_target(choice, Callable)  # type: ignore[arg-type]
     return target(horizon=horizon, **choice.options)

@@ -1,4 +1,4 @@
-"""The learning rate that drops when the validation loss stops improving."""
+"""A learning rate that drops when the validation loss stops improving."""
 
 import math
 from dataclasses import dataclass, field
@@ -45,7 +45,7 @@ class Plateau(Schedule):
         return metric < bound if self.mode == "min" else metric > bound
 
     def observe(self, metric: float) -> None:
-        """Count an evaluation, and drop the factor if it was one too many without improvement."""
+        """Count an evaluation, and drop the factor after more than ``patience`` of them without improvement."""
         if self._improves(metric):
             self._best, self._without_improvement = metric, 0
         else:
@@ -66,6 +66,6 @@ class Plateau(Schedule):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a state from ``state_dict``."""
+        """Restore a state from ``state_dict``."""
         self._current, self._best = float(state["current"]), float(state["best"])
         self._without_improvement, self._cooling = int(state["without_improvement"]), int(state["cooling"])

@@ -1,17 +1,17 @@
-"""Run directories: what every run writes, who may write it, and how many runs are read back as data frames.
+"""Run directories: the files of every run, the lock of their writer, and reading many runs as data frames.
 
     results/runs/<run id>/  config.yaml      the frozen configuration (config.json: the same, for quick reading)
                             status.json      pending | running | done | diverged | failed | preempted, why, since when
-                            progress.json    the step that a running run has come to
+                            progress.json    the step that a running run has reached
                             history.jsonl    one line is one event at one step, appended and flushed row by row
                             history.parquet  the same rows, written once when the run ends
                             summary.json     written once, atomically, when the run ends
                             environment.json versions, git commit, hardware, code
-                            lock             who writes to the directory now
+                            lock             the process that writes to the directory now
                             checkpoints/     last.ckpt, and while the run is not done previous.ckpt
-                            probes/          what probes measured: NAME-STEP.npz, figures, and index.jsonl
+                            probes/          the measurements of probes: NAME-STEP.npz, figures, and index.jsonl
                             log.txt
-                            notes.json       what a person said of the run: tags and a note
+                            notes.json       the user's tags and note
 
 Nothing here imports torch; pandas and pyarrow are imported by the functions that need them.
 """

@@ -1,9 +1,9 @@
-"""The checkpoints of a run: the last one and the one before it, each under a seal that says whose it is and that it is whole.
+"""The checkpoints of a run: the last one and the one before it, each with a seal that names its run and proves it intact.
 
 A checkpoint is a zip archive, as torch.save makes it; the seal is the archive's comment, so that torch.load and any zip
-program read the file as it is. The seal is JSON (run_id, step, and how much of the history the checkpoint stands on)
+program read the file unchanged. The seal is JSON (run_id, step, and the size and digest of the history at that step)
 between a mark and the SHA-256 of everything before it. Archives without a comment were written by earlier versions: their
-parts are held against the archive's own checksums, and whose they are is not known.
+parts are checked against the archive's own checksums, and their run is unknown.
 """
 
 import hashlib
@@ -30,10 +30,10 @@ class CheckpointRefused(StoreError):
 
 @dataclass(frozen=True)
 class Seal:
-    """What a checkpoint says of itself.
+    """The identity of a checkpoint, stored in it.
 
-    run_id, step: whose it is, and after how many steps.
-    history_bytes, history_digest: the part of history.jsonl that was written by then, and its digest.
+    run_id, step: the run, and the number of steps that it had taken.
+    history_bytes, history_digest: the size of history.jsonl at that step, and its digest.
     """
 
     run_id: str
@@ -51,9 +51,9 @@ class Checkpoints:
         self.previous = folder / "previous.ckpt"
 
     def write(self, archive: memoryview, seal: Seal) -> None:
-        """Make ``archive``, a zip file without a comment, the last checkpoint; the one that was becomes the previous.
+        """Make ``archive``, a zip file without a comment, the last checkpoint; the earlier one becomes the previous.
 
-        A crash on the way leaves one of them under its old name or its new one, whole. Raises `StoreError` when the file
+        After a crash within, one of them is intact, under its old name or its new one. Raises `StoreError` if the file
         system refuses.
         """
         assert archive[-22:-18] == _END_OF_ARCHIVE, "not a zip archive without a comment"
@@ -74,21 +74,21 @@ class Checkpoints:
             sync_file(self.folder)
 
     def set_aside(self, path: Path) -> None:
-        """Take a refused checkpoint out of the way of the next ones, as NAME.ckpt.refused."""
+        """Rename a refused checkpoint to NAME.ckpt.refused, to make room for the next ones."""
         with reporting("rename", path):
             path.replace(path.with_name(f"{path.name}.refused"))
 
     def remove_previous(self) -> None:
-        """Remove the one before the last, for a run that is done."""
+        """Remove the checkpoint before the last, for a run that is done."""
         with reporting("remove", self.previous):
             self.previous.unlink(missing_ok=True)
 
 
 def read(path: Path, run_id: str) -> tuple[bytes, Seal | None]:
-    """The archive in ``path`` and its seal, None for one of an earlier version.
+    """The archive in ``path``, and its seal, which is None for a checkpoint of an earlier version.
 
     Raises FileNotFoundError, `CheckpointRefused` for a file that is damaged or of another run than ``run_id``, and
-    `StoreError` where it cannot be read.
+    `StoreError` if it cannot be read.
     """
     try:
         with reporting("read", path):
@@ -118,14 +118,14 @@ def _read_seal(path: Path, content: bytes) -> Seal:
 
 
 def _check_unsealed(path: Path, content: bytes) -> None:
-    """Raise `CheckpointRefused` unless ``content`` is a whole zip archive that never had a seal."""
-    # A damaged seal, and a cut one, still have the comment or its length in the record before it.
+    """Raise `CheckpointRefused` unless ``content`` is an intact zip archive that never had a seal."""
+    # A damaged or cut seal still shows: the record before it holds the length of the comment.
     if content[-22:-18] != _END_OF_ARCHIVE or content[-2:] != b"\0\0":
         raise CheckpointRefused(path, "is damaged: it is cut, or not what was written")
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             damaged = archive.testzip()
-    except Exception as error:  # zipfile raises what it meets: struct.error, EOFError, NotImplementedError, ...
+    except Exception as error:  # zipfile raises many types: struct.error, EOFError, NotImplementedError, ...
         raise CheckpointRefused(path, f"is damaged: {error}") from error
     if damaged is not None:
         raise CheckpointRefused(path, f"is damaged: {damaged} in it is not what was written")

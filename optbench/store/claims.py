@@ -1,4 +1,4 @@
-"""Which run a worker does next: any of the plan that nobody else has, taken through the store's locks."""
+"""Claim the next run of a plan for a worker: any that waits and that no other process has, by the store's locks."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 from optbench.store import RunDirectory, RunLock, RunLocked, Status
 
-# A run in one of these is to be done; one that failed or diverged first has to be asked for again.
+# Runs in these states are trained; one that failed or diverged must first be asked for again.
 WAITING = ("pending", "preempted", "running")
-# How long a lock may be in the hands of a worker that only notes a death.
+# The longest time for which a worker holds a lock only to record a crash.
 _NOTING_SECONDS = 1.0
 _WITHOUT_A_WORD = "its process ended without a word"
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A run that is this process's to do. ``deaths``: how often its process has ended without a word."""
+    """A run claimed by this process. ``deaths``: the number of times its process has died without recording an end."""
 
     directory: RunDirectory
     lock: RunLock
@@ -23,11 +23,11 @@ class Claim:
 
 
 def claim(directory: RunDirectory, max_retries: int) -> Claim | None:
-    """Take the run, or None if it is done, failed, or in other hands.
+    """Take the run; None if it has ended, or another process has it.
 
-    A run that is marked as running but whose lock is nobody's has lost its process: killed, out of memory, or its
-    machine gone. It goes on from its last checkpoint, unless that has happened more than ``max_retries`` times; then it
-    is marked as failed.
+    A run that is marked as running but whose lock is free has lost its process: it was killed, ran out of memory, or its
+    machine is gone. The run resumes from its last checkpoint, unless that has happened more than ``max_retries`` times;
+    then it is marked as failed.
     """
     if directory.status().state not in WAITING:
         return None
@@ -37,14 +37,14 @@ def claim(directory: RunDirectory, max_retries: int) -> Claim | None:
     except RunLocked:
         return None
     with lock.given_back() as kept:
-        # Once more, now that nobody else can change it.
+        # Read again, because now no other process can change it.
         status = directory.status()
         if status.state == "running":
             who = f" (it was process {status.pid} on {status.host})" if status.pid else ""
             status = _count_death(directory, status, f"{_WITHOUT_A_WORD}{who}", max_retries)
         if status.state in WAITING:
             directory.remove_leftovers()
-            # Now, not once it trains: a process that dies while it loads the data has had the run as well.
+            # Recorded now, not when training starts: a crash while the data are loaded also counts.
             directory.set_status("running", deaths=status.deaths)
             kept.pop_all()
             return Claim(directory, lock, status.deaths)
@@ -52,10 +52,10 @@ def claim(directory: RunDirectory, max_retries: int) -> Claim | None:
 
 
 def record_death(directory: RunDirectory, why: str, max_retries: int) -> Status:
-    """Note that the process that had this run has died: the run is pending again, or failed after too many deaths.
+    """Record that the process of this run has died: the run is pending again, or failed after too many deaths.
 
-    Leaves the run as it is where somebody else has taken it up, or where the process had recorded its end; but gives the
-    reason where another worker was quicker to note the death, and did not know it.
+    The run is left as it is if another process has taken it, or if the process had recorded its end. If another worker has
+    recorded the death first, without the reason, the reason is added.
     """
     until = time.monotonic() + _NOTING_SECONDS
     while True:
@@ -68,7 +68,7 @@ def record_death(directory: RunDirectory, why: str, max_retries: int) -> Status:
                     directory.set_status("failed", _in_a_row(why, status.deaths), status.deaths)
                 return directory.status()
         except RunLocked:
-            # Another worker is noting the death at this moment, or has taken the run up.
+            # Another worker is recording the death at this moment, or has taken the run.
             if time.monotonic() > until:
                 return directory.status()
             time.sleep(0.02)
@@ -77,9 +77,9 @@ def record_death(directory: RunDirectory, why: str, max_retries: int) -> Status:
 def record_lost_rank(directory: RunDirectory, why: str, seconds: float) -> None:
     """Mark a run as failed because one of its ranks was killed, once its lock is free; waits ``seconds`` for that.
 
-    Does so also where rank 0 has only noticed that the rank is gone, and leaves the run as it is where it has ended otherwise.
-    Rank 0 may wait for the killed one all that time, with the lock in its hands: Slurm kills it once this job has failed, and
-    nobody would be left to say why. The status, and nothing else, is then written without the lock.
+    The run is also marked if rank 0 has only noticed that the rank is gone; it is left as it is if it has ended otherwise.
+    Rank 0 may hold the lock all that time, waiting for the killed rank: Slurm kills it once this job has failed, and the
+    reason would be lost. Then only the status is written, without the lock.
     """
     if directory.status().state != "running":
         return
@@ -112,10 +112,10 @@ def _in_a_row(why: str, deaths: int) -> str:
 
 
 def take(directories: Sequence[RunDirectory], first: int = 0, max_retries: int = 1) -> Iterator[Claim]:
-    """Claim one run after another, from number ``first`` on and around, until none is left to take.
+    """Claim one run after another, cyclically from number ``first`` on, until none is left to take.
 
-    The caller does each run, and releases its lock before it asks for the next. What another worker gives back
-    meanwhile is seen in the next round.
+    The caller trains each run, and releases its lock before it asks for the next. Runs that other workers give back
+    meanwhile are found in the next round.
     """
     order = [*directories[first:], *directories[:first]]
     while order:

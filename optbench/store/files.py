@@ -1,4 +1,4 @@
-"""Files that are either the old ones or the new ones, never half of each, and strict JSON."""
+"""Atomic writing of files (a reader sees the old content or the new, never a part), and strict JSON."""
 
 import errno
 import json
@@ -15,12 +15,12 @@ from optbench.store.processes import is_gone, machine_tag
 
 # A temporary file names its writer: .NAME.MACHINE-PROCESS-RANDOM.tmp
 _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp")
-# What file systems without hard links (SMB, FAT, some FUSE and network ones) answer when they are asked for one.
+# The errors of file systems without hard links: SMB, FAT, some FUSE and network ones.
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 
 class StoreError(Exception):
-    """A file of the store cannot be read or written; the one message names the file and the reason."""
+    """Raised if a file of the store cannot be read or written; the message names the file and the reason."""
 
 
 @contextmanager
@@ -33,21 +33,21 @@ def reporting(action: str, path: Path) -> Iterator[None]:
 
 
 def reason(error: OSError) -> str:
-    """Why a file could not be read or written, in words."""
-    # What the system calls too many links is the first one, which was not followed.
+    """The reason why a file could not be read or written, in words."""
+    # With O_NOFOLLOW the system reports "too many links" for the first link.
     return "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror or str(error)
 
 
 @contextmanager
 def temporary_file(path: Path, *content: bytes | memoryview, sync: bool = True) -> Iterator[Path]:
-    """A new file holding ``content`` in the folder of ``path``, gone (or renamed) when the block ends."""
+    """A new file with ``content`` in the folder of ``path``, removed when the block ends unless it was renamed."""
     temporary = path.with_name(f".{path.name}.{machine_tag()}-{os.getpid()}-{os.urandom(4).hex()}.tmp")
     try:
         with temporary.open("xb") as file:
             for part in content:
                 file.write(part)
             if sync:
-                # Without it a machine that loses power may have renamed a file whose content never reached the disk.
+                # Otherwise, after a loss of power, a renamed file may lack its content.
                 file.flush()
                 os.fsync(file.fileno())
         yield temporary
@@ -56,7 +56,7 @@ def temporary_file(path: Path, *content: bytes | memoryview, sync: bool = True) 
 
 
 def remove_orphans(folder: Path, of: str = "") -> None:
-    """Remove temporary files in ``folder``, of files whose names begin with ``of``, whose writers on this machine are gone."""
+    """Remove temporary files in ``folder`` whose writers on this machine are gone, for files whose names begin with ``of``."""
     with reporting("clean", folder):
         for path in folder.glob(f".{of}*.tmp"):
             match = _TEMPORARY.fullmatch(path.name)
@@ -65,7 +65,7 @@ def remove_orphans(folder: Path, of: str = "") -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Return once the content of ``path``, or the names in it if it is a folder, are on the disk; absent, do nothing."""
+    """Return once the content of ``path`` (of a folder: the names in it) is on the disk; at once if it does not exist."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -73,7 +73,7 @@ def sync_file(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network file systems have no such call for folders, and keep names without it.
+        # Some network file systems do not support this for folders, and do not need it.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
             raise
     finally:
@@ -81,30 +81,30 @@ def sync_file(path: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes, *, sync: bool = True) -> None:
-    """Replace ``path`` by ``content``: a reader, and whoever comes after a crash, sees the old file or the new one.
+    """Replace ``path`` by ``content``: a reader sees the old file or the new one, also after a crash.
 
-    Raises `StoreError` when the file system refuses; the old file is then untouched.
+    Raises `StoreError` if the file system refuses; the old file is then unchanged.
     """
     with reporting("write", path), temporary_file(path, content, sync=sync) as temporary:
         temporary.replace(path)
 
 
 def write_if_absent(path: Path, content: bytes) -> bool:
-    """Write ``path`` whole unless it exists, and tell whether this call wrote it. Of several callers one writes."""
+    """Write ``path`` atomically unless it exists; True if this call wrote it. Of several callers, one writes."""
     with reporting("write", path), temporary_file(path, content) as temporary:
         return link(temporary, path)
 
 
 def link(source: Path, target: Path) -> bool:
-    """Give ``source`` the second name ``target`` unless that name is taken; tell whether it was given.
+    """Give ``source`` the second name ``target`` unless that exists; True if it was given.
 
-    Creating a hard link is atomic on local file systems and on NFS, where exclusive creation once was not. Where there
-    are no hard links, ``target`` is created exclusively as a copy of the small file ``source``: for a moment it is empty.
+    Creating a hard link is atomic on local file systems and on NFS, where exclusive creation was not in old versions.
+    Without hard links, ``target`` is created exclusively as a copy of the small file ``source``: for a moment it is empty.
     """
     try:
         os.link(source, target)
     except FileExistsError:
-        # NFS repeats a request whose answer was lost, and then reports the link that it made itself.
+        # NFS repeats a request whose answer was lost, and then reports its own link as existing.
         try:
             return source.samefile(target)
         except FileNotFoundError:
@@ -136,7 +136,7 @@ def _copy_exclusively(source: Path, target: Path) -> bool:
 def plain(value: Any) -> Any:
     """``value`` in JSON's own types: non-finite floats become None, paths text, NumPy scalars and arrays numbers.
 
-    Raises TypeError for anything that JSON has no word for.
+    Raises TypeError for a value that JSON cannot represent.
     """
     if value is None or isinstance(value, bool | int | str):
         return value
@@ -157,14 +157,14 @@ def plain(value: Any) -> Any:
 def to_json(value: Any, *, indent: int | None = None) -> bytes:
     """Strict JSON in UTF-8 with the keys in the order given; see `plain` for what is converted."""
     text = json.dumps(plain(value), allow_nan=False, ensure_ascii=False, indent=indent)
-    # A file name that is not UTF-8 holds lone surrogates; as JSON escapes they survive.
+    # File names that are not UTF-8 hold lone surrogates, which are kept as JSON escapes.
     return text.encode("utf-8", errors="backslashreplace")
 
 
 def component(name: object, what: str) -> str:
     """``name``, if it is one plain component of a path, so that a path made from it stays in its folder.
 
-    what: what it names, for the message. Raises UserError otherwise.
+    what: the noun for the message, such as "run". Raises UserError otherwise.
     """
     if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\0" in name:
         raise UserError(f"{what} {name!r}: must be a plain name; accepted: letters, digits, dashes, dots, underscores")
@@ -172,16 +172,16 @@ def component(name: object, what: str) -> str:
 
 
 def refuse_link(path: Path) -> None:
-    """Raise `StoreError` where ``path`` is a symbolic link: one in a folder from elsewhere may lead to any file here."""
+    """Raise `StoreError` if ``path`` is a symbolic link: in a folder from elsewhere it may lead to any file here."""
     if path.is_symlink():
         raise StoreError(
-            f"{path} is a symbolic link to {path.readlink()}; what lies in a results folder is read and written only "
-            "where it is itself (its folders runs and sweeps may be links): put there what it leads to"
+            f"{path} is a symbolic link to {path.readlink()}; in a results folder only the folders runs and sweeps may be "
+            "links: put the file or folder itself there"
         )
 
 
 def refuse_links_in(folder: Path) -> None:
-    """Raise `StoreError` where ``folder``, or a file or folder directly in it, is a symbolic link; it need not exist."""
+    """Raise `StoreError` if ``folder``, or a file or folder directly in it, is a symbolic link; it need not exist."""
     refuse_link(folder)
     with reporting("read", folder):
         try:
@@ -195,7 +195,7 @@ def refuse_links_in(folder: Path) -> None:
 
 def read_bytes(path: Path) -> bytes:
     """The content of the file ``path``, unless it is a symbolic link (see `refuse_link`). Raises OSError."""
-    # Without waiting: a pipe of that name has nobody at its other end.
+    # O_NONBLOCK: opening a named pipe would wait for its other end.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         return file.read()
@@ -227,7 +227,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _flatten_into(flat: dict[str, Any], values: Mapping[str, Any], prefix: str) -> None:
-    # Ten thousand runs have millions of values: one dictionary is filled, and the abstract class is asked last.
+    # Ten thousand runs have millions of values: one dictionary is filled, and the slow check of Mapping comes last.
     for key, value in values.items():
         kind = type(value)
         if kind is dict or (kind not in _PLAIN and isinstance(value, Mapping)):

@@ -1,4 +1,4 @@
-"""The rows of a run: JSON lines while it trains, one parquet file when it has ended."""
+"""The history of a run: JSON lines while it trains, and one parquet file when it has ended."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from optbench.store.files import StoreError, plain, read_bytes, reason, reportin
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# How many bytes of history.jsonl a parquet file was made from. Unlike a time of modification it survives copying.
+# The size of the history.jsonl from which a parquet file was made. Unlike a time of modification it survives copying.
 _BYTES_KEY = b"optbench.history_bytes"
 
 
@@ -26,7 +26,7 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
     if not _is_row(row):
         raise ValueError(f"a row of the history needs an int under 'step', got {row.get('step')!r}")
     line = memoryview(to_json(row) + b"\n")
-    # The file is opened anew for each row: closing it is what makes the row visible to other hosts on NFS.
+    # The file is opened anew for each row: on NFS, closing it makes the row visible to other hosts.
     with reporting("write", path):
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
@@ -63,7 +63,7 @@ def _read_bytes(path: Path) -> bytes:
         return b""
     except OSError as error:
         raise StoreError(f"cannot read {path}: {reason(error)}") from error
-    # What follows the last line end was cut by a crash, or is being written at this moment.
+    # The text after the last line end was cut by a crash, or is being written at this moment.
     return content[: content.rfind(b"\n") + 1]
 
 
@@ -76,12 +76,12 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows in ``path``, none when it is absent; a cut last line is ignored, any other damaged line warned of."""
+    """The rows in ``path``, none if it is absent; ignores a cut last line, and warns of any other damaged line."""
     return rows_of(_read_bytes(path), path)
 
 
 def rows_of(content: bytes, path: Path) -> list[dict[str, Any]]:
-    """The rows in ``content``, whole lines of ``path``; damaged ones are warned of."""
+    """The rows in ``content``, whole lines of ``path``; warns of damaged lines."""
     lines = content.split(b"\n")[:-1]
     try:
         # One call for all lines takes half the time of one call a line.
@@ -142,7 +142,7 @@ def _to_array(values: list[Any]) -> "pa.Array":
             return array
     except (pa.ArrowException, OverflowError, UnicodeEncodeError):
         pass
-    # ASCII escapes, because text that no Arrow column can hold (lone surrogates) is one way to come here.
+    # ASCII escapes, because the values may hold text that no Arrow column can (lone surrogates).
     return pa.array([None if value is None else json.dumps(value) for value in values], pa.string())
 
 
@@ -168,9 +168,9 @@ def write_parquet(history: Path, target: Path) -> None:
 
 
 def read_table(history: Path, parquet: Path, columns: Iterable[str] | None = None) -> "pa.Table":
-    """All rows of a run as an Arrow table: from ``parquet`` where it holds all of ``history``, else from ``history``.
+    """All rows of a run as an Arrow table: from ``parquet`` if it holds all of ``history``, otherwise from ``history``.
 
-    ``columns`` keeps only those of the named columns that the run has. Raises `StoreError` when neither can be read.
+    ``columns``: only these, as far as the run has them. Raises `StoreError` if neither file can be read.
     """
     table = _read_parquet(history, parquet, columns)
     if table is None:
@@ -185,7 +185,7 @@ def _read_parquet(history: Path, parquet: Path, columns: Iterable[str] | None) -
     import pyarrow.parquet as pq
 
     try:
-        # As bytes: pyarrow's own opening of a path costs several times as much as a file of this size.
+        # Passed as bytes: for files of this size, opening a path with pyarrow takes several times as long.
         file = pq.ParquetFile(pa.BufferReader(read_bytes(parquet)))
         try:
             current = history.stat().st_size

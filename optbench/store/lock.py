@@ -1,17 +1,17 @@
-"""One writer per run: a lock file with a heartbeat, which others take over when its holder is gone.
+"""One writer for each run: a lock file with a heartbeat, which other processes take over if its holder is gone.
 
-The lock is a hard link to a file that names its holder, so that it appears whole and for one process only, on local
-file systems and on NFS alike; where there are no hard links it is created exclusively. The holder touches it every few
-seconds. It is abandoned when it has not been touched for long by the file server's own clock, or when its process on
-this very machine is gone. A clock that was set back leaves a heartbeat in the future, which would look young for as long:
-whoever finds one touches the lock himself, and from then on it ages unless its holder lives.
+The lock is a hard link to a file that names its holder, so that it appears complete and for one process only, on local
+file systems and on NFS; without hard links it is created exclusively. The holder touches it every few seconds. The lock
+is abandoned if it has not been touched for `stale_after` by the file server's clock, or if its process on this machine
+is gone. If the clock was set back, the heartbeat lies in the future and would look recent for too long: a process that
+finds such a heartbeat touches the lock itself, and from then on the lock ages unless its holder lives.
 
-Removing an abandoned lock is the delicate part: two processes may find the same one, and the slower must not remove
-the new lock of the faster. Every lock carries a token that is never used again, and it may be removed only by the
-holder of the claim on that token. A claim is a hard link as well, numbered: claim 0 is open to anybody, claim k + 1
-only when the holder of claim k is gone. No claim is removed before the lock that it is about, so each is given once.
-What no lock file can rule out is a process that sleeps for `stale_after` and wakes up between two system calls; for
-that, a holder notices at its next heartbeat when its lock is gone (`RunLock.lost`).
+Removing an abandoned lock is the difficult part: two processes may find the same lock, and the slower one must not remove
+the new lock of the faster one. Every lock carries a token that is never used again, and only the holder of the claim on
+that token may remove it. A claim is also a hard link, with a number: any process may take claim 0, and claim k + 1 only
+if the holder of claim k is gone. No claim is removed before its lock, so that each is given once. One case remains that
+no lock file can prevent: a process sleeps for `stale_after` and wakes up between two system calls. Therefore a holder
+checks at each heartbeat that its lock is still there (`RunLock.lost`).
 """
 
 import errno
@@ -33,7 +33,7 @@ from optbench.store.processes import is_gone, process_of, this_machine
 
 
 class RunLocked(UserError):
-    """Another process holds the lock. ``host``, ``pid`` and ``age``, the seconds since its last heartbeat, say who."""
+    """Raised if another process holds the lock: ``pid`` on ``host``; ``age``: seconds since its last heartbeat."""
 
     def __init__(self, message: str, host: str = "", pid: int = 0, age: float = 0.0):
         super().__init__(message)
@@ -44,11 +44,11 @@ class RunLocked(UserError):
 
 @dataclass(frozen=True)
 class _Holder:
-    """What a lock file says about its holder.
+    """The holder of a lock, as the lock file states it.
 
-    machine: which boot of which machine, and which process-id namespace there, ``pid`` belongs to. Containers on
-        different machines often share a host name, and containers on one machine do not see each other's processes.
-    started: when the process started, in clock ticks since boot, because process ids are used again.
+    machine: the boot of the machine and the process-id namespace to which ``pid`` belongs. Containers on different
+        machines often share a host name, and containers on one machine do not see each other's processes.
+    started: the start time of the process, in clock ticks since boot, because process ids are reused.
     """
 
     host: str
@@ -69,7 +69,7 @@ class _Holder:
         )
 
     def is_gone(self) -> bool:
-        """Whether the holder is known to be dead; False when it cannot be known from here."""
+        """True if the holder is known to be dead; False if that cannot be known from this machine."""
         if (self.host, self.machine) != (os.uname().nodename, this_machine()):
             return False
         return is_gone(self.pid, self.started)
@@ -77,7 +77,7 @@ class _Holder:
 
 @dataclass(frozen=True)
 class _Seen:
-    """A lock file as it was found: its holder, None when unreadable; its last heartbeat; what tells it from others."""
+    """A lock file as it was found: its holder (None if unreadable), its last heartbeat, and its identity."""
 
     holder: _Holder | None
     touched: float
@@ -85,7 +85,7 @@ class _Seen:
 
 
 def _look(path: Path) -> _Seen | None:
-    # Opening the file makes NFS ask the server for its current times, which stat alone may take from a cache.
+    # Opening the file makes NFS ask the server for its current times; stat alone may use a cache.
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError as error:
@@ -111,11 +111,11 @@ def _look_at(descriptor: int) -> _Seen:
 
 @dataclass(frozen=True)
 class Held:
-    """Who holds a lock.
+    """The holder of a lock.
 
-    host, pid: its process; "unknown host" and 0 when the file is damaged.
-    age: seconds since its last heartbeat, by this host's clock; 0 where that is yet to come.
-    abandoned: whether the next process that asks for the lock is going to be given it.
+    host, pid: its process; "unknown host" and 0 if the file is damaged.
+    age: seconds since its last heartbeat, by this host's clock; 0 if the heartbeat lies in the future.
+    abandoned: True if the next process that asks for the lock will get it.
     """
 
     host: str
@@ -125,10 +125,10 @@ class Held:
 
 
 def look(path: str | Path, stale_after: float = 60.0) -> Held | None:
-    """Who holds the lock ``path``, or None when nobody does; touches nothing, and so works on a read-only folder too.
+    """The holder of the lock ``path``, or None if it is free; writes nothing, so that it also works on a read-only folder.
 
-    It asks this host's clock, where `RunLock` asks the file server's: it informs, and decides nothing. Raises
-    `optbench.store.StoreError` when the file cannot be read.
+    It uses this host's clock, while `RunLock` uses the file server's, so the result is only for display. Raises
+    `optbench.store.StoreError` if the file cannot be read.
     """
     with reporting("read", Path(path)):
         seen = _look(Path(path))
@@ -136,7 +136,7 @@ def look(path: str | Path, stale_after: float = 60.0) -> Held | None:
         return None
     since = time.time() - seen.touched
     age = max(0.0, since)
-    # A heartbeat far in the future tells no more than one long ago.
+    # A heartbeat far in the future counts as abandoned, like one long ago.
     abandoned = abs(since) > stale_after
     if seen.holder is None:
         return Held("unknown host", 0, age, abandoned)
@@ -146,14 +146,14 @@ def look(path: str | Path, stale_after: float = 60.0) -> Held | None:
 class RunLock:
     """A lock on ``path`` for one process at a time, on any host that shares the file system.
 
-    Use it as a context manager. Entering raises `RunLocked` when another process (or object) holds the lock, and
-    `optbench.store.StoreError` when the folder cannot be written. It is never waited for. Where the block raises and the
-    lock cannot be given back either, the error of the block is raised.
+    Use it as a context manager. Entering raises `RunLocked` if another process (or object) holds the lock, and
+    `optbench.store.StoreError` if the folder cannot be written; it never waits. If the block raises and releasing the lock
+    fails as well, the error of the block is raised.
 
-    ``heartbeat``: every how many seconds the holder touches the file.
-    ``stale_after``: a lock untouched for as many seconds is taken over. A holder on this machine that has died, or
-    whose process id now belongs to another process, is not waited for.
-    ``lost``: an event, set when a heartbeat finds that the lock is gone or somebody else's: stop writing.
+    ``heartbeat``: the seconds between two touches of the file by the holder.
+    ``stale_after``: a lock not touched for this many seconds is taken over. The lock of a holder on this machine that has
+    died, or whose process id now belongs to another process, is taken over at once.
+    ``lost``: an event, set when a heartbeat finds that the lock is gone or belongs to another process: stop writing.
 
     A forked child does not hold its parent's lock: leaving the context there does nothing.
     """
@@ -179,19 +179,19 @@ class RunLock:
         try:
             self.release()
         except StoreError:
-            # On a disk that went away or became read-only both fail, and the block's error names the write that was lost.
+            # If the disk is gone or read-only, both fail, and the block's error names the write that was lost.
             if error is None:
                 raise
 
     def given_back(self) -> ExitStack:
-        """A context for a block that has the lock already, left like ``with`` the lock; its `pop_all` keeps the lock."""
+        """A context that releases the lock, which is already taken, at its end; its `pop_all` keeps the lock."""
         stack = ExitStack()
         stack.push(self)
         return stack
 
     @contextmanager
     def waited_for(self, seconds: float) -> Iterator[None]:
-        """Take the lock as soon as its holder gives it back, for the block; raise `RunLocked` after so many seconds."""
+        """Hold the lock for the block; waits up to ``seconds`` for its holder to release it, then raises `RunLocked`."""
         until = time.monotonic() + seconds
         while True:
             try:
@@ -223,7 +223,7 @@ class RunLock:
         self._remove_litter(holder.token)
 
     def release(self) -> None:
-        """Give the lock back, if this process still holds it."""
+        """Release the lock, if this process still holds it."""
         holder = self._holder
         if holder is None or holder.pid != os.getpid():
             return
@@ -242,12 +242,12 @@ class RunLock:
                 self.lost.set()  # it is being taken over at this moment
 
     def _remove_litter(self, own_token: str) -> None:
-        """Remove the files by which processes took or gave back the lock and died; for its holder.
+        """Remove the files of processes that died while they took or released the lock; for its holder.
 
-        A claim on an earlier lock decides nothing while this one is there, and files of the living are left alone.
+        A claim on an earlier lock has no effect while this lock exists; files of living processes are left alone.
         """
         own = re.compile(rf"\.{re.escape(self.path.name)}\.([^.]+)\.(new|old|claim\d+)")
-        with suppress(OSError):  # no reason to refuse the lock
+        with suppress(OSError):  # a failure here does not affect the lock
             for path in self.path.parent.iterdir():
                 match = own.fullmatch(path.name)
                 if match is None or match[1] == own_token:
@@ -268,12 +268,12 @@ class RunLock:
                 self.lost.set()
                 return
             except OSError:
-                continue  # the file server does not answer; whether the lock is lost is seen when it does
+                continue  # the file server does not answer; the next heartbeat checks again
             try:
                 if _look_at(descriptor).identity != holder.token:
                     self.lost.set()
                     return
-                # The open file, not the path, which may name another file by now.
+                # By its descriptor, because the path may name another file by now.
                 os.utime(descriptor)
             except OSError:
                 continue
@@ -281,14 +281,14 @@ class RunLock:
                 os.close(descriptor)
 
     def _make_room(self, own_file: Path) -> None:
-        """Remove the lock that is in the way if it is abandoned; raise `RunLocked` if it is not."""
+        """Remove the existing lock if it is abandoned; raise `RunLocked` if it is not."""
         seen = _look(self.path)
         if seen is None:
             return
         now = _server_time(own_file)
         if not self._is_abandoned(seen, now):
             if seen.touched - now > self.stale_after:
-                with suppress(OSError):  # it is gone by now, or somebody else's file, whom alone it lets touch it
+                with suppress(OSError):  # it is gone by now, or belongs to another user, who alone may touch it
                     os.utime(self.path)
             raise self._locked_by(seen, now)
         self._remove(seen.identity, source=own_file, only_abandoned=True)
@@ -322,13 +322,13 @@ class RunLock:
                 self._take_away(identity)
                 gone = True
         finally:
-            # Claims on a lock that is gone decide nothing any more. On one that stays, because its holder slept and
-            # woke up, only ours goes: the earlier ones keep the numbers that were given.
+            # Claims on a lock that is gone have no effect. If the lock stays, because its holder slept and woke up, only
+            # this process's claim is removed: the earlier ones keep their numbers taken.
             for claim in claims if gone else claims[-1:]:
                 claim.unlink(missing_ok=True)
 
     def _claim(self, identity: str, source: Path) -> list[Path]:
-        """All claims on the lock ``identity``, the last one ours; none when it turns out to be gone already."""
+        """All claims on the lock ``identity``, the last one ours; empty if the lock is already gone."""
         claims: list[Path] = []
         for number in count():
             claims.append(self._beside(identity, f"claim{number}"))
@@ -350,12 +350,12 @@ class RunLock:
             return
         seen = _look(aside)
         if seen is not None and seen.identity != identity:
-            # We slept, our claim was given to another process, and this is the lock that followed: put it back.
+            # This process slept, its claim went to another process, and this is that process's lock: put it back.
             link(aside, self.path)
         aside.unlink(missing_ok=True)
 
 
 def _server_time(file: Path) -> float:
-    """The time on the clock that also stamps the heartbeats, which need not be this host's."""
+    """The time on the file server's clock, which also stamps the heartbeats and may differ from this host's."""
     os.utime(file)
     return file.stat().st_mtime

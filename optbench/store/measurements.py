@@ -1,4 +1,4 @@
-"""What probes have measured in a run: arrays in NAME-STEP.npz, and an index with a line for each measurement."""
+"""The measurements of a run's probes: arrays in NAME-STEP.npz, and an index with a line for each measurement."""
 
 import io
 import re
@@ -19,8 +19,8 @@ _OF_A_MEASUREMENT = re.compile(r"(\w+)-(\d+)\.\w+")
 class Measurements:
     """The folder ``probes`` of a run directory; it is made when the first measurement is written.
 
-    index.jsonl has one line for each measurement: probe, step, file (the name of its arrays in the folder, null where it
-    has none), seconds, values and options. A probe has one measurement at a step: a new one takes its place.
+    index.jsonl has one line for each measurement: probe, step, file (the file name of its arrays, null if it has none),
+    seconds, values and options. A probe has one measurement at a step: a new one replaces it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -28,7 +28,7 @@ class Measurements:
 
     @property
     def index(self) -> Path:
-        """Where the index is or will be."""
+        """The path of the index, which may not exist yet."""
         return self.path / "index.jsonl"
 
     def write(
@@ -87,7 +87,7 @@ class Measurements:
         return [self.path / component(row["file"], f"{self.index}: file") for row in self.rows() if row.get("file")]
 
     def missing(self, history_rows: Iterable[Mapping[str, Any]]) -> str | None:
-        """The first measurement that a row of the history speaks of and that is not here, or is damaged; None if all are."""
+        """The first measurement named in a row of the history that is missing or damaged here; None if there is none."""
         spoken_of = [row for row in history_rows if row.get("event") == "probe" and "problem" not in row]
         if not spoken_of:
             return None
@@ -101,7 +101,7 @@ class Measurements:
         return None
 
     def truncate(self, after_step: int) -> None:
-        """Forget the measurements of the steps after ``after_step``: a resumed run takes them again."""
+        """Remove the measurements of the steps after ``after_step``: a resumed run takes them again."""
         if not self.path.is_dir():
             return
         history.truncate(self.index, after_step)
@@ -113,9 +113,9 @@ class Measurements:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether ``path`` is a zip archive, as NumPy's are, whose parts have their checksums."""
+    """True if ``path`` is a zip archive, such as NumPy's, and all its parts match their checksums."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
-    except Exception:  # zipfile raises what it meets: struct.error, EOFError, NotImplementedError, ...
+    except Exception:  # zipfile raises many types: struct.error, EOFError, NotImplementedError, ...
         return False

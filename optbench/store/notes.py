@@ -1,4 +1,4 @@
-"""What a person has said of a run, beside its results: tags to select by, and a note. Neither changes anything else."""
+"""The user's notes on a run: tags for selecting runs, and a text. They change nothing else."""
 
 import re
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ def check_tag(word: str) -> str:
 
 
 def notes_of(run: RunDirectory) -> Notes:
-    """What is noted of ``run``; what a file does not say as it should counts as not said. Raises StoreError for a damaged one."""
+    """The notes on ``run``; entries of a wrong type or form are ignored. Raises StoreError for a damaged file."""
     try:
         content = read_object(_path(run))
     except FileNotFoundError:
@@ -42,10 +42,10 @@ def notes_of(run: RunDirectory) -> Notes:
 
 
 def annotate(run: RunDirectory, add: Iterable[str] = (), remove: Iterable[str] = (), note: str | None = None) -> Notes:
-    """Change what is noted of ``run``, and return it. ``note``: the new one, empty for none; None leaves it.
+    """Change the notes on ``run``, and return them. ``note``: the new text, empty to remove it; None keeps the old one.
 
-    Raises UserError for words that are no tags and notes that are too long, `RunLocked` where somebody is at work on the run,
-    and StoreError where the file system refuses.
+    Raises UserError for an invalid tag and for a note that is too long, `RunLocked` if a process works on the run, and
+    StoreError if the file system refuses.
     """
     added, removed = {check_tag(word) for word in add}, set(remove)
     if note is not None and len(note) > LONGEST_NOTE:
@@ -62,7 +62,7 @@ def annotate(run: RunDirectory, add: Iterable[str] = (), remove: Iterable[str] =
 
 
 def columns_of(run: RunDirectory) -> dict[str, str]:
-    """What the columns of a run say of its notes: its tags with commas between them, and its note; a damaged file none."""
+    """The notes on a run as columns: its tags, separated by commas, and its note; both empty if the file is damaged."""
     try:
         found = notes_of(run)
     except StoreError:

@@ -1,4 +1,4 @@
-"""Which process of which machine a file belongs to, and whether that process is gone."""
+"""Identify processes and machines, and find out if a process of this machine is gone."""
 
 import hashlib
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def process_of(pid: int) -> tuple[str, str] | None:
-    """The state and the start time of a process, or None where /proc does not tell."""
+    """The state and the start time of a process, or None if /proc does not show it."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
@@ -18,23 +18,23 @@ def process_of(pid: int) -> tuple[str, str] | None:
 
 
 def is_gone(pid: int, started: str | None = None) -> bool:
-    """Whether the process ``pid`` of this machine has ended; with ``started``, also where its id was used again."""
+    """True if the process ``pid`` of this machine has ended; with ``started``, also if its id was reused."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
     except PermissionError:
-        pass  # somebody else's process, which /proc may hide
+        pass  # another user's process, which /proc may hide
     process = process_of(pid)
     if process is None:
         return False
     state, since = process
-    # A zombie has ended; only its parent has not asked how.
+    # A zombie has ended, and its parent has not yet read its exit status.
     return state in "ZX" or (started is not None and since != started)
 
 
 def this_machine() -> str:
-    """Which boot of which machine this is, and which process-id namespace there; empty where /proc does not tell."""
+    """The ids of this machine's boot and of the process-id namespace; empty if /proc does not show them."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"

@@ -1,4 +1,4 @@
-"""Many runs as one data frame."""
+"""Read many runs as one data frame."""
 
 import json
 import os
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _BASE = ("run_id", "status", "why", "since", "problem")
-# Where any run has them.
+# Columns that exist only if any run has them.
 _NOTED = ("tags", "note")
-# What the summary of a run says of its configuration, and where the configuration itself says so: in this order they are
-# columns, for runs that have no summary too.
+# Values of the configuration that a summary repeats, with their keys in the configuration. They are columns in this order,
+# also for runs without a summary.
 _NAMED = {
     "optimizer": ("optimizer", "name"),
     "model": ("model", "name"),
@@ -34,7 +34,7 @@ _INTEGERS = ("batch", "seed", "trial", "classes")
 
 
 def run_directories(results_dir: str | Path = "results") -> Iterator[RunDirectory]:
-    """All run directories under ``results_dir`` in the order of their ids; none when the folder does not exist."""
+    """All run directories under ``results_dir``, sorted by id; none if the folder does not exist."""
     for run_id in _run_ids(results_dir):
         yield RunDirectory.at(results_dir, run_id)
 
@@ -59,8 +59,8 @@ def _run_ids(results_dir: str | Path) -> list[str]:
 def find(results_dir: str | Path, name: str) -> RunDirectory:
     """The run whose id is ``name``, or the only one whose id begins or ends with it.
 
-    Raises `UserError` with the ids that come nearest when there is no such run, or with the candidates when there are
-    several, and StoreError where a file of the run is a symbolic link.
+    Raises `UserError` with the most similar ids if there is no such run, or with the candidates if there are several, and
+    StoreError if a file of the run is a symbolic link.
     """
     run = RunDirectory.at(results_dir, _match(name, _run_ids(results_dir), results_dir))
     run.check_links()
@@ -83,7 +83,7 @@ def _match(name: str, run_ids: Sequence[str], results_dir: str | Path) -> str:
     raise UserError(
         f"no run {name!r} in {where}"
         + (f"; the nearest are {', '.join(near)}" if near else f" ({len(run_ids)} runs there, none with a similar id)")
-        + "; accepted is a run id, or the beginning or end of only one"
+        + "; accepted is a run id, or a unique beginning or end of one"
     )
 
 
@@ -98,25 +98,25 @@ def _chosen(results_dir: str | Path, runs: Iterable[str] | None) -> list[RunDire
 def load(
     results_dir: str | Path = "results", runs: Iterable[str] | None = None, search_spaces: bool = False
 ) -> "pd.DataFrame":
-    """All runs under ``results_dir``, or those named in ``runs`` (as in `find`), one row a run, finished or not.
+    """All runs under ``results_dir``, or those named in ``runs`` (as in `find`), one row for each, finished or not.
 
-    Columns, each where any run has it: run_id; status; why and since (from status.json); problem, the reason why a file of
-    the run could not be read, empty when all is well; tags and note, what a person has said of it; then every number, text and
-    boolean of summary.json, nested mappings flattened with dots; optimizer, model, dataset, batch, seed, trial,
-    base_learning_rate, learning_rate and scaling_rule, of runs in every state, so that failures are counted in their groups;
-    setting, a hash of all that can change the numbers but the seed (only runs with the same one may be averaged); classes, the
-    number of them; with ``search_spaces`` the optimizer's, as JSON text, in search_space; then the configuration as
-    ``config.optimizer.learning_rate`` and so on, where a list is its JSON text (which can be compared, grouped by and written
-    to CSV), without what the choices say about themselves (``info``).
+    Columns, each present if any run has it: run_id; status; why and since (from status.json); problem, the reason why a file
+    of the run could not be read, otherwise empty; tags and note, the user's; then every number, text and boolean of
+    summary.json, nested mappings flattened with dots; optimizer, model, dataset, batch, seed, trial, base_learning_rate,
+    learning_rate and scaling_rule, for runs in every state, so that failures are counted in their groups; setting, a hash of
+    all of the science except the seed (only runs with equal hashes may be averaged); classes, their number; with
+    ``search_spaces``, search_space: that of the optimizer as JSON text; then the configuration as
+    ``config.optimizer.learning_rate`` and so on, without the choices' ``info``; a list is its JSON text (which can be
+    compared, grouped by and written to CSV).
 
     A run that is neither done nor diverged has no summary, and no results. batch, seed, trial and classes are integers:
-    Int64 where a run lacks them. An empty or missing folder gives an empty frame. A damaged run gives a row with its
+    Int64 if a run lacks them. An empty or missing folder gives an empty frame. A damaged run gives a row with its
     ``problem``, never an exception.
     """
     import pandas as pd
 
     read = [_read_run(run, search_spaces) for run in _chosen(results_dir, runs)]
-    # One key of the summary and the same of the status: the status knows of a run that was started over.
+    # A key that both the status and the summary have is taken from the status, which is current for a restarted run.
     summary_keys = dict.fromkeys(key for _, summary, _ in read for key in summary if key not in (*_BASE, *_NOTED))
     config_keys = dict.fromkeys(key for _, _, config in read for key in config)
     records = [config | summary | base for base, summary, config in read]
@@ -127,7 +127,7 @@ def load(
 
 
 def integers(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """The frame of `load` with batch, seed, trial and classes as integers: int64, or Int64 where a run lacks them."""
+    """The frame of `load` with batch, seed, trial and classes as integers: int64, or Int64 if a run lacks them."""
     import pandas as pd
 
     found = {}
@@ -156,7 +156,7 @@ def _read_run(run: RunDirectory, search_spaces: bool) -> tuple[dict[str, str], d
         config = _columns(run.config(), search_spaces)
     except StoreError as error:
         problems.append(str(error))
-    # A run that diverged says why in its summary.
+    # The reason for a divergence is in the summary.
     why = status.why or str(summary.get("why") or "")
     base = dict(zip(_BASE, (run.run_id, status.state, why, status.since, "; ".join(problems)), strict=True))
     base |= columns_of(run)
@@ -166,7 +166,7 @@ def _read_run(run: RunDirectory, search_spaces: bool) -> tuple[dict[str, str], d
 
 
 def _columns(config: dict[str, Any], search_spaces: bool) -> dict[str, Any]:
-    """What the columns of a run say of its configuration."""
+    """The columns of a run that come from its configuration."""
     columns = {name: value for name, keys in _NAMED.items() if (value := _at(config, *keys)) is not None}
     if _at(config, "dataset", "info", "named_by"):
         from optbench.config import name_of
@@ -179,7 +179,7 @@ def _columns(config: dict[str, Any], search_spaces: bool) -> dict[str, Any]:
     if space:
         columns["search_space"] = json.dumps(space, ensure_ascii=False, default=str)
     for key, value in flatten(_without_info(config), "config.").items():
-        # default=str: YAML knows dates, JSON does not.
+        # default=str: YAML has dates, JSON does not.
         columns[key] = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list) else value
     return columns
 
@@ -199,7 +199,7 @@ def _at(value: Any, *keys: str) -> Any:
 
 
 def _derived(config: dict[str, Any]) -> dict[str, Any]:
-    """The setting and the scaled learning rate; nothing where the configuration is not a whole one."""
+    """The setting and the scaled learning rate; empty if the configuration is incomplete."""
     from optbench.config import RunConfig, learning_rate, setting
 
     try:
@@ -213,11 +213,11 @@ def _derived(config: dict[str, Any]) -> dict[str, Any]:
 def load_history(
     results_dir: str | Path = "results", runs: Iterable[str] | None = None, columns: Iterable[str] | None = None
 ) -> "pd.DataFrame":
-    """The histories of all runs, or of those named in ``runs``, one under the other, with ``run_id`` in front.
+    """The histories of all runs, or of those named in ``runs``, concatenated, with the first column ``run_id``.
 
-    A finished run is read from its history.parquet, any other from its history.jsonl so far. ``columns`` keeps only
-    the named columns, in that order, empty where no run has them. A column whose values have no common type over the
-    runs has dtype object. A history that cannot be read is left out with a warning.
+    A finished run is read from its history.parquet, any other from its history.jsonl so far. ``columns``: only these, in
+    that order, empty if no run has them. A column whose values have no common type over the runs has dtype object. A
+    history that cannot be read is left out with a warning.
     """
     from concurrent.futures import ThreadPoolExecutor
 

@@ -1,7 +1,7 @@
-"""Removing what lies in a results folder so that nothing half is ever seen, and putting a run in place the same way.
+"""Remove runs and folders atomically from a results folder, and put a run in place the same way.
 
-What is to go is first renamed to a hidden name, which no reader looks at, in one step; a crash after that leaves only rubbish,
-which the next removal takes away. What is to come is written under a hidden name and renamed when it is whole.
+A directory that is removed is first renamed, in one step, to a hidden name that readers ignore; a crash after that leaves
+only rubbish, which the next removal deletes. A new directory is written under a hidden name and renamed when it is complete.
 """
 
 import os
@@ -16,22 +16,22 @@ from optbench.store.lock import RunLock
 from optbench.store.processes import is_gone, machine_tag
 from optbench.store.run_directory import FINISHED, RunDirectory
 
-# Such as .RUN_ID.1a2b3c4d-4711-89abcdef.removed: its last name, its writer, and what it is.
+# Such as .RUN_ID.1a2b3c4d-4711-89abcdef.removed: its former name, its writer, and its purpose.
 _HIDDEN = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.(removed|incoming)")
-# Of the name in a hidden one, so that this fits wherever the name did.
+# The characters of the name in a hidden name, so that the hidden name is not too long for the file system.
 _LONGEST = 40
 
 
 def hidden(path: Path, purpose: str) -> Path:
-    """A name beside ``path`` that no reader looks at; ``purpose`` is "removed" or "incoming"."""
+    """A name beside ``path`` that readers ignore; ``purpose`` is "removed" or "incoming"."""
     writer = f"{machine_tag()}-{os.getpid()}-{os.urandom(4).hex()}"
     return path.with_name(f".{path.name[:_LONGEST]}.{writer}.{purpose}")
 
 
 def remove_run(run: RunDirectory) -> None:
-    """Remove a run's directory with all that is in it: at once for every reader.
+    """Remove a run's directory and its content, in one step for every reader.
 
-    Raises `RunLocked` where somebody is at work on it, and StoreError where a file in it is a link or the file system refuses.
+    Raises `RunLocked` if a process works on it, and StoreError if a file in it is a link or the file system refuses.
     """
     with RunLock(run.lock):
         gone = _take_away(run.path)
@@ -39,15 +39,15 @@ def remove_run(run: RunDirectory) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder, such as that of a sweep, at once for every reader; for a caller who knows that nobody writes there."""
+    """Remove a folder, such as that of a sweep, in one step for every reader; the caller must know that nobody writes there."""
     refuse_link(path)
     _delete(_take_away(path))
 
 
 def replace_run(run: RunDirectory, incoming: Path) -> None:
-    """Put the whole directory ``incoming``, a `hidden` one, in the place of ``run``, which is there and at which nobody works.
+    """Replace the existing directory ``run``, on which nobody works, by the complete directory ``incoming``, a `hidden` one.
 
-    Between the two renames there is no such run; a crash there leaves none. Raises as `remove_run` does.
+    Between the two renames the run does not exist, and neither after a crash there. Raises as `remove_run` does.
     """
     with RunLock(run.lock):
         gone = _take_away(run.path)
@@ -56,15 +56,15 @@ def replace_run(run: RunDirectory, incoming: Path) -> None:
 
 
 def put_in_place(incoming: Path, path: Path) -> None:
-    """Rename the whole directory ``incoming`` to ``path``; raises StoreError where there is one by now."""
+    """Rename the complete directory ``incoming`` to ``path``; raises StoreError if that exists by now."""
     with reporting("create", path):
-        incoming.rename(path)  # which replaces an empty directory only
+        incoming.rename(path)  # replaces an empty directory only
         sync_file(path.parent)
 
 
 @contextmanager
 def incoming(path: Path) -> Iterator[Path]:
-    """A new, empty, hidden directory beside ``path``; gone after the block, unless it was put in place."""
+    """A new, empty, hidden directory beside ``path``; removed after the block, unless it was put in place."""
     folder = hidden(path, "incoming")
     with reporting("create", folder):
         folder.mkdir(parents=True)
@@ -75,7 +75,7 @@ def incoming(path: Path) -> Iterator[Path]:
 
 
 def prune_run(run: RunDirectory) -> int:
-    """Remove the checkpoints of a finished run, and say how many bytes they had; of one that has not finished, none.
+    """Remove the checkpoints of a run if it has finished, and return the number of bytes freed.
 
     Its results stay. Raises as `remove_run` does.
     """
@@ -90,7 +90,7 @@ def prune_run(run: RunDirectory) -> int:
 
 
 def remove_rubbish(*folders: Path) -> None:
-    """Remove what removals that were killed have left in ``folders``; what processes at work have there stays."""
+    """Remove the hidden directories that killed processes have left in ``folders``; those of living processes stay."""
     for folder in folders:
         for path in rubbish_in(folder):
             match = _HIDDEN.fullmatch(path.name)
@@ -106,9 +106,9 @@ def rubbish_in(folder: Path) -> list[Path]:
 
 
 def files_of(folder: Path) -> Iterator[tuple[Path, int]]:
-    """All files below ``folder`` with their sizes in bytes; links are counted as what they are, and not followed.
+    """All files below ``folder`` with their sizes in bytes; links are counted themselves, and not followed.
 
-    What somebody at work removes meanwhile is left out.
+    Files that another process removes meanwhile are left out.
     """
     pending = [folder]
     while pending:
@@ -131,7 +131,7 @@ def files_of(folder: Path) -> Iterator[tuple[Path, int]]:
 
 
 def size_of(folder: Path) -> int:
-    """The bytes of all files below ``folder``; none where there is no such folder."""
+    """The bytes of all files below ``folder``; 0 if the folder does not exist."""
     return sum(size for _, size in files_of(folder))
 
 

@@ -1,4 +1,4 @@
-"""Where a run goes on: at its newest checkpoint that is whole, its own, and stands on what the history still holds."""
+"""Find the checkpoint from which a run resumes: the newest that is intact, belongs to it, and matches its history."""
 
 import hashlib
 import os
@@ -17,11 +17,11 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run begins.
+    """The start of a run: a checkpoint, or its first step.
 
-    path, state: the checkpoint and what it holds; None to begin at the first step.
-    seal: of that checkpoint; None for one of an earlier version, too.
-    said: a line for every checkpoint that was refused, and one for an unsealed one that was taken.
+    path, state: the checkpoint and its content; None to begin at the first step.
+    seal: of that checkpoint; also None for a checkpoint of an earlier version.
+    said: a line for every refused checkpoint, and one if the chosen checkpoint has no seal.
     """
 
     path: Path | None = None
@@ -39,7 +39,7 @@ class HistoryDigest:
     def take(self) -> tuple[int, str]:
         """The size and the digest of the history so far.
 
-        Raises `StoreError` where the file holds less than before: somebody else has removed or cut it.
+        Raises `StoreError` if the file is shorter than before: another process has removed or cut it.
         """
         with reporting("read", self._path):
             try:
@@ -64,10 +64,10 @@ class HistoryDigest:
 
 
 def choose(run: RunDirectory, parse: Callable[[Path, bytes], dict[str, Any]]) -> Start:
-    """Where ``run`` is to begin; for the holder of its lock, as checkpoints that are refused are set aside.
+    """Find the start of ``run``; for the holder of its lock, because refused checkpoints are set aside.
 
-    ``parse(path, archive)`` reads an archive; it raises `CheckpointRefused` for one that holds no state of a run. Raises
-    `StoreError` where the file system does not let a checkpoint be read, which may be over soon.
+    ``parse(path, archive)`` reads an archive; it raises `CheckpointRefused` if that holds no state of a run. Raises
+    `StoreError` if a checkpoint cannot be read at the moment; it is then not refused.
     """
     refused: list[CheckpointRefused] = []
     start = Start()
@@ -97,7 +97,7 @@ def choose(run: RunDirectory, parse: Callable[[Path, bytes], dict[str, Any]]) ->
 
 
 def _check_stands(run: RunDirectory, path: Path, seal: Seal) -> None:
-    """Raise `CheckpointRefused` unless the history and the measurements that were there with the checkpoint still are."""
+    """Raise `CheckpointRefused` unless the history and the measurements that existed with the checkpoint still exist."""
     file = run.history
     with reporting("read", file):
         try:
@@ -116,7 +116,7 @@ def _check_stands(run: RunDirectory, path: Path, seal: Seal) -> None:
 
 
 def begin(run: RunDirectory, start: Start, step: int) -> None:
-    """Drop from the history and the measurements what the run, which begins at ``step``, is going to write again."""
+    """Remove the rows of the history and the measurements that the run, beginning at ``step``, will write again."""
     if start.path is None:
         run.cut_history(0, -1)
     elif start.seal is None:

@@ -1,4 +1,4 @@
-"""One run's directory: its configuration, status, history, summary and where its other files are."""
+"""One run's directory: its configuration, status, history and summary, and the paths of its other files."""
 
 import hashlib
 import os
@@ -37,19 +37,19 @@ if TYPE_CHECKING:
 State = Literal["pending", "running", "done", "diverged", "failed", "preempted"]
 STATES: tuple[State, ...] = get_args(State)
 FINISHED: tuple[State, ...] = ("done", "diverged")
-# How long an empty config.yaml is taken for one that is being written.
+# For this time an empty config.yaml counts as one that is being written.
 _PATIENCE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class Status:
-    """What a run is doing.
+    """The status of a run.
 
     state: pending, running, done, diverged, failed or preempted.
-    why: one line for a person to read, or nothing.
-    since: when the run came into this state, in UTC to the second ("2025-01-31T12:00:00Z"); empty when unknown.
+    why: the reason in one line, or empty.
+    since: the time at which the run entered this state, in UTC to the second ("2025-01-31T12:00:00Z"); empty if unknown.
     host, pid: the process that trains it, while it is running.
-    deaths: how often its process has ended without a word since it last ended in order.
+    deaths: the number of times its process has died since it last recorded an end.
     """
 
     state: State
@@ -63,9 +63,9 @@ class Status:
 class RunDirectory:
     """The directory of one run: writes and reads its files.
 
-    Nothing is cached, so that several objects, processes and hosts may look at one run. Writing anything after
-    `create` is for the holder of the run's lock. Every method that writes raises `StoreError`, with the file and the
-    reason in one message, when the file system refuses (disk full, read-only, no permission).
+    Nothing is cached, so that several objects, processes and hosts may read one run. After `create`, only the holder of
+    the run's lock may write. Every method that writes raises `StoreError`, with the file and the reason in one message,
+    if the file system refuses (disk full, read-only, no permission).
     """
 
     def __init__(self, path: str | Path):
@@ -78,8 +78,8 @@ class RunDirectory:
     def at(cls, results_dir: str | Path, run_id: str) -> "RunDirectory":
         """The directory of the run ``run_id`` under ``results_dir``, whether it exists or not.
 
-        Raises UserError where ``run_id`` is not a plain name, and StoreError where the directory is a symbolic link: run ids
-        are read from files, which may be a stranger's, and what is done to a run must stay below ``results_dir``.
+        Raises UserError if ``run_id`` is not a plain name, and StoreError if the directory is a symbolic link: run ids are
+        read from files of possibly unknown origin, and changes to a run must stay below ``results_dir``.
         """
         path = Path(results_dir) / "runs" / component(run_id, "run id")
         refuse_link(path)
@@ -87,7 +87,7 @@ class RunDirectory:
 
     @property
     def results_dir(self) -> Path:
-        """The results folder that the run lies in."""
+        """The results folder that contains the run."""
         return self.path.parent.parent
 
     @property
@@ -102,50 +102,50 @@ class RunDirectory:
 
     @property
     def checkpoint(self) -> Path:
-        """Where the last checkpoint is or will be."""
+        """The path of the last checkpoint, which may not exist yet."""
         return self.checkpoints.last
 
     @property
     def measurements(self) -> Measurements:
-        """What probes have measured."""
+        """The measurements of probes."""
         return Measurements(self.path / "probes")
 
     @property
     def history(self) -> Path:
-        """Where the rows of the history are or will be."""
+        """The path of the JSON lines of the history, which may not exist yet."""
         return self.path / "history.jsonl"
 
     @property
     def log(self) -> Path:
-        """Where the run's output goes."""
+        """The path of the run's log."""
         return self.path / "log.txt"
 
     @property
     def lock(self) -> Path:
-        """The path to give to `optbench.store.RunLock`; asked for before anything is written, it runs `check_links`."""
+        """The path for `optbench.store.RunLock`. It runs `check_links`, because the lock is taken before any writing."""
         self.check_links()
         return self.path / "lock"
 
     def check_links(self) -> None:
-        """Raise StoreError where one of the run's files or folders is a symbolic link (see `store.files.refuse_link`).
+        """Raise StoreError if one of the run's files or folders is a symbolic link (see `store.files.refuse_link`).
 
-        Only what wandb keeps in its folder is not looked at: it makes links of its own there.
+        The content of wandb's folder is not checked: wandb makes links of its own there.
         """
         for folder in (self.path, self.checkpoint.parent, self.measurements.path, self.path / "tensorboard"):
             refuse_links_in(folder)
 
     def make(self) -> None:
-        """Make the empty directory, if it is not there: what a lock needs to lie in."""
+        """Make the directory, which a lock needs, if it does not exist."""
         refuse_link(self.path)
         with reporting("create", self.path):
             self.path.mkdir(parents=True, exist_ok=True)
 
     def create(self, config_yaml: str, replace: bool = False) -> bool:
-        """Make the directory with its frozen configuration, as pending; tell whether this call made it.
+        """Make the directory with its frozen configuration, as pending; True if this call made it.
 
-        A directory that exists with the same configuration is left as it is. When it exists with another one, raises
-        `UserError`, naming the keys that differ; or, with ``replace``, takes the new one: for a caller who knows that
-        they differ in nothing that could change the run, such as the machine that it continues on.
+        A directory that exists with the same configuration is left as it is. If it exists with another one, raises
+        `UserError`, naming the keys that differ; with ``replace`` it takes the new one instead. The caller must then know
+        that the difference cannot change the run, such as another machine on which it continues.
         """
         config = _parse_yaml(config_yaml)
         self.make()
@@ -158,7 +158,7 @@ class RunDirectory:
                 write_atomically(path, content)
             elif stored != content:
                 self._check_same(config)
-                # A copy of what is stored, not of what was given: they may differ in layout.
+                # config.json is a copy of the stored text, which may differ in layout from the given one.
                 content, config = stored, self.config()
         if created or replace or not (self.path / "config.json").exists():
             self._write_quick_config(content, config)
@@ -167,7 +167,7 @@ class RunDirectory:
         return created
 
     def _stored_config(self, path: Path) -> bytes:
-        """The content of config.yaml; empty only if whoever created it without hard links died before it was filled."""
+        """The content of config.yaml; empty only if its writer, without hard links, died before filling it."""
         until = time.monotonic() + _PATIENCE_SECONDS
         while True:
             with reporting("read", path):
@@ -191,9 +191,9 @@ class RunDirectory:
             )
 
     def _write_quick_config(self, config_yaml: bytes, config: dict[str, Any]) -> None:
-        # YAML takes PyYAML's C parser milliseconds a run, JSON 30 microseconds. The copy counts only while its digest
-        # is that of config.yaml, and is not written where JSON would change a value (infinity, dates, keys that are
-        # not text).
+        # PyYAML's C parser needs milliseconds for each run, JSON 30 microseconds. The copy counts only if its digest
+        # matches config.yaml, and is not written if JSON would change a value (infinity, dates, keys that are not
+        # text).
         if _survives_json(config):
             copy = {"config_yaml": _digest(config_yaml), "config": config}
             write_atomically(self.path / "config.json", to_json(copy), sync=False)
@@ -230,7 +230,7 @@ class RunDirectory:
         return status
 
     def set_status(self, state: State, why: str = "", deaths: int = 0) -> None:
-        """Replace the status, atomically; a running run is marked with this host and process."""
+        """Replace the status atomically; a running run is marked with this host and process."""
         if state not in STATES:
             raise ValueError(f"state must be one of {', '.join(STATES)}, got {state!r}")
         host, pid = (os.uname().nodename, os.getpid()) if state == "running" else (None, None)
@@ -238,12 +238,12 @@ class RunDirectory:
         write_atomically(self.path / "status.json", to_json(asdict(status), indent=2))
 
     def set_progress(self, step: int, steps: int, rate: float, loss: float | None) -> None:
-        """Say how far a running run is: the file's time of modification is when it last moved."""
+        """Record the progress of a running run; the file's time of modification is the time of its last step."""
         progress = {"step": step, "steps": steps, "rate": rate, "loss": loss}
         write_atomically(self.path / "progress.json", to_json(progress), sync=False)
 
     def progress(self) -> dict[str, Any] | None:
-        """What `set_progress` last said, and under "idle" how many seconds ago; None when it has said nothing."""
+        """The last record of `set_progress`, with its age in seconds as "idle"; None if there is none."""
         path = self.path / "progress.json"
         try:
             progress = read_object(path)
@@ -252,7 +252,7 @@ class RunDirectory:
             return None
 
     def append(self, row: dict[str, Any]) -> None:
-        """Append one row, an event at ``row["step"]``, to the history; it is in the file when this returns."""
+        """Append one row, an event at ``row["step"]``, to the file of the history."""
         history.append_row(self.history, row)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -260,15 +260,15 @@ class RunDirectory:
         return history.read_rows(self.history)
 
     def truncate_history(self, after_step: int) -> None:
-        """Atomically drop the rows of the steps after ``after_step`` and a cut last line: a resumed run redoes them.
+        """Atomically remove the rows of the steps after ``after_step`` and a cut last line: a resumed run redoes them.
 
-        The measurements of probes after that step go too.
+        The measurements of probes after that step are also removed.
         """
         self._drop_measurements(after_step)
         history.truncate(self.history, after_step)
 
     def cut_history(self, size: int, after_step: int) -> None:
-        """Drop all of the history but its first ``size`` bytes, and the measurements of probes after ``after_step``."""
+        """Keep only the first ``size`` bytes of the history, and remove the measurements of probes after ``after_step``."""
         self._drop_measurements(after_step)
         with reporting("write", self.history):
             if self.history.exists() and self.history.stat().st_size > size:
@@ -280,19 +280,19 @@ class RunDirectory:
             (self.path / "history.parquet").unlink(missing_ok=True)
 
     def flush(self) -> None:
-        """Return once the history, what probes have measured, and the names of these files are on the disk."""
+        """Return once the history, the measurements of probes, and the names of these files are on the disk."""
         with reporting("write", self.path):
             for path in (self.history, self.measurements.index, self.measurements.path, self.path):
                 sync_file(path)
 
     def history_table(self, columns: list[str] | None = None) -> "pa.Table":
-        """The history as an Arrow table (`history.to_table` says which types); ``columns`` keeps those that exist."""
+        """The history as an Arrow table (for types see `history.to_table`); ``columns``: only these, if they exist."""
         return history.read_table(self.history, self.path / "history.parquet", columns)
 
     def finish(self, summary: dict[str, Any], state: State = "done") -> None:
         """Close the run: write history.parquet, then summary.json, then the status ("done" or "diverged").
 
-        The checkpoint before the last and progress.json go: they are for a run that is to go on.
+        The checkpoint before the last and progress.json are removed: only a run that continues needs them.
         """
         if state not in FINISHED:
             raise ValueError(f"a run ends as one of {', '.join(FINISHED)}, got {state!r}")
@@ -302,11 +302,11 @@ class RunDirectory:
         self.checkpoints.remove_previous()
         with reporting("clean", self.path):
             (self.path / "progress.json").unlink(missing_ok=True)
-        self.flush()  # a machine that loses power must not keep the status without the results
+        self.flush()  # after a loss of power the status must not be there without the results
         self.set_status(state)
 
     def summary(self) -> dict[str, Any] | None:
-        """The summary, or None when there is none that can be read."""
+        """The summary, or None if it is missing or cannot be read."""
         try:
             return read_object(self.path / "summary.json")
         except (StoreError, FileNotFoundError):
@@ -314,14 +314,14 @@ class RunDirectory:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run has ended, done or diverged, and its summary can be read."""
+        """True if the run is done or has diverged, and its summary can be read."""
         return self.status().state in FINISHED and self.summary() is not None
 
     def clear(self) -> None:
-        """Forget all results, for a run that is to start over: the configuration, the log, notes and the lock stay."""
+        """Remove all results, for a run that starts over; the configuration, the log, the notes and the lock stay."""
         import shutil
 
-        # The status first: a crash on the way must not leave a finished run without its results.
+        # The status comes first: a crash must not leave a finished run without its results.
         self.set_status("pending", "cleared")
         with reporting("clear", self.path):
             for name in ("summary.json", "history.parquet", "history.jsonl", "environment.json", "progress.json"):
@@ -331,20 +331,20 @@ class RunDirectory:
                     shutil.rmtree(folder)
 
     def remove_leftovers(self) -> None:
-        """Remove what a process that was killed left half written, checkpoints above all; for the holder of the lock."""
+        """Remove incomplete files, mostly checkpoints, that a killed process has left; for the holder of the lock."""
         with reporting("clean", self.path):
             for path in [
                 *self.path.glob(".*.tmp"),
                 *self.checkpoint.parent.glob("*.tmp"),
                 *self.measurements.path.glob(".*.tmp"),
             ]:
-                # Planning a run once more writes its configuration without the lock, at this moment perhaps.
+                # Planning a run again writes its configuration without the lock, possibly at this moment.
                 if not path.name.startswith(".config."):
                     path.unlink(missing_ok=True)
         remove_orphans(self.path, "config.")
 
     def has_leftovers(self) -> bool:
-        """Whether a lock or half-written files lie in the directory: of a process at work, or of one that was killed."""
+        """True if the directory holds a lock or incomplete files, of a process at work or of a killed one."""
         try:
             with os.scandir(self.path) as entries:
                 names = [entry.name for entry in entries]
@@ -358,7 +358,7 @@ class RunDirectory:
 
 
 def check_writable(results_dir: str | Path) -> None:
-    """Raise UserError unless ``results_dir`` is a folder that can be written to, or can be made."""
+    """Raise UserError unless ``results_dir`` is a writable folder, or can be made."""
     folder = Path(results_dir).absolute()
     existing = next(place for place in (folder, *folder.parents) if place.exists())
     if not existing.is_dir():
@@ -366,8 +366,8 @@ def check_writable(results_dir: str | Path) -> None:
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"results_dir={results_dir}: no permission to write in {existing}; accepted: a writable folder")
     try:
-        # What permissions promise, a read-only or virtual file system such as /proc may refuse. The file has no name
-        # where that is possible, so that nothing is left of it whatever happens.
+        # A read-only or virtual file system such as /proc may refuse in spite of the permissions. The file has no name
+        # if possible, so that nothing of it can remain.
         tempfile.TemporaryFile(prefix=".optbench-", dir=existing).close()
     except OSError as error:
         raise UserError(
@@ -391,7 +391,7 @@ def _digest(content: bytes) -> str:
 
 
 def _parse_yaml(text: str) -> dict[str, Any]:
-    """The mapping written in ``text``. Raises ValueError when it is not YAML or no mapping."""
+    """The mapping written in ``text``. Raises ValueError if it is not YAML or not a mapping."""
     from optbench.config.yaml_text import YAMLError, read_yaml
 
     try:

@@ -1,17 +1,16 @@
-"""Sweeps: many runs, planned and checked at once, done by workers that may come and go, here or on Slurm.
+"""Sweeps: many runs, planned and checked together, and trained by workers on this machine or on Slurm.
 
-    expand     the words after -m, and an experiment's grid, become cells: composed as Hydra would, and checked
-    launch     cells become a plan and frozen run directories; what is done is dropped, the rest goes to a launcher
-    plan       what a sweep is made of: results/sweeps/NAME
-    queue      which run a worker does next, by the store's locks
-    supervisor keeps the workers of one machine alive; optbench.sweep.worker.process is what they do
-    local, slurm  the launchers
-    survey     what every run is doing
-    reset      puts failed runs back, to be done again
+    grid       composes and checks the cells of the words after -m, or of an experiment's grid
+    launch     makes a plan and frozen run directories from cells, and hands the unfinished runs to a launcher
+    plan       the files of a sweep: results/sweeps/NAME
+    worker     the processes that train the runs of one machine, and their supervisor
+    launchers  start workers on this machine or on Slurm
+    status     the state of every run, job and command
+    reset      puts failed runs back to pending
 
-Nothing here imports torch: planning and looking after a sweep answer within a second.
+Nothing outside of worker imports torch, so that planning and status take less than a second.
 
-The package can be called: `optbench.sweep(...)` is `optbench.library.sweep`, whatever of the package was imported before.
+The package is callable: `optbench.sweep(...)` is `optbench.library.sweep`, whichever was imported first.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""What runs that are still to be done will cost, as far as earlier runs tell."""
+"""Estimate the training time of planned runs from the finished ones."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,20 +12,20 @@ from optbench.config import Config
 from optbench.config.run_config import RunConfig
 from optbench.store import load
 
-# Runs that agree in these take about as long a step; where none agrees in all, the last is let go.
+# Runs that agree in these take about the same time for each example; if none agrees in all, the batch is ignored.
 _LIKENESS = ("model.name", "dataset.name", "optimizer.name", "batch")
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """``seconds`` of training for the runs that earlier ones resemble; ``unknown``: how many none resembles."""
+    """``seconds`` of training for the ``known`` runs, which resemble earlier ones; ``unknown``: the number of others."""
 
     seconds: float
     known: int
     unknown: int
 
     def in_words(self) -> str:
-        """One line for a person."""
+        """The estimate in one line."""
         if not self.known and not self.unknown:
             return "nothing left to do"
         if not self.known:
@@ -53,7 +53,7 @@ def estimate(results_dir: str | Path, configs: Sequence[Config]) -> Estimate:
 
 
 def _pace_of_earlier_runs(results_dir: str | Path) -> dict[tuple[Any, ...], float]:
-    """The median of the seconds an example, by likeness and by likeness without the batch."""
+    """The median of the seconds for each example, by the values of `_LIKENESS`, with and without the batch."""
     paces: dict[tuple[Any, ...], list[float]] = defaultdict(list)
     runs = load(results_dir)
     needed = {"seconds_training", "samples", *(f"config.{name}" for name in _LIKENESS)}

@@ -1,4 +1,4 @@
-"""Conditions over a configuration, such as ``optimizer == 'lamb' and batch < 256``: read as data, never run as code."""
+"""Conditions over a configuration, such as ``optimizer == 'lamb' and batch < 256``: parsed, never run as code."""
 
 import ast
 import operator
@@ -41,9 +41,9 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 class Expression:
     """One parsed expression; make it with `Expression.parse`.
 
-    The name of a group (``optimizer``) is the name of its choice ("lamb"), a dotted name (``optimizer.learning_rate``)
-    is an option, and None where the choice at hand has no such option. None is neither less nor greater than anything,
-    contains nothing, and arithmetic with it gives None.
+    The value of a group (``optimizer``) is the name of its choice ("lamb"). The value of a dotted name
+    (``optimizer.learning_rate``) is that of the option, or None if the choice has no such option. None is neither less nor
+    greater than any value, contains nothing, and arithmetic with it gives None.
     """
 
     text: str
@@ -52,14 +52,14 @@ class Expression:
 
     @classmethod
     def parse(cls, text: str, where: str = "") -> "Expression":
-        """Read ``text``; ``where`` it stands goes into messages.
+        """Parse ``text``; ``where``: its place, for messages.
 
-        Raises UserError for what is not an expression of this small language.
+        Raises UserError if it is not an expression of this small language.
         """
         try:
             if not isinstance(text, str):
                 raise SyntaxError("an expression is text")
-            # Lines of a YAML block belong together.
+            # The lines of a YAML block are one expression.
             tree = ast.parse(" ".join(text.splitlines()).strip(), mode="eval").body
             expression = cls(text, where, tree)
             expression._check(tree)
@@ -69,13 +69,13 @@ class Expression:
         return expression
 
     def holds(self, config: Mapping[str, Any]) -> bool:
-        """Whether the expression is true of ``config``; raises UserError as calling it does."""
+        """True if the expression holds for ``config``; raises UserError as `__call__` does."""
         return bool(self(config))
 
     def __call__(self, config: Mapping[str, Any]) -> Any:
         """The value of the expression for ``config``.
 
-        Raises UserError for a key that ``config`` does not have, and for operands that do not go together.
+        Raises UserError for a key that ``config`` does not have, and for operands of incompatible types.
         """
         return self._value(self._tree, config)
 
@@ -148,7 +148,7 @@ class Expression:
     def _arithmetic(self, node: ast.expr, function: Callable[[Any, Any], Any], left: Any, right: Any) -> Any:
         if left is None or right is None:
             return None
-        # Numbers only: a text times a large number would fill the memory.
+        # Only numbers: a text times a large number would fill the memory.
         if not (isinstance(left, int | float) and isinstance(right, int | float)):
             raise self._error(f"{ast.unparse(node)} needs numbers, and has {left!r} and {right!r}")
         try:

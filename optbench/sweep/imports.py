@@ -1,9 +1,9 @@
-"""Import what a sweep's own choices name before any of its runs is frozen, in a process like those that will train them.
+"""Import the targets of a sweep's own choices, before its runs are frozen, in a process like those that will train them.
 
     python -m optbench.sweep.imports '{"optimizer": "my_optimizer.Mine"}'
 
-That process has the import path of a worker, and what it imports, which may be torch, is not in the planning process. optbench's
-own choices are not imported: their targets are known to be there.
+That process has the import path of a worker, and keeps its imports, which may include torch, out of the planning process. The
+choices of optbench are not imported: their targets are known to exist.
 """
 
 import json
@@ -54,7 +54,7 @@ def _listed(named: dict[str, str]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Import the targets that the one argument names; returns 2, with a message as the last line, if one cannot be."""
+    """Import the targets that the single argument names; returns 2, with a message as the last line, if one fails."""
     (text,) = sys.argv[1:] if arguments is None else arguments
     named: dict[str, Any] = json.loads(text)
     for target, where in named.items():

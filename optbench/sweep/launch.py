@@ -1,4 +1,4 @@
-"""A sweep from its cells to its launcher: what is new, what is done, what is frozen, what is started."""
+"""Launch a sweep: compare its cells with the store, freeze the runs that are not finished, and start them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,15 +23,15 @@ from optbench.sweep.status.activity import at_work
 from optbench.sweep.withdrawing import Traces
 from optbench.system import terminal
 
-# Keys that say how a sweep is run, not what it is: they have to be the same in all cells.
+# Keys that state the way in which a sweep is run, not its science: they must be equal in all cells.
 _OF_THE_SWEEP = ("results_dir", "launcher", "sweep", "retry", "force", "dry_run")
-# By whether it would have been done by this command.
+# By whether this command trains the runs itself.
 _NOTHING = {True: "nothing to do", False: "nothing to do, and nothing is submitted"}
 
 
 @dataclass(frozen=True)
 class Launched:
-    """A sweep that was planned and started. ``status``: the exit status of the command; of a dry run nothing was written."""
+    """A sweep that was planned and started. ``status``: the exit status of the command. A dry run has written nothing."""
 
     plan: Plan
     status: int
@@ -42,7 +42,7 @@ def sweep(
 ) -> Launched:
     """Plan and start a sweep, or continue it; local workers have ended when it returns.
 
-    Raises `optbench.errors.WorkersFailed` where they ended before their runs.
+    Raises `optbench.errors.WorkersFailed` if local workers ended before their runs.
     """
     configs = [cell.config for cell in expansion.cells]
     common = _common(expansion)
@@ -92,7 +92,7 @@ def sweep(
 
 
 def submit_one(config: Config, arguments: Sequence[str], console: Console | None = None) -> Launched:
-    """Hand one run, not part of any sweep, to a launcher that is not this process."""
+    """Give a single run to a launcher that trains in another process."""
     cell = Cell((), config, config)
     run_id = configuration.run_id(config)
     name = config["sweep"] or run_id
@@ -104,7 +104,7 @@ def _common(expansion: Expansion) -> dict[str, Any]:
     for key, values in expansion.axes.items():
         group = key.partition(".")[0]
         if group in configuration.LIST_GROUPS:
-            # It is not in the run id: all cells but one would be taken for repetitions.
+            # The key is not in the run id: all cells but one would count as repetitions.
             raise UserError(
                 f"{key}={','.join(values)}: cannot be an axis, as it changes no result; accepted: one list for all, "
                 f"'{group}=[A,B]'"

@@ -1,8 +1,8 @@
-"""The results of another machine come in: its finished runs, and the plans that list them.
+"""Merge the results of another machine: copy its finished runs, and the plans that list them.
 
-A results folder from elsewhere may be anybody's. A run is taken only if its frozen configuration could have been planned here and
-has the run's id (`optbench.config.thaw`), without its links and what its trackers keep, and each at once: it is copied under a
-hidden name and renamed. All runs are compared before the first is taken.
+A results folder from elsewhere may have any origin. A run is copied only if its frozen configuration could have been planned here
+and has the run's id (`optbench.config.thaw`). Links and the files of trackers are not copied. Each run appears in one step: it is
+copied under a hidden name and renamed. All runs are compared before the first is copied.
 """
 
 import os
@@ -21,7 +21,7 @@ from optbench.store.removing import incoming, put_in_place, replace_run
 from optbench.sweep.plan import Entry, Plan, plans
 from optbench.sweep.verification import compare
 
-# What a run is made of; config.json is written anew, and what is left over is of one machine or of a tracker.
+# The files that are copied. config.json is written anew; all other files belong to one machine or to a tracker.
 _FILES = (
     "history.jsonl",
     "history.parquet",
@@ -36,11 +36,12 @@ _FOLDERS = ("probes", "checkpoints")
 
 @dataclass(frozen=True)
 class Merge:
-    """What a merge would do, or why it does nothing.
+    """The comparison of two results folders, from which a merge follows.
 
-    new: runs that are not here. unfinished_here: runs that are, but have not finished here. same: ids of runs that agree with
-    those here. different: ids of runs that do not, or that cannot be taken, with the reason. unfinished_there: how many are not
-    taken. plans: the sweeps there, with the runs that the plan here would gain.
+    new: runs that are missing here. unfinished_here: runs that are here, but unfinished. same: ids of runs that agree with
+    those here. different: ids of runs that do not agree or cannot be copied, with the reason; if there are any, nothing is
+    merged. unfinished_there: the number of runs left out because they are unfinished there. plans: the sweeps there, with the
+    runs that the plan here would gain.
     """
 
     source: Path
@@ -54,7 +55,7 @@ class Merge:
 
     @classmethod
     def look(cls, source: Path, results_dir: Path) -> "Merge":
-        """Compare every finished run of ``source`` with the one here; nothing is written."""
+        """Compare every finished run of ``source`` with the one here; writes nothing."""
         new, unfinished_here, same = [], [], []
         different: dict[str, str] = {}
         unfinished_there = 0
@@ -77,9 +78,9 @@ class Merge:
         return cls(source, results_dir, new, unfinished_here, same, different, unfinished_there, gained)
 
     def carry_out(self) -> None:
-        """Take the runs, then the plans; after a crash the same merge goes on.
+        """Copy the runs, then the plans; after a crash the same merge completes it.
 
-        Raises StoreError where the file system refuses, and `RunLocked` where somebody has taken up a run meanwhile.
+        Raises StoreError if the file system refuses, and `RunLocked` if a process has taken a run meanwhile.
         """
         for there in self.new:
             with _copied(there, self.results_dir) as copy:
@@ -95,7 +96,7 @@ class Merge:
 
 
 def _problem(there: RunDirectory) -> str:
-    """Why a run from elsewhere cannot be taken; empty where it can."""
+    """The reason why a run from elsewhere cannot be copied; empty if it can."""
     try:
         if who := _at_work(there, "there"):
             return who
@@ -112,7 +113,7 @@ def _at_work(run: RunDirectory, where: str) -> str:
 
 
 def _difference(here: RunDirectory, there: RunDirectory) -> str:
-    """How two finished runs of one id differ in science or in results; what machines differ in is left out."""
+    """The difference of two finished runs with equal ids in science or in results, except for times; empty if there is none."""
     try:
         ours, theirs = (configuration.science(configuration.thaw(run)) for run in (here, there))
         if ours != theirs:
@@ -131,7 +132,7 @@ def _gained(there: Plan, results_dir: Path) -> list[Entry]:
 
 @contextmanager
 def _copied(there: RunDirectory, results_dir: Path) -> Iterator[Path]:
-    """The run ``there``, whole and on the disk, in a hidden directory beside where it is to be."""
+    """A complete copy of the run ``there``, on the disk, in a hidden directory beside its future place."""
     with incoming(RunDirectory.at(results_dir, there.run_id).path) as folder:
         copy = RunDirectory(folder)
         with reporting("read", there.path / "config.yaml"):
@@ -152,7 +153,7 @@ def _copied(there: RunDirectory, results_dir: Path) -> Iterator[Path]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a file, if it is there and no link; it is on the disk when this returns."""
+    """Copy a file, if it exists and is not a link; the copy is on the disk when this returns."""
     try:
         descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The name of a sweep that was given none: it follows from the science of its cells, as a run id does from that of a run."""
+"""The automatic name of a sweep: made from the science of its cells, as a run id is made from that of a run."""
 
 import hashlib
 import json
@@ -13,9 +13,9 @@ _LONGEST = 80
 
 
 def automatic_name(expansion: Expansion, arguments: Sequence[str]) -> str:
-    """The axes, and a hash of what is fixed beside them: the same for a wider grid over the same axes.
+    """The names of the axes, and a hash of the fixed values: the same name for a wider grid over the same axes.
 
-    Only what is in the run ids counts, in whatever words and order it was asked for by the ``arguments``.
+    Only values in the run ids count; the order and the spelling of the ``arguments`` do not.
     """
     fixed = flatten(configuration.science(expansion.cells[0].asked))
     axes = sorted(axis for axis in map(_path, expansion.axes) if any(_is_below(key, axis) for key in fixed))
@@ -23,7 +23,7 @@ def automatic_name(expansion: Expansion, arguments: Sequence[str]) -> str:
     for cell in expansion.cells:
         here = flatten(configuration.science(cell.asked))
         fixed = {key: value for key, value in fixed.items() if key in here and here[key] == value}
-    # The options of a choice that is swept over are not fixed, though they may be equal in the choices so far.
+    # The options of a choice that is swept over are not fixed, even if they are equal in all cells so far.
     fixed = {
         key: value
         for key, value in fixed.items()
@@ -35,7 +35,7 @@ def automatic_name(expansion: Expansion, arguments: Sequence[str]) -> str:
 
 
 def _path(key: str) -> str:
-    """The path of an option, without what a command line may put before and after it: +KEY, KEY@PACKAGE."""
+    """The path of an option, without the + or ~ before it and the @PACKAGE after it."""
     return key.lstrip("+~").partition("@")[0]
 
 

@@ -1,4 +1,4 @@
-"""A sweep's plan: which runs it is made of, kept in a file, so that the same command again continues it."""
+"""A sweep's plan: a file that lists its runs, so that the same command continues it."""
 
 import json
 import os
@@ -28,7 +28,7 @@ from optbench.store.files import (
 )
 
 _PATIENCE_SECONDS = 120.0
-#: The files that say what started a sweep last.
+#: The files that describe the latest start of a sweep.
 STARTED = ("sweep.json", "code.diff")
 
 
@@ -43,12 +43,12 @@ class Entry:
 class Plan:
     """The folder of one sweep, RESULTS/sweeps/NAME.
 
-    plan.jsonl    one run a line; grows when the same sweep is asked for with a wider grid
-    sweep.json    what started it last: the command, the launcher with its options, the version of the code
-    jobs.jsonl    one line each time workers were started: where, and the ids to ask Slurm about
-    jobs/         what Slurm jobs read and print
+    plan.jsonl    one line for each run; grows if the same sweep is started with a wider grid
+    sweep.json    its latest start: the command, the launcher with its options, the version of the code
+    jobs.jsonl    one line for each start of workers: the host and process, or the ids of Slurm jobs
+    jobs/         the inputs and logs of Slurm jobs
 
-    Raises UserError where ``name`` is not a plain name, and StoreError where the folder is a symbolic link.
+    Raises UserError if ``name`` is not a plain name, and StoreError if the folder is a symbolic link.
     """
 
     def __init__(self, results_dir: str | Path, name: str) -> None:
@@ -62,11 +62,11 @@ class Plan:
 
     @classmethod
     def find(cls, results_dir: str | Path, name: str) -> "Plan":
-        """The sweep called ``name``, or the one of the experiment ``name`` that was started last, at whatever scale.
+        """The sweep called ``name``, or the latest sweep of the experiment ``name``, at any scale.
 
-        Raises UserError, with the names that come near, if there is none.
+        Raises UserError, with similar names, if there is none.
         """
-        check_sweep_name(name, longest=255)  # a run that was submitted alone is a sweep of its own id
+        check_sweep_name(name, longest=255)  # the sweep of a run that was submitted alone has the run id as its name
         plan = cls(results_dir, name)
         if not plan.exists:
             known = plans(results_dir)
@@ -79,23 +79,23 @@ class Plan:
 
     @property
     def exists(self) -> bool:
-        """Whether the sweep has a plan."""
+        """True if the sweep has a plan."""
         return (self.path / "plan.jsonl").is_file()
 
     def command(self, word: str) -> str:
-        """What to type for `status` and the like of this sweep."""
+        """The command line of ``word``, such as "status", for this sweep."""
         return f"python -m optbench {word} {shlex.quote(self.name)}{self.place}"
 
     @property
     def place(self) -> str:
-        """The words that tell a command where the runs are, where that is not its default."""
+        """The words that give a command the results folder, if it is not the default."""
         folder = str(self.results_dir)
         return "" if folder == "results" else f" --results-dir {shlex.quote(folder)}"
 
     def entries(self) -> list[Entry]:
-        """The runs, in the order in which they were planned; none when there is no plan yet.
+        """The runs, in the order in which they were planned; none if there is no plan yet.
 
-        Raises StoreError for a line that names no run, or one outside of the results folder.
+        Raises StoreError for a line that names no run, or a run outside of the results folder.
         """
         path = self.path / "plan.jsonl"
         entries = []
@@ -114,7 +114,7 @@ class Plan:
     def extend(self, entries: Iterable[Entry], information: Mapping[str, Any]) -> int:
         """Add the runs that are not in the plan yet, and replace sweep.json; returns how many were added.
 
-        Two commands may do so at the same moment: one waits for the other.
+        If two commands call this at the same time, one waits for the other.
         """
         with self._locked():
             runs = {entry.run_id: entry for entry in self.entries()}
@@ -123,15 +123,15 @@ class Plan:
                 runs.setdefault(entry.run_id, entry)
             added = len(runs) - known
             if added:
-                # Every line anew: the last one may have been cut by a crash.
+                # All lines are written anew, because a crash may have cut the last one.
                 write_atomically(self.path / "plan.jsonl", _content(runs.values()))
             write_atomically(self.path / "sweep.json", to_json({"name": self.name, **information}, indent=2))
         return added
 
     def withdraw(self, run_ids: Collection[str], started: Mapping[str, bytes]) -> None:
-        """Take the runs out of the plan again; ``started``: the files of `STARTED` as they were before.
+        """Remove the runs from the plan; ``started``: the earlier content of the files of `STARTED`.
 
-        The folder goes too where nothing is left to say about the sweep.
+        The folder is removed if nothing of the sweep remains.
         """
         with self._locked():
             rest = [entry for entry in self.entries() if entry.run_id not in run_ids]
@@ -149,7 +149,7 @@ class Plan:
                         (self.path / name).unlink(missing_ok=True)
 
     def information(self) -> dict[str, Any]:
-        """The content of sweep.json; empty when there is none."""
+        """The content of sweep.json; empty if there is none."""
         try:
             return read_object(self.path / "sweep.json")
         except FileNotFoundError:
@@ -167,7 +167,7 @@ class Plan:
                 os.close(descriptor)
 
     def jobs(self) -> list[dict[str, Any]]:
-        """What `note_job` was told, oldest first."""
+        """The records of `note_job`, oldest first."""
         return _lines(self.path / "jobs.jsonl")
 
     @contextmanager
@@ -185,7 +185,7 @@ def plans(results_dir: str | Path) -> list[Plan]:
     folder = Path(results_dir) / "sweeps"
     if not folder.is_dir():
         return []
-    # What is hidden is being removed.
+    # Hidden folders are being removed.
     named = (path for path in sorted(folder.iterdir()) if not path.is_symlink() and path.name[0] != ".")
     found = (Plan(results_dir, path.name) for path in named)
     return [plan for plan in found if plan.exists]
@@ -207,7 +207,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         try:
             value = json.loads(line)
         except ValueError:
-            continue  # a crash cut it
+            continue  # cut by a crash
         if isinstance(value, dict):
             lines.append(value)
     return lines

@@ -1,4 +1,4 @@
-"""The cells of a sweep as runs of the store: which are new, which are done, and which are to be done."""
+"""The cells of a sweep as runs of the store: their states, and the runs that must be trained."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from optbench.sweep.grid.expand import Cell
 from optbench.sweep.plan import Entry, Plan
 from optbench.sweep.reset import reset
 
-# What `retry` asks for, as states to start again; "stale" goes by the code of a run, not by its state.
+# The states that each value of `retry` starts again; "stale" depends on the code of a run, not on its state.
 _RETRIED: dict[str, tuple[str, ...]] = {
     "none": (),
     "failed": ("failed",),
@@ -24,14 +24,14 @@ _FINISHED = ("done", "diverged")
 
 
 class PlannedRuns:
-    """The cells of a sweep as runs of the store, and which of them are to be done."""
+    """The cells of a sweep as runs of the store; ``to_do``: the ids of those that must be trained."""
 
     def __init__(self, plan: Plan, cells: Sequence[Cell], force: bool, retry: str) -> None:
         self.plan, self._force, self._retry = plan, force, retry
         self.configs: dict[str, Config] = {}
         self.entries: list[Entry] = []
         self.state: dict[str, str] = {}
-        self.stale: dict[str, Standing] = {}  # finished or begun by code that is not known to be that of now
+        self.stale: dict[str, Standing] = {}  # finished or started by code not known to equal the current code
         vintages = Vintages(plan.results_dir)
         for cell in cells:
             run_id = configuration.run_id(cell.config)
@@ -51,13 +51,13 @@ class PlannedRuns:
         ]
 
     def tidy(self) -> None:
-        """Remove what killed processes left in the runs that this sweep leaves as they are."""
+        """Remove the files that killed processes have left in runs that have ended."""
         for run_id, state in self.state.items():
             if state in ("done", "diverged", "failed"):
                 tidy(self.plan.directory(run_id))
 
     def in_words(self) -> str:
-        """Such as "48 runs: 12 done (3 of other code: retry=stale runs them again), 36 new"."""
+        """A summary such as "48 runs: 12 done (3 of other code: retry=stale runs them again), 36 new"."""
         runs = "1 run" if len(self.state) == 1 else f"{len(self.state)} runs"
         return f"{runs}: " + ", ".join(f"{count} {state}{self._code(state)}" for state, count in self.states.items())
 
@@ -68,7 +68,7 @@ class PlannedRuns:
         return f" ({words})" if self._retry == "stale" or self._force else f" ({words}: retry=stale runs them again)"
 
     def freeze(self) -> None:
-        """Write the configuration of every run that is to be done into its directory, and mark it as pending."""
+        """Write the configuration of every run of ``to_do`` into its directory, and mark it as pending."""
         for run_id in self.to_do:
             config = self.configs[run_id]
             if config["tracker"].get("group", "") is None:
@@ -77,13 +77,13 @@ class PlannedRuns:
         if self._retry == "stale":
             begun = [self.plan.directory(run_id) for run_id in self.to_do if run_id in self.stale]
             reset(begun, (*_FINISHED, "failed", "preempted", "running", "pending"), restart=True)
-        # What has ended and is planned all the same is asked for again, or has lost its summary.
+        # A run that has ended and is planned nevertheless was asked for again, or has lost its summary.
         ended = [self.plan.directory(run_id) for run_id in self.to_do]
         reset(ended, ("done", "diverged", "failed"), restart=self._force)
 
 
 def _look_at(directory: RunDirectory, config: Config, vintages: Vintages) -> tuple[str, Standing]:
-    """The state of a run, and how the code stands that has finished or begun it."""
+    """The state of a run, and the standing of the code that has finished or started it."""
     if not (directory.path / "status.json").is_file():
         return "new", "current"
     state: str = directory.status().state

@@ -1,4 +1,4 @@
-"""What dry_run=true prints of a sweep."""
+"""Print the plan of a sweep for dry_run=true."""
 
 from rich.console import Console
 from rich.table import Table
@@ -12,7 +12,7 @@ _SHOWN_VALUES = 8
 
 
 def print_plan(console: Console, plan: Plan, expansion: Expansion, runs: PlannedRuns) -> None:
-    """Print which runs a sweep has, its axes, and what earlier runs tell of its cost."""
+    """Print the runs of a sweep, its axes, and an estimate of its cost."""
     excluded = f", {expansion.excluded} cells excluded" if expansion.excluded else ""
     console.print(f"{plan.name}: {runs.in_words()}{excluded}; dry_run=true starts nothing", soft_wrap=True)
     if expansion.axes:

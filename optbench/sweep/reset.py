@@ -1,4 +1,4 @@
-"""Puts runs that have ended, or whose process died, back to pending, so that workers take them again."""
+"""Put runs that have ended, or whose process died, back to pending, so that workers take them again."""
 
 from collections.abc import Collection, Iterable
 
@@ -9,11 +9,11 @@ from optbench.store.run_directory import FINISHED
 def reset(directories: Iterable[RunDirectory], states: Collection[str], restart: bool = False) -> list[str]:
     """Put those of the runs back to pending whose status is in ``states``; returns their ids.
 
-    Runs that ended as done or diverged are cleared and start over. Others go on from their last checkpoint, unless
-    ``restart`` clears them, too. How often a run's process has died is forgotten. A run that somebody is working on, who
-    holds its lock, is left alone; a "running" one that is nobody's is a run whose process died.
+    Runs that ended as done or diverged are cleared and start over. Others continue from their last checkpoint, unless
+    ``restart`` clears them, too. The count of deaths starts again from 0. A run whose lock is held by a process is left
+    alone; a "running" run without a holder is one whose process died.
 
-    Raises `optbench.store.StoreError` when the file system refuses.
+    Raises `optbench.store.StoreError` if the file system refuses.
     """
     put_back = []
     for directory in directories:
@@ -21,7 +21,7 @@ def reset(directories: Iterable[RunDirectory], states: Collection[str], restart:
             continue
         try:
             with RunLock(directory.lock):
-                state = directory.status().state  # once more, now that nobody else can change it
+                state = directory.status().state  # read again, because now no other process can change it
                 if state not in states:
                     continue
                 if restart or state in FINISHED:

@@ -1,4 +1,4 @@
-"""Some runs of a sweep once more, in a scratch folder, held bit for bit against what is recorded of them."""
+"""Run a sample of a sweep again in a scratch folder, and compare it bit for bit with the records."""
 
 import math
 import random
@@ -15,15 +15,15 @@ from optbench.store import RunDirectory
 from optbench.sweep.launchers import local
 from optbench.sweep.plan import Entry, Plan
 
-# Of every code at least so many runs, or all where there are fewer, are computed again before it counts as equal to another.
+# At least this many runs of a code, or all if there are fewer, must be run again before it counts as equal to another code.
 FEWEST = 3
-# Of the machine, or of how a run was started; all else is to be the same in both.
+# Values that depend on the machine or on the start of a run; all others must be equal in both.
 _APART = ("run_id", "code", "probe_seconds")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Runs of one ``code`` (its column in the summary) that are to be computed again, of ``of`` that have it."""
+    """Runs of one ``code`` (its column in the summary) that are run again; ``of``: the number of all runs of that code."""
 
     code: str
     runs: tuple[RunDirectory, ...]
@@ -31,13 +31,13 @@ class Sample:
 
     @property
     def is_enough(self) -> bool:
-        """Whether so many stand for all runs of the code."""
+        """True if the sample is large enough to stand for all runs of the code."""
         return len(self.runs) >= min(FEWEST, self.of)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How a run computed again differs. ``why``: in a sentence, empty where it does not. ``largest``: of its results."""
+    """The difference of a repeated run. ``why``: a description, empty if there is none. ``largest``: among its results."""
 
     why: str = ""
     largest: float = 0.0
@@ -47,7 +47,7 @@ class Difference:
 
 
 def samples(finished: Sequence[RunDirectory], fraction: float, seed: int, named: Sequence[str] = ()) -> list[Sample]:
-    """Of the runs of every code ``fraction`` by chance, but at least `FEWEST`; of those called ``named``, if any are, all."""
+    """For every code, a random ``fraction`` of its runs, but at least `FEWEST`; or all of ``named``, if any are given."""
     by_code: dict[str, list[RunDirectory]] = {}
     for directory in finished:
         code = "+".join(fingerprints((directory.summary() or {}).get("code")))
@@ -68,10 +68,10 @@ def samples(finished: Sequence[RunDirectory], fraction: float, seed: int, named:
 def computed_again(
     plan: Plan, configs: Mapping[str, Config], changed: Mapping[str, Any], workers: int | None
 ) -> Iterator[Plan]:
-    """A plan in a scratch folder with the runs ``configs``, by id, computed again by local workers; gone after the block.
+    """A plan in a scratch folder with the runs ``configs``, by id, trained again by local workers; removed after the block.
 
-    changed: settings of the machine that are to be otherwise, such as data_dir. The workers have as many threads as those of
-    the sweep, since sums depend on them.
+    changed: settings of the machine to change, such as data_dir. The workers have as many threads as those of the sweep,
+    because rounding depends on the number of threads.
     """
     launcher = {**configuration.read_choice("launcher", "local"), "workers": workers}
     launcher["threads"] = _threads(plan)
@@ -95,9 +95,9 @@ def _threads(plan: Plan) -> int:
 
 
 def compare(recorded: RunDirectory, again: RunDirectory, words: tuple[str, str] = ("then", "now")) -> Difference:
-    """How the history and the summary of ``again`` differ from what is recorded; times aside, and what is only in ``again``.
+    """The difference of the history and the summary of ``again`` from ``recorded``, without times and values only in ``again``.
 
-    words: what the two are called in the reason.
+    words: the names of the two in the description.
     """
     then, now = words
     state, new = recorded.status().state, again.status()
@@ -121,10 +121,10 @@ def compare(recorded: RunDirectory, again: RunDirectory, words: tuple[str, str] 
 
 
 def settle(vintages: Vintages, sample: Sample, now: str, different: Mapping[str, Difference], sweep: str) -> str:
-    """Write down what follows of a sample, whose outcomes by run id are in ``different``; returns it in a sentence, or nothing.
+    """Record the conclusion from a sample, whose outcomes by run id are in ``different``; returns it as a sentence, or empty.
 
-    now: the fingerprint of the code that has computed the sample again. A code is equal to it where all of a sample agree that is
-    large enough. Runs of no recorded code may be of any: each stands for itself only.
+    now: the fingerprint of the code that has run the sample again. A code is equal to it if all runs of a large enough sample
+    agree. Runs without a recorded code may come from different codes: each stands only for itself.
     """
     agreed = [run.run_id for run in sample.runs if not different[run.run_id]]
     if sample.code == UNKNOWN:
@@ -137,7 +137,7 @@ def settle(vintages: Vintages, sample: Sample, now: str, different: Mapping[str,
         rest = f"; no code is recorded of {left} others, which stay unknown" if left else ""
         return f"{_runs(len(agreed))} of unknown code now count as of {now}{rest}" if agreed else ""
     if sample.code == now or "+" in sample.code:
-        return ""  # nothing to equate: runs that several codes have computed stand for none of them
+        return ""  # runs that several codes have computed stand for none of them
     if len(agreed) < len(sample.runs):
         gone = vintages.withdraw(sample.code, now)
         return f"{sample.code} differs from {now}, the code of now{'; that it was equal is withdrawn' if gone else ''}"
@@ -161,7 +161,7 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Equal as JSON has them, where a number that is not finite is null."""
+    """True if two values are equal in JSON, where a number that is not finite is null."""
     if isinstance(one, float) and not math.isfinite(one):
         one = None
     if isinstance(other, float) and not math.isfinite(other):

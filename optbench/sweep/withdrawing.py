@@ -1,4 +1,4 @@
-"""Takes back what a command has written before it learned that Slurm queues nothing."""
+"""Undo what a command has written, if Slurm then queues no job."""
 
 import contextlib
 import shutil
@@ -12,10 +12,10 @@ from optbench.sweep.plan import STARTED, Entry, Plan
 
 
 class Traces:
-    """What there is of a sweep and its runs; made before anything is written, `remove` leaves no more than that.
+    """The state of a sweep and its runs, recorded before anything is written; `remove` restores it.
 
-    Runs, and lines of the plan, that were there before stay, with their configurations, and so does a run that somebody else
-    has taken up meanwhile. Results that were cleared, as force=true asks, do not come back.
+    Runs and lines of the plan that existed before stay, with their configurations, and so does a run that another process
+    has taken meanwhile. Results that were cleared, as force=true asks, are not restored.
     """
 
     def __init__(self, plan: Plan, entries: Sequence[Entry]) -> None:
@@ -31,7 +31,7 @@ class Traces:
         self._folders = [folder for folder in folders if not folder.exists()]
 
     def remove(self) -> None:
-        """Remove what has been made since; raises `optbench.store.StoreError` when the file system refuses."""
+        """Remove what has been made since; raises `optbench.store.StoreError` if the file system refuses."""
         self._plan.withdraw(self._entries, self._started)
         for run in self._runs:
             _remove(run)
@@ -39,7 +39,7 @@ class Traces:
             _restore(RunDirectory(path), files)
         for folder in self._folders:
             with contextlib.suppress(OSError):
-                folder.rmdir()  # only what is empty
+                folder.rmdir()  # only empty folders
 
 
 def _remove(run: RunDirectory) -> None:
@@ -51,7 +51,7 @@ def _remove(run: RunDirectory) -> None:
 
 
 def _files(run: RunDirectory) -> dict[str, bytes]:
-    """What planning a run once more may replace: its configuration, and its status unless its results go with it."""
+    """The files that planning a run again may replace: its configuration, and its status unless the run has finished."""
     names = ["config.yaml", "config.json", *([] if run.status().state in FINISHED else ["status.json"])]
     return {name: read_bytes(run.path / name) for name in names if (run.path / name).is_file()}
 

@@ -1,4 +1,4 @@
-"""What files and folders held when they were last read, for as long as they are as they were then."""
+"""A cache of values made from files and folders, valid while these are unchanged."""
 
 import time
 from collections.abc import Callable
@@ -6,20 +6,20 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-# What changed just now may change again at the same tick of the file system's clock.
+# A file changed more recently than this is not cached: it may change again at the same tick of the file system's clock.
 CLOCK_NANOSECONDS = 2_000_000_000
 
 
 class FileCache(Generic[T]):
-    """Remembers what was made of files, by their size, their times and their inode."""
+    """Remembers values made from files, identified by size, times and inode."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, Path], tuple[tuple[int, int, int, int], T]] = {}
 
     def get(self, path: Path, read: Callable[[], T], kind: str = "") -> T:
-        """What ``read()`` returns, or returned while ``path`` was as it is now; not to be changed by the caller.
+        """The result of ``read()``, or its earlier result if ``path`` is unchanged; the caller must not change it.
 
-        kind: tells apart what different readers make of one file.
+        kind: distinguishes the results of different readers of one file.
         """
         try:
             status = path.stat()

@@ -1,5 +1,6 @@
-"""Whether something fits into memory, known before it is made (no torch)."""
+"""Check that something fits into memory before it is made (no torch)."""
 
+import resource
 from pathlib import Path
 
 from optbench.errors import UserError
@@ -9,8 +10,16 @@ _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB", "EB")
 
 
 def of_this_machine() -> int | None:
-    """Bytes of main memory that this process may have at most: the machine's, or its container's; None if unknown."""
+    """Bytes of main memory that this process may have at most: the machine's, its container's, or a limit of the shell's.
+
+    None if unknown.
+    """
     limits = []
+    address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if address_space != resource.RLIM_INFINITY:
+        # What is mapped and not used, such as libraries, counts here too.
+        pages, resident = _pages()
+        limits.append(address_space - (pages - resident) * resource.getpagesize())
     try:
         words = Path("/proc/meminfo").read_text(encoding="ascii").split()
         limits.append(1024 * sum(int(words[words.index(name) + 1]) for name in ("MemTotal:", "SwapTotal:")))
@@ -24,8 +33,17 @@ def of_this_machine() -> int | None:
     return min(limits, default=None)
 
 
+def _pages() -> tuple[int, int]:
+    """The pages that this process has mapped, and those of them in memory; 0 where /proc does not tell."""
+    try:
+        mapped, resident = Path("/proc/self/statm").read_text(encoding="ascii").split()[:2]
+        return int(mapped), int(resident)
+    except (OSError, ValueError):
+        return 0, 0
+
+
 def require(needed: int, what: str, there: int | None = None, where: str = "this machine", use: str = "") -> None:
-    """Raise UserError if ``what`` needs more bytes, for the ``use``, than there are; ``there``: those of another device."""
+    """Raise UserError if ``what`` needs more bytes, for the ``use``, than exist; ``there``: the bytes of another device."""
     there = of_this_machine() if there is None else there
     if there is not None and needed > there:
         raise UserError(
@@ -36,9 +54,12 @@ def require(needed: int, what: str, there: int | None = None, where: str = "this
 
 def in_words(count: int) -> str:
     """A number of bytes with its unit and, where that is shorter, all of its digits: "4.1 GB (4,096,000,000 bytes)"."""
+    return short(count) + (f" ({count:,} bytes)" if 1000 <= count < 10**24 else "")
+
+
+def short(count: int) -> str:
+    """A number of bytes in three digits with its unit: "4.1 GB"."""
     scaled, unit = float(min(count, 10**30)), 0
     while scaled >= 1000 and unit < len(_UNITS) - 1:
         scaled, unit = scaled / 1000, unit + 1
-    if unit == 0:
-        return f"{count} bytes"
-    return f"{scaled:.3g} {_UNITS[unit]}" + (f" ({count:,} bytes)" if count < 10**24 else "")
+    return f"{count} bytes" if unit == 0 else f"{scaled:.3g} {_UNITS[unit]}"

@@ -1,4 +1,4 @@
-"""Lines that a process says once, however often their cause comes up."""
+"""Lines that a process prints only once, even if their cause occurs often."""
 
 import sys
 

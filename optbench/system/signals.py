@@ -1,4 +1,4 @@
-"""Being asked to stop: by Ctrl-C, by a scheduler that wants the machine back, or by one whose time is up."""
+"""Handle requests to stop: by Ctrl-C, by a scheduler that preempts the job, or before a time limit."""
 
 import signal
 import threading
@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# Ctrl-C; what `kill`, scancel and a preempting Slurm send; what submitit has Slurm send before a time limit.
+# Sent by Ctrl-C; by `kill`, scancel and a preempting Slurm; and, for submitit, by Slurm before a time limit.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
 class Stop:
-    """Whether this process has been asked to stop in order, and by which ``signal``.
+    """The request to this process to stop at a checkpoint, and the ``signal`` that made it, if any.
 
-    Schedulers send several signals, and one that reaches the process group arrives more than once, so repeating one does
-    nothing; only a second Ctrl-C means at once, and raises KeyboardInterrupt.
+    Schedulers send several signals, and one that reaches the process group arrives more than once, so that a repeated signal
+    has no effect. Only a second Ctrl-C stops at once: it raises KeyboardInterrupt.
 
-    ``error``: what the caller's own callback has raised, where that is why this process stops.
+    ``error``: the exception of the caller's own callback, if that is the reason.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Stop:
         self.error: BaseException | None = None
 
     def __str__(self) -> str:
-        """Who has asked, such as "SIGTERM" or "on_evaluation (Stop)"; empty while nobody has."""
+        """The origin of the request, such as "SIGTERM" or "on_evaluation (Stop)"; empty if there is none."""
         if self.error is not None:
             return f"on_evaluation ({type(self.error).__name__})"
         return "" if self.signal is None else signal.Signals(self.signal).name
@@ -32,13 +32,13 @@ class Stop:
     def listen(self) -> None:
         """Handle the signals from now on; libraries replace handlers, so this may be called again.
 
-        Python lets only the main thread do so: in another one nothing is handled, and nothing is replaced.
+        Python allows this only in the main thread: in another thread it does nothing.
         """
         if not _in_main_thread():
             return
         for number in SIGNALS:
             signal.signal(number, self.receive)
-        # A parent may have blocked them until somebody listens.
+        # The parent may have blocked them until this point.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def receive(self, number: int, frame: FrameType | None = None) -> None:
@@ -50,7 +50,7 @@ class Stop:
 
 @contextmanager
 def handlers_restored() -> Iterator[None]:
-    """Put back the signal handlers that the block replaces."""
+    """Restore the signal handlers that the block replaces."""
     kept = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         yield

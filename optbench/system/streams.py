@@ -1,4 +1,4 @@
-"""Standard output and error that nobody reads any more, or that were closed before the command began."""
+"""Handle standard streams whose reader is gone, or that were closed before the command started."""
 
 import io
 import os
@@ -12,8 +12,8 @@ from typing import Any, TextIO, cast
 def open_closed() -> None:
     """Point standard streams that are closed (`>&-`) at /dev/null.
 
-    Python has None in their place, and the next file that is opened would get their number: what a library prints to
-    number 1 would end in a lock or a checkpoint.
+    Python replaces them by None, and the next file that is opened would get their number: output of a library to number 1
+    would then go to a lock or a checkpoint.
     """
     for number in (0, 1, 2):
         try:
@@ -31,7 +31,7 @@ def open_closed() -> None:
 
 
 def let_go(stream: TextIO) -> None:
-    """Point ``stream``, which takes nothing any more, at /dev/null, so that flushing it at the end does not fail either."""
+    """Point ``stream``, which can no longer be written, at /dev/null, so that flushing it at the end does not fail either."""
     with suppress(OSError, io.UnsupportedOperation):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
@@ -40,7 +40,7 @@ def let_go(stream: TextIO) -> None:
 
 @contextmanager
 def expendable() -> Iterator[None]:
-    """Let the block go on when its output meets a closed pipe or a full disk: it has results that are worth more."""
+    """Let the block continue if its output meets a closed pipe or a full disk: its results are more important."""
     kept = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (cast(TextIO, _Expendable(stream)) for stream in kept)
     try:

@@ -1,4 +1,4 @@
-"""What a person sees: a progress bar and a short table, or plain lines where there is no terminal."""
+"""The terminal display of a run: a progress bar and a short table, or plain lines without a terminal."""
 
 import math
 import os
@@ -17,18 +17,18 @@ from rich.table import Table
 from rich.text import Text
 
 _PIPED_COLUMNS = 200
-# What a terminal obeys instead of showing it: control characters but for tab and line end, and the characters that change
-# the direction of the text around them or are not seen. Half a pair of UTF-16 cannot be written at all.
+# Characters that a terminal does not show but interprets: control characters except tab and line end, and characters that
+# change the direction of text or are invisible. A lone half of a UTF-16 pair cannot be written at all.
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """``text`` with what a terminal would obey spelled as ``\\u001b``, which JSON reads back as what it was."""
+    """``text`` with the characters that a terminal would interpret spelled as ``\\u001b``, which JSON reads back unchanged."""
     return _OBEYED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 class _Shown:
-    """A stream to a person: what is written to it is `printable`. Everything else is that of the ``stream`` behind it."""
+    """A stream whose written text is made `printable`. All other attributes are those of the ``stream`` behind it."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -47,7 +47,7 @@ class _Shown:
 
 @contextmanager
 def shown_as_text() -> Iterator[None]:
-    """While it lasts, whatever is printed is shown as text: names and logs come from files, and files from anybody."""
+    """Within this context all printed text is made `printable`, because names and logs come from files of any origin."""
     kept = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _Shown(sys.stdout), _Shown(sys.stderr)
     try:
@@ -57,14 +57,14 @@ def shown_as_text() -> Iterator[None]:
 
 
 class _Console(Console):
-    """Rich's console, whose texts are `printable`, and only the codes for colours and the like its own."""
+    """Rich's console with `printable` texts; only its own codes for colours and so on reach the terminal."""
 
     def on_broken_pipe(self) -> None:
-        """Let the command line decide; rich's own way is to exit with 1."""
+        """Raise BrokenPipeError for the command line to handle; rich itself would exit with 1."""
         raise BrokenPipeError
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Rich's text of ``text``, `printable` before its width is measured."""
+        """Rich's text of ``text``, made `printable` before its width is measured."""
         return super().render_str(printable(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
@@ -77,9 +77,9 @@ class _Console(Console):
 
 
 def console() -> Console:
-    """Standard output, with square brackets and colons meant as they are, and control characters spelled out.
+    """Standard output, with square brackets and colons taken literally, and control characters spelled out.
 
-    Where it is no terminal, lines stay whole, for grep, and tables have $COLUMNS columns at most, or 200.
+    If it is not a terminal, lines are not wrapped, for grep, and tables have at most $COLUMNS columns, or 200.
     """
     stream = sys.stdout
     while isinstance(stream, _Shown):
@@ -94,7 +94,7 @@ def _columns() -> int:
 
 
 def number(value: object, digits: int = 4) -> str:
-    """A metric for a person to read; a dash where there is none."""
+    """A metric for display; a dash if there is none."""
     if value is None:
         return "–"
     if isinstance(value, float):
@@ -140,7 +140,7 @@ class RunDisplay:
             self._progress.stop()
 
     def step(self, done: int) -> None:
-        """``done`` steps are over; redraws at most twice a second."""
+        """Show that ``done`` steps are finished; redraws at most twice a second."""
         now = time.monotonic()
         if self._began is None:
             self._began = (done, now)
@@ -153,7 +153,7 @@ class RunDisplay:
         self._progress.update(self._bar, completed=done, status=status, rate=rate, refresh=True)
 
     def row(self, row: Mapping[str, Any]) -> None:
-        """Take note of a row of the history; without a terminal, an evaluation is one line."""
+        """Show a row of the history; without a terminal, an evaluation is one line."""
         if row["event"] == "train":
             self.loss = f"loss {number(row['loss'])}"
             return
@@ -184,11 +184,11 @@ def print_result(
     note: str = "",
     epochs_asked_for: float | None = None,
 ) -> None:
-    """The short table at the end of a run: the result, the gap, the effective learning rate and where the files are.
+    """Print the short table at the end of a run: the result, the gap, the effective learning rate and the place of the files.
 
-    ``epochs_asked_for``: by the budget, where it is in epochs; a run of whole batches may go beyond them by a part of one.
+    ``epochs_asked_for``: by the budget, if it is in epochs; a run of whole batches may exceed them by a part of a batch.
     """
-    # Not the table's title, which would be folded at the table's width.
+    # Printed apart, because a title of the table would be folded at the table's width.
     console.print(f"{summary['run_id']}: {summary['status']}{note}", style="bold", soft_wrap=True)
     table = Table()
     table.add_column("")

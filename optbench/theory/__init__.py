@@ -1,6 +1,6 @@
-"""Closed forms to hold measurements against: random matrices, stability, random slices, the noisy quadratic model (no torch).
+"""Closed forms to compare with measurements: random matrices, stability, random slices, the noisy quadratic model (no torch).
 
-Every function takes and returns plain numbers, or numpy arrays where one argument is an array.
+Every function takes and returns plain numbers, or numpy arrays if one argument is an array.
 """
 
 from optbench.theory.effective_batch import critical_batch, effective_batch

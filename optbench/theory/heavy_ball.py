@@ -1,4 +1,4 @@
-"""Heavy-ball momentum on a quadratic: when it contracts, how fast, and the parameters with which it is fastest.
+"""Heavy-ball momentum on a quadratic: the condition and rate of contraction, and the optimal parameters.
 
 One eigendirection of curvature h, v ← β v + h θ, θ ← θ - η v, has the roots of z² - (1 + β - η h) z + β = 0 as its modes.
 It is stable for 0 < η h < 2 (1 + β), and for (1 - √β)² ≤ η h ≤ (1 + √β)² both roots have the modulus √β.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class HeavyBall:
-    """A learning rate η, a momentum β, and the factor by which a step contracts in the long run."""
+    """A learning rate η, a momentum β, and the asymptotic contraction factor of a step."""
 
     learning_rate: float
     momentum: float
@@ -34,7 +34,7 @@ def polyak(largest: float, smallest: float) -> HeavyBall:
 
 
 def heavy_ball_modulus(learning_rate: float, momentum: float, curvature: float) -> float:
-    """The larger modulus of the two modes of one eigendirection; it contracts where that is below 1."""
+    """The larger modulus of the two modes of one eigendirection; the method contracts if it is below 1."""
     half = (1 + momentum - learning_rate * curvature) / 2
     discriminant = half**2 - momentum
     if discriminant <= 0:

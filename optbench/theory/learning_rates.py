@@ -1,12 +1,12 @@
-"""The largest stable learning rates, and how they depend on the batch.
+"""The largest stable learning rates as functions of the batch.
 
 On a quadratic of top eigenvalue λ₁, gradient descent is stable for η < 2/λ₁ and heavy-ball momentum for η < 2 (1 + β)/λ₁.
-Granziol, Zohren, Roberts 2022 (arXiv 2006.09092) put the top eigenvalue of the batch's Hessian, which grows as the batch
-shrinks, in the place of λ₁. With λ₁' = λ₁ (1 + b*/b̃) the largest rate is proportional to the batch below b* and flat above.
+Granziol, Zohren, Roberts 2022 (arXiv 2006.09092) replace λ₁ by the top eigenvalue of the batch's Hessian, which grows as the
+batch shrinks. With λ₁' = λ₁ (1 + b*/b̃) the largest rate is proportional to the batch below b* and constant above.
 
-That form belongs to noise that is aligned with the top eigenvector or positive semi-definite. With isotropic symmetric
-noise the outlier dissolves just at b̃ = b*, below which λ₁' = 2s grows as 1/√b̃ only: the rate then never grows faster than
-√b. So a slope of 1 is something to measure, never to assume.
+That form holds for noise that is aligned with the top eigenvector or positive semi-definite. With isotropic symmetric noise
+the outlier vanishes at b̃ = b*, and below it λ₁' = 2s grows only as 1/√b̃, so that the rate never grows faster than √b.
+Therefore a slope of 1 must be measured, and cannot be assumed.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ from optbench.theory.spiked_additive import noise_radius
 
 
 def largest_learning_rate(top: Numbers, momentum: float = 0.0) -> Numbers:
-    """2 (1 + β)/λ₁: the rate at which SGD with heavy-ball momentum β leaves stability where the top eigenvalue is λ₁."""
+    """2 (1 + β)/λ₁: the rate above which SGD with heavy-ball momentum β is unstable, for the top eigenvalue λ₁."""
     return 2 * (1 + momentum) / top
 
 
@@ -40,10 +40,10 @@ def mean_square_threshold(curvature: float, variance: float, batch: Numbers) -> 
 def largest_adaptive_learning_rate(top: float, noise: float, batch: Numbers, damping: float) -> Numbers:
     """min(2 (λ₁ + d)/λ₁, d/s): the largest rate of a method that divides by its estimate of the curvature plus d.
 
-    noise: P σ², so that s = √(P σ²/b̃) for the effective ``batch`` b̃. A preconditioner (H + d)⁻¹ flattens the outlier to
-    λ₁/(λ₁ + d), and of the bulk of the noise it sees only the damping: 2s/d. So the rate grows as d √b̃/(σ √P), the square
-    root of the batch, until the flattened outlier limits it. An upper bound: what noise adds to the outlier is left out.
-    The argument for the square root is Granziol, Zohren, Roberts 2022 as we read it; the exact form is ours (unverified).
+    noise: P σ², so that s = √(P σ²/b̃) for the effective ``batch`` b̃. A preconditioner (H + d)⁻¹ reduces the outlier to
+    λ₁/(λ₁ + d), and the edge 2s of the bulk of the noise to 2s/d. So the rate grows as d √b̃/(σ √P), the square root of the
+    batch, until the reduced outlier limits it. It is an upper bound, because the shift of the outlier by noise is left out.
+    The argument for the square root follows Granziol, Zohren, Roberts 2022; the exact form is our own (unverified).
     """
     return np.minimum(2 * (top + damping) / top, damping / noise_radius(noise, batch))
 
@@ -59,8 +59,8 @@ def adaptive_crossover(top: float, noise: float, damping: float) -> float:
 def least_damping(learning_rate: float, top: float, noise: float, batch: Numbers) -> Numbers:
     """η P σ²/(2 b̃ λ₁): a damping with which a rate of at most 2 is stable, in the spike form; proportional to η/b.
 
-    From η λ₁' ≤ 2 (λ₁ + d) with λ₁' = λ₁ + P σ²/(b̃ λ₁), of which the term -(1 - η/2) λ₁ on the right of
-    d ≥ η P σ²/(2 b̃ λ₁) - (1 - η/2) λ₁ is dropped; it is exact at η = 2.
+    η λ₁' ≤ 2 (λ₁ + d) with λ₁' = λ₁ + P σ²/(b̃ λ₁) gives d ≥ η P σ²/(2 b̃ λ₁) - (1 - η/2) λ₁. The last term is dropped; the
+    result is exact at η = 2.
 
     Raises ValueError for a rate above 2, which no damping of this size makes stable.
     """

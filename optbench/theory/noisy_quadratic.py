@@ -1,7 +1,8 @@
-"""The noisy quadratic model, in which every linear method can be followed exactly.
+"""The noisy quadratic model, in which the second moments of every linear method can be computed exactly.
 
-L(θ) = ½ Σ hᵢ θᵢ², gradients hᵢ θᵢ + ξᵢ with independent ξᵢ of variance σᵢ² = cᵢ/B. Directions do not interact. A method with
-the state z (θ first) takes z ← A z + b ξ in a direction, and the second moments of its state S ← A S Aᵀ + σ² b bᵀ.
+L(θ) = ½ Σ hᵢ θᵢ², gradients hᵢ θᵢ + ξᵢ with independent ξᵢ of variance σᵢ² = cᵢ/B. Directions do not interact. In each
+direction a method with the state z (θ first) takes the steps z ← A z + b ξ, and the second moments of its state follow
+S ← A S Aᵀ + σ² b bᵀ.
 
 Source: Zhang et al. 2019, "Which algorithmic choices matter at which batch sizes?" (arXiv 1907.04164). The momentum
 buffer is torch's: v ← μ v + g.
@@ -20,8 +21,8 @@ Array = NDArray[np.float64]
 class LinearMethod:
     """One direction of a method: z ← A z + b ξ, where z[0] is θ at the end of a step.
 
-    matrix: A, (k, k). noise: b, (k,). start: which components of z are θ at the start, (k,); the others are zero.
-    evaluated: the index of the component whose second moment counts.
+    matrix: A, (k, k). noise: b, (k,). start: 1 for the components of z that are θ at the start, else 0, (k,).
+    evaluated: the index of the component whose second moment is the result.
     """
 
     matrix: Array
@@ -66,16 +67,16 @@ def second_moment(method: LinearMethod, variance: float, steps: int, start: floa
 
 
 def stationary_second_moment(method: LinearMethod, variance: float) -> float:
-    """E θ² in the long run: of the S that solves S = A S Aᵀ + σ² b bᵀ.
+    """The stationary E θ², from the S that solves S = A S Aᵀ + σ² b bᵀ.
 
-    Raises ValueError where the method is not stable: where A has an eigenvalue of modulus 1 or more.
+    Raises ValueError if the method is not stable: A has an eigenvalue of modulus 1 or more.
     """
     matrix = method.matrix
     modulus = float(np.abs(np.linalg.eigvals(matrix)).max())
     if modulus >= 1:
         raise ValueError(f"the method is not stable here: its matrix has an eigenvalue of modulus {modulus:.6g}")
     added = variance * np.outer(method.noise, method.noise)
-    # (I - A ⊗ A) vec S = σ² vec b bᵀ; the states have two components at most.
+    # (I - A ⊗ A) vec S = σ² vec b bᵀ; the states have at most two components.
     system = np.eye(matrix.size) - np.kron(matrix, matrix)
     state = np.linalg.solve(system, added.reshape(-1)).reshape(matrix.shape)
     return float(state[method.evaluated, method.evaluated])

@@ -1,11 +1,11 @@
-"""What a random two-dimensional slice of a loss shows of its Hessian.
+"""The curvature of a random two-dimensional slice of a loss, in terms of its Hessian.
 
 F(x, y) = L(θ + x η₁ + y η₂) with independent η₁, η₂ ~ N(0, I) has the Hessian K = [[A, B], [B, D]] with A = η₁ᵀHη₁,
 D = η₂ᵀHη₂, B = η₁ᵀHη₂. Their means are tr H, tr H and 0, their variances 2‖H‖², 2‖H‖² and ‖H‖² (Frobenius), and with many
-eigenvalues of comparable size they are independent and Gaussian. So a slice sees the mean curvature, and hides saddles.
+eigenvalues of comparable size they are independent and Gaussian. So a slice shows the mean curvature, and hides saddles.
 
 Source: Böttcher & Wheeler 2024, "Visualizing high-dimensional loss landscapes with Hessian directions" (arXiv 2208.13219),
-for the expected curvatures; the Gaussian limit of the other two is derived in the docstrings.
+for the expected curvatures; the docstrings derive the Gaussian limit of the other two.
 """
 
 import math
@@ -22,7 +22,7 @@ def principal_curvatures(trace: float, frobenius: float) -> tuple[float, float]:
 
 
 def saddle_frequency(trace: float, frobenius: float) -> float:
-    """The chance exp(-(tr H)²/(4 ‖H‖²))/√2 that the slice shows a saddle, det K < 0, in the Gaussian limit.
+    """The probability exp(-(tr H)²/(4 ‖H‖²))/√2 that the slice shows a saddle, det K < 0, in the Gaussian limit.
 
     P(|m| < r) = E exp(-m²/(2 ‖H‖²)) for m ~ N(tr H, ‖H‖²) and r as above. At most 0.707, and about 0 once |tr H| is much
     larger than 2 ‖H‖, however many eigenvalues are negative. Raises ValueError for a Frobenius norm that is not positive.

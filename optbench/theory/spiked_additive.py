@@ -1,7 +1,8 @@
-"""The additive spiked model: the Hessian of a batch as that of all data plus symmetric noise of independent elements.
+"""The additive spiked model: the Hessian of a batch is that of all data plus symmetric noise with independent elements.
 
 H_b = H + E with E symmetric, its elements of mean zero and variance σ²/b̃: the eigenvalues of E alone fill a semicircle of
-radius 2s, where s = √(P σ²/b̃). An eigenvalue of H beyond ±s is an outlier of H_b, pushed outwards; the others drown.
+radius 2s, where s = √(P σ²/b̃). An eigenvalue of H beyond ±s becomes an outlier of H_b, shifted outwards; the others vanish
+in the bulk.
 
 Sources: Baik, Ben Arous, Péché 2005 for the transition and Benaych-Georges & Nadakuditi 2011 (arXiv 0910.2120) for the
 additive model; taken as a model of batch Hessians by Granziol, Zohren, Roberts 2022 (arXiv 2006.09092).
@@ -18,7 +19,7 @@ def noise_radius(noise: float, batch: Numbers) -> Numbers:
 
 
 def outlier(eigenvalue: float, radius: Numbers) -> Numbers:
-    """Where an extreme eigenvalue λ of H lies in the spectrum of H_b, for noise of s = ``radius``.
+    """The position of an extreme eigenvalue λ of H in the spectrum of H_b, for noise of s = ``radius``.
 
         λ' = λ + s²/λ  if |λ| > s, otherwise the edge ±2s of the semicircle on the side of λ
 
@@ -26,7 +27,7 @@ def outlier(eigenvalue: float, radius: Numbers) -> Numbers:
     """
     size, radii = abs(eigenvalue), np.asarray(radius, dtype=np.float64)
     above = size > radii
-    # The formula is also evaluated where it is not chosen, at an eigenvalue that may be 0.
+    # numpy.where evaluates the formula everywhere, so that the eigenvalue may be 0 here.
     pushed = size + radii**2 / (size or 1.0)
     found = np.copysign(np.where(above, pushed, 2 * radii), eigenvalue)
     return float(found) if found.ndim == 0 else found

@@ -1,8 +1,8 @@
-"""The multiplicative spiked model: the Hessian of a batch as a mean of positive semi-definite parts, one an example.
+"""The multiplicative spiked model: the Hessian of a batch is a mean of positive semi-definite parts, one for each example.
 
-H_b = (1/b) Σ x_n x_nᵀ with independent x_n of covariance H, whose eigenvalues are all τ but for some outliers: what a
-Gauss-Newton or Fisher matrix of one output looks like. With q = P/b̃, the bulk ends at τ (1 + √q)², which for small batches
-grows as 1/b rather than as 1/√b, the growth of symmetric noise.
+H_b = (1/b) Σ x_n x_nᵀ with independent x_n of covariance H, whose eigenvalues are all τ except for some outliers. A
+Gauss-Newton or Fisher matrix of one output has this form. With q = P/b̃, the bulk ends at τ (1 + √q)², which grows for small
+batches as 1/b, while symmetric noise grows as 1/√b.
 
 Sources: Marčenko & Pastur 1967 for the bulk; Baik & Silverstein 2006 (arXiv math/0408165) for the outliers.
 """
@@ -18,7 +18,7 @@ def bulk_edge(ratio: Numbers, bulk: float = 1.0) -> Numbers:
 
 
 def outlier(eigenvalue: float, ratio: Numbers, bulk: float = 1.0) -> Numbers:
-    """Where the largest eigenvalue λ ≥ τ of H lies in the spectrum of H_b, for q = P/b̃ = ``ratio`` and τ = ``bulk``.
+    """The position of the largest eigenvalue λ ≥ τ of H in the spectrum of H_b, for q = P/b̃ = ``ratio`` and τ = ``bulk``.
 
         λ' = λ (1 + q τ/(λ - τ))  if λ > τ (1 + √q), otherwise the edge of the bulk, τ (1 + √q)²
 

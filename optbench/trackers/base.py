@@ -1,4 +1,4 @@
-"""What every tracker shares: its three methods, and the check before a run starts."""
+"""The base class of trackers, with its three methods, and the check before a run starts."""
 
 import importlib.util
 from abc import ABC, abstractmethod
@@ -16,11 +16,11 @@ class Tracker(ABC):
     """A copy of one run somewhere else.
 
     The mirroring process builds it with the run and the tracker's options, calls ``log`` once for every row of the
-    history, from the first and in order, and then ``finish``. The constructor removes what an earlier mirror of the
-    same run left behind.
+    history, from the first and in order, and then ``finish``. The constructor removes the files of an earlier mirror of the
+    same run.
     """
 
-    #: The package that the tracker needs, if any, and how to install it.
+    #: The package that the tracker needs, if any, and the command that installs it.
     package: ClassVar[str | None] = None
     install: ClassVar[str] = ""
 
@@ -37,10 +37,10 @@ class Tracker(ABC):
 
     @abstractmethod
     def finish(self, summary: Mapping[str, Any], state: str) -> str:
-        """Complete the mirror and say in a few words where it is.
+        """Complete the mirror, and return its place in a few words.
 
-        ``summary`` is empty if the run ended without one; ``state`` is the run's state in the store, or "crashed" if
-        the run vanished without a word.
+        ``summary`` is empty if the run ended without one; ``state`` is the run's state in the store, or "crashed" if the
+        process of the run died without recording an end.
         """
 
 
@@ -50,7 +50,7 @@ def options_of(tracker: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tracker_class(tracker: Mapping[str, Any]) -> type[Tracker] | None:
-    """The class that ``tracker`` names in ``_target_``, or None if it names none; raises UserError if it is not one."""
+    """The class that ``tracker`` names in ``_target_``, or None if it names none; raises UserError if it is not a tracker."""
     if tracker.get("_target_") is None:
         return None
     found: type[Tracker] = load_path(tracker["_target_"], "tracker", Tracker)
@@ -58,7 +58,7 @@ def tracker_class(tracker: Mapping[str, Any]) -> type[Tracker] | None:
 
 
 def check(tracker: Mapping[str, Any]) -> None:
-    """Raise UserError if ``tracker`` cannot work here: its package is missing or an option needs what is not there."""
+    """Raise UserError if ``tracker`` cannot work here: its package is missing, or `check_options` refuses an option."""
     found = tracker_class(tracker)
     if found is None:
         return
@@ -72,5 +72,5 @@ def check(tracker: Mapping[str, Any]) -> None:
 
 def _is_installed(package: str) -> bool:
     spec = importlib.util.find_spec(package)
-    # A folder of that name on the path (wandb writes its runs to ./wandb) is found as a package without an origin.
+    # A folder with that name on the path (wandb writes its runs to ./wandb) is found as a package without an origin.
     return spec is not None and spec.origin is not None

@@ -1,4 +1,4 @@
-"""Plain CSV files in the run directory: history.csv (one line a row) and summary.csv (one line a value)."""
+"""Plain CSV files in the run directory: history.csv (a line for each row) and summary.csv (a line for each value)."""
 
 import csv
 import json
@@ -13,8 +13,8 @@ from optbench.trackers.base import Tracker
 class CSVMirror(Tracker):
     """Writes history.csv and summary.csv when the run ends.
 
-    The columns of history.csv are those of all rows, in the order in which they first appear; what a row lacks is
-    empty. Lists and mappings are written as JSON.
+    The columns of history.csv are those of all rows, in the order in which they first appear; missing values are empty.
+    Lists and mappings are written as JSON.
     """
 
     def __init__(self, run: RunDirectory) -> None:
@@ -40,7 +40,7 @@ def _cell(value: Any) -> Any:
 
 
 def _write(path: Path, header: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
-    # Renamed when complete, so that nobody reads half a file.
+    # Renamed when complete, so that nobody reads an incomplete file.
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -1,4 +1,4 @@
-"""Reads the history of a run while the run is still writing it."""
+"""Read the history of a run while the run still writes it."""
 
 import json
 import os
@@ -7,10 +7,10 @@ from typing import Any
 
 
 class HistoryFollower:
-    """The rows that were added to a history.jsonl since the last look.
+    """Reads the rows that were added to a history.jsonl since the last call.
 
-    A last line without its newline is still being written and is left for later. A complete line that is not a JSON
-    object is damaged, and is reported and skipped.
+    A last line without its newline is still being written, and is left for the next call. A complete line that is not a
+    JSON object is damaged, and is reported and skipped.
     """
 
     def __init__(self, path: Path) -> None:
@@ -21,7 +21,7 @@ class HistoryFollower:
     def read(self) -> list[dict[str, Any]]:
         """The new complete rows, none if there is no file yet.
 
-        Raises RuntimeError if the file was replaced or cut since the last look: what was read no longer holds.
+        Raises RuntimeError if the file was replaced or cut since the last call: the rows read before are no longer valid.
         """
         try:
             descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW)

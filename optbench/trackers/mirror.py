@@ -1,7 +1,7 @@
 """The process that mirrors a run directory: ``python -m optbench.trackers.mirror RUN_DIRECTORY [--follow]``.
 
-With --follow it mirrors the rows as they come, and ends by itself when everything is mirrored and summary.json is
-there, or the process that started it says so or is gone. Without, it mirrors what there is.
+With --follow it mirrors new rows as they are written. It ends by itself when everything is mirrored and summary.json exists,
+or when the process that started it asks for the end or is gone. Without --follow it mirrors the present rows.
 """
 
 import argparse
@@ -30,7 +30,7 @@ _LOCK_SECONDS = 20.0
 
 
 class _RunningRun:
-    """Whether there is more to come from the run: it has not ended and, if known, the process behind it is alive."""
+    """Observes the end of a run: by its summary, by its process (``parent``) if known, or by a message from it."""
 
     def __init__(self, summary: Path, parent: int | None) -> None:
         self._summary = summary
@@ -42,17 +42,17 @@ class _RunningRun:
         return self._told or gone or self._summary.exists()
 
     def wait(self) -> None:
-        """Sleep until the next look, or until the starting process says that the run has ended."""
+        """Sleep until the next poll, or until the starting process reports that the run has ended."""
         if self._parent is None:
             time.sleep(_POLL_SECONDS)
         elif select.select([sys.stdin], [], [], _POLL_SECONDS)[0]:
-            # Either the word itself or the end of the stream: nobody is left to say it.
+            # Returns at the message END, or at the end of the stream because the process is gone.
             os.read(sys.stdin.fileno(), len(END))
             self._told = True
 
 
 def _end_after_parent(parent: int, grace: float) -> None:
-    """Kill this process group ``grace`` seconds after the parent is gone: nobody else would end a hanging tracker."""
+    """Kill this process group ``grace`` seconds after the parent is gone; otherwise a hanging tracker would never end."""
     while os.getppid() == parent:
         time.sleep(_POLL_SECONDS)
     time.sleep(grace)
@@ -61,7 +61,7 @@ def _end_after_parent(parent: int, grace: float) -> None:
 
 @contextlib.contextmanager
 def _only_mirror(path: Path) -> Iterator[None]:
-    """Hold the run's mirror lock, so that a run never has two mirrors; raises RuntimeError if another one keeps it."""
+    """Hold the run's mirror lock, so that a run never has two mirrors; raises RuntimeError if another process keeps it."""
     deadline = time.monotonic() + _LOCK_SECONDS
     with (path / "tracker.lock").open("w") as lock:
         while True:
@@ -69,7 +69,7 @@ def _only_mirror(path: Path) -> Iterator[None]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                # The mirror of a run that was killed and started again needs a moment to end.
+                # After a run was killed and started again, its earlier mirror needs a moment to end.
                 if time.monotonic() > deadline:
                     raise RuntimeError("another process is mirroring this run") from None
                 time.sleep(0.2)
@@ -79,10 +79,10 @@ def _only_mirror(path: Path) -> Iterator[None]:
 
 
 def mirror(run: RunDirectory, tracker: Mapping[str, Any], follow: bool = False, parent: int | None = None) -> str:
-    """Mirror ``run`` to ``tracker`` (a choice of that group), from its first row, and say what was done.
+    """Mirror ``run`` to ``tracker`` (a choice of that group), from its first row; returns a summary in one line.
 
-    With ``follow`` it returns when the run has ended, else it mirrors what there is now. ``parent`` is the process
-    whose end is the end of the run, and which may write ``END`` to the standard input.
+    With ``follow`` it returns when the run has ended, otherwise after the present rows. ``parent``: the process whose end
+    is the end of the run, and which may write ``END`` to the standard input.
     """
     found = tracker_class(tracker)
     if found is None:
@@ -93,7 +93,7 @@ def mirror(run: RunDirectory, tracker: Mapping[str, Any], follow: bool = False, 
         target = found(run, **options_of(tracker))
         rows = 0
         while True:
-            # Before the reading, so that no row written until the end of the run is missed.
+            # Checked before reading, so that no row written until the end of the run is missed.
             last_look = not follow or running.has_ended()
             for row in history.read():
                 target.log(rows, row)

@@ -1,4 +1,4 @@
-"""Starts and ends the mirroring process from the side of the run."""
+"""Start and end the mirroring process, in the process of the run."""
 
 import contextlib
 import json
@@ -18,18 +18,18 @@ from optbench.system.home import at_home
 from optbench.trackers.base import tracker_class
 from optbench.trackers.wandb_login import USERS_DIR
 
-#: What the run's process writes to the standard input of the mirroring process when the run has ended.
+#: The message from the run's process to the standard input of the mirroring process when the run has ended.
 END = b"end\n"
-#: The line of tracker.log that says how the mirroring went starts with this.
+#: The beginning of the line in tracker.log with the outcome of the mirroring.
 OUTCOME = "optbench: "
 
 _DEFAULT_TIMEOUT = 60.0
-# Of a wandb run or sweep around this process: the mirror would join it instead of opening the run's own.
+# Variables of an outer wandb run or sweep: with them the mirror would join that run instead of opening its own.
 _NOT_INHERITED = ("WANDB_SERVICE", "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_SWEEP_ID", "WANDB_DIR", "WANDB_NAME")
 
 
 class Mirror:
-    """The mirroring process of one run, as the run sees it."""
+    """The run's handle on its mirroring process."""
 
     def __init__(self, run_directory: Path, tracker: Mapping[str, Any]) -> None:
         self._run_directory = run_directory
@@ -44,14 +44,14 @@ class Mirror:
 
     @property
     def pid(self) -> int | None:
-        """The mirroring process, which also leads a process group of its own; None if it could not be started."""
+        """The id of the mirroring process, which also leads its own process group; None if it could not be started."""
         return None if self._process is None else self._process.pid
 
     def finish(self, timeout: float | None = None) -> str | None:
-        """Say that the run has ended and wait for the mirror to complete.
+        """Tell the mirror that the run has ended, and wait for it to complete.
 
         Waits for at most ``timeout`` seconds, by default the tracker's ``finish_timeout``, and then kills the mirror.
-        Returns None if all is well, or else one sentence that says what went wrong. Never raises for the tracker.
+        Returns None on success, otherwise a sentence that describes the problem. Never raises for the tracker.
         """
         timeout = self._timeout if timeout is None else timeout
         problem = self._problem
@@ -73,14 +73,14 @@ class Mirror:
 def start(run_directory: Path, tracker: Mapping[str, Any]) -> Mirror | None:
     """Start mirroring the run in ``run_directory`` to ``tracker``; None if it names no tracker (tracker=none).
 
-    Returns at once and never raises for the tracker. What the run is about to drop, rows beyond the checkpoint that it
-    resumes from and a summary.json of an earlier life, must be gone before: a summary.json ends the mirror.
+    Returns at once and never raises for the tracker. Rows after the checkpoint from which the run resumes, and an earlier
+    summary.json, must be removed before, because a summary.json ends the mirror.
     """
     return Mirror(run_directory.resolve(), tracker) if tracker.get("_target_") is not None else None
 
 
 def sync(run_directory: Path, tracker: Mapping[str, Any], timeout: float = 600.0) -> str:
-    """Mirror a run again from the store, whole, and say where to.
+    """Mirror a whole run again from the store; returns its new place in a sentence.
 
     Raises UserError if the tracker fails or takes longer than ``timeout`` seconds.
     """
@@ -109,9 +109,9 @@ def _spawn(run_directory: Path, tracker: Mapping[str, Any], follow: bool) -> sub
     if "WANDB_DIR" in os.environ:
         environment[USERS_DIR] = os.environ["WANDB_DIR"]
     if at_home("~") == "~":
-        # A user without a home folder: trackers would make a folder of the name ~ wherever they are.
+        # For a user without a home folder, trackers would make a folder with the name ~ in the working folder.
         environment["HOME"] = tempfile.gettempdir()
-    # -P: a file in the working folder that is named like a module (or its ./wandb) must not stand in for the module.
+    # -P: a file in the working folder with the name of a module (or the folder ./wandb) must not replace the module.
     command = [sys.executable, "-P", "-m", "optbench.trackers.mirror", str(run_directory)]
     command += ["--tracker", json.dumps(tracker, default=_plain), "--parent", str(os.getpid())]
     with (run_directory / "tracker.log").open("wb") as log:
@@ -126,7 +126,7 @@ def _spawn(run_directory: Path, tracker: Mapping[str, Any], follow: bool) -> sub
 
 
 def _plain(value: object) -> Any:
-    """The containers of omegaconf as those of JSON; anything else as text."""
+    """Convert the containers of omegaconf to those of JSON, and other values to text."""
     if isinstance(value, Mapping):
         return dict(value)
     return list(value) if isinstance(value, Sequence) else str(value)
@@ -135,13 +135,13 @@ def _plain(value: object) -> Any:
 def _kill(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    # Even a killed process stays while its file system does not answer; that must not hold up the run.
+    # Even a killed process remains while its file system does not answer; the run must not wait for that.
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(5.0)
 
 
 def _outcome(run_directory: Path) -> str:
-    """The line of tracker.log that says how the mirroring went, or else its last one."""
+    """The line of tracker.log with the outcome of the mirroring, or else its last line."""
     try:
         log = (run_directory / "tracker.log").read_text(encoding="utf-8", errors="replace")
     except OSError as error:

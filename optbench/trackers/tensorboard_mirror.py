@@ -12,10 +12,10 @@ from optbench.trackers.base import Tracker
 
 
 class TensorBoardMirror(Tracker):
-    """One scalar per number in a row, at the row's step; the configuration and the summary as text.
+    """Writes a scalar for each number in a row, at the row's step, and the configuration and the summary as text.
 
     The wall time of an event is the time at which the run was planned plus the row's "seconds", so that TensorBoard's
-    relative axis shows training time whenever the mirror is written.
+    relative axis shows training time, independently of the time of mirroring.
     """
 
     package = "tensorboard"
@@ -33,7 +33,7 @@ class TensorBoardMirror(Tracker):
         self._add([_text("config", f"```yaml\n{write_yaml(run.config())}```")])
 
     def log(self, index: int, row: Mapping[str, Any]) -> None:
-        """Write the numbers of the row; NaN and infinity, which the store holds as null, are left out."""
+        """Write the numbers of the row, without NaN and infinity, which the store holds as null."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         self._step = int(row.get("step", index))

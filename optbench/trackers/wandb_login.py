@@ -1,4 +1,4 @@
-"""Whether wandb can and may be used online: is there a login, does the server answer, does the user want it."""
+"""Check that wandb can be used online: there is a login, the server answers, and the user's settings allow it."""
 
 import configparser
 import contextlib
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from optbench.system.home import at_home
 
 _ANSWER_SECONDS = 3.0
-#: Where the process of a mirror is told what WANDB_DIR was.
+#: The variable that gives the process of a mirror the user's WANDB_DIR.
 USERS_DIR = "OPTBENCH_WANDB_DIR"
 _MODES = {
     "online": "online", "run": "online", "shared": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"
@@ -22,7 +22,7 @@ _UNREADABLE = (OSError, configparser.Error, UnicodeDecodeError)
 
 
 def is_logged_in() -> bool:
-    """Whether wandb would find a key, looked for in the places where wandb looks; contacts no network."""
+    """True if wandb would find a key, in the places where wandb searches; contacts no network."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE") or user_settings().get("api_key"):
         return True
     try:
@@ -34,10 +34,10 @@ def is_logged_in() -> bool:
 
 
 def server_answers() -> bool:
-    """Whether the server accepts a connection within a few seconds.
+    """True if the server accepts a connection within a few seconds.
 
-    Without this, wandb tries for half a minute, at every run on a compute node without a network. Behind a proxy the
-    answer is yes: only wandb itself can tell.
+    Without this check, wandb tries for half a minute at every run on a compute node without a network. Behind a proxy the
+    result is True, because only wandb itself can find out.
     """
     if urllib.request.getproxies():
         return True
@@ -56,9 +56,9 @@ def server() -> str:
 
 
 def user_settings() -> dict[str, str]:
-    """What `wandb login`, `wandb offline` and the like have written to settings files: the folder's before the user's.
+    """The settings files written by `wandb login`, `wandb offline` and so on; the folder's file overrides the user's.
 
-    A file that cannot be read counts as empty here; `wished_mode` says what that means.
+    A file that cannot be read counts as empty here; see `wished_mode` for its effect.
     """
     settings: dict[str, str] = {}
     for file in _settings_files():
@@ -68,11 +68,11 @@ def user_settings() -> dict[str, str]:
 
 
 def wished_mode() -> tuple[str | None, str]:
-    """The mode that the user has chosen outside of optbench, None where they have not, and in a line what it rests on.
+    """The mode that the user has chosen outside of optbench, or None; and the source of that choice in one line.
 
-    "online", "offline" or "disabled", as wandb itself finds it: WANDB_MODE, or else ./wandb/settings, or else the settings of
-    the user; with its older words for it, in capitals or not. Where wandb would read nothing, or fail, the wish is taken
-    for one for privacy: "offline". wandb's former switch WANDB_DISABLED counts, too.
+    "online", "offline" or "disabled", found as wandb does: WANDB_MODE, or else ./wandb/settings, or else the settings of the
+    user; wandb's older words count, in upper or lower case. If a file cannot be read or the mode is unknown, the result is
+    "offline", to protect privacy. wandb's former switch WANDB_DISABLED also counts.
     """
     if os.environ.get("WANDB_DISABLED", "").strip().lower() not in _NO:
         return "disabled", "WANDB_DISABLED is set"
@@ -94,9 +94,9 @@ def wished_mode() -> tuple[str | None, str]:
 
 
 def _settings_files() -> list[Path]:
-    """The settings files that wandb reads; a later one takes the place of an earlier one."""
+    """The settings files that wandb reads; a later one overrides an earlier one."""
     user = Path(at_home(os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb")) / "settings"
-    # The mirror has another WANDB_DIR than the user.
+    # In a mirror's process WANDB_DIR differs from the user's.
     root = Path(at_home(os.environ.get(USERS_DIR) or os.environ.get("WANDB_DIR") or "."))
     return [user, root / (".wandb" if (root / ".wandb").exists() else "wandb") / "settings"]
 

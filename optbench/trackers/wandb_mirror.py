@@ -1,4 +1,4 @@
-"""Weights & Biases: one wandb run per run, under the run's own id, with its files in the run directory."""
+"""Weights & Biases: one wandb run for each run, with the same id, and its files in the run directory."""
 
 import hashlib
 import re
@@ -19,17 +19,17 @@ _FALL_BACK_SECONDS = 30.0
 
 
 class WandbMirror(Tracker):
-    """Mirrors a run to wandb, row i of the history as wandb step i, all metrics drawn against "step".
+    """Mirrors a run to wandb: row i of the history is wandb step i, and all metrics are drawn against "step".
 
-    project, entity, group: where the run belongs; null entity: the user's default one.
-    tags: shown beside the run and to filter by.
+    project, entity, group: the place of the run in wandb; null entity: the user's default one.
+    tags: shown with the run, and usable as a filter.
     mode: "online"; "offline" (files in RUN_DIRECTORY/wandb, for `wandb leet` and `wandb sync`); "disabled"; or "auto":
-        online where there is a login and the server answers, offline otherwise.
-    finish_timeout: how many seconds the run waits for the mirror at its end; read by those who wait.
+        online if there is a login and the server answers, offline otherwise.
+    finish_timeout: the seconds for which the run waits for the mirror at its end; used by `Mirror.finish`.
 
-    A run that goes on after an interruption is mirrored again from its first row. Offline, the earlier segment is
-    removed, because segments of one id overwrite each other when they are synced; online, the rows that the server has
-    are skipped (a run that was repeated with different code has to be deleted there first).
+    A run that resumes after an interruption is mirrored again from its first row. Offline, the earlier segment is removed,
+    because segments of one id overwrite each other when they are synced; online, the rows that the server has are skipped
+    (a run that was repeated with different code must be deleted there first).
     """
 
     package = "wandb"
@@ -59,7 +59,7 @@ class WandbMirror(Tracker):
             dir=str(run.path),
             config={**_without_info(run.config()), "environment": _environment(run)},
         )
-        # Rows are a function of the configuration, so those that the server has are those that would be sent again.
+        # Rows are a function of the configuration, so that the rows on the server equal those that would be sent again.
         self._first_row = self._run.starting_step if self._mode == "online" else 0
         for axis in _AXES:
             self._run.define_metric(axis, hidden=True)
@@ -79,7 +79,7 @@ class WandbMirror(Tracker):
                 if not may_fall_back:
                     raise
                 print(f"wandb: offline, because online failed: {error}", flush=True)
-            # Else the failed run would keep its id in use.
+            # Otherwise the failed run would keep its id in use.
             wandb.teardown()
             self._remove_segments()
             self._mode = "offline"
@@ -93,7 +93,7 @@ class WandbMirror(Tracker):
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any]) -> None:
-        """Raise UserError for mode=online without a login, or against the user's own wish; say a wish that is not clear."""
+        """Raise UserError for mode=online without a login or against the user's settings; print a line if these are unclear."""
         wished, why = wished_mode()
         if options.get("mode") == "online" and wished in ("offline", "disabled"):
             raise UserError(
@@ -108,7 +108,7 @@ class WandbMirror(Tracker):
             )
 
     def log(self, index: int, row: Mapping[str, Any]) -> None:
-        """Log the row as one wandb step, without its nulls: NaN and infinity in the store, which no chart can hold."""
+        """Log the row as one wandb step, without nulls, which stand for NaN and infinity: no chart can show them."""
         if index < self._first_row:
             return
         for name in row:
@@ -121,7 +121,7 @@ class WandbMirror(Tracker):
         self._run.log(values, step=index, commit=True)
 
     def _picture(self, file: str, probe: str) -> dict[str, Any]:
-        """The figure of a probe's measurement; nothing where it has none, or cannot be drawn."""
+        """The figure of a probe's measurement; empty if it has none, or if it cannot be drawn."""
         try:
             from optbench.analysis.charts.probe_files import chart_for
 
@@ -139,12 +139,12 @@ class WandbMirror(Tracker):
             picture = io.BytesIO()
             chart.matplotlib().savefig(picture, format="png", dpi=150)
             return {f"{probe}_figure": wandb.Image(Image.open(picture))}
-        except Exception as error:  # of whatever kind: the numbers are mirrored all the same
+        except Exception as error:  # of any type: the numbers are mirrored anyway
             print(f"wandb: no figure of {file}: {type(error).__name__}: {error}", flush=True)
             return {}
 
     def finish(self, summary: Mapping[str, Any], state: str) -> str:
-        """Set the summary's scalars and end the wandb run: as failed, unless the run is done or diverged."""
+        """Set the summary's scalars and end the wandb run, as failed unless the run is done or diverged."""
         scalars = {name: value for name, value in summary.items() if not isinstance(value, list | dict)}
         self._run.summary.update({"status": state, **scalars})
         where = f"wandb, {self._mode}"
@@ -156,9 +156,9 @@ class WandbMirror(Tracker):
 
 
 def wandb_id(run_id: str) -> str:
-    """``run_id`` as wandb accepts it: letters, digits, dot, dash and underscore, at most 128 of them.
+    """``run_id`` in a form that wandb accepts: letters, digits, dot, dash and underscore, at most 128 of them.
 
-    An id that has to be changed ends in a hash of the original, so that different runs keep different ids.
+    A changed id ends in a hash of the original, so that different runs keep different ids.
     """
     allowed = re.sub(r"[^A-Za-z0-9._-]", "-", run_id)
     if allowed == run_id and len(run_id) <= _ID_LENGTH:
@@ -168,9 +168,9 @@ def wandb_id(run_id: str) -> str:
 
 
 def resolve_mode(mode: str) -> str:
-    """The wandb mode: never online where the user has chosen offline or disabled; auto: online where that can work.
+    """The wandb mode: never online if the user has chosen offline or disabled; auto: online if that can work.
 
-    Says in a line why it is not online, where that is because of the user's choice, made outside of optbench.
+    Prints the reason in one line if it is not online because of the user's choice outside of optbench.
     """
     if mode not in ("auto", "online"):
         return mode
@@ -182,7 +182,7 @@ def resolve_mode(mode: str) -> str:
 
 
 def _settings(**more: Any) -> Any:
-    """Nothing but what is logged: no console, code, git, packages, machine data or system statistics."""
+    """Settings that restrict wandb to logged values: no console, code, git, packages, machine data or system statistics."""
     import wandb
 
     wanted = {
@@ -200,12 +200,12 @@ def _settings(**more: Any) -> Any:
         **more,
     }
     known = {name for base in wandb.Settings.__mro__ for name in getattr(base, "__annotations__", {})}
-    # The names that start with x_ come and go with wandb's versions.
+    # The names that start with x_ differ between versions of wandb.
     return wandb.Settings(**{name: value for name, value in wanted.items() if name in known})
 
 
 def _without_info(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration without the ``info`` of each choice, which describes options and is none."""
+    """The configuration without the ``info`` of each choice, which describes options but is not one."""
     return {
         name: {key: value for key, value in choice.items() if key != "info"} if isinstance(choice, Mapping) else choice
         for name, choice in config.items()
@@ -213,7 +213,7 @@ def _without_info(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _environment(run: RunDirectory) -> dict[str, Any]:
-    """Versions and hardware; nothing if the run has not written them."""
+    """Versions and hardware; empty if the run has not written them."""
     try:
         return read_object(run.path / "environment.json")
     except (FileNotFoundError, StoreError):

@@ -1,4 +1,4 @@
-"""A sweep's workspace in wandb, made when somebody is logged in; `optbench.trackers.workspace_panels` says what it shows."""
+"""Make a sweep's workspace in wandb, if there is a login; `optbench.trackers.workspace_panels` defines its content."""
 
 import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,23 +17,23 @@ _INSTALL = "pip install 'optbench[workspaces]'"
 
 
 def group_of(tracker: Mapping[str, Any], plan: Plan) -> str:
-    """The wandb group of a run of ``plan``: the one that its configuration names, or else the sweep's name."""
+    """The wandb group of a run of ``plan``: the one in its configuration, or else the sweep's name."""
     return str(tracker.get("group") or plan.name)
 
 
 def is_wandb(tracker: Mapping[str, Any]) -> bool:
-    """Whether runs with this choice of the group ``tracker`` are mirrored to wandb."""
+    """True if runs with this choice of the group ``tracker`` are mirrored to wandb."""
     found = tracker_class(tracker)
     return found is not None and issubclass(found, WandbMirror)
 
 
 def create(plan: Plan, runs: Iterable[tuple[RunDirectory, Mapping[str, Any]]]) -> list[str]:
-    """Make the workspace of a sweep in every wandb project that its ``runs`` are mirrored to; says where, a line each.
+    """Make the workspace of a sweep in every wandb project of its ``runs``; returns a line with the address of each.
 
-    runs: each with the choice of the group tracker that it is mirrored by.
+    runs: each with its choice of the group tracker.
 
-    One that was made before, by the word of workspace.json in the sweep's folder, is left as it is: somebody may have
-    changed it. Raises UserError, with what to do, if wandb cannot be used online here.
+    A workspace listed in workspace.json of the sweep's folder was made before, and is left as it is, because somebody may
+    have changed it. Raises UserError, with a remedy, if wandb cannot be used online here.
     """
     choices = [(run, tracker) for run, tracker in runs if is_wandb(tracker)]
     if not choices:
@@ -72,7 +72,7 @@ def _saved(plan: Plan, place: tuple[str, str], groups: Sequence[str], contents: 
         workspace = build(entity, place[1], plan.name, groups, contents)
         workspace.save()
         url = str(workspace.url)
-    except Exception as error:  # of whatever kind: wandb, its server and the network have many
+    except Exception as error:  # of any type: wandb, its server and the network raise many
         raise UserError(f"no workspace in wandb's project {key}: {type(error).__name__}: {error}") from error
     write_atomically(record, to_json({**known, key: url}, indent=2))
     return f"workspace: {url}"

@@ -1,7 +1,7 @@
-"""What a sweep's workspace in wandb shows: its runs grouped by grid point, and panels for what it was made to ask.
+"""The content of a sweep's workspace in wandb: its runs grouped by grid point, and panels for the varied keys and results.
 
 The panels use the names under which `optbench.trackers.wandb_mirror` mirrors a run: those of the configuration, of
-history.jsonl and of summary.json. A panel is there only if some run of the sweep has what it shows.
+history.jsonl and of summary.json. A panel exists only if some run of the sweep has its values.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 from optbench.store import RunDirectory
 
 _MOST_RUNS = 100  # in one panel; wandb's own default is 10
-# What is drawn along the training, and against which axis.
+# The curves over training, each with its axis.
 _CURVES = (
     ("loss", "step"),
     ("train_loss", "epoch"),
@@ -21,7 +21,7 @@ _CURVES = (
     ("gap_loss", "epoch"),
     ("learning_rate", "step"),
 )
-# What a run comes to, drawn against what the sweep varies.
+# Results of a run, drawn against the keys that the sweep varies.
 _OUTCOMES = ("gap_loss", "gap_accuracy", "best_validation_loss", "test_accuracy", "steps_to_target", "learning_rate")
 _LOGARITHMIC = {"loss", "train_loss", "validation_loss", "best_validation_loss", "learning_rate", "steps_to_target"}
 _COLUMNS = ("test_accuracy", "test_loss", "gap_loss", "best_validation_loss")
@@ -29,7 +29,7 @@ _COLUMNS = ("test_accuracy", "test_loss", "gap_loss", "best_validation_loss")
 
 @dataclass(frozen=True)
 class Contents:
-    """What the panels of a sweep depend on.
+    """The values of a sweep on which its panels depend.
 
     values: for each key of the configuration that the sweep varies ("batch", "optimizer.name"), its values without
     repetition; seeds are repetitions of a grid point and are not among them.
@@ -44,7 +44,7 @@ class Contents:
 
     @classmethod
     def of(cls, cells: Iterable[Mapping[str, str]], runs: Iterable[RunDirectory]) -> "Contents":
-        """What ``runs`` hold, in a sweep whose plan has ``cells``: every one with its place in the grid."""
+        """Collect the contents of ``runs``, of a sweep with ``cells``: the place of each run in the grid."""
         cells = list(cells)
         keys = dict.fromkeys(key for cell in cells for key in cell)
         varied = [key.lstrip("+~") for key in keys if len({cell.get(key) for cell in cells}) > 1 and key != "seed"]
@@ -66,15 +66,15 @@ class Contents:
 def build(entity: str, project: str, name: str, groups: Sequence[str], contents: Contents) -> Any:
     """The workspace called ``name``, of the runs in ``groups``, as a `wandb_workspaces.workspaces.Workspace`.
 
-    Runs of one grid point, which differ in the seed, are grouped. The sections: curves by optimizer (or by the first
-    other thing that varies and is no number); outcomes against each number that varies, the batch first; results against
-    the learning rate; every probe's pictures and values. Contacts no network.
+    Runs of one grid point, which differ in the seed, are grouped. The sections: curves by optimizer (or by the first other
+    varied key that is not a number); outcomes against each varied number, the batch first; results against the learning
+    rate; every probe's pictures and values. Contacts no network.
     """
     import wandb_workspaces.workspaces as ws
 
     batch_first = sorted((key for key in contents.values if _is_axis(contents, key)), key=lambda key: key != "batch")
     sections = [_curves(contents), *(_against(contents, key) for key in batch_first)]
-    # The rate that was used, after scaling: it varies also where the sweep varies the trial or the batch.
+    # The learning rate after scaling, which also varies if the sweep varies the trial or the batch.
     if contents.values and "learning_rate" in contents.names:
         sections.append(_against(contents, None))
     sections += [_probe(contents, probe) for probe in contents.probes]
@@ -101,7 +101,7 @@ def _curves(contents: Contents) -> Any:
 
     words = [key for key in contents.values if not _is_axis(contents, key) and key != "trial"]
     by = "optimizer.name" if "optimizer.name" in words else next(iter(words), "optimizer.name")
-    # The loss of training batches is in the history alone: the summary has train_loss, of the evaluation.
+    # The loss of training batches is only in the history: the summary has train_loss, from the evaluation.
     names = contents.names | {"loss"}
     return ws.Section(
         name=f"Training by {by.removesuffix('.name')}: median and range of the runs",
@@ -150,7 +150,7 @@ def _probe(contents: Contents, probe: str) -> Any:
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
-    # The values of the probe "noise" begin like those of "noise_scale".
+    # The names of the probe "noise_scale" also begin with "noise_".
     longer = tuple(f"{other}_" for other in contents.probes if other.startswith(f"{probe}_"))
     names = sorted(
         name for name in contents.names if name.startswith(f"{probe}_") and not (longer and name.startswith(longer))
@@ -166,7 +166,7 @@ def _probe(contents: Contents, probe: str) -> Any:
 
 
 def _value(config: Mapping[str, Any], key: str) -> tuple[str, Any]:
-    """The key under which wandb has what ``key`` sets, and its value; None where this run has none, or no single one."""
+    """The key in wandb for the configuration's ``key``, and its value; None if this run has none, or no single one."""
     value: Any = config
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
@@ -180,7 +180,7 @@ def _is_number(value: object) -> bool:
 
 
 def _is_axis(contents: Contents, key: str) -> bool:
-    """Whether ``key`` has numbers that mean more than a name: a trial's does not."""
+    """True if the values of ``key`` are numbers with a meaning; the number of a trial is only a name."""
     return key != "trial" and all(_is_number(value) for value in contents.values[key])
 
 

@@ -1,7 +1,7 @@
-"""Averages of a model along its training path, to be evaluated in its place.
+"""Averages of a model along its training path, evaluated in addition to the model.
 
-An average takes in the parameters and the floating-point buffers that a checkpoint holds, so that running statistics of
-batch norm are averaged as well; counters, and buffers that no checkpoint holds, stay the model's own.
+An average covers the parameters and the floating-point buffers that a checkpoint holds, so that running statistics of batch
+norm are averaged as well; counters, and buffers that no checkpoint holds, stay the model's own.
 """
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from optbench.config.run_config import Choice
 from optbench.config.targets import load_target
 
-# Where a module keeps a tensor: its table of parameters or of buffers, and the key in it.
+# The place of a tensor in a module: the table of parameters or of buffers, and the key in it.
 _Place = tuple[MutableMapping[str, Any], str]
 
 
@@ -33,10 +33,10 @@ def _places(model: nn.Module) -> dict[str, _Place]:
 
 
 class Average:
-    """The average of a model over some of its steps; a subclass says over which, and with what weights.
+    """The average of a model over some of its steps; a subclass defines the steps and the weights.
 
-    model: the model to be averaged, whose tensors may still move to another device. start: how many steps are made
-    before the first model that may enter.
+    model: the model to average, whose tensors may still move to another device. start: the number of steps before the
+    first model that may enter.
 
     The average is kept in at least float32, so that small changes to a bfloat16 model are not rounded away.
     """
@@ -48,32 +48,32 @@ class Average:
         self._average: list[Tensor] = []
 
     def _tensors(self, model: nn.Module) -> list[Tensor]:
-        # The walk over the modules is made once: for a deep model it takes as long as the average itself.
+        # The modules are traversed only once: for a deep model that takes as long as the average itself.
         if model is not self._model:
             self._model, self._places = model, _places(model)
         return [table[key] for table, key in self._places.values()]
 
     def _takes(self, made: int) -> bool:
-        """Whether the model enters the average when ``made`` steps have been made."""
+        """True if the model enters the average after ``made`` steps."""
         return made >= self.start
 
     def _weight(self) -> float:
-        """The weight w of the model in average + w (model - average), when ``updates`` models are in it already."""
+        """The weight w of the model in average + w (model - average), with ``updates`` models already in the average."""
         raise NotImplementedError
 
     @property
     def active(self) -> bool:
-        """Whether there is an average yet."""
+        """True if the average contains at least one model."""
         return self.updates > 0
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Take in ``model`` as step ``step``, counted from 0, left it; to be called after every step."""
+        """Add ``model`` after step ``step``, counted from 0; must be called after every step."""
         if not self._takes(step + 1):
             return
         live = self._tensors(model)
         if self.updates == 0:
-            # A copy even where there is nothing to convert: the model is about to change in place.
+            # Copied even if no conversion is needed, because the model changes in place.
             self._average = [tensor.to(_kept_as(tensor), copy=True) for tensor in live]
         else:
             self._follow(live)
@@ -88,9 +88,9 @@ class Average:
 
     @contextmanager
     def applied_to(self, model: nn.Module) -> Iterator[None]:
-        """Within this context ``model`` holds the average; afterwards its own tensors again, bit for bit.
+        """Within this context ``model`` holds the average; afterwards its own tensors are restored, bit for bit.
 
-        Without an average yet, the model stays as it is.
+        If the average is empty, the model stays as it is.
         """
         if not self.active:
             yield
@@ -110,7 +110,7 @@ class Average:
         return {"updates": self.updates, "average": average}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a state from ``state_dict``; raises ValueError if it is of a model with other tensors."""
+        """Restore a state from ``state_dict``; raises ValueError if it comes from a model with other tensors."""
         average: Mapping[str, Tensor] = state["average"]
         if state["updates"] and set(average) != set(self._places):
             raise ValueError(f"the average is of another model: {sorted(set(average) ^ set(self._places))}")
@@ -141,7 +141,7 @@ class ExponentialMovingAverage(Average):
 
 
 class StochasticWeightAveraging(Average):
-    """The plain mean of the models that start, start + every, start + 2 every, ... steps have made.
+    """The plain mean of the models after start, start + every, start + 2 every, ... steps.
 
     Izmailov et al. 2018 (arXiv 1803.05407). They recompute the statistics of batch norm for the averaged weights; here
     the running statistics are averaged like the weights, which needs no further pass over the data.
@@ -159,7 +159,7 @@ class StochasticWeightAveraging(Average):
 
 
 def build(choice: Choice, model: nn.Module) -> Average | None:
-    """The average that a choice of the group `averaging`, durations in steps, asks for; None for none."""
+    """Build the average of a choice of the group `averaging`, with durations in steps; None for averaging=none."""
     if choice.target is None:
         return None
     target: Callable[..., Average] = load_target(choice, Average)

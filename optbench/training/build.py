@@ -1,4 +1,4 @@
-"""Building: what a configuration says, as objects: data, model, task, recorder, trainer."""
+"""Build the objects of a run from its configuration: data, model, task, recorder, trainer."""
 
 import logging
 import math
@@ -33,7 +33,7 @@ from optbench.training.ranks import Cluster, Ranks, check_bf16
 from optbench.training.recorder import Audience, Recorder
 from optbench.training.task import Recipe, Task
 
-# A model that is larger than at its defaults by less than this factor is not measured before it is built.
+# A model that is at most this factor larger than with its default options is not measured before it is built.
 _CERTAINLY_FITS = 64.0
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -41,8 +41,8 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def load_data(config: RunConfig) -> RawData:
     """Load the dataset and check it.
 
-    Raises UserError where its files are missing, are not those that the run was planned with or hold what cannot be trained
-    on, and where the batch is larger than its training set.
+    Raises UserError if its files are missing, are not those with which the run was planned or hold unusable data, and if
+    the batch is larger than the training set.
     """
     dataset = Choice.of("dataset", configuration.data_files.verify(config.text))
     given = dataset.without("augment", *dataset.info.get("augmentation", []))
@@ -58,14 +58,14 @@ def load_data(config: RunConfig) -> RawData:
 
 
 def build_model(config: RunConfig, raw: RawData) -> nn.Module:
-    """The model with its initial weights, on the CPU: the same on every machine and rank."""
+    """The model with its initial weights, on the CPU; equal on every machine and rank."""
     return _initial_model(config, raw.spec)
 
 
 def check_size(config: RunConfig, spec: DataSpec, make_optimizer: Callable[[nn.Module], torch.optim.Optimizer]) -> None:
     """Raise UserError for a model that cannot fit into the memory of the device that trains it, before it is built."""
     choice = config.model
-    # Laying a model out costs a part of building it, and our own fit at their defaults.
+    # The measurement takes a part of the time of building, and optbench's models fit with their default options.
     if str(choice.target).startswith("optbench.") and _growth(choice) <= _CERTAINLY_FITS:
         return
     gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
@@ -79,14 +79,14 @@ def check_size(config: RunConfig, spec: DataSpec, make_optimizer: Callable[[nn.M
 
 
 def _growth(model: Choice) -> float:
-    """By what factor the options of ``model`` may make it larger than its defaults do; infinite where that is unknown."""
+    """The largest factor by which the options of ``model`` enlarge it relative to the defaults; infinite if unknown."""
     if model.name not in configuration.choices("model"):
         return math.inf
     defaults, factor = configuration.options(configuration.read_choice("model", model.name)), 1.0
     for name, value in model.options.items():
         now, then = (sum(of) if isinstance(of, list) else of for of in (value, defaults.get(name)))
         if isinstance(now, int) and not isinstance(now, bool) and now != then:
-            # A width counts twice in the size of a matrix.
+            # Squared, because a width enters both dimensions of a matrix.
             factor *= max(now / then, 1.0) ** 2 if isinstance(then, int) and then > 0 else math.inf
     return factor
 
@@ -102,7 +102,7 @@ def _initial_model(config: RunConfig, spec: DataSpec) -> nn.Module:
 
 
 def build_task(config: RunConfig, raw: RawData, stop: Stop | None = None) -> Task:
-    """The task that trains ``config`` on ``raw`` from step 0 until ``stop``; raises UserError for what cannot be built."""
+    """The task that trains ``config`` on ``raw`` from step 0 until ``stop``; raises UserError if it cannot be built."""
     source = BatchSource(
         raw,
         config.seed,
@@ -111,7 +111,7 @@ def build_task(config: RunConfig, raw: RawData, stop: Stop | None = None) -> Tas
         reconstruct=bool(config.model.info.get("reconstructs")),
         dtype=torch.float64 if config.precision == "fp64" else torch.float32,
     )
-    # Of some datasets only the files say how large they are.
+    # The size of some datasets is known only from their files.
     configuration.check_lengths(config, len(raw.train.inputs))
     horizon = configuration.horizon(config, len(raw.train.inputs))
     rate, _ = configuration.learning_rate(config)
@@ -131,7 +131,8 @@ def build_task(config: RunConfig, raw: RawData, stop: Stop | None = None) -> Tas
         norm_batch=config.norm_batch,
         seed=config.seed,
         execution=Execution(
-            micro_batch=config.micro_batch,
+            micro_batch=None if config.micro_batch == "auto" else config.micro_batch,
+            adjustable=config.micro_batch == "auto",
             dtype=_DTYPES.get(config.precision),
             loss_scale=LossScale() if config.precision == "fp16" else None,
             clip_norm=config.clip_norm,
@@ -140,7 +141,7 @@ def build_task(config: RunConfig, raw: RawData, stop: Stop | None = None) -> Tas
         compile=config.compile,
     )
     model = build_model(config, raw).to(source.dtype)
-    if layers.batch_norms(model):  # whether or not its file says so
+    if layers.batch_norms(model):  # even if its file does not state it
         configuration.check_groups(config, len(raw.train.inputs))
     return Task(model, source, recipe, stop)
 
@@ -156,7 +157,7 @@ def build_recorder(
     every = config.checkpoint_every
     return Recorder(
         directory,
-        Evaluator(config.evaluate_train, config.micro_batch or 1000),
+        Evaluator(config.evaluate_train, task.execution.micro_batch or 1000),
         log_every=config.log_every,
         eval_every=max(horizon.in_steps(config.eval_every), 1),
         checkpoint_every=None if every is None else max(horizon.in_steps(every), 1),
@@ -168,7 +169,7 @@ def build_recorder(
 
 
 def build_probes(config: RunConfig, task: Task, directory: RunDirectory | None, scheduled: bool = True) -> Probes:
-    """The probes of ``task``; raises UserError for one that cannot work in this run, or if ``scheduled`` is never due."""
+    """The probes of ``task``; raises UserError for a probe that cannot work in this run or, if ``scheduled``, is never due."""
     horizon, chosen = task.recipe.horizon, []
     for choice in config.probes:
         name = choice.group.removeprefix("probe.")
@@ -191,7 +192,7 @@ def build_probes(config: RunConfig, task: Task, directory: RunDirectory | None, 
 
 
 def set_precision(precision: str, deterministic: bool) -> None:
-    """Set torch's process-wide switches: tf32 or not, and on GPUs only kernels that repeat bit for bit."""
+    """Set torch's process-wide switches: the use of tf32, and of deterministic kernels only on GPUs."""
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.benchmark = False
@@ -203,9 +204,9 @@ def set_precision(precision: str, deterministic: bool) -> None:
 
 
 def build_trainer(config: RunConfig, callbacks: list[pl.Callback], met: Meeting | None = None) -> pl.Trainer:
-    """Lightning's trainer for the configured devices, with nothing of its own on; raises UserError if they are not there.
+    """Lightning's trainer for the configured devices, with its own features off; raises UserError if they do not exist.
 
-    met: where the ranks of the run have met, if they have.
+    met: the meeting of the ranks of the run, if there is one.
     """
     devices, accelerator = config.trainer, config.trainer.accelerator
     if accelerator == "auto":
@@ -217,7 +218,7 @@ def build_trainer(config: RunConfig, callbacks: list[pl.Callback], met: Meeting 
         )
     if devices.compression == "bf16":
         check_bf16(accelerator)
-    # The run has a display of its own.
+    # Lightning's own messages are off, because the run has its own display.
     for name in ("pytorch_lightning", "lightning_fabric", "lightning_utilities"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
@@ -226,7 +227,7 @@ def build_trainer(config: RunConfig, callbacks: list[pl.Callback], met: Meeting 
         devices=devices.devices,
         num_nodes=devices.num_nodes,
         strategy=Ranks(devices.compression, devices.rendezvous_seconds, met) if devices.ranks > 1 else "auto",
-        # Lightning would take one rank alone for one of the tasks of the Slurm job that it may run in.
+        # Otherwise Lightning would treat a single rank within a Slurm job as one of the job's tasks.
         plugins=[Cluster(devices)],
         callbacks=callbacks,
         max_epochs=1,

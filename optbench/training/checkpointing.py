@@ -1,4 +1,4 @@
-"""The state of a run as bytes of a checkpoint, and back; loading cannot run code."""
+"""Write the state of a run as a checkpoint, and read it back; loading cannot run code."""
 
 import io
 from pathlib import Path
@@ -13,18 +13,18 @@ State = dict[str, Any]
 
 
 def save(state: State, run: RunDirectory, seal: Seal) -> None:
-    """Make ``state`` the last checkpoint of ``run``. Raises StoreError when the file system refuses."""
-    # Into memory first: torch.save turns a disk that is full into an error that does not say so.
+    """Make ``state`` the last checkpoint of ``run``. Raises StoreError if the file system refuses."""
+    # Saved to memory first, because the error of torch.save for a full disk does not name the cause.
     content = io.BytesIO()
     torch.save(state, content)
     run.checkpoints.write(content.getbuffer(), seal)
 
 
 def parse(path: Path, archive: bytes) -> State:
-    """The state in ``archive``, the content of ``path``; raises `CheckpointRefused` where it is none of a run."""
+    """The state in ``archive``, the content of ``path``; raises `CheckpointRefused` if it is not the state of a run."""
     try:
         state = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
-    except Exception as error:  # of whatever kind: it depends on where the file is damaged
+    except Exception as error:  # the type depends on the place of the damage
         raise CheckpointRefused(path, f"cannot be read: {str(error).strip().splitlines()[0]}") from error
     if not (isinstance(state, dict) and {"task", "recorder"} <= state.keys()):
         raise CheckpointRefused(path, "holds no state of a run")
@@ -32,9 +32,9 @@ def parse(path: Path, archive: bytes) -> State:
 
 
 def load(path: Path, run_id: str) -> State:
-    """The state in ``path``, verified to be whole and of the run ``run_id`` (the latter not for those of earlier versions).
+    """The state in ``path``, verified to be intact and of the run ``run_id`` (checkpoints of earlier versions name no run).
 
-    Raises FileNotFoundError; `CheckpointRefused`, with what can be done instead; and StoreError where it cannot be read.
+    Raises FileNotFoundError; `CheckpointRefused`, with a remedy; and StoreError if it cannot be read.
     """
     try:
         return parse(path, read(path, run_id)[0])

@@ -1,9 +1,8 @@
-"""Loss and accuracy on whole splits, in eval mode and without augmentation, with the examples divided over ranks."""
+"""Evaluate loss and accuracy on whole splits, in eval mode and without augmentation; ranks share the examples."""
 
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 
 from optbench.training.task import Task
 
@@ -19,7 +18,7 @@ class Evaluator:
     batch: int = 1000
 
     def __call__(self, task: Task) -> dict[str, float | None]:
-        """{train,validation,test}_{loss,accuracy}, gap_loss and gap_accuracy; with averaging, averaged_... of each too.
+        """{train,validation,test}_{loss,accuracy}, gap_loss and gap_accuracy; with averaging, also averaged_... of each.
 
         The generalization gap is test loss minus train loss, and train accuracy minus test accuracy.
         """
@@ -41,7 +40,7 @@ class Evaluator:
 
     @torch.no_grad()
     def split(self, task: Task, split: str) -> dict[str, float | None]:
-        """The mean loss and accuracy over one split; the accuracy is None where the targets have none."""
+        """The mean loss and accuracy over one split; the accuracy is None if the targets define none."""
         execution, loss = task.execution, task.recipe.loss
         totals = torch.zeros(3, dtype=torch.float64, device=task.device)
         graded = False
@@ -59,7 +58,7 @@ class Evaluator:
         task.model.train()
         if execution.world_size > 1:
             # A rank without examples of its own does not know whether the others' were graded, but the sums do.
-            dist.all_reduce(totals)
+            execution.sum_over_ranks(totals)
             graded = graded or float(totals[2]) > 0
         total_loss, count, right = totals.tolist()
         return {"loss": total_loss / count, "accuracy": right / count if graded else None}

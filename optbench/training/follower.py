@@ -1,4 +1,4 @@
-"""The process of a rank that rank 0 has started on its machine: python -m optbench.training.follower RUN_DIRECTORY."""
+"""The process of a rank started by rank 0 on the same machine: python -m optbench.training.follower RUN_DIRECTORY."""
 
 import sys
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from optbench.training import run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train the run in that directory, as the rank that the environment says; returns 1 if it failed."""
+    """Train the run in the given directory, as the rank in the environment variables; returns 1 if it failed."""
     (path,) = sys.argv[1:] if arguments is None else arguments
     stop = Stop()
     stop.listen()
-    # Rank 0 speaks for all.
+    # Only rank 0 prints.
     outcome = run.execute_as_rank(RunDirectory(path), Console(quiet=True), stop)
     return 1 if outcome.state == "failed" else 0
 

@@ -1,7 +1,7 @@
-"""The launch that this process belongs to, read from the variables that launchers set (no torch).
+"""The launch to which this process belongs, read from the variables that launchers set (no torch).
 
-Launchers export their variables to whatever runs inside them, interactive shells included. A launch counts as live only when
-its variables describe it completely; the rest is ignored, and named in one line on stderr.
+Launchers export their variables to every process inside them, interactive shells included. A launch counts as live only if
+its variables describe it completely; other variables are ignored, and named in one line on stderr.
 
 | variables                                                      | read as                                                     |
 | -------------------------------------------------------------- | ----------------------------------------------------------- |
@@ -30,10 +30,11 @@ from optbench.errors import UserError
 
 @dataclass(frozen=True)
 class Launch:
-    """Which of how many processes this one is.
+    """The rank of this process, and the number of processes (``world_size``).
 
-    by: the program that started them, empty where nobody did. local_size: how many of them are on this machine, where that
-    is known. host, port: where rank 0 is met, where that is known. variables: what says so. ignored: what was left over.
+    by: the program that started them, empty if there is none. local_size: the number of them on this machine, if known.
+    host, port: the address of rank 0, if known. variables: the variables from which this was read. ignored: variables left
+    over from another launch.
     """
 
     by: str = ""
@@ -48,7 +49,7 @@ class Launch:
 
     @property
     def warning(self) -> str | None:
-        """One line that names the variables that were ignored, where there are any."""
+        """One line that names the ignored variables; None if there are none."""
         if not self.ignored:
             return None
         return f"ignored {', '.join(self.ignored)}: left over from a launch that this process is not part of"
@@ -56,7 +57,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class _Launcher:
-    """The variables in which a launcher says which of how many processes one is."""
+    """The variables in which a launcher states the rank of a process and the number of processes."""
 
     by: str
     rank: str
@@ -65,7 +66,7 @@ class _Launcher:
     local_size: str
 
 
-# The innermost first: one that is started by another inherits the variables of that one.
+# The innermost comes first: a launcher started by another one inherits its variables.
 _LAUNCHERS = (
     _Launcher("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
     _Launcher(
@@ -89,7 +90,7 @@ _ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
 
 
 def launched(environment: Mapping[str, str] | None = None) -> Launch:
-    """The launch that ``environment``, that of this process by default, describes; the table above says how."""
+    """The launch that ``environment`` (by default that of this process) describes, read by the table above."""
     given = os.environ if environment is None else environment
     found: list[Launch] = []
     ignored: list[str] = []
@@ -99,25 +100,25 @@ def launched(environment: Mapping[str, str] | None = None) -> Launch:
             found.append(launch)
         else:
             ignored += launch
-    # A launch of one process says nothing about a launch around it.
+    # A launch of one process does not exclude an outer launch of several.
     several = [launch for launch in found if launch.world_size > 1]
     if not several:
         return Launch(ignored=tuple(ignored))
     launch = several[0]
     if launch.host is None:
-        # Slurm's own libraries for MPI describe the tasks of srun once more, and srun knows the hosts.
+        # Slurm's own libraries for MPI describe the tasks of srun again; the variables of srun also name the hosts.
         same = [one for one in several if (one.rank, one.world_size) == (launch.rank, launch.world_size)]
         launch = next((one for one in same if one.host is not None), launch)
     return launch
 
 
 def _read(launcher: _Launcher, given: Mapping[str, str]) -> Launch | list[str]:
-    """The launch that the variables of ``launcher`` describe, or those of them that describe none."""
+    """The launch that the variables of ``launcher`` describe, or the names of those that describe none."""
     size_name = launcher.size
     srun = launcher.by == "srun"
     if srun and size_name not in given:
-        # A batch script and the shell of salloc have the size of the job, and are not started by srun. Its task 0 is
-        # like them; any other must be one of srun's.
+        # A batch script and the shell of salloc have the size of the job, but srun did not start them. Task 0 of srun
+        # cannot be distinguished from them; any other task must have been started by srun.
         size_name = "SLURM_NTASKS"
         if _int(given, launcher.rank) in (None, 0):
             return _shown(given, size_name) if (_int(given, size_name) or 1) > 1 else []
@@ -133,7 +134,7 @@ def _read(launcher: _Launcher, given: Mapping[str, str]) -> Launch | list[str]:
     if srun and host is None:
         host = _first_host(given)
     if srun and port is None:
-        # Two steps of a job, or two jobs on a machine, should not meet each other.
+        # The port differs between steps of a job, and between jobs on a machine, so that their ranks do not meet.
         port = 15000 + ((_int(given, "SLURM_JOB_ID") or 0) + 101 * (_int(given, "SLURM_STEP_ID") or 0)) % 10000
     if host is None or port is None:
         host, port = None, 0
@@ -178,7 +179,7 @@ def _first_host(given: Mapping[str, str]) -> str | None:
 
 
 def check_alone(launch: Launch, what: str) -> None:
-    """Raise UserError where several processes were started to do ``what``, which is for one."""
+    """Raise UserError if several processes were started to do ``what``, which needs only one."""
     if launch.world_size > 1:
         raise UserError(
             f"{what}: {launch.by} has started {launch.world_size} processes, and each would do it; {_way_out(launch)}"

@@ -1,7 +1,7 @@
-"""How the ranks of a run find each other, agree to begin, and tell each other why one of them failed.
+"""The meeting of the ranks of a run: they find each other, agree to begin, and exchange the reason of a failure.
 
-Rank 0 keeps a key-value store (torch's TCPStore) at the launch's host and port, and the others connect to it. It also serves
-torch.distributed when the process group is made. Nothing here writes a file.
+Rank 0 holds a key-value store (torch's TCPStore) at the launch's host and port, to which the others connect. The store also
+serves torch.distributed when the process group is made. Nothing here writes a file.
 """
 
 import contextlib
@@ -21,10 +21,11 @@ from optbench.errors import UserError
 from optbench.training.launch_environment import Launch
 
 WAIT_SECONDS = 600.0  # by default; trainer.rendezvous_seconds sets it
-# Whoever waits says so after this long.
+# A waiting rank prints a line after this time.
 _PATIENCE_SECONDS = 10.0
 _LOOK_SECONDS = 0.05
-# Ranks that end in order wait for each other this long, and one that lost the others this long for the reason.
+# Ranks that end normally wait for each other for the first time; a rank that lost the others waits for the second, for the
+# reason.
 _FAREWELL_SECONDS = 30.0
 _REASON_SECONDS = 2.0
 _LAST_WORD = "why"
@@ -39,23 +40,23 @@ class Meeting:
     seconds: float
 
     def decide(self, decision: str) -> None:
-        """Rank 0: tell the others what becomes of the run: nothing, which is to train, or why it is not trained."""
+        """Rank 0: tell the others to train (an empty ``decision``), or the reason why the run is not trained."""
         self.store.set("decision", decision)
 
     def decision(self) -> str:
-        """Another rank: what rank 0 has decided; raises UserError if it does not within the time-out."""
+        """Another rank: the decision of rank 0; raises UserError if there is none within the time-out."""
         self._await({"decision": "rank 0 has the run's lock"})
         return str(self.store.get("decision").decode())
 
     def get_ready(self) -> None:
-        """Wait until every rank has built what it trains; raises UserError with what one has failed of."""
+        """Wait until every rank has built its model; raises UserError with the reason if one has failed."""
         self.store.set(f"ready/{self.launch.rank}", "")
         self._await({f"ready/{rank}": f"rank {rank}, which builds its model" for rank in range(self.launch.world_size)})
 
     def report_failure(self, why: str, details: str) -> tuple[str, str]:
-        """Say why this rank failed; returns what the first rank to fail said.
+        """Report why this rank failed; returns the report of the first rank that failed.
 
-        The others only lose the connection to it, perhaps before it has said so.
+        The others only notice the lost connection, possibly before that report.
         """
         mine = json.dumps([why, details])
         with contextlib.suppress(RuntimeError):  # rank 0, and its store with it, may be gone
@@ -68,7 +69,7 @@ class Meeting:
         return str(why), str(details)
 
     def part(self) -> None:
-        """Wait until every rank has come here, but not for one that is gone."""
+        """Wait until every living rank has called this."""
         with contextlib.suppress(UserError, RuntimeError):
             self.store.set(f"parted/{self.launch.rank}", "")
             others = {f"parted/{rank}": "" for rank in range(self.launch.world_size)}
@@ -81,7 +82,7 @@ class Meeting:
         silent: bool = False,
         lost: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """Wait until all of ``keys`` are set; their values say what each of them means."""
+        """Wait until all of ``keys`` are set; their values describe them in messages."""
         began, told, missing = time.monotonic(), silent, dict(keys)
         limit = self.seconds if seconds is None else seconds
         who = f"rank {self.launch.rank}"
@@ -90,7 +91,7 @@ class Meeting:
                 missing = {key: meaning for key, meaning in missing.items() if not self.store.check([key])}
                 if missing and self.store.check([_LAST_WORD]):
                     raise UserError(json.loads(self.store.get(_LAST_WORD))[0])
-            except RuntimeError as error:  # torch's errors of stores are some
+            except RuntimeError as error:  # torch's errors of stores are RuntimeErrors
                 raise UserError(
                     f"{who}: lost rank 0 at {_place(self.launch)} while it waited for {_first(missing)}"
                 ) from error
@@ -115,20 +116,20 @@ _meetings = 0
 
 
 def listen() -> int:
-    """Rank 0 of ranks that this process starts: open a store at a free port, and return the port."""
+    """Rank 0, for ranks that this process starts: open a store at a free port, and return the port."""
     store = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False, multi_tenant=False)  # type: ignore[attr-defined]
     _stores["127.0.0.1", store.port] = store
     return int(store.port)
 
 
 def meet(launch: Launch, seconds: float, lost: Callable[[], str | None] = lambda: None) -> Meeting:
-    """Wait until all ranks of ``launch`` are here.
+    """Wait until all ranks of ``launch`` have called this.
 
-    ``lost`` says why a rank can no longer come, if that is known. Raises UserError after ``seconds`` with the ranks that are
-    missing, or if rank 0 cannot be reached.
+    ``lost`` returns the reason why a rank can no longer come, if known. Raises UserError after ``seconds`` with the missing
+    ranks, or if rank 0 cannot be reached.
     """
     global _meetings
-    _meetings += 1  # every rank holds the same meetings, in the same order
+    _meetings += 1  # every rank has the same meetings in the same order
     store = _connect(launch, seconds)
     meeting = Meeting(launch, dist.PrefixStore(f"optbench/{_meetings}", store), seconds)  # type: ignore[attr-defined]
     try:
@@ -145,7 +146,7 @@ def _connect(launch: Launch, seconds: float) -> Any:
     place = (launch.host, launch.port)
     if place in _stores:
         return _stores[place]
-    # The agents of torchrun may keep a store of their own.
+    # The agents of torchrun may already serve a store at this address.
     serves = launch.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     try:
         with _telling_after(_PATIENCE_SECONDS, f"rank {launch.rank} waits for rank 0 at {_place(launch)}"):

@@ -1,4 +1,4 @@
-"""The ranks of one run as Lightning needs them: started, met, joined in a process group, and parted in order."""
+"""The ranks of one run, for Lightning: start them, let them meet, join them in a process group, and separate them."""
 
 import atexit
 import contextlib
@@ -21,13 +21,13 @@ from optbench.sweep.launchers.local import worker_environment
 from optbench.training import meeting
 from optbench.training.launch_environment import check_ranks, launched
 
-# Ranks that were started here have this long to end by themselves once rank 0 has ended.
+# Ranks started here have this time to end by themselves once rank 0 has ended.
 _GRACE_SECONDS = 30.0
 _GRACE_AFTER_FAILURE = 5.0
 
 
 class Cluster(ClusterEnvironment):
-    """What `launch_environment` has read, in Lightning's words; every process is there before a trainer is."""
+    """The launch read by `launch_environment`, in Lightning's interface; all processes exist before the trainer."""
 
     def __init__(self, devices: Devices) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Cluster(ClusterEnvironment):
 
     @property
     def creates_processes_externally(self) -> bool:
-        """True: Lightning starts none."""
+        """True, because Lightning must not start processes."""
         return True
 
     @property
@@ -45,27 +45,27 @@ class Cluster(ClusterEnvironment):
 
     @property
     def main_port(self) -> int:
-        """The port at which rank 0 is met."""
+        """The port of rank 0."""
         return launched().port
 
     @staticmethod
     def detect() -> bool:
-        """Never chosen by Lightning itself."""
+        """False, so that Lightning does not choose this class by itself."""
         return False
 
     def world_size(self) -> int:
-        """How many ranks train the run."""
+        """The number of ranks that train the run."""
         return self._ranks
 
     def set_world_size(self, size: int) -> None:
-        """The number of ranks is the configuration's."""
+        """Do nothing: the configuration sets the number of ranks."""
 
     def global_rank(self) -> int:
         """The rank of this process."""
         return launched().rank if self._ranks > 1 else 0
 
     def set_global_rank(self, rank: int) -> None:
-        """The rank is the launch's."""
+        """Do nothing: the launch sets the rank."""
 
     def local_rank(self) -> int:
         """The rank of this process among those of its machine, which is the number of its device."""
@@ -79,23 +79,23 @@ class Cluster(ClusterEnvironment):
 class Ranks(pl.strategies.DDPStrategy):
     """DistributedDataParallel between ranks that meet within ``seconds``.
 
-    compression: "fp16" sums gradients between ranks in that type. Lightning would register hooks on CUDA only.
+    compression: "fp16" sums gradients between ranks in that type; set up here, because Lightning registers hooks only on CUDA.
     """
 
     def __init__(self, compression: str, seconds: float, met: meeting.Meeting | None = None) -> None:
-        # Running statistics move once per step by the mean over ranks, so there are no buffers to broadcast.
+        # Running statistics are updated once a step by the mean over ranks, so that no buffers need a broadcast.
         super().__init__(broadcast_buffers=False, gradient_as_bucket_view=True)
         self.compression, self.seconds = compression, seconds
         self.meeting = met
 
     def meet(self, lost: Callable[[], str | None] = lambda: None) -> meeting.Meeting:
-        """Wait for the other ranks, once."""
+        """Wait for the other ranks; only the first call waits."""
         if self.meeting is None:
             self.meeting = meeting.meet(launched(), self.seconds, lost)
         return self.meeting
 
     def setup_distributed(self) -> None:
-        """Make the process group on the meeting's store, which Lightning then finds."""
+        """Make the process group on the meeting's store; Lightning then uses it."""
         if not dist.is_initialized():
             met = self.meet()
             met.get_ready()
@@ -109,7 +109,7 @@ class Ranks(pl.strategies.DDPStrategy):
                 timeout=self._timeout,
                 device_id=device,
             )
-            atexit.register(_leave_group)  # for whoever trains without a run
+            atexit.register(_leave_group)  # for training without a run
         super().setup_distributed()
 
     def _register_ddp_hooks(self) -> None:
@@ -120,7 +120,7 @@ class Ranks(pl.strategies.DDPStrategy):
             self.model.register_comm_hook(None, fp16_compress_hook)
 
     def part(self, in_order: bool) -> None:
-        """Leave the process group; ``in_order``: once every rank has come here. A second call does nothing."""
+        """Leave the process group; ``in_order``: wait first until every rank has called this. A second call does nothing."""
         if not dist.is_initialized():
             return
         if self.meeting is not None and in_order:
@@ -131,13 +131,13 @@ class Ranks(pl.strategies.DDPStrategy):
 def _leave_group() -> None:
     """Destroy the process group: the threads of gloo abort a process that ends while they live."""
     if dist.is_initialized():
-        gc.collect()  # modules that hold it
+        gc.collect()  # frees modules that hold the group
         with contextlib.suppress(RuntimeError):
             dist.destroy_process_group()
 
 
 def check_bf16(accelerator: str) -> None:
-    """Raise UserError where torch refuses to sum gradients between ranks in bf16 (nccl from 2.10 on can)."""
+    """Raise UserError if torch cannot sum gradients between ranks in bf16, which needs NCCL 2.10 or later."""
     if accelerator != "gpu" or torch.cuda.nccl.version() < (2, 10) or not torch.cuda.is_bf16_supported():
         raise UserError(
             "trainer.compression=bf16: torch sums gradients between ranks in bf16 only on GPUs that have the type, with NCCL "
@@ -146,7 +146,7 @@ def check_bf16(accelerator: str) -> None:
 
 
 def meet(devices: Devices) -> meeting.Meeting:
-    """Meet the other ranks of a run that a launcher has started; raises UserError if they are not as many as configured."""
+    """Meet the other ranks of a run that a launcher has started; raises UserError if their number is not the configured one."""
     check_ranks(devices, launched())
     return meeting.meet(launched(), devices.rendezvous_seconds)
 
@@ -155,8 +155,8 @@ def meet(devices: Devices) -> meeting.Meeting:
 def started_here(count: int, run_directory: Path) -> Iterator[Callable[[], str | None]]:
     """Start the other ranks of a run of ``count`` ranks on this machine, of which this process is rank 0.
 
-    Yields a function that says how one of them has ended by itself, if one has. They are given their time to end, and are
-    then killed.
+    Yields a function that returns how one of them has ended by itself, or None. At the end the ranks get some time to end,
+    and are then killed.
     """
     kept = dict(os.environ)
     kept_threads = torch.get_num_threads()

@@ -1,6 +1,6 @@
-"""What happens between steps: rows of the history, evaluations, probes, checkpoints, divergence and targets.
+"""The work between steps: rows of the history, evaluations, probes, checkpoints, divergence and targets.
 
-All of it is due at steps that the configuration fixes, so a resumed run does the same at the same steps.
+The configuration fixes the steps of all of it, so that a resumed run does the same at the same steps.
 """
 
 import math
@@ -22,22 +22,22 @@ from optbench.training.evaluation import Evaluator
 from optbench.training.task import Task
 
 Row = dict[str, Any]
-#: What a caller is told of every evaluation: the step, and the row of the history.
+#: A caller's function that gets the step and the row of the history of every evaluation.
 OnEvaluation = Callable[[int, Row], object]
 CHECKPOINT_SECONDS = 60.0
-# The columns that every row of the history has, whatever the event.
+# The columns of every row of the history, for all events.
 WHERE = ("event", "step", "epoch", "samples", "seconds")
 
 
 @dataclass(frozen=True)
 class Audience:
-    """Who is told of a run while it trains.
+    """Functions that are called while a run trains.
 
     row: called with every row of the history, on every rank. The others are called on the rank that writes.
-    ready: once the history holds just what is not done again. say: with a line for whoever watches.
-    lost: says whether another process has taken the run over meanwhile.
-    on_evaluation: after every evaluation, with the step and the row. Where it raises, the run stops in order after what is
-        due at this step (``task.stop.error``); a run that ends at this step has ended.
+    ready: called once the rows that a resumed run writes again are removed. say: called with a line for the display.
+    lost: returns True if another process has taken over the run meanwhile.
+    on_evaluation: called after every evaluation, with the step and the row. If it raises, the run stops at a checkpoint
+        after the work due at this step (``task.stop.error``); a run whose last step this is has ended.
     """
 
     row: Callable[[Row], None] = lambda row: None
@@ -48,13 +48,13 @@ class Audience:
 
 
 class LockLost(Exception):
-    """Another process took this one for dead and has taken the run over: nothing more may be written."""
+    """Raised if another process considered this one dead and took over the run: nothing more may be written."""
 
 
 class Recorder(pl.Callback):
     """Writes a run's history and checkpoints, and decides when it ends.
 
-    due: the steps between training rows, evaluations and checkpoints (None: at evaluations, at most once a minute).
+    due: the periods in steps of training rows, evaluations and checkpoints (None: at evaluations, at most once a minute).
     outcome: None while training, then "done", "diverged" or "preempted", with ``why``.
     """
 
@@ -80,11 +80,11 @@ class Recorder(pl.Callback):
         self.loss: float | None = None  # in that row
         self.evaluation: Row = {}
         self.first_loss: float | None = None
-        self.results: Row = {}  # what the summary adds to the last evaluation: bests, targets, divergence
+        self.results: Row = {}  # added to the last evaluation in the summary: bests, targets, divergence
         self._last_checkpoint = time.monotonic()
         self._digest = resuming.HistoryDigest(directory.history) if directory is not None else None
 
-    # ---- when things are due ---------------------------------------------------------------------------------------------
+    # ---- due steps -------------------------------------------------------------------------------------------------------
 
     def next_event(self, step: int) -> int:
         """The first step after ``step`` at which something is due."""
@@ -97,7 +97,7 @@ class Recorder(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         """Resume from the last checkpoint, watch for signals, and start the clock."""
         assert isinstance(task, Task)
-        # Lightning has installed handlers of its own by now; the run's replace them for as long as it trains.
+        # Lightning has installed its own signal handlers by now; the run's replace them while it trains.
         task.stop.listen()
         if self.directory is not None:
             self._resume(self.directory, trainer, task)
@@ -106,13 +106,13 @@ class Recorder(pl.Callback):
         if self.outcome == "done":  # it was killed between its last checkpoint and its summary
             task.finished = True
             return
-        self._measure(task)  # before the first step, or what a signal did not leave the time for
+        self._measure(task)  # due before the first step, or left out because of a signal
         task.clock.start()
 
     def _resume(self, directory: RunDirectory, trainer: pl.Trainer, task: Task) -> None:
         """Continue from the checkpoint that rank 0 chooses, if there is one."""
         start = resuming.choose(directory, checkpointing.parse) if self._writes else resuming.Start()
-        # One rank may not find damaged, or no longer there, what another one has taken.
+        # All ranks must load the same checkpoint, also if one of them finds it damaged or missing.
         path = trainer.strategy.broadcast(start.path)
         state = start.state if self._writes or path is None else checkpointing.load(path, directory.run_id)
         if state is not None:
@@ -125,12 +125,12 @@ class Recorder(pl.Callback):
             self.audience.ready()
 
     def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, *arguments: Any) -> None:
-        """Do what is due after the step just taken."""
+        """Do the work that is due after the last step."""
         assert isinstance(task, Task)
         if task.finished:
             return
         step, last = task.step, task.step >= task.recipe.horizon.steps
-        # At step 0 nothing is due yet, but a run may be stopped before its first step.
+        # Nothing is due at step 0, but a run may be stopped before its first step.
         evaluate = last or (step > 0 and step % self.eval_every == 0)
         record = evaluate or (step > 0 and step % self.log_every == 0)
         checkpoint = self.checkpoint_every is not None and step % self.checkpoint_every == 0
@@ -139,7 +139,7 @@ class Recorder(pl.Callback):
         if self.audience.lost():
             raise LockLost
         if task.device.type == "cuda":
-            torch.cuda.synchronize(task.device)  # steps are only queued; their time counts as training
+            torch.cuda.synchronize(task.device)  # waits for queued steps, whose time counts as training
         task.clock.stop()
         if record and step > self.last_row:
             self._training_row(task)
@@ -159,7 +159,7 @@ class Recorder(pl.Callback):
             self._end(trainer, task, "preempted")
             return
         if task.stop.error is not None:
-            # As if by a signal that comes now, so that several ranks agree on the step before they stop.
+            # Treated like a signal that comes now, so that several ranks agree on the step before they stop.
             task.stop.receive(signal.SIGTERM)
         task.clock.start()
 
@@ -173,7 +173,7 @@ class Recorder(pl.Callback):
 
     def _training_row(self, task: Task) -> None:
         losses = torch.stack(task.losses).cpu()
-        losses = losses.to(torch.promote_types(losses.dtype, torch.float32))  # float64 stays what was computed
+        losses = losses.to(torch.promote_types(losses.dtype, torch.float32))  # float64 is kept
         task.losses.clear()
         if self.first_loss is None:
             self.first_loss = float(losses[0])
@@ -186,7 +186,7 @@ class Recorder(pl.Callback):
         if task.gradient_norms:
             row["gradient_norm"] = float(torch.stack(task.gradient_norms).double().mean())
             task.gradient_norms.clear()
-        # What an optimizer tells of its latest step, such as a damping that it adapts.
+        # The optimizer's values of its latest step, such as a damping that it adapts.
         row |= {f"optimizer_{name}": value for name, value in getattr(task.optimizer, "diagnostics", {}).items()}
         self.last_row = task.step
         self._write(row)
@@ -221,8 +221,8 @@ class Recorder(pl.Callback):
                 task.stop.error = error
 
     def _measure(self, task: Task) -> None:
-        # A signal may leave little time: what is due now is measured when the run is continued. Several ranks may hear
-        # of it at different times, and have to measure together.
+        # A signal may leave little time: measurements due now are taken when the run resumes. Several ranks may receive
+        # the signal at different times, and must measure together.
         if task.stop.signal is not None and task.execution.world_size == 1:
             return
         due = self.probes.due(task.step, self.outcome == "done", self.outcome == "diverged")
@@ -264,17 +264,17 @@ class Recorder(pl.Callback):
         self._writes = trainer.is_global_zero
 
     def checkpoint(self, trainer: pl.Trainer, task: Task) -> None:
-        """Save everything that the steps to come depend on."""
+        """Save all state on which later steps depend."""
         if self.directory is not None and self._writes:
             assert self._digest is not None
-            # What it stands on reaches the disk before it does: a machine may lose power in between.
+            # The history must be on the disk before the checkpoint, because the machine may lose power in between.
             self.directory.flush()
             seal = Seal(self.directory.run_id, task.step, *self._digest.take())
             checkpointing.save({"task": task.training_state(), "recorder": self.state()}, self.directory, seal)
         self._last_checkpoint = time.monotonic()
 
     def state(self) -> Row:
-        """What the recorder itself must remember."""
+        """The recorder's own state for a checkpoint."""
         return {
             "last_row": self.last_row,
             "evaluation": self.evaluation,
@@ -288,7 +288,7 @@ class Recorder(pl.Callback):
         """Continue from ``state``."""
         self.last_row, self.first_loss, self.outcome = state["last_row"], state["first_loss"], state["outcome"]
         self.evaluation, self.results = dict(state["evaluation"]), dict(state["results"])
-        if "probes" in state:  # not so in the checkpoints of earlier versions
+        if "probes" in state:  # checkpoints of earlier versions lack it
             self.probes.load_state(state["probes"])
 
     def _end(self, trainer: pl.Trainer, task: Task, outcome: str) -> None:

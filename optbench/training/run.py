@@ -1,11 +1,11 @@
-"""One resolved configuration becomes one run directory."""
+"""Train one resolved configuration into one run directory."""
 
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -26,6 +26,7 @@ from optbench.store.run_directory import State
 from optbench.system import terminal
 from optbench.system.signals import Stop, handlers_restored
 from optbench.system.terminal import RunDisplay
+from optbench.training import micro_batch
 from optbench.training.build import build_recorder, build_task, build_trainer, load_data, set_precision
 from optbench.training.evaluation import METRICS
 from optbench.training.launch_environment import check_ranks, launched
@@ -35,17 +36,17 @@ from optbench.training.recorder import WHERE, Audience, LockLost, OnEvaluation, 
 from optbench.training.task import StepTokens, Task
 
 PROGRESS_SECONDS = 2.0
-# As this process has imported it: what is edited while it trains is not what it trains with.
+# The code as this process has imported it; files may be edited while it trains.
 _SOURCES = Sources()
 _SOURCES.read_package()
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: "done", "diverged", "preempted" or "failed", with why; its summary, where it has one.
+    """The outcome of a run: "done", "diverged", "preempted" or "failed", with the reason; and its summary, if it has one.
 
-    "lost": another process has taken it over. signal: what stopped it. refused: the file system would not take what it
-    wrote. mirror: still at work, until somebody calls its `finish`.
+    "lost": another process has taken over the run. signal: the signal that stopped it. refused: the file system refused a
+    file. mirror: still at work until its `finish` is called.
     """
 
     state: str
@@ -62,11 +63,11 @@ class Outcome:
 
 
 class _Progress(pl.Callback):
-    """Tells those who watch how far the run is: the display of this process, and by a file all others."""
+    """Reports the progress of the run: to the display of this process, and to others by a file."""
 
     def __init__(self, display: RunDisplay, recorder: Recorder) -> None:
         self.display, self.recorder = display, recorder
-        self._shown = (0, 0.0)  # the step that others were last told of, and when
+        self._shown = (0, 0.0)  # the step and the time of the last report to others
 
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         assert isinstance(task, Task)
@@ -86,12 +87,12 @@ class _Progress(pl.Callback):
 def execute(resolved: Config, console: Console | None = None, on_evaluation: OnEvaluation | None = None) -> Outcome:
     """Train the configuration ``resolved`` from its last checkpoint, or from the start, to its end.
 
-    ``on_evaluation(step, row)`` is called on rank 0 after every evaluation. What it raises is raised here, once the run is
-    recorded: as preempted at a checkpoint, or as what it is if it ended at that evaluation.
+    ``on_evaluation(step, row)`` is called on rank 0 after every evaluation. An exception that it raises is raised here, after
+    the run is recorded: as preempted at a checkpoint, or with its own outcome if it ended at that evaluation.
 
-    Raises UserError before anything is written if the configuration cannot run here, or if not as many ranks were started
-    as it has. A crash is recorded as the status "failed" with the traceback in the run's log, and returned, not raised. Of
-    several ranks, only rank 0 writes.
+    Raises UserError before anything is written if the configuration cannot run here, or if the number of started ranks is
+    not the configured one. A crash is recorded as the status "failed" with the traceback in the run's log, and returned, not
+    raised. Of several ranks, only rank 0 writes.
     """
     config, launch = RunConfig.of(resolved), launched()
     check_ranks(config.trainer, launch)
@@ -122,11 +123,11 @@ def _train_locked(prepared: "_Prepared") -> Outcome:
     config, directory = prepared.config, prepared.directory
     directory.make()
     with RunLock(directory.lock) as lock:
-        if directory.is_finished and not config.force:  # another process was quicker
+        if directory.is_finished and not config.force:  # another process has finished it meanwhile
             prepared.decide("it is done")
             prepared.part()
             return Outcome(directory.status().state, "", directory.summary(), directory)
-        directory.create(configuration.to_yaml(config.text), replace=True)  # the same science, by its run id
+        directory.create(configuration.to_yaml(config.text), replace=True)  # the run id guarantees the same science
         directory.remove_leftovers()
         if config.force:
             directory.clear()
@@ -148,29 +149,34 @@ def _telling_others(met: Meeting | None) -> Iterator[None]:
 
 
 def execute_claimed(
-    claim: Claim, console: Console, stop: Stop, load: Callable[[RunConfig], RawData] | None = None
+    claim: Claim,
+    console: Console,
+    stop: Stop,
+    load: Callable[[RunConfig], RawData] | None = None,
+    sharers: int = 1,
 ) -> Outcome:
-    """Do a run that this process has claimed, by the configuration that was frozen when it was planned.
+    """Train a run that this process has claimed, with the configuration that was frozen when it was planned.
 
-    Never raises for the run: what it cannot do is recorded in the run's status and returned. The outcome's mirror is
-    still at work; its `finish` is the caller's to call. ``load``: how to come by the data, `load_data` by default.
+    Never raises for the run: a failure is recorded in the run's status and returned. The outcome's mirror is still at work;
+    the caller must call its `finish`. ``load``: the function that loads the data, `load_data` by default.
+    ``sharers``: the workers that share the memory of this machine, or of a GPU.
     """
     directory = claim.directory
     met = None
     try:
         config = RunConfig.of(configuration.thaw(directory))
         met = meet(config.trainer) if config.trainer.ranks > 1 else None
-        prepared = _Prepared(config, directory, console, stop, load, met)
+        prepared = _Prepared(config, directory, console, stop, load, met, sharers=sharers)
     except Exception as error:
         return _failed(directory, error, met=met)
-    # It is marked as running since it was claimed.
+    # The run was marked as running when it was claimed.
     return prepared.train(claim.lock)
 
 
 def execute_as_rank(directory: RunDirectory, console: Console, stop: Stop) -> Outcome:
-    """Train as another rank of a run that rank 0 has the lock of; like `execute_claimed` it never raises for the run.
+    """Train as another rank of a run whose lock rank 0 holds; like `execute_claimed` it never raises for the run.
 
-    It writes nothing: rank 0 records why it failed, and its traceback.
+    It writes nothing: rank 0 records the reason of a failure, and the traceback.
     """
     rank = launched().rank
     try:
@@ -197,12 +203,17 @@ class _Prepared:
         load: Callable[[RunConfig], RawData] | None = None,
         met: Meeting | None = None,
         on_evaluation: OnEvaluation | None = None,
+        sharers: int = 1,
     ) -> None:
         set_precision(config.precision, config.trainer.deterministic)
         trackers.check(config.text["tracker"])
         task = build_task(config, (load or load_data)(config), stop)
+        # Before the optimizer's own check, which may evaluate a batch.
+        self.micro_batch = micro_batch.choose(config, task, sharers) if config.micro_batch == "auto" else None
+        if self.micro_batch is not None:
+            task.execution.micro_batch = self.micro_batch.examples
         task.check(config.trainer.ranks)
-        # The bench's own draws are pure functions of the seed; an optimizer from elsewhere may use torch's generators.
+        # The bench's own draws are pure functions of the seed; other packages' optimizers may use torch's generators.
         torch.manual_seed(randomness.key(config.seed, "torch"))
         shown = config.progress and launched().rank == 0
         self.display = RunDisplay(console or terminal.console(), task.recipe.horizon.steps, shown)
@@ -222,16 +233,16 @@ class _Prepared:
 
     @property
     def _ranks(self) -> Ranks | None:
-        """What binds this rank to the others, where there are any."""
+        """The strategy that connects this rank to the others; None if there are no others."""
         return self.trainer.strategy if isinstance(self.trainer.strategy, Ranks) else None
 
     def decide(self, decision: str) -> None:
-        """Rank 0: tell ranks that have come what becomes of the run (`Meeting.decide`)."""
+        """Rank 0: tell the other ranks if the run is trained (`Meeting.decide`)."""
         if self._met is not None:
             self._met.decide(decision)
 
     def part(self, in_order: bool = True) -> None:
-        """Leave the other ranks, where there are any; in order once all of them do."""
+        """Leave the other ranks, if there are any; ``in_order``: after all of them have reached this point."""
         if self._ranks is not None:
             self.task.leave_ranks()
             self._ranks.part(in_order)
@@ -246,7 +257,7 @@ class _Prepared:
         return self._ranks.meeting if self._ranks is not None else None
 
     def _fit_with_others(self) -> None:
-        """Train; as rank 0 of ranks that nobody has started, start the others first."""
+        """Train; rank 0 first starts the other ranks, if no launcher has started them."""
         if self._ranks is None or self._met is not None:
             self._fit()
             return
@@ -255,11 +266,11 @@ class _Prepared:
             try:
                 self._fit()
             finally:
-                # Before the others are waited for: they may wait for this rank.
+                # Leave before waiting for the others, because they may wait for this rank.
                 self.part(in_order=False)
 
     def follow(self) -> Outcome:
-        """Train as one of the ranks that write nothing. It never raises for the run: rank 0 records why it failed."""
+        """Train as one of the ranks that write nothing. Never raises for the run: rank 0 records the reason of a failure."""
         state, why = "failed", ""
         try:
             with handlers_restored():
@@ -272,10 +283,12 @@ class _Prepared:
         return Outcome(state, why, None, self.directory, signal=self.task.stop.signal)
 
     def train(self, lock: RunLock) -> Outcome:
-        """Train, and record how it ended; ``lock`` is held by this process."""
+        """Train, and record the outcome; this process holds ``lock``."""
         try:
             self._lock = lock
             self._write_environment()
+            if self.micro_batch is not None and self.micro_batch.examples is not None:
+                self._say(self.micro_batch.describe())
             with handlers_restored(), self.display:
                 self._fit_with_others()
             return self._record_end()
@@ -292,7 +305,8 @@ class _Prepared:
     def _write_environment(self) -> None:
         described = environment.describe(_device_names(self.trainer), self.trainer.world_size)
         vintages = continued(self.directory, _SOURCES.code(self.config.text))
-        self.directory.write_environment(described | {"code": vintages})
+        chosen = {} if self.micro_batch is None else {"micro_batch": asdict(self.micro_batch)}
+        self.directory.write_environment(described | {"code": vintages} | chosen)
         self._code = as_text(vintages)
         if len(vintages) > 1:
             self._say(
@@ -301,7 +315,7 @@ class _Prepared:
             )
 
     def _start_mirror(self) -> None:
-        # Not before the rows that a resumed run is going to write again are gone.
+        # Started only after the rows that a resumed run writes again are removed.
         self.mirror = trackers.start(self.directory.path, self.config.text["tracker"])
 
     def _record_end(self) -> Outcome:
@@ -309,7 +323,7 @@ class _Prepared:
         state, summary = recorder.outcome or "failed", None
         if state in ("done", "diverged"):
             summary = summarize(self.config, self.task, recorder, self._code)
-            # Before the run counts as done: what is killed while it draws draws the rest when it is continued.
+            # Drawn before the run counts as done, so that a run killed while drawing draws the rest when it resumes.
             if recorder.probes.scheduled:
                 problem = draw(self.directory)[1]
                 if problem is not None:
@@ -321,23 +335,23 @@ class _Prepared:
 
 
 def _reason(error: BaseException, rank: int = 0) -> str:
-    """Why something failed, in a line; it names a rank that does not write the run."""
+    """The reason of a failure in one line, with the rank if it is not 0."""
     expected = isinstance(error, StoreError | UserError)
     why = str(error) if expected else f"{type(error).__name__}: {error}".splitlines()[0]
     return why if rank == 0 or why.startswith("rank ") else f"rank {rank}: {why}"
 
 
 def _details(error: BaseException) -> str:
-    """What the log says of ``error``: a traceback, unless it was foreseen."""
+    """The text of ``error`` for the log: a traceback, or only the message of a StoreError or UserError."""
     return f"{error}\n" if isinstance(error, StoreError | UserError) else "".join(traceback.format_exception(error))
 
 
 def _failed(
     directory: RunDirectory, error: BaseException, stopped: int | None = None, met: Meeting | None = None
 ) -> Outcome:
-    """Record that a run ended by ``error``; asked twice to stop it stops at once, which is no failure.
+    """Record that a run ended by ``error``. A second request to stop (``stopped``) ends a run at once, as preempted.
 
-    Of several ranks, which have ``met``, the one that failed first says why; the others only lose the connection to it.
+    Of several ranks, which have ``met``, the first one to fail gives the reason; the others only lose the connection to it.
     """
     refused = isinstance(error, StoreError)
     why, details = _reason(error), _details(error)
@@ -346,7 +360,7 @@ def _failed(
     state: State = "failed" if stopped is None else "preempted"
     if isinstance(error, LockLost):
         return Outcome("lost", "another process took it over", None, directory)
-    # A file system that refuses the run may refuse this too; the run then stays marked as running, by nobody.
+    # A file system that refuses the run may refuse this, too; the run then stays marked as running, without a process.
     with suppress(StoreError, OSError):
         with directory.log.open("a", encoding="utf-8") as log:
             log.write(details)
@@ -361,13 +375,13 @@ def _device_names(trainer: pl.Trainer) -> list[str]:
 
 
 def summarize(config: RunConfig, task: Task, recorder: Recorder, code: str) -> dict[str, Any]:
-    """The content of summary.json: what was run, by which ``code``, how it ended, and the last evaluation."""
+    """The content of summary.json: the run, its ``code``, its outcome, and the last evaluation."""
     rate, rule = configuration.learning_rate(config)
     if rate is None:
         rate = float(task.optimizer.param_groups[0]["initial_lr"])
     horizon = task.recipe.horizon
     metrics = dict.fromkeys(METRICS)
-    # After divergence the last evaluation is of weights that the run has left behind since.
+    # After divergence the last evaluation is left out, because the weights have changed since.
     if recorder.outcome != "diverged":
         metrics |= {name: value for name, value in recorder.evaluation.items() if name not in WHERE}
     steps = recorder.results.get("diverged_step", task.step)

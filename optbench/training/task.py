@@ -1,8 +1,8 @@
-"""The Lightning module: model, loss, optimizer and schedule, trained one global batch a step.
+"""The Lightning module: model, loss, optimizer and schedule, trained with one global batch for each step.
 
 Optimization is manual, on the raw optimizer: `training_step` builds the objective of a batch and calls
-``optimizer.step(objective)``. Lightning's own cost per call is several times that of a small model's step, so one
-`training_step` takes as many steps as there are until something else is due, but no longer than a fraction of a second.
+``optimizer.step(objective)``. Lightning's own cost for a call is several times that of a small model's step, so one
+`training_step` takes all steps until the next due event, but no longer than a fraction of a second.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from optbench.schedules.momentum import MomentumSchedule
 from optbench.system.signals import Stop
 from optbench.training.averaging import Average
 
-# One rank alone returns to Lightning after this long; several ranks, which must agree, after this many steps.
+# A single rank returns to Lightning after this time; several ranks, which must agree, after this number of steps.
 SECONDS_AT_A_TIME = 0.2
 STEPS_AT_A_TIME = 16
 _NOBODY = contextlib.nullcontext()
@@ -43,7 +43,7 @@ class Clock:
     since: float | None = None
 
     def start(self) -> None:
-        """Count from now on."""
+        """Start or resume counting."""
         self.since = time.perf_counter()
 
     def stop(self) -> float:
@@ -60,7 +60,7 @@ class Clock:
 
 @dataclass
 class Recipe:
-    """How a model is trained: what a run's configuration says, as objects."""
+    """The objects that a run's configuration describes, with which a model is trained."""
 
     loss: Loss
     make_optimizer: Callable[[nn.Module], torch.optim.Optimizer]
@@ -86,19 +86,19 @@ class Task(pl.LightningModule):
         self.finished = False
         self.stop = stop or Stop()
         self.clock = Clock()
-        self.losses: list[Tensor] = []  # of the steps since the last row of the history, still on the device
+        self.losses: list[Tensor] = []  # losses of the steps since the last row of the history, on the device
         self.gradient_norms: list[Tensor] = []
         self.next_event: Callable[[int], int] = lambda step: recipe.horizon.steps
-        # The context in which the optimizer takes a step: probes may watch, and change nothing.
+        # The context in which the optimizer takes a step: probes may observe it, but change nothing.
         self.watch: Callable[[Objective, Task], AbstractContextManager[Any]] = lambda objective, task: _NOBODY
-        self._rate: tuple[float, float | None] | None = None  # the factor, and what it multiplies
+        self._rate: tuple[float, float | None] | None = None  # the factor, and the learning rate that it multiplies
         self._momentum: float | None = None
         self._batch: int | None = None
 
     # ---- set-up: Lightning calls these once the model is on its device -------------------------------------------------
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Move the data beside the model, and build the optimizer on the parameters where they now lie."""
+        """Move the data to the model's device, and build the optimizer on the parameters there."""
         self.source.to(self.device)
         self.network = Network(self.model, self.device)
         if self.recipe.compile:
@@ -108,7 +108,7 @@ class Task(pl.LightningModule):
         return self.optimizer
 
     def on_fit_start(self) -> None:
-        """Learn the ranks, and let gradients be averaged over them by DistributedDataParallel's own reducer."""
+        """Set device and ranks, and average gradients over the ranks with DistributedDataParallel's own reducer."""
         execution = self.execution
         execution.device, execution.world_size, execution.rank = self.device, self.trainer.world_size, self.global_rank
         replica = self.trainer.strategy.model
@@ -117,7 +117,7 @@ class Task(pl.LightningModule):
         self.model.train()
 
     def leave_ranks(self) -> None:
-        """Let go of what holds the process group, which is about to be destroyed."""
+        """Drop all references to the process group, which will be destroyed."""
         self.execution.backward = Execution().backward
         for norm in self.network.norms if hasattr(self, "network") else ():
             norm.ranks = None
@@ -125,9 +125,9 @@ class Task(pl.LightningModule):
     # ---- training -----------------------------------------------------------------------------------------------------
 
     def training_step(self, token: int, index: int) -> None:
-        """Take steps until something else is due."""
+        """Take steps until the next due event."""
         if self.finished:
-            return  # Lightning fetches one token ahead
+            return  # Lightning fetches one token in advance
         until = min(self.next_event(self.step), self.recipe.horizon.steps)
         if self.execution.world_size > 1:
             if self._any_rank_must_stop():
@@ -148,7 +148,7 @@ class Task(pl.LightningModule):
         return self.stop.signal is not None
 
     def take_step(self) -> None:
-        """One parameter update from one global batch."""
+        """Update the parameters once, from one global batch."""
         step, recipe, execution = self.step, self.recipe, self.execution
         plan = recipe.horizon.plan
         batch = plan.batch(step)
@@ -168,20 +168,20 @@ class Task(pl.LightningModule):
         self.step = step + 1
 
     def _objective(self, network: Network, step: int, rank: int, ranks: int) -> Objective:
-        """The objective of the share that rank ``rank`` of ``ranks`` has of the batch of ``step``."""
+        """The objective of the share of rank ``rank`` of ``ranks`` in the batch of ``step``."""
         plan = self.recipe.horizon.plan
         inputs, targets = self.source.batch(step, plan.first_sample(step), plan.batch(step), rank, ranks)
         key = dropout_key(self.recipe.seed, step) if network.draw is not None else 0
         return Objective(network, self.recipe.loss, inputs, targets, self.execution, key)
 
     def check(self, ranks: int) -> None:
-        """Raise UserError if the optimizer cannot train this model with this loss; before Lightning has moved anything.
+        """Raise UserError if the optimizer cannot train this model with this loss; called before Lightning moves anything.
 
-        An optimizer that needs more than a gradient says so in a method ``check(objective)``, which is given what one of
-        ``ranks`` would have of the first batch. A schedule that learns from the Hessian sets a momentum.
+        An optimizer that needs more than a gradient has a method ``check(objective)``, which gets the share of one of
+        ``ranks`` in the first batch. A schedule that learns from the Hessian sets a momentum.
         """
         self._check_passes()
-        optimizer = self.recipe.make_optimizer(self.model)  # some options only the optimizer can refuse
+        optimizer = self.recipe.make_optimizer(self.model)  # only the optimizer can refuse some options
         if self.recipe.schedule.needs_spectrum(0) is not None:
             follows = self.recipe.momentum_schedule is not None
             hessian.check(optimizer, follows, self.execution.loss_scale is not None)
@@ -225,7 +225,7 @@ class Task(pl.LightningModule):
                     group["betas"] = (momentum, *group["betas"][1:])
 
     def _place_norms(self, batch: int) -> None:
-        """Fix which examples batch norm normalizes together: ``norm_batch`` consecutive ones of the global batch."""
+        """Fix the groups that batch norm normalizes together: ``norm_batch`` consecutive examples of the global batch."""
         self._batch = batch
         if not self.network.norms:
             return
@@ -242,10 +242,10 @@ class Task(pl.LightningModule):
                 mine = ranks
         layers.set_norm_batch(self.model, None, mine)
 
-    # ---- what a checkpoint holds ----------------------------------------------------------------------------------------
+    # ---- state for checkpoints ------------------------------------------------------------------------------------------
 
     def training_state(self) -> dict[str, Any]:
-        """Everything that the steps to come depend on, as tensors and plain values."""
+        """All state on which later steps depend, as tensors and plain values."""
         scale = self.execution.loss_scale
         return {
             "step": self.step,
@@ -257,7 +257,7 @@ class Task(pl.LightningModule):
             "seconds": self.clock.read(),
             "losses": torch.stack(self.losses).cpu() if self.losses else None,
             "gradient_norms": torch.stack(self.gradient_norms).cpu() if self.gradient_norms else None,
-            # Our own draws need no state; an optimizer from elsewhere may use torch's generators.
+            # The bench's own draws need no state; other packages' optimizers may use torch's generators.
             "generator": torch.get_rng_state(),
             "cuda_generator": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
@@ -283,13 +283,13 @@ class Task(pl.LightningModule):
 
 
 class StepTokens:
-    """What Lightning iterates over: one token for each call of `training_step`, until the task is finished."""
+    """The iterable for Lightning: one token for each call of `training_step`, until the task is finished."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
 
     def __iter__(self) -> Iterator[int]:
-        """Yield a token as long as there is something left to do."""
+        """Yield tokens until the task is finished."""
         while not self.task.finished:
             yield 0
 

@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from optbench.curvature.directions import cosine, hessian_directions, principal_curvatures, random_direction
-from optbench.curvature.lanczos import flatten, on_flat_vectors
+from optbench.curvature.lanczos import on_flat_vectors
 from optbench.curvature.surfaces import evaluation, grid
 from optbench.objective import Network, Objective
+from optbench.objective.vectors import flatten
 
 
 def generator(seed=0):

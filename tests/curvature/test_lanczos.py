@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from optbench.curvature.lanczos import flatten, lanczos, on_flat_vectors, orthonormal_extension, unflatten
+from optbench.curvature.lanczos import lanczos, on_flat_vectors, orthonormal_extension
+from optbench.objective.vectors import flatten, unflatten
 
 
 def symmetric(size, seed=0):

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from optbench.curvature.lanczos import flatten
 from optbench.curvature.trajectory import principal_components
+from optbench.objective.vectors import flatten
 
 LIKE = [torch.zeros(6, 5), torch.zeros(7)]
 

@@ -89,7 +89,7 @@ def check_program(words):
 
 def check_command(words, capsys):
     """Check a command beside training: it exists and has these options."""
-    assert words[0] in {*cli.COMMANDS, "probe", "resume"}, words
+    assert words[0] in {*cli.COMMANDS, "certify", "probe", "resume"}, words
     with pytest.raises(SystemExit) as ended:
         main([words[0], "--help"])
     assert ended.value.code == 0

@@ -3,6 +3,7 @@
 import functools
 import importlib
 import inspect
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,12 @@ DEEP = [
 ]
 EACH = [pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name for name in MODELS]
 MNIST, CIFAR, IMAGENET = (1, 28, 28), (3, 32, 32), (3, 224, 224)
+SHAPES = [
+    *itertools.product(
+        (name for name in MODELS if name not in DEEP), [(1, 8, 8), MNIST, CIFAR, (3, 64, 64), (3, 40, 24)]
+    ),
+    *(pytest.param(name, CIFAR, marks=pytest.mark.slow) for name in DEEP),
+]
 
 
 def images(shape=CIFAR, outputs=10):
@@ -179,8 +186,7 @@ def test_yaml_lists_exactly_the_options_of_the_class(name):
     assert isinstance(on_meta(name), Autoencoder) == info.get("reconstructs", False)
 
 
-@pytest.mark.parametrize("name", EACH)
-@pytest.mark.parametrize("shape", [(1, 8, 8), MNIST, CIFAR, (3, 64, 64), (3, 40, 24)], ids=str)
+@pytest.mark.parametrize(("name", "shape"), SHAPES, ids=str)
 def test_output_shape(name, shape):
     with torch.device("meta"):
         model, outputs = build(name, shape, 7), model_outputs(name, shape, 7)

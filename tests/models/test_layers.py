@@ -20,6 +20,7 @@ from optbench.models.layers import (
     place_dropout,
     set_norm_batch,
 )
+from optbench.objective import Execution
 
 CHANNELS = 5
 SHAPES = {"dense": (12, CHANNELS), "sequence": (12, CHANNELS, 7), "image": (12, CHANNELS, 4, 3)}
@@ -292,7 +293,7 @@ def on_one_of_two_ranks(rank, folder):
             inputs = inputs_of(kind).chunk(2)[rank].clone().requires_grad_()
             outputs = norm(inputs)
             loss_of_mine(outputs, rank).backward()
-            commit_batch_norms([norm], world_size=2)
+            commit_batch_norms([norm], Execution(world_size=2).means_over_ranks)
             results[kind, recording] = (
                 outputs.detach(),
                 inputs.grad,
@@ -308,7 +309,7 @@ def on_one_of_two_ranks(rank, folder):
     norm = BatchNorm(CHANNELS).double()
     norm.group, norm.recording = 3, "record"
     norm(inputs_of("image").chunk(2)[rank])
-    commit_batch_norms([norm], world_size=2)
+    commit_batch_norms([norm], Execution(world_size=2).means_over_ranks)
     results["ghost"] = (norm.running_mean, norm.running_var)
     results["cubic"] = derivatives(cubic, inputs_of("dense").chunk(2)[rank], inputs_of("dense", 1).chunk(2)[rank])
     torch.save(results, f"{folder}/{rank}.pt")

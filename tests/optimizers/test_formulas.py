@@ -1,85 +1,22 @@
 """The methods of torch.optim, as configured and built here, against their formulas in NumPy."""
 
-import numpy as np
 import pytest
 import torch
 from built import build
 
-# Each takes (gradient g, memory, t, options) and returns what is subtracted from the weights.
-
-
-def sgd(g, memory, t, lr):
-    return lr * g
-
-
-def momentum(g, memory, t, lr, mu=0.9):
-    memory["v"] = mu * memory.get("v", 0) + g
-    return lr * memory["v"]
-
-
-def nesterov(g, memory, t, lr, mu=0.9):
-    memory["v"] = mu * memory.get("v", 0) + g
-    return lr * (g + mu * memory["v"])
-
-
-def adagrad(g, memory, t, lr, eps=1e-10):
-    memory["G"] = memory.get("G", 0) + g**2
-    return lr * g / (np.sqrt(memory["G"]) + eps)
-
-
-def adadelta(g, memory, t, lr, rho=0.9, eps=1e-6):
-    memory["E"] = rho * memory.get("E", 0) + (1 - rho) * g**2
-    delta = g * np.sqrt(memory.get("D", 0) + eps) / np.sqrt(memory["E"] + eps)
-    memory["D"] = rho * memory.get("D", 0) + (1 - rho) * delta**2
-    return lr * delta
-
-
-def rmsprop(g, memory, t, lr, rho=0.99, eps=1e-8):
-    memory["v"] = rho * memory.get("v", 0) + (1 - rho) * g**2
-    return lr * g / (np.sqrt(memory["v"]) + eps)
-
-
-def moments(g, memory, beta1, beta2):
-    memory["m"] = beta1 * memory.get("m", 0) + (1 - beta1) * g
-    memory["v"] = beta2 * memory.get("v", 0) + (1 - beta2) * g**2
-    return memory["m"], memory["v"]
-
-
-def adam(g, memory, t, lr, beta1=0.9, beta2=0.999, eps=1e-8):
-    m, v = moments(g, memory, beta1, beta2)
-    return lr * (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + eps)
-
-
-def adamax(g, memory, t, lr, beta1=0.9, beta2=0.999, eps=1e-8):
-    m, _ = moments(g, memory, beta1, beta2)
-    memory["u"] = np.maximum(beta2 * memory.get("u", 0), abs(g) + eps)
-    return lr / (1 - beta1**t) * m / memory["u"]
-
-
-def nadam(g, memory, t, lr, beta1=0.9, beta2=0.999, eps=1e-8, psi=4e-3):
-    m, v = moments(g, memory, beta1, beta2)
-    mu = [beta1 * (1 - 0.5 * 0.96 ** (i * psi)) for i in range(1, t + 2)]
-    now = (1 - mu[t - 1]) * g / (1 - np.prod(mu[:t]))
-    ahead = mu[t] * m / (1 - np.prod(mu))
-    return lr * (ahead + now) / (np.sqrt(v / (1 - beta2**t)) + eps)
-
-
-def amsgrad(g, memory, t, lr, beta1=0.9, beta2=0.999, eps=1e-8):
-    m, v = moments(g, memory, beta1, beta2)
-    memory["largest"] = np.maximum(memory.get("largest", 0), v)
-    return lr * (m / (1 - beta1**t)) / (np.sqrt(memory["largest"] / (1 - beta2**t)) + eps)
-
-
-def radam(g, memory, t, lr, beta1=0.9, beta2=0.999, eps=1e-8):
-    m, v = moments(g, memory, beta1, beta2)
-    infinite = 2 / (1 - beta2) - 1
-    length = infinite - 2 * t * beta2**t / (1 - beta2**t)
-    if length <= 5:
-        return lr * m / (1 - beta1**t)
-    rectified = (length - 4) * (length - 2) * infinite / ((infinite - 4) * (infinite - 2) * length)
-    # torch adds epsilon before it corrects the bias.
-    return lr * np.sqrt(rectified) * m / (1 - beta1**t) * np.sqrt(1 - beta2**t) / (np.sqrt(v) + eps)
-
+from optbench.testing.formulas import (
+    adadelta,
+    adagrad,
+    adam,
+    adamax,
+    amsgrad,
+    momentum,
+    nadam,
+    nesterov,
+    radam,
+    rmsprop,
+    sgd,
+)
 
 METHODS = [sgd, momentum, nesterov, adagrad, adadelta, rmsprop, adam, adamax, nadam, amsgrad, radam]
 STEPS = 10

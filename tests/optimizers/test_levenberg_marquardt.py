@@ -424,10 +424,14 @@ def test_neither_the_number_of_examples_nor_the_units_of_the_targets_change_the_
 
 @pytest.mark.slow
 def test_fits_the_noisy_sine_of_the_paper():
-    """y = sin x + 0.2 U[0, 1] on [-10, 10], 1-10-1 with ELU: mean squared errors far below those without momentum."""
+    """y = sin x + 0.2 U[0, 1] on [-10, 10], 1-10-1 with ELU: mean squared errors far below those without momentum.
+
+    A start ends in one of two minima with momentum, at about 0.005 or 0.09; rounding, which differs between processors,
+    decides in which. Of twelve starts on one machine eight ended in the lower one. Without momentum the errors were 0.10 to 0.32.
+    """
     ends = {}
     for name, options in {"momentum": {"momentum_share": 0.1}, "none": PLAIN}.items():
-        for seed in range(5):
+        for seed in range(7):
             torch.manual_seed(seed)
             inputs = torch.linspace(-10, 10, 1000, dtype=torch.float64)[:, None]
             targets = inputs.sin() + 0.2 * torch.rand(1000, 1, dtype=torch.float64)
@@ -437,5 +441,6 @@ def test_fits_the_noisy_sine_of_the_paper():
             for _ in range(100):
                 optimizer.step(objective)
             ends.setdefault(name, []).append(2 * float(objective.loss()))
-    # Medians of five: 0.022, and 0.188 for the plain method.
-    assert sorted(ends["momentum"])[2] < 0.05 < 0.1 < sorted(ends["none"])[2]
+    momentum, none = sorted(ends["momentum"]), sorted(ends["none"])
+    assert momentum[1] < 0.05 < none[0]
+    assert momentum[-1] < none[3]

@@ -1,18 +1,16 @@
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from optbench.optimizers import Lion
+from optbench.testing.formulas import lion
 
 
 def test_follows_its_formula(problem, assert_close):
     lr, beta1, beta2, decay = 0.02, 0.8, 0.95, 0.1
 
     def update(name, w, g, memory, t):
-        m = memory.get("m", 0)
-        memory["m"] = beta2 * m + (1 - beta2) * g
-        return lr * (np.sign(beta1 * m + (1 - beta1) * g) + decay * w)
+        return lion(g, memory, t, lr, beta1, beta2) + lr * decay * w
 
     model = problem.model()
     problem.train(model, Lion(model.parameters(), lr=lr, betas=(beta1, beta2), weight_decay=decay), 10)

@@ -1,4 +1,4 @@
-"""A run that is stopped, written to a file and read back ends bit for bit where an undisturbed one ends."""
+"""Variants of methods, and bfloat16, resume bit for bit; the defaults of every choice do in tests/test_promises.py."""
 
 from pathlib import Path
 
@@ -7,69 +7,45 @@ import torch
 from built import build
 
 from optbench.config import read_choice
+from optbench.testing import evaluating, resuming, subject, weights
 
 NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "optimizer").glob("*.yaml"))
 DECOUPLED = ["sgd", "momentum", "adam", "rmsprop"]
-# Those that need more than a closure are resumed in tests/test_promises.py and in their own tests.
+# Those that need more than a closure are not for bfloat16.
 NEED_AN_OBJECTIVE = {
     name
     for name in NAMES
     if (choice := read_choice("optimizer", name))["info"]["family"] == "second_order"
     and choice["_target_"].startswith("optbench.")
 }
-VARIANTS = [(name, {}) for name in NAMES if name not in NEED_AN_OBJECTIVE]
-VARIANTS += [(name, {"weight_decay_mode": "decoupled", "weight_decay": 0.1}) for name in DECOUPLED]
-VARIANTS += [("lars", {"lr_in_momentum": True, "nesterov": True}), ("lamb", {"clamp": [0.1, 1.0]})]
+VARIANTS = [(name, "optimizer.weight_decay_mode=decoupled", "optimizer.weight_decay=0.1") for name in DECOUPLED]
+VARIANTS += [
+    ("lars", "optimizer.lr_in_momentum=true", "optimizer.nesterov=true"),
+    ("lamb", "optimizer.clamp=[0.1,1.0]"),
+]
+OURS = ["lars", "lamb", "lion", "muon"]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
-def test_resuming_is_bit_exact(name, options, dtype, problem, choice, through_a_file):
-    config = choice(name, **options)
-    rate = config.get("learning_rate")
-    undisturbed = problem.model(dtype)
-    problem.train(undisturbed, build(config, undisturbed, rate), 7)
-
-    first = problem.model(dtype)
-    optimizer = build(config, first, rate)
-    problem.train(first, optimizer, 3)
-    saved = through_a_file({"model": first.state_dict(), "optimizer": optimizer.state_dict()})
-
-    second = problem.model(dtype)
-    optimizer = build(config, second, rate)
-    second.load_state_dict(saved["model"])
-    optimizer.load_state_dict(saved["optimizer"])
-    problem.train(second, optimizer, 4, first=3)
-    for resumed, expected in zip(second.parameters(), undisturbed.parameters(), strict=True):
-        assert torch.equal(resumed, expected)
+@pytest.mark.parametrize("words", VARIANTS, ids=" ".join)
+def test_variants_resume_bit_for_bit(words):
+    chosen = subject.of([f"optimizer={words[0]}", *words[1:]])
+    resuming.resume(chosen, (torch.float32, torch.float64, torch.bfloat16))
 
 
-@pytest.mark.parametrize("name", ["lars", "lamb", "lion", "muon"])
-def test_a_step_without_a_closure_is_the_same_step(name, problem, choice):
-    models = [problem.model(), problem.model()]
-    optimizers = [build(choice(name), model, 0.05) for model in models]
-    losses = problem.train(models[0], optimizers[0], 3)
-    for step in range(3):
-        optimizers[1].zero_grad()
-        loss = problem.loss(models[1], step)
-        loss.backward()
-        assert optimizers[1].step() is None
-        assert torch.equal(losses[step], loss)
-    for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
-        assert torch.equal(one, other)
+@pytest.mark.parametrize("name", sorted({*NAMES} - NEED_AN_OBJECTIVE))
+def test_runs_in_bfloat16_resume_bit_for_bit(name):
+    resuming.resume(subject.of([f"optimizer={name}"]), (torch.bfloat16,))
 
 
-@pytest.mark.parametrize("name", ["lars", "lamb", "lion", "muon"])
-def test_parameters_without_a_gradient_stay(name, problem, choice):
-    model = problem.model()
-    optimizer = build(choice(name), model, 0.05)
-    model.bias.grad = torch.ones_like(model.bias)
-    optimizer.step()
-    assert torch.equal(model.weight.detach(), torch.tensor(problem.start["weight"]))
-    assert not torch.equal(model.bias.detach(), torch.tensor(problem.start["bias"]))
+@pytest.mark.parametrize("name", OURS)
+def test_ours_take_steps_without_a_closure_and_leave_what_has_no_gradient(name):
+    """`certify` allows an optimizer that needs a closure: ours do without."""
+    chosen = subject.of([f"optimizer={name}"])
+    evaluating.without_closure(chosen)
+    weights.unused(chosen)
 
 
-@pytest.mark.parametrize("name", ["lars", "lamb", "lion", "muon"])
+@pytest.mark.parametrize("name", OURS)
 def test_parameters_of_several_dtypes_move_together(name, problem, choice):
     model = problem.model()
     alone = problem.model()

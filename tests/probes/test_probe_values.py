@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from optbench import config
 from optbench.config import RunConfig
-from optbench.curvature.lanczos import flatten
 from optbench.errors import UserError
+from optbench.objective.vectors import flatten
 from optbench.probes import ProbeContext
 from optbench.probes.batch_hessian import BatchHessianProbe
 from optbench.probes.displacement import Displacement

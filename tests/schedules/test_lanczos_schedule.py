@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 
 import pytest
-import test_promises as promises
 import torch
 from torch import nn
 from torch.func import hessian
@@ -20,9 +19,12 @@ from optbench.objective.losses import CrossEntropy
 from optbench.schedules.base import SpectrumRequest
 from optbench.schedules.hessian import measure
 from optbench.schedules.lanczos import heavy_ball_from_ritz
+from optbench.testing.invariance import TwoRanks
+from optbench.testing.outcomes import require_close, require_equal
+from optbench.testing.trained import numbers, run_in, trained
 from optbench.training import build, run
 from optbench.training.recorder import Audience
-from optbench.training.task import Task
+from tests.test_promises import composed
 
 LANCZOS = [
     "schedule=lanczos",
@@ -224,62 +226,38 @@ def test_it_trains_a_network_on_digits(words, measured):
 
 def test_its_result_does_not_depend_on_the_micro_batch():
     overrides = [*LANCZOS, "precision=fp64"]
-    whole = promises.trained(promises.composed("sgd", *overrides))
-    parts = promises.trained(promises.composed("sgd", *overrides, "micro_batch=48"))
-    promises.assert_equal_to_rounding(promises.numbers(parts), promises.numbers(whole))
+    whole = trained(composed("sgd", *overrides))
+    require_close(numbers(trained(composed("sgd", *overrides, "micro_batch=48"))), numbers(whole), "micro_batch=48")
     # What was learned has an effect at all: by itself this optimizer has no momentum.
     assert whole.optimizer.param_groups[0]["momentum"] > 0
 
 
-RANK = """
-import sys, torch
-torch.set_num_threads(1)
-from tests.test_promises import composed, numbers, trained
-folder, overrides = sys.argv[1], sys.argv[2:]
-for examples in (48, 31):
-    words = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", f"schedule.examples={examples}"]
-    task = trained(composed("momentum", *overrides, *words))
-    if task.global_rank == 0:
-        torch.save(numbers(task), f"{folder}/{examples}.pt")
-"""
-
-
 @pytest.mark.slow
-def test_two_ranks_learn_what_one_learns(tmp_path):
+def test_two_ranks_learn_what_one_learns():
     """Of 48 examples each rank takes half; 31 they cannot divide equally, and each takes them all."""
     overrides = [*LANCZOS, "precision=fp64"]
-    promises.launch_two_ranks(tmp_path, [*overrides, "micro_batch=16"], RANK)
-    for examples in (48, 31):
-        one = promises.trained(promises.composed("momentum", *overrides, f"schedule.examples={examples}"))
-        found = torch.load(tmp_path / f"{examples}.pt", weights_only=True)
-        promises.assert_equal_to_rounding(found, promises.numbers(one))
+    configs = {
+        str(examples): composed("momentum", *overrides, f"schedule.examples={examples}") for examples in (48, 31)
+    }
+    ranks = TwoRanks({name: {**each, "micro_batch": 16} for name, each in configs.items()})
+    try:
+        for name, chosen in configs.items():
+            require_close(ranks.reached(name), numbers(trained(chosen)), "two ranks")
+    finally:
+        ranks.stop()
 
 
-def test_a_killed_run_ends_where_an_undisturbed_one_does(tmp_path, monkeypatch):
+def test_a_killed_run_ends_where_an_undisturbed_one_does(tmp_path):
     """It measures at the steps 0, 3 and 6; killed with checkpoints of the steps 2 and 6."""
     overrides = [*LANCZOS, "schedule.every=3", "checkpoint_every=2", "eval_every=3", "budget.steps=8"]
-    whole = run.execute(promises.composed("momentum", *overrides, f"results_dir={tmp_path}/whole"))
-    assert whole.state == "done", whole.why
-    chosen = promises.composed("momentum", *overrides, f"results_dir={tmp_path}/killed")
-    take_step = Task.take_step
-    for last in (3, 7):
-
-        def step_or_die(task, last=last):
-            if task.step == last:
-                raise promises.Killed
-            take_step(task)
-
-        monkeypatch.setattr(Task, "take_step", step_or_die)
-        with pytest.raises(promises.Killed):
-            run.execute(chosen)
-    monkeypatch.setattr(Task, "take_step", take_step)
-    resumed = run.execute(chosen)
-    rows = [[promises.without_times(row) for row in outcome.directory.rows()] for outcome in (resumed, whole)]
-    assert rows[0] == rows[1]
-    assert len({row["momentum"] for row in rows[0] if row["event"] == "train"}) == 3
-    ends = [torch.load(outcome.directory.checkpoint, weights_only=True)["task"] for outcome in (resumed, whole)]
-    assert ends[0]["schedule"] == ends[1]["schedule"] != {}
-    assert all(torch.equal(ends[0]["model"][name], tensor) for name, tensor in ends[1]["model"].items())
+    chosen = composed("momentum", *overrides)
+    whole = run_in(tmp_path / "whole", chosen)
+    resumed = run_in(tmp_path / "killed", chosen, kill_before=(3, 7))
+    assert resumed.resumed_at == [2, 6]
+    assert resumed.rows == whole.rows
+    assert len({row["momentum"] for row in resumed.rows if row["event"] == "train"}) == 3
+    assert resumed.state["schedule"] == whole.state["schedule"] != {}
+    require_equal(resumed.state["model"], whole.state["model"], "killed and started again")
 
 
 @pytest.mark.parametrize(

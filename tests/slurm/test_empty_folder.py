@@ -1,6 +1,5 @@
 """In an empty folder with only the wheel installed: one's own optimizers, model, images, probe and study, wherever they run."""
 
-import importlib.util
 import json
 import time
 from pathlib import Path
@@ -128,8 +127,6 @@ def test_the_study_here_and_in_a_job_of_slurm_with_its_analysis(place):
     ],
 )
 def test_it_is_certified(place, words):
-    if importlib.util.find_spec("optbench.testing") is None:
-        pytest.skip("optbench.testing is not part of the package yet")
     program = f"from optbench.testing import certify; certify(*{words.split()}).check()"
     own = {"OPTBENCH_CONF": str(place.folder / "conf"), "OPTBENCH_PATH": str(place.folder)}
     run(["-c", program], place.folder, **place.environment, **own)

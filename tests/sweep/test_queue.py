@@ -100,7 +100,7 @@ def test_any_plan_killed_anywhere_ends_with_every_run_done_once(history):
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(history=histories())
 def test_many_plans_killed_anywhere_end_with_every_run_done_once(history):
     with tempfile.TemporaryDirectory() as folder:

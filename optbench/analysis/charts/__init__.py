@@ -1,1 +1,1 @@
-"""Charts that are described once, and drawn for papers and for pages."""
+"""Charts that are described once, and drawn for both papers and pages."""

@@ -40,8 +40,8 @@ def batch_hessian(
     """The largest (above) and the smallest eigenvalue of mini-batch Hessians against the batch size.
 
     batch_sizes: (B,). top, bottom: (B, draws), drawn as the mean with bars from the smallest to the largest draw. full_top,
-    full_bottom: of the Hessian of all the examples. isotropic, directional, fitted: (B,), three predictions of the mean of
-    ``top``, each by a b* of its own (Granziol, Zohren, Roberts, JMLR 23(173), 2022).
+    full_bottom: of the Hessian of all examples. isotropic, directional, fitted: (B,), three predictions of the mean of
+    ``top``, each by its own b* (Granziol, Zohren, Roberts, JMLR 23(173), 2022).
     """
     sizes, predictions = floats(batch_sizes), (isotropic, directional, fitted)
     stars = (b_star_isotropic, b_star_directional, b_star_fitted)

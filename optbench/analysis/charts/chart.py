@@ -31,16 +31,16 @@ class Chart(Layout):
             references=[Reference(0.5, "2/λ")],
         )
 
-    name: of its files, figures/NAME.png and .pdf. title: its heading on the page. caption: what is drawn, and what the
-        intervals are, below the figure.
+    name: of its files, figures/NAME.png and .pdf. title: its heading on the page. caption: the text below the figure, which
+        describes its content and its intervals.
     x_label, y_label: of the axes, with units. log_x, log_y: logarithmic axes (a value that is not positive leaves a gap).
     percent_y: y is a fraction, and labelled in percent.
     ticks_at_x: the ticks are the values of x themselves, such as batch sizes.
-    horizontal: categories stand below each other at the left, and values grow to the right: for many or long names.
-    series: what is drawn; ``Series.panel`` makes small multiples, in ``columns`` columns on a wide page, and share_y gives
-        them the same range of y. references: straight lines across.
-    values: the axes of y of panels that have one of their own, by the title of the panel, such as a loss above an accuracy.
-    x_labels: the labels of x of panels that have an axis of their own, such as steps beside seconds; then no panels share x.
+    horizontal: categories are listed at the left, and values grow to the right: for many or long names.
+    series: the data; ``Series.panel`` makes small multiples, in ``columns`` columns on a wide page, and share_y gives them
+        the same range of y. references: straight lines across.
+    values: the y axes of panels with their own axis, by the title of the panel, such as a loss above an accuracy.
+    x_labels: the x labels of panels with their own axis, such as steps beside seconds; then no panels share x.
     surface: a value on a plane, in place of series.
     """
 
@@ -49,13 +49,13 @@ class Chart(Layout):
     caption: str = ""
 
     def matplotlib(self) -> "Figure":
-        """The figure for a paper, without title and caption: a column wide, or, with several panels, a page."""
+        """The figure for a paper, without title and caption, as wide as a column or, with several panels, as a page."""
         from optbench.analysis.charts import chart_matplotlib
 
         return chart_matplotlib.draw(self)
 
     def plotly(self, narrow: bool = False) -> "go.Figure":
-        """The figure for a page, as wide as the page makes it; ``narrow``: for a telephone, with its panels in one column."""
+        """The figure for a page, with the page's width; ``narrow``: for a telephone, with its panels in one column."""
         from optbench.analysis.charts import chart_plotly
 
         return chart_plotly.draw(self, narrow)

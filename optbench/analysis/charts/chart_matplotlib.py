@@ -1,4 +1,4 @@
-"""Charts for papers: what `optbench.analysis.charts.layout` describes, drawn by matplotlib."""
+"""Draw charts for papers with matplotlib, from the descriptions of `optbench.analysis.charts.layout`."""
 
 import math
 from typing import Any
@@ -17,16 +17,16 @@ from optbench.analysis.charts.styles import Style
 _REFERENCE_DASHES = ((4, 2), (1, 1.5), (6, 2, 1, 2), (9, 3))
 _ROW = 2.2
 _MOST_TICKS = 7
-# Words on the x axis stand upright when together they are longer than a column is wide, in letters.
+# With more letters in total than fit into a column, the words on the x axis are drawn vertically.
 _LETTERS_IN_A_COLUMN = 34
 _LONG_NAME = 18
-# Inches: of a category, where these stand below each other.
+# Inches: the height of a category in a horizontal chart.
 _LINE = 0.17
 
 
 @in_paper_style
 def draw(chart: Layout) -> Figure:
-    """The chart, one column of a paper wide, or with several panels as wide as its text."""
+    """The chart, as wide as one column of a paper or, with several panels, as its text."""
     if chart.surface is not None:
         from optbench.analysis.charts import surface_matplotlib
 
@@ -34,7 +34,7 @@ def draw(chart: Layout) -> Figure:
     panels = chart.panels
     columns = min(chart.columns, len(panels))
     rows = math.ceil(len(panels) / columns)
-    # Names at the left take half a column, and a line each.
+    # Names at the left take half a column, and one line each.
     wide = columns > 1 or (chart.horizontal and max(map(len, chart.categories), default=0) > _LONG_NAME)
     height = max(_ROW, _LINE * len(chart.categories) + 0.6) if chart.horizontal else _ROW
     figure = Figure(figsize=(PAGE if wide else COLUMN, height * rows + 0.3), layout="constrained")
@@ -102,7 +102,7 @@ def _draw_series(axes: Axes, chart: Layout, series: Series, style: Style) -> Non
         bars |= {"xerr" if chart.horizontal else "yerr": distances}
         axes.errorbar(*place, ecolor="black" if series.kind == "bars" else style.colour, **bars)
     marks = sparse_marks(len(x))
-    # A mark on the edge of an axis whose range is given is drawn whole.
+    # If the range of an axis is given, a mark on its edge is drawn completely.
     clipped = chart.values_of(series.panel).range is None
     if series.kind == "line":
         axes.plot(*place, **style.marked, markevery=marks if interval is None else 1, label=series.label)
@@ -121,7 +121,7 @@ def _positive(values: Floats, logarithmic: bool) -> Floats:
 
 
 def _distances(y: Floats, low: Floats, high: Floats) -> tuple[Floats, Floats]:
-    """The distances of the ends from y; 0 where there is no end, or where the interval does not contain y."""
+    """The distances of the ends from y; 0 if there is no end, or if the interval does not contain y."""
     return np.clip(np.nan_to_num(y - low), 0, None), np.clip(np.nan_to_num(high - y), 0, None)
 
 
@@ -144,7 +144,7 @@ def _scale(axes: Axes, chart: Layout, panel: str | None) -> None:
         axes.set_xscale("log")
         places = np.concatenate([chart.positions(series) for series in chart.series])
         if len(found := np.unique(places[places > 0])) == 1:
-            # matplotlib would give a single place no width, and fail to lay the figure out.
+            # With a single place, matplotlib would give the axis no width and fail.
             axes.set_xlim(found[0] / 2, found[0] * 2)
     if chart.ticks_at_x:
         ticks = chart.ticks()
@@ -174,13 +174,13 @@ def _legend(figure: Figure, panels: list[Axes], looks: dict[str, Style]) -> None
         return
     missing = [label for label in seen if label not in panels[0].get_legend_handles_labels()[1]]
     for label in missing:
-        # An empty line of the same look, so that the first panel, of which the legend is made, knows the label.
+        # An empty line of the same style in the first panel, from which the legend is made.
         handle = seen[label]
         if isinstance(handle, BarContainer):
             panels[0].bar([math.nan], [math.nan], color=looks[label].colour, label=label)
             continue
         (line,) = panels[0].plot([], [])
-        line.update_from(handle)  # get_linestyle() does not tell one pattern of dashes from another
+        line.update_from(handle)  # get_linestyle() does not distinguish patterns of dashes
         line.set_transform(panels[0].transData)
         line.set_label(label)
     legend_above(figure, panels[0])

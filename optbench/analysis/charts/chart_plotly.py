@@ -1,4 +1,4 @@
-"""Charts for pages: what `optbench.analysis.charts.layout` describes, drawn by plotly."""
+"""Draw charts for pages with plotly, from the descriptions of `optbench.analysis.charts.layout`."""
 
 import math
 import textwrap
@@ -12,21 +12,21 @@ from optbench.analysis.charts.numbers import Floats
 from optbench.analysis.charts.styles import GREY, Style
 from optbench.analysis.charts.template import TEMPLATE
 
-# In pixels: of a row of panels, between two rows, and between two columns as a fraction of the width.
+# The height of a row of panels and the gap between rows in pixels, and the gap between columns as a fraction of the width.
 ROW = 340
 _ROW_GAP = 78
 _COLUMN_GAP = 0.09
 _MARGINS = {"l": 64, "r": 16, "t": 30, "b": 54}
 _DASHES = ("dash", "dot", "dashdot", "longdash", "longdashdot")
-# Of a category, where these stand below each other.
+# The height of a category in a horizontal chart.
 _LINE = 24
-# Of the letters of all categories together, before they stand slanted.
+# With more letters in all categories together, their labels are slanted.
 _LETTERS_IN_A_ROW = 60
 _NARROW_LETTERS = 22
 
 
 def draw(chart: Layout, narrow: bool = False) -> go.Figure:
-    """The chart; its height is set, its width is the page's. ``narrow``: panels in one column, long names on several lines."""
+    """The chart, with a fixed height and the page's width. ``narrow``: panels in one column, long names on several lines."""
     if chart.surface is not None:
         from optbench.analysis.charts import surface_plotly
 
@@ -53,7 +53,7 @@ def draw(chart: Layout, narrow: bool = False) -> go.Figure:
             figure.add_annotation(
                 text=panel, showarrow=False, xanchor="left", yanchor="bottom", font={"size": 14, "weight": 600}, **place
             )
-    # Above the titles of the panels.
+    # The legend is above the titles of the panels.
     figure.update_layout(legend={"y": 1 + (28 if panels != [None] else 8) / inner})
     return figure
 
@@ -106,7 +106,7 @@ def _add_axes(
     y["title"] = {"text": words[1] if column == 0 or panel in chart.values else ""}
     of_arguments, of_values = (y, x) if chart.horizontal else (x, y)
     if number > 1:
-        # Categories have the same range without; with it and "matches", plotly draws nothing below each other.
+        # Categories have the same range anyway; with "matches", plotly would not draw them in separate rows.
         if not categories and not chart.x_labels:
             of_arguments["matches"] = "y" if chart.horizontal else "x"
         if chart.share_y and panel not in chart.values:
@@ -128,7 +128,7 @@ def _add_axes(
 
 
 def _names(chart: Layout, narrow: bool) -> list[str]:
-    """The categories; on a narrow page those at the left on lines of a few words."""
+    """The categories; on a narrow page those at the left are broken into lines of a few words."""
     if not (narrow and chart.horizontal):
         return chart.categories
     return ["<br>".join(textwrap.wrap(word, _NARROW_LETTERS)) for word in chart.categories]
@@ -244,7 +244,7 @@ def _draw_band(figure: go.Figure, chart: Layout, series: Series, style: Style, m
         np.array([math.nan if value is None else value for value in _gaps(end, chart.values_of(series.panel).log)])
         for end in interval
     )
-    # A filled area cannot have gaps: it is cut into its unbroken pieces.
+    # A filled area cannot have gaps, so that it is divided into pieces without gaps.
     present = np.isfinite(low) & np.isfinite(high)
     red, green, blue = (int(style.colour[start : start + 2], 16) for start in (1, 3, 5))
     edge = {
@@ -267,5 +267,5 @@ def _finite(value: float) -> float | None:
 
 
 def _gaps(values: Floats, logarithmic: bool) -> list[float | None]:
-    """The values as plotly takes gaps, where JSON has no number and a logarithmic axis no place."""
+    """The values with None, a gap for plotly, where JSON has no number or a logarithmic axis no place."""
     return [_finite(value) if value > 0 or not logarithmic else None for value in values]

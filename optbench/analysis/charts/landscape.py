@@ -10,7 +10,7 @@ from optbench.analysis.charts.numbers import floats, spans_decades
 
 
 def position_label(direction: str, normalization: str | None) -> str:
-    """The name of an axis of positions along ``direction``, with the unit: how the direction is scaled."""
+    """The name of an axis of positions along ``direction``, with the scaling of the direction as its unit."""
     return direction + (f" ({normalization})" if normalization else "")
 
 
@@ -25,7 +25,7 @@ def lines(
     """The loss along lines through one point, and below it the accuracy, if given.
 
     positions: (n,), 0 at the point. loss, accuracy: (directions, n) or (n,); the accuracy as a fraction. Values that are not
-    finite leave gaps. normalization: how directions are scaled, such as "filter-normalized".
+    finite leave gaps. normalization: the scaling of directions, such as "filter-normalized".
     """
     losses = np.atleast_2d(floats(loss))
     labels = list(names or [f"direction {number}" for number in range(1, len(losses) + 1)])
@@ -53,7 +53,7 @@ def interpolation(
 ) -> Chart:
     """Loss, and accuracy below it, on the straight line between two points of the space of parameters.
 
-    All (n,); the accuracies as fractions. positions: 0 at the first point, 1 at the second. ends: what the two points are.
+    All (n,); the accuracies as fractions. positions: 0 at the first point, 1 at the second. ends: the names of the two points.
     """
     curves = {"Loss": {"train": train_loss, "test": test_loss}}
     if train_accuracy is not None and test_accuracy is not None:
@@ -76,7 +76,7 @@ def surface(
 ) -> Chart:
     """The loss on a plane through one point, marked with a cross, as contours.
 
-    x: (nx,). y: (ny,). loss: (ny, nx); hatched where it is not finite. normalization: how directions are scaled. name, title,
+    x: (nx,). y: (ny,). loss: (ny, nx); hatched where it is not finite. normalization: the scaling of directions. name, title,
     caption: of the chart.
     """
     return Chart(
@@ -97,7 +97,7 @@ def _over_positions(
     x_label: str,
     points: Sequence[float],
 ) -> Chart:
-    """A loss, and below it perhaps an accuracy, over positions; straight lines stand at ``points``."""
+    """A loss, and below it an accuracy if given, over positions; straight lines mark ``points``."""
     series = [
         Series(label=label, x=floats(positions), y=floats(values), panel=panel, kind="curve")
         for panel, by_label in curves.items()

@@ -21,12 +21,12 @@ class Series:
     label: its name in the legend; series of the same label have the same look in all panels.
     x: numbers, or words on an axis of categories. y: numbers; a value that is not finite leaves a gap.
     low, high: the ends of the interval of each y (not its distances from y), drawn as bars, or as a band.
-    kind: "line" has markers, "curve" none, "points" nothing else; "steps" keeps each value up to the next x; "bars" stand on
-        zero; "reference" is a grey dashed line, for laws and limits that were not measured; "limit" is one that keeps each value
-        up to the next x.
-    panel: the title of the panel in which it is drawn, of a chart with several.
-    look: which of the styles, 0, 1, ...; None: that of its label (`optbench.analysis.charts.styles`).
-    texts: a text for each point, shown where the pointer is.
+    kind: "line" has markers, "curve" has none, "points" has only markers; "steps" keeps each value up to the next x; "bars"
+        start at zero; "reference" is a grey dashed line, for laws and limits that were not measured; "limit" is such a line
+        that keeps each value up to the next x.
+    panel: the title of the panel in which it is drawn, for a chart with several.
+    look: the number of its style, 0, 1, ...; None: that of its label (`optbench.analysis.charts.styles`).
+    texts: a text for each point, shown at the pointer.
     """
 
     label: str
@@ -57,7 +57,7 @@ class Series:
 
     @property
     def is_categorical(self) -> bool:
-        """True where x is words."""
+        """True if x is words."""
         return any(isinstance(value, str) for value in self.x)
 
     @property
@@ -72,7 +72,7 @@ class Series:
 
     @property
     def interval(self) -> tuple[Floats, Floats] | None:
-        """low and high as arrays; None where there is no interval."""
+        """low and high as arrays; None if there is no interval."""
         if self.low is None or self.high is None:
             return None
         return floats(self.low), floats(self.high)  # type: ignore[arg-type]
@@ -90,8 +90,8 @@ class Reference:
 
 @dataclass(frozen=True)
 class Values:
-    """The axis of values of one panel: its label, in place of a title; logarithmic or in percent; and its range, if not that of
-    what is drawn."""
+    """The axis of values of one panel: its label, in place of a title; logarithmic or in percent; and its range, by default that
+    of the data."""
 
     label: str = ""
     log: bool = False
@@ -112,7 +112,7 @@ class Surface:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The axes and the content of a chart; `optbench.analysis.charts.chart.Chart` says what the fields are."""
+    """The axes and the content of a chart; for the fields see `optbench.analysis.charts.chart.Chart`."""
 
     x_label: str = ""
     y_label: str = ""
@@ -146,13 +146,13 @@ class Layout:
 
     @property
     def categories(self) -> list[str]:
-        """The words on the x axis, in the order in which the series name them; none where x is numbers."""
+        """The words on the x axis, in the order in which the series name them; none if x is numbers."""
         if not any(series.is_categorical for series in self.series):
             return []
         return list(dict.fromkeys(str(value) for series in self.series for value in series.x))
 
     def positions(self, series: Series) -> Floats:
-        """The x of a series as numbers. Series share a category side by side, so that none hides another."""
+        """The x of a series as numbers. Series in one category are placed side by side, so that none hides another."""
         if not self.categories:
             return floats(series.x)  # type: ignore[arg-type]
         place = {word: float(index) for index, word in enumerate(self.categories)}
@@ -163,12 +163,12 @@ class Layout:
 
     @property
     def bar_width(self) -> float:
-        """The width of a bar, and the distance of points that share a category, where categories are 1 apart."""
+        """The width of a bar, and the distance of points in one category; categories are 1 apart."""
         labels = {series.label for series in self.series if not series.is_reference}
         return 0.8 / max(1, len(labels))
 
     def ticks(self) -> list[float]:
-        """The values of x in all series, where ticks stand at these."""
+        """The values of x in all series, for ticks at these values."""
         values = {float(value) for series in self.series if not series.is_reference for value in series.x}
         return sorted(values)
 
@@ -177,13 +177,13 @@ class Layout:
         return [reference for reference in self.references if reference.panel in (None, panel)]
 
     def dashes(self) -> dict[str, int]:
-        """The number of the dashes of each label of a reference: the same in all panels."""
+        """The number of the dash pattern of each reference label, equal in all panels."""
         labels = [series.label for series in self.series if series.is_reference]
         labels += [reference.label for reference in self.references]
         return {label: number for number, label in enumerate(dict.fromkeys(labels))}
 
     def labels(self) -> list[str]:
-        """The labels of the series that are no references."""
+        """The labels of the series that are not references."""
         return list(dict.fromkeys(series.label for series in self.series if not series.is_reference))
 
     def looks(self) -> dict[str, Style]:

@@ -1,4 +1,4 @@
-"""Arrays of numbers as charts take them."""
+"""Arrays of numbers for charts."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray

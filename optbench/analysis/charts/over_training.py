@@ -40,8 +40,9 @@ def eigenvalues_over_training(
 def noise_scale(steps: ArrayLike, scales: Mapping[str, ArrayLike], *, batch: ArrayLike | None = None) -> Chart:
     """Gradient noise scales B = tr Σ / ‖G‖² over the steps of a run, in examples (McCandlish et al., arXiv 1812.06162).
 
-    steps: (n,). scales: by label, each (n,); where the estimate of ‖G‖² was not positive the scale is NaN, and the line has a
-    gap. batch: the batch size, one number or (n,), drawn for comparison: below it more examples a step pay off little.
+    steps: (n,). scales: by label, each (n,); if the estimate of ‖G‖² was not positive, the scale is NaN and the line has a gap.
+    batch: the batch size, one number or (n,), drawn for comparison: if the noise scale is below it, a larger batch has little
+    benefit.
     """
     positions = floats(steps)
     series = [Series(label=label, x=positions, y=floats(values)) for label, values in scales.items()]
@@ -59,10 +60,10 @@ def noise_scale(steps: ArrayLike, scales: Mapping[str, ArrayLike], *, batch: Arr
 
 
 def displacement(steps: ArrayLike, distances: Mapping[str, ArrayLike]) -> Chart:
-    """Distances of the parameters from where they were, over the steps of a run, both axes logarithmic.
+    """Distances of the parameters from earlier ones over the steps of a run, with two logarithmic axes.
 
-    steps: (n,). distances: by label, each (n,). Step 0 and distances of 0 have no place on the axes. A grey line shows the slope
-    1/2 of diffusion, through the last point of the first series.
+    steps: (n,). distances: by label, each (n,). Step 0 and distances of 0 cannot be shown on the axes. A grey line shows the
+    slope 1/2 of diffusion, through the last point of the first series.
     """
     positions = np.where(floats(steps) > 0, floats(steps), np.nan)
     series = [Series(label=label, x=positions, y=floats(values)) for label, values in distances.items()]
@@ -84,7 +85,7 @@ def displacement(steps: ArrayLike, distances: Mapping[str, ArrayLike]) -> Chart:
 
 
 def layer_displacement(layer_names: ArrayLike, layer_distances: ArrayLike) -> Chart:
-    """The distance of the parameters of each layer from where they were.
+    """The distance of the parameters of each layer from earlier ones.
 
     layer_names, layer_distances: (layers,), drawn from top to bottom.
     """

@@ -1,4 +1,4 @@
-"""Figures for papers: the sizes of a column and a page, the settings of matplotlib, how a figure is saved."""
+"""Figures for papers: the sizes of a column and a page, the settings of matplotlib, and saving."""
 
 import functools
 import io
@@ -14,18 +14,18 @@ from matplotlib.figure import Figure
 
 Arguments = ParamSpec("Arguments")
 
-# Inches: one column of a two-column paper, and the text of a one-column paper.
+# Inches: the widths of one column of a two-column paper, and of the text of a one-column paper.
 COLUMN = 3.35
 PAGE = 6.75
 REFERENCE = "0.45"
-# Paper, under hatches: in grey it could be mistaken for the light end of the colours below.
+# White under hatches: grey could be mistaken for the light end of the colours below.
 UNKNOWN = "1.0"
-# From dark to light at an even pace, so that it reads the same in grey and to colour-blind readers.
+# Its lightness grows evenly, so that it also works in grey and for colour-blind readers.
 COLOUR_MAP = "cividis"
 
 
 PAPER: dict[str, Any] = {
-    # Shipped with matplotlib: the same figure everywhere.
+    # A font shipped with matplotlib, so that figures are equal on all machines.
     "font.family": "DejaVu Sans",
     "mathtext.fontset": "dejavusans",
     "font.size": 7.5,
@@ -48,14 +48,14 @@ PAPER: dict[str, Any] = {
     "lines.scale_dashes": False,
     "hatch.linewidth": 0.4,
     "savefig.dpi": 300,
-    # Type 42 (TrueType) fonts are embedded whole; journals refuse the default, type 3.
+    # Type 42 (TrueType) fonts are embedded completely; journals refuse the default, type 3.
     "pdf.fonttype": 42,
     "ps.fonttype": 42,
 }
 
 
 def in_paper_style(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
-    """``draw`` under the settings of ``PAPER``, whatever the settings of the process."""
+    """``draw`` with the settings of ``PAPER``, independently of the settings of the process."""
 
     @functools.wraps(draw)
     def drawn(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Figure:
@@ -66,9 +66,9 @@ def in_paper_style(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Fig
 
 
 def legend_above(figure: Figure, axes: Axes, most_columns: int = 4) -> None:
-    """The legend of ``axes`` above everything, where it covers no data, in as many columns as the figure is wide."""
+    """The legend of ``axes`` above the figure, where it covers no data, in as many columns as fit the width."""
     handles, labels = axes.get_legend_handles_labels()
-    # matplotlib lists points with error bars last; what was measured comes first.
+    # matplotlib lists points with error bars last; here the measurements come first.
     order = sorted(range(len(handles)), key=lambda index: not isinstance(handles[index], ErrorbarContainer))
     handles, labels = [handles[index] for index in order], [labels[index] for index in order]
     for columns in range(min(most_columns, len(handles)), 0, -1):
@@ -79,15 +79,15 @@ def legend_above(figure: Figure, axes: Axes, most_columns: int = 4) -> None:
 
 
 def sparse_marks(count: int, most: int = 12) -> int:
-    """Every how many of ``count`` points have a marker, for at most ``most`` markers on a line."""
+    """The step between points with a marker, for at most about ``most`` markers on a line of ``count`` points."""
     return max(1, math.ceil(count / most))
 
 
 def save(figure: Figure, path: Path) -> list[Path]:
     """Write ``figure`` as ``path`` with the endings .png (300 dots an inch) and .pdf, and return the two paths.
 
-    The files depend on the figure alone: no date is written into them. The size is that of the figure, uncropped, so that a
-    figure of a column's width fills a column.
+    The files depend only on the figure: they contain no date. The size is that of the figure, not cropped, so that a figure of
+    a column's width fills a column.
     """
     stem = path.with_suffix("") if path.suffix in (".png", ".pdf") else path
     written = [stem.with_name(stem.name + ending) for ending in (".png", ".pdf")]
@@ -98,7 +98,7 @@ def save(figure: Figure, path: Path) -> list[Path]:
     with rc_context(PAPER):
         figure.savefig(content, format="png", metadata={"Software": None})
         figure.savefig(written[1], metadata={"CreationDate": None})
-    # 256 colours are enough for lines and contours, and take a third of the room.
+    # 256 colours are enough for lines and contours, and take a third of the space.
     picture = (
         Image.open(content).convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     )

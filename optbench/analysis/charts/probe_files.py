@@ -99,9 +99,9 @@ DRAWN: dict[str, Callable[[Arrays], Chart]] = {
 def chart_for(path: Path) -> Chart | None:
     """The chart of the measurement in ``path``, a file PROBE-STEP.npz; None for a probe that has no chart.
 
-    A landscape with a surface is drawn as the surface, one without as lines. Optional texts in the file: ``matrix`` (what the
-    eigenvalues are of) and ``normalization`` (how directions are scaled). Raises KeyError with the name of an array that is
-    missing, OSError or ValueError for a file that cannot be read. Pickled objects are refused: reading a file runs no code.
+    A landscape with a surface is drawn as the surface, one without as lines. Optional texts in the file: ``matrix`` (the matrix
+    of the eigenvalues) and ``normalization`` (the scaling of directions). Raises KeyError with the name of a missing array,
+    and OSError or ValueError for a file that cannot be read. Pickled objects are refused: reading a file runs no code.
     """
     draw = DRAWN.get(path.stem.rpartition("-")[0])
     if draw is None:

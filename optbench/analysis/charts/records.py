@@ -1,4 +1,4 @@
-"""Charts as plain data for a file, and back: what is drawn on a page can be drawn again, without the runs."""
+"""Convert charts to plain data for a file, and back, so that the charts of a page can be drawn again without the runs."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ Record = dict[str, Any]
 
 
 def to_record(chart: Chart) -> Record:
-    """The chart as JSON has it, without what is as by default. Numbers that are not finite, which leave gaps, are null."""
+    """The chart as JSON data, without default values. Numbers that are not finite, which leave gaps, are null."""
     record = _changed(chart, ("series", "references", "values", "surface"))
     if chart.series:
         record["series"] = [_changed(series) for series in chart.series]
@@ -27,7 +27,7 @@ def to_record(chart: Chart) -> Record:
 
 
 def from_record(record: Mapping[str, Any]) -> Chart:
-    """The chart of a record; raises TypeError or ValueError for one that `to_record` does not write."""
+    """The chart of a record; raises TypeError or ValueError for a record that `to_record` does not write."""
     parts: Record = {
         "series": [Series(**_numbers(series)) for series in record.get("series", ())],
         "references": [Reference(**reference) for reference in record.get("references", ())],
@@ -39,7 +39,7 @@ def from_record(record: Mapping[str, Any]) -> Chart:
 
 
 def _changed(part: Any, left_out: tuple[str, ...] = ()) -> Record:
-    """The fields of a data class that are not as by default, as JSON has them."""
+    """The fields of a data class that differ from their defaults, as JSON data."""
     values = {field.name: (getattr(part, field.name), field.default) for field in fields(part)}
     return {
         name: _plain(value)
@@ -56,7 +56,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         if not math.isfinite(value):
             return None
-        # A third of the text of lists of whole numbers, and the same numbers.
+        # Whole numbers as integers, which take a third of the text.
         return int(value) if value.is_integer() and abs(value) < 1e15 else value
     return value
 

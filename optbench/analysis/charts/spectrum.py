@@ -24,7 +24,7 @@ def density_floor(grid: ArrayLike, density: ArrayLike, dimension: int | None) ->
 
 
 def density_band(density: ArrayLike, error: ArrayLike | None, floor: float) -> tuple[Floats, Floats] | None:
-    """density ± error, neither below ``floor``, as a logarithmic axis needs it. None without an error."""
+    """density ± error, both at least ``floor``, as a logarithmic axis needs. None without an error."""
     if error is None or not np.isfinite(floats(error)).any():
         return None
     middle, half = floats(density), floats(error)
@@ -43,9 +43,9 @@ def spectrum(
 ) -> Chart:
     """The smoothed density of a spectrum on a logarithmic axis, with its error over the vectors of the estimate.
 
-    grid, density, density_error: (G,); the density integrates to 1 over the grid, so its unit is one over that of an
-    eigenvalue. Densities below ``density_floor`` lie outside the axis. ``bottom`` and ``top`` mark the extreme eigenvalues,
-    too light to be seen otherwise: one eigenvalue in a million has a millionth of the density.
+    grid, density, density_error: (G,); the density integrates to 1 over the grid, so that its unit is the inverse of that of
+    an eigenvalue. Densities below ``density_floor`` lie outside the axis. ``bottom`` and ``top`` mark the extreme eigenvalues,
+    which are otherwise invisible: one eigenvalue in a million has a millionth of the density.
     """
     floor = density_floor(grid, density, dimension)
     band = density_band(density, density_error, floor)
@@ -74,7 +74,7 @@ def spectrum(
 def extremes(eigenvalues: ArrayLike, residuals: ArrayLike, *, matrix: str = "Hessian") -> Chart:
     """Eigenvalues by descending value, with their residuals as error bars.
 
-    eigenvalues, residuals: (n,). Some eigenvalue of the matrix lies within a residual ‖Av - λv‖ of each.
+    eigenvalues, residuals: (n,). An eigenvalue of the matrix lies within the residual ‖Av - λv‖ of each.
     """
     order = np.argsort(-floats(eigenvalues))
     values, errors = floats(eigenvalues)[order], floats(residuals)[order]

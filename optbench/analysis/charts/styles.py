@@ -1,15 +1,15 @@
-"""The colours, dashes and markers of series, and the one table of names that have the same look everywhere.
+"""The colours, dashes and markers of series, and the table of names with the same style on all charts.
 
 The first four colours are Paul Tol's "high contrast" scheme, made for colour-blind readers and for print in grey
-(personal.sron.nl/~pault); the others are from his "bright", "muted" and "vibrant" schemes. A series is told apart by its dashes
-and its marker too, never by colour alone.
+(personal.sron.nl/~pault); the others are from his "bright", "muted" and "vibrant" schemes. Series also differ in dashes and
+markers, never only in colour.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-# Of lines for laws and limits, which were not measured.
+# The colour of lines for laws and limits, which were not measured.
 GREY = "#737373"
 
 
@@ -37,7 +37,7 @@ class Style:
 
     @property
     def plotly_dash(self) -> str:
-        """The dashes as plotly writes them."""
+        """The dashes in plotly's notation."""
         return ",".join(f"{length:g}px" for length in self.dashes) or "solid"
 
 
@@ -56,7 +56,7 @@ PALETTE = (
     Style("#332288", (2, 3), "*", "star"),
 )
 
-# Methods by their titles in conf/optimizer, the most compared ones first: each has one look on every chart of every study.
+# Methods by their titles in conf/optimizer, the most compared ones first: each has the same style on every chart.
 _METHODS = (
     "SGD",
     "Adam",
@@ -88,23 +88,23 @@ _METHODS = (
     "SCoRe-GGN",
     "Entropy-SGD",
 )
-# What else stands on charts of several studies.
+# Other labels on charts of several studies.
 _OTHERS = {"measured": 0, "train": 0, "test": 1, "validation": 2}
 LOOKS = {**{name: number for number, name in enumerate(_METHODS)}, **_OTHERS}
 
 
 def look(index: int) -> Style:
-    """The style of the ``index``-th series: beyond the palette its colours come again, with other dashes and markers."""
+    """The style of the ``index``-th series: beyond the palette the colours repeat, with other dashes and markers."""
     again, first = divmod(index, len(PALETTE))
     other = PALETTE[(first + again) % len(PALETTE)]
     return Style(PALETTE[first].colour, other.dashes, other.marker, other.symbol)
 
 
 def looks_of(charts: Iterable[Iterable[str]], given: dict[str, int] | None = None) -> dict[str, int]:
-    """A number of a look for each label, the same on all ``charts``, each of which is given by its labels.
+    """The number of a style for each label, equal on all ``charts``, each of which is given by its labels.
 
-    given: looks that were chosen for labels. The others have that of the table `LOOKS`, or else the first one whose colour no
-    label has that stands beside them on any chart.
+    given: styles that were chosen for labels. The others have the style of the table `LOOKS`, or else the first one whose
+    colour no other label on any of their charts has.
     """
     together = [list(dict.fromkeys(labels)) for labels in charts]
     every = dict.fromkeys(label for labels in together for label in labels)
@@ -116,6 +116,6 @@ def looks_of(charts: Iterable[Iterable[str]], given: dict[str, int] | None = Non
         taken = {found[other] for other in beside if other in found}
         colours = {number % len(PALETTE) for number in taken}
         free = (number for number in range(len(PALETTE)) if number not in colours)
-        # Where all colours are taken, another look of one of them.
+        # If all colours are taken, another style with one of them.
         found[label] = next(free, next(number for number in range(len(taken) + len(PALETTE)) if number not in taken))
     return found

@@ -1,16 +1,16 @@
-"""The levels of the contours of a surface, whichever library draws them."""
+"""The levels of the contours of a surface, for both libraries."""
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from optbench.analysis.charts.numbers import Floats, floats, spans_decades
 
-# Far corners of a surface can be astronomically high, and would leave one level for the basin that the figure is about.
+# Far corners of a surface can be extremely high, and would leave only one level for the basin of interest.
 HIGHEST_OVER_LOWEST = 1e4
 
 
 def levels(values: ArrayLike, count: int = 16) -> Floats:
-    """Contour levels: evenly spaced in the logarithm where the values are positive and span a decade, evenly spaced otherwise.
+    """Contour levels: evenly spaced in the logarithm if the values are positive and span a decade, otherwise evenly spaced.
 
     They end at 1e4 times the lowest value. Values that are not finite are left out; without any finite value the levels are 0
     and 1.

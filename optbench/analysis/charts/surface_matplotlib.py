@@ -17,7 +17,7 @@ _HEIGHT = 2.7
 
 @in_paper_style
 def draw(chart: Layout, surface: Surface) -> Figure:
-    """The surface, one column of a paper wide."""
+    """The surface, as wide as one column of a paper."""
     figure = Figure(figsize=(COLUMN, _HEIGHT), layout="constrained")
     axes = figure.subplots()
     _contours(figure, axes, surface)
@@ -30,12 +30,12 @@ def draw(chart: Layout, surface: Surface) -> Figure:
 
 
 def _short(value: float, _: int) -> str:
-    """``value`` with two significant digits, in plain notation where that is short."""
+    """``value`` with two significant digits, in plain notation if that is short."""
     return f"{value:.0f}" if 100 <= abs(value) < 1e4 else f"{value:.2g}"
 
 
 def _contours(figure: Figure, axes: Axes, surface: Surface) -> None:
-    """Filled contours with a colour bar. Hatched where the value is not finite."""
+    """Filled contours with a colour bar, hatched where the value is not finite."""
     heights = np.ma.masked_invalid(floats(surface.z))
     steps = levels(surface.z)
     axes.patch.set(facecolor=UNKNOWN, hatch="//////", edgecolor="0.45")

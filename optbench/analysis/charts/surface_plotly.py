@@ -13,7 +13,7 @@ from optbench.analysis.charts.template import TEMPLATE
 
 
 def draw(chart: Layout, surface: Surface) -> go.Figure:
-    """The surface, of no size of its own. The pointer shows the value itself, however high."""
+    """The surface, without a fixed size. The pointer shows the value itself, even above the highest level."""
     heights = floats(surface.z)
     steps = levels(heights)
     shown = np.where(np.isfinite(heights), np.clip(heights, steps[0], steps[-1]), np.nan)
@@ -52,5 +52,5 @@ def _colour_bar_ticks(steps: Floats) -> tuple[list[float], list[str]]:
 
 
 def _gaps(values: ArrayLike) -> list[float | None]:
-    """``values`` as plotly takes gaps: None where they are not finite, which JSON has no number for."""
+    """``values`` with None, a gap for plotly, where they are not finite: JSON has no such numbers."""
     return [float(value) if np.isfinite(value) else None for value in floats(values)]

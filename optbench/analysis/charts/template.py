@@ -1,4 +1,4 @@
-"""The look of all charts of a page, as a template of plotly."""
+"""The style of all charts of a page, as a template of plotly."""
 
 import plotly.graph_objects as go
 
@@ -20,7 +20,7 @@ TEMPLATE = go.layout.Template(
         "plot_bgcolor": "white",
         "xaxis": _AXIS,
         "yaxis": _AXIS,
-        # Above the axes, where it covers no data; plotly breaks the line where the page is narrow.
+        # Above the axes, where it covers no data; plotly breaks the line on a narrow page.
         "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
         "margin": {"l": 60, "r": 20, "t": 30, "b": 50},
     }

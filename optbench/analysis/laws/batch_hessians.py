@@ -1,4 +1,4 @@
-"""Predict from the Hessians of mini-batches how the largest stable learning rate grows with the batch.
+"""Predict the growth of the largest stable learning rate with the batch from the Hessians of mini-batches.
 
 SGD is stable below 2/λ₁' of the batch Hessian, and momentum SGD below 2 (1 + β)/λ₁', so both limits grow as 1/λ₁'. For
 adaptive methods Granziol, Zohren & Roberts 2022 (arXiv 2006.09092) argue for the square root of that, without a constant.
@@ -14,18 +14,18 @@ from optbench.analysis.statistics.intervals import student
 from optbench.analysis.statistics.settings import seeds_only
 from optbench.analysis.study import Study
 
-#: The power of 1/λ₁' with which the limit of each optimizer is to grow.
+#: The power of 1/λ₁' with which the predicted limit of each optimizer grows.
 POWERS = {"sgd": 1.0, "momentum": 1.0, "adam": 0.5, "rmsprop": 0.5}
 
 
 def top_eigenvalues(study: Study) -> pd.DataFrame:
     """λ₁' of every measurement of the probe `batch_hessian` in the study: columns step, seed, batch, top.
 
-    top: the mean over draws; with the batch of all examples measured, λ₁ itself. Steps count from the start of the run.
+    top: the mean over draws; for the batch of all examples, λ₁ itself. Steps count from the start of the run.
     """
     rows = []
     measurements = {run_id: found for run_id in study.cells if (found := study.measurements(run_id, "batch_hessian"))}
-    # A spectrum a seed: they are averaged.
+    # One spectrum for each seed, because they are averaged.
     for _, run in seeds_only(study.runs[study.runs["run_id"].isin([*measurements])], []).iterrows():
         for measured in measurements[run["run_id"]]:
             arrays = measured.arrays()
@@ -38,7 +38,7 @@ def top_eigenvalues(study: Study) -> pd.DataFrame:
 def predicted_limits(tops: pd.DataFrame, momentum: float) -> dict[str, pd.DataFrame]:
     """The predicted largest stable rates 2/λ₁' of SGD and 2 (1 + β)/λ₁' of momentum SGD, the geometric mean over seeds.
 
-    tops: as of `top_eigenvalues`. momentum: β. One frame an optimizer, with columns step, batch, limit.
+    tops: from `top_eigenvalues`. momentum: β. One frame for each optimizer, with columns step, batch, limit.
     """
     known = tops[tops["top"] > 0]
     means = np.exp(np.log(known["top"]).groupby([known["step"], known["batch"]]).mean())
@@ -47,10 +47,10 @@ def predicted_limits(tops: pd.DataFrame, momentum: float) -> dict[str, pd.DataFr
 
 
 def predicted_exponents(tops: pd.DataFrame, optimizers: Iterable[str]) -> pd.DataFrame:
-    """The log-log slope of the predicted limit against the batch, of every optimizer that `POWERS` knows and step.
+    """The log-log slope of the predicted limit against the batch, for every optimizer in `POWERS` and every step.
 
-    tops: as of `top_eigenvalues`. Columns optimizer, step, exponent, low, high (a 95 % Student interval over seeds), seeds,
-    and smallest_batch and largest_batch, from and to which it goes.
+    tops: from `top_eigenvalues`. Columns optimizer, step, exponent, low, high (a 95 % Student interval over seeds), seeds, and
+    smallest_batch and largest_batch, the range of the fit.
     """
     rows = []
     for step, here in tops.groupby("step"):

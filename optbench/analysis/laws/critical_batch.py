@@ -18,9 +18,9 @@ import pandas as pd
 
 from optbench.analysis.statistics.intervals import Interval, bootstrap_fit
 
-# Log-log slopes that bound the regimes: our choice, for batches that differ by a factor of about 2.
+# Log-log slopes that bound the regimes: our own choice, for batches that differ by a factor of about 2.
 PERFECT, MAXIMAL = -0.9, -0.1
-# The critical batch size is looked for from 1 / _BEYOND of the smallest batch to _BEYOND times the largest.
+# The critical batch size is searched from 1 / _BEYOND of the smallest batch to _BEYOND times the largest.
 _BEYOND, _GRID, _ROUNDS = 1000.0, 201, 5
 
 
@@ -28,8 +28,9 @@ _BEYOND, _GRID, _ROUNDS = 1000.0, 201, 5
 class CriticalBatch:
     """The fit of S_min (1 + B_c / B).
 
-    limit: "" where the data hold B_c; "perfect scaling" where no batch bends away from S ~ 1/B (B_c is at least the one given,
-    S_min at most), "no scaling" where none falls (B_c is at most the one given). residual: root mean square of log2(S / fit).
+    limit: "" if the data determine B_c; "perfect scaling" if no batch deviates from S ~ 1/B (the given B_c is a lower bound, and
+    S_min an upper bound); "no scaling" if S does not fall (the given B_c is an upper bound). residual: root mean square of
+    log2(S / fit).
     """
 
     steps_min: float
@@ -39,7 +40,7 @@ class CriticalBatch:
 
     @property
     def examples_min(self) -> float:
-        """E_min = S_min B_c, the least number of examples, at small batches."""
+        """E_min = S_min B_c, the smallest number of examples, reached at small batches."""
         return self.steps_min * self.batch
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
@@ -48,7 +49,7 @@ class CriticalBatch:
 
 
 def fit_critical_batch(batches: np.ndarray, steps: np.ndarray) -> CriticalBatch:
-    """Least squares on log S with positive parameters; for every B_c the best log S_min is a mean, so B_c is searched.
+    """Least squares on log S with positive parameters: B_c is searched, and the best log S_min for each B_c is a mean.
 
     Batches that did not reach the target (infinity) are left out. Everything is NaN unless 2 different batches remain.
     """
@@ -76,7 +77,7 @@ def local_slopes(batches: np.ndarray, steps: np.ndarray) -> pd.DataFrame:
     """The log-log slope between neighbouring batch sizes, and the regime that it means.
 
     Columns batch_low, batch_high, slope, regime: "perfect" for a slope of at most -0.9, "diminishing" below -0.1, else "maximal";
-    "not reached" where one of the two has no finite steps, with a slope of NaN.
+    "not reached", with a slope of NaN, if one of the two has no finite steps.
     """
     order = np.argsort(np.asarray(batches, dtype=float))
     sizes, values = np.asarray(batches, dtype=float)[order], np.asarray(steps, dtype=float)[order]
@@ -97,7 +98,7 @@ def regime(slope: float) -> str:
 
 @dataclass(frozen=True)
 class CriticalBatchIntervals:
-    """The fit, its intervals, the batches that it stands on, and those that did not reach the target."""
+    """The fit, its intervals, the batches used, and those that did not reach the target."""
 
     fit: CriticalBatch
     steps_min: Interval
@@ -115,8 +116,8 @@ def critical_batch(
 ) -> CriticalBatchIntervals:
     """`fit_critical_batch` with a bootstrap.
 
-    steps: for every batch the steps to the target of each run, infinity where it was not reached. over: "seeds", the runs of
-    the tuned setting, of which the median is fitted; "trials", the runs of a search, of which the least is.
+    steps: for every batch the steps to the target of each run, infinity if it was not reached. over: "seeds": the runs of the
+    tuned setting, whose median is fitted; "trials": the runs of a search, whose minimum is fitted.
     """
     sizes = np.array(sorted(steps))
     centre = np.median if over == "seeds" else np.min

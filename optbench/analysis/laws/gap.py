@@ -1,8 +1,8 @@
 """The generalization gap against batch size at matched epochs, matched updates or matched train loss.
 
-At the end of training runs of different batch sizes have taken different numbers of steps and reached different train losses;
-a comparison of their gaps is one of generalization only where one of these is the same. So the metrics of every run are
-interpolated, between its evaluations, to where it passes one value of epoch, step or train loss.
+At the end of training, runs of different batch sizes have taken different numbers of steps and reached different train losses.
+Their gaps measure generalization only if one of these is equal. Therefore the metrics of every run are interpolated, between its
+evaluations, to the point at which it passes a given value of epoch, step or train loss.
 """
 
 import math
@@ -22,10 +22,10 @@ METRICS = ("train_loss", "test_loss", "train_accuracy", "test_accuracy", "gap_lo
 
 
 def position(evaluations: pd.DataFrame, match: Match, value: float) -> float:
-    """Where a run passes ``value``, as a fractional index into its ``evaluations``; NaN where it does not.
+    """The point at which a run passes ``value``, as a fractional index into its ``evaluations``; NaN if there is none.
 
-    Of a train loss it is the first crossing from above, and a run that is below it at its first evaluation passed it
-    unseen: NaN. Epochs and steps before the first evaluation are not known either, and nothing is extrapolated.
+    For a train loss it is the first crossing from above. A run that is already below it at its first evaluation passed it
+    unobserved: NaN. Nothing is extrapolated before the first evaluation.
     """
     column = evaluations[match].to_numpy(float)
     if len(column) == 0:
@@ -39,9 +39,9 @@ def position(evaluations: pd.DataFrame, match: Match, value: float) -> float:
 
 
 def matched(history: pd.DataFrame, match: Match, value: float, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
-    """``metrics`` of every run in the history where it passes ``value`` of ``match``: one row a run, by run_id.
+    """``metrics`` of every run in the history at the point where it passes ``value`` of ``match``: one row for each run_id.
 
-    NaN where a run does not pass it. step and epoch, where it was, stand beside them.
+    NaN for a run that does not pass it. The columns step and epoch give the point.
     """
     require(history, ["run_id", "event", match, *metrics])
     evaluations = history[history["event"] == "evaluation"].sort_values("step", kind="stable")
@@ -59,7 +59,7 @@ def matched(history: pd.DataFrame, match: Match, value: float, metrics: Sequence
 def common_value(history: pd.DataFrame, match: Match) -> float:
     """The furthest value of ``match`` that every run in the history passes, NaN for an empty history.
 
-    The least of the last epochs or steps, or the largest of the lowest train losses.
+    The minimum of the last epochs or steps, or the maximum of the lowest train losses.
     """
     evaluations = history[history["event"] == "evaluation"]
     by_run = evaluations.groupby("run_id")[match]
@@ -74,15 +74,16 @@ def gap_by_batch(
     by: Sequence[str] = ("optimizer",),
     metrics: Sequence[str] = METRICS,
 ) -> pd.DataFrame:
-    """One row a cell of ``by`` and batch size: the metrics where all runs have passed the same ``value`` of ``match``.
+    """One row for each cell of ``by`` and batch size: the metrics at the point where runs pass the same ``value`` of ``match``.
 
-    value: None takes, in each cell of ``by``, the furthest that all runs which are done pass (see `common_value`); one low value
-    for all optimizers compares these too. Runs that diverged, failed or have not ended are counted and have no metrics.
+    value: None takes, in each cell of ``by``, the furthest value that all done runs pass (see `common_value`); with one low
+    value for all optimizers, these can be compared, too. Runs that diverged, failed or have not ended are counted, without
+    metrics.
 
-    Columns: ``by``, batch, match, value; runs, done, diverged, failed, unfinished; passed, how many of those done pass it;
-    for every metric M: M (mean over those that pass), M_std, M_min, M_max and M_excess: by how much M is worse than that of
-    the smallest batch of the cell (test_accuracy_excess is the test accuracy lost to the batch), the mean of differences
-    paired by seed, with M_excess_low and M_excess_high, a 95 % Student interval.
+    Columns: ``by``, batch, match, value; runs, done, diverged, failed, unfinished; passed, the number of done runs that pass
+    it; for every metric M: M (mean over the runs that pass), M_std, M_min, M_max and M_excess, the difference by which M is
+    worse than at the smallest batch of the cell (test_accuracy_excess is the test accuracy lost to the batch), as the mean of
+    differences paired by seed, with M_excess_low and M_excess_high, a 95 % Student interval.
     """
     require(runs, [*by, "batch", "seed", "run_id", "status"])
     runs = seeds_only(runs, [*by, "batch"])

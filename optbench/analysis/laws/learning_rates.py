@@ -1,6 +1,6 @@
 """The optimal and the largest stable learning rate of a grid, at every batch size, and their scaling exponents.
 
-A sweep is batch -> learning rate -> losses over seeds, where a run that diverged has infinity.
+A sweep is batch -> learning rate -> losses over seeds; a diverged run has the loss infinity.
 """
 
 import math
@@ -21,11 +21,11 @@ Sweep = Mapping[float, Mapping[float, np.ndarray]]
 
 @dataclass(frozen=True)
 class Optimum:
-    """The learning rate of least loss.
+    """The learning rate with the smallest loss.
 
-    border: "" where lower rates and higher ones are worse; "lowest" or "highest" where the best is the end of the grid, so
-    that the optimum may lie beyond it; "unstable" where the next higher rate diverges, so that the optimum is known to a
-    step of the grid only.
+    border: "" if lower and higher rates are worse; "lowest" or "highest" if the best is the end of the grid, so that the
+    optimum may lie beyond it; "unstable" if the next higher rate diverges, so that the optimum is known only to a step of the
+    grid.
     """
 
     learning_rate: float
@@ -36,8 +36,8 @@ class Optimum:
 def optimum(rates: np.ndarray, losses: np.ndarray) -> Optimum:
     """The vertex of the parabola through log loss against log rate at the best tested rate and its two neighbours.
 
-    At a border (see `Optimum`) it is the best tested rate itself. A loss of infinity diverged, NaN is left out; where all
-    diverged the optimum is NaN. Raises ValueError when a loss is not positive.
+    At a border (see `Optimum`) it is the best tested rate itself. Infinity is a diverged run, NaN is left out; if all diverged,
+    the optimum is NaN. Raises ValueError if a loss is not positive.
     """
     x, y = np.asarray(rates, dtype=float), np.asarray(losses, dtype=float)
     x, y = x[~np.isnan(y)], y[~np.isnan(y)]
@@ -63,7 +63,7 @@ def optimum(rates: np.ndarray, losses: np.ndarray) -> Optimum:
 
 @dataclass(frozen=True)
 class StableLimit:
-    """The largest learning rate that is stable, as far as a grid tells.
+    """The largest stable learning rate, within the resolution of a grid.
 
     stable: the largest tested rate below every unstable one (0: none). unstable: the smallest unstable one (infinity: none).
     """
@@ -73,7 +73,7 @@ class StableLimit:
 
     @property
     def known(self) -> bool:
-        """True where the limit lies between two rates of the grid."""
+        """True if the limit lies between two rates of the grid."""
         return self.stable > 0 and math.isfinite(self.unstable)
 
     def between(self, place: float) -> float:
@@ -82,12 +82,12 @@ class StableLimit:
 
     @property
     def learning_rate(self) -> float:
-        """The geometric mean of the two rates between which the limit lies; NaN where the grid does not hold it."""
+        """The geometric mean of the two rates between which the limit lies; NaN if it lies outside of the grid."""
         return self.between(0.5)
 
 
 def stable_limit(rates: np.ndarray, diverged: np.ndarray, tolerance: float = 0.0) -> StableLimit:
-    """The limit of stability from the share of runs that ``diverged`` at each rate: unstable is more than ``tolerance``."""
+    """The limit of stability from the share of runs that ``diverged`` at each rate; more than ``tolerance`` is unstable."""
     order = np.argsort(np.asarray(rates, dtype=float))
     x, shares = np.asarray(rates, dtype=float)[order], np.asarray(diverged, dtype=float)[order]
     unstable = np.flatnonzero(shares > tolerance)
@@ -101,7 +101,7 @@ def stable_limit(rates: np.ndarray, diverged: np.ndarray, tolerance: float = 0.0
 def sweep_of(
     runs: pd.DataFrame, metric: str = "validation_loss", rate: str = "learning_rate", batch: str = "batch"
 ) -> dict[float, dict[float, np.ndarray]]:
-    """The sweep in a frame of runs of ONE optimizer; of an accuracy the error 1 - accuracy is taken.
+    """The sweep in a frame of runs of ONE optimizer; for an accuracy the error 1 - accuracy is used.
 
     Runs without an outcome are left out; `frames.count` counts them.
     """
@@ -115,10 +115,10 @@ def sweep_of(
 
 
 def by_batch(sweep: Sweep, tolerance: float = 0.0) -> pd.DataFrame:
-    """One row a batch size: the optimum and the limit of stability, and what they stand on.
+    """One row for each batch size: the optimum, the limit of stability, and their basis.
 
     Columns batch, optimal, loss, border, stable, unstable, limit (their geometric mean), rates, runs, diverged. The loss at
-    a rate is the mean over seeds, so that one seed that diverged rules the rate out.
+    a rate is the mean over seeds, so that one diverged seed excludes the rate.
     """
     rows = []
     for batch, grid in sorted(sweep.items()):
@@ -162,9 +162,9 @@ def exponent_over_seeds(
     """The log-log slope of the optimal or the largest stable rate against batch, with a bootstrap over seeds.
 
     Seeds are resampled within every (batch, learning rate). A batch whose optimum is the lowest or highest rate of its grid,
-    or whose grid does not hold the limit of stability, would bias the slope and has no part in it, in each resample anew.
-    A limit of stability is only known to lie between two rates of the grid: each resample draws it from there, uniformly in
-    logarithms, so that the interval is no narrower than the grid allows.
+    or whose grid does not contain the limit of stability, would bias the slope; it is left out, decided anew in each resample.
+    A limit of stability is only known to lie between two rates of the grid. Each resample draws it from this range, uniformly
+    in the logarithm, so that the interval is not narrower than the grid allows.
     """
     batches = np.array(sorted(sweep))
 
@@ -187,8 +187,8 @@ def crossover_over_seeds(
 ) -> tuple[Crossover, Interval]:
     """The two-piece law of `scaling_laws.crossover`, and the interval of its crossover batch.
 
-    Resampled, and batches excluded, as in `exponent_over_seeds`. ``undefined`` of the interval is the share of resamples
-    whose crossover is not inside the range of batches; the bounds are of the others.
+    Resampling and excluded batches are as in `exponent_over_seeds`. ``undefined`` of the interval is the share of resamples
+    whose crossover is outside the range of batches; the bounds come from the others.
     """
     batches = np.array(sorted(sweep))
 
@@ -209,7 +209,7 @@ def _over_seeds(
     level: float,
     seed: int,
 ) -> list[Interval]:
-    """The intervals of what ``fit`` makes of the rates of all batches; see `exponent_over_seeds` for what is resampled."""
+    """The intervals of the results of ``fit`` for the rates of all batches; for the resampling see `exponent_over_seeds`."""
     generator = np.random.default_rng([seed, 1])
     return bootstrap_fit(
         lambda losses: fit(_rates(sweep, losses, of, tolerance)),
@@ -222,7 +222,7 @@ def _over_seeds(
 
 
 def _strata(sweep: Sweep) -> list[np.ndarray]:
-    """The losses of a sweep, one array a batch and learning rate, both ascending."""
+    """The losses of a sweep, one array for each batch and learning rate, both ascending."""
     return [np.asarray(sweep[batch][rate], dtype=float) for batch in sorted(sweep) for rate in sorted(sweep[batch])]
 
 
@@ -233,9 +233,10 @@ def _rates(
     tolerance: float,
     places: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The optimal or largest stable rate of every batch with ``losses`` in place of the sweep's; NaN where it is not known.
+    """The optimal or largest stable rate of every batch with ``losses`` in place of the sweep's; NaN if unknown.
 
-    places: where in its step of the grid each limit of stability is taken to lie (`StableLimit.between`); the middle.
+    places: the assumed position of each limit of stability in its step of the grid (`StableLimit.between`); by default the
+    middle.
     """
     remaining, found = iter(losses), []
     for number, batch in enumerate(sorted(sweep)):

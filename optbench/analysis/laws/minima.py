@@ -1,7 +1,7 @@
-"""Small- and large-batch solutions side by side: their measures of sharpness, and the loss on the line between them.
+"""Compare small- and large-batch solutions: their measures of sharpness, and the loss on the line between them.
 
-A frame of solutions has a row a run, with the columns batch, seed, one that tells the groups apart which are not compared
-with each other (such as the optimizer), and one for each measure.
+A frame of solutions has a row for each run, with the columns batch, seed, one for the group (such as the optimizer; groups are
+not compared with each other), and one for each measure.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,10 +17,10 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def ratios(solutions: pd.DataFrame, group: str, measures: Mapping[str, str]) -> pd.DataFrame:
-    """Every measure at the largest batch over that at the smallest, of every group: a geometric mean, paired by seed.
+    """The ratio of every measure at the largest batch to that at the smallest, in every group: a geometric mean of seed pairs.
 
-    measures: what they are called, by column. Columns measure, meaning, ``group``, small_batch and large_batch (the means),
-    ratio, low, high (a 95 % Student interval of the logarithm), seeds. A pair that is not positive has no part.
+    measures: their names, by column. Columns measure, meaning, ``group``, small_batch and large_batch (the means), ratio, low,
+    high (a 95 % Student interval of the logarithm), seeds. Pairs with a value that is not positive are left out.
     """
     small, large = solutions["batch"].min(), solutions["batch"].max()
     rows = []
@@ -43,7 +43,7 @@ def ratios(solutions: pd.DataFrame, group: str, measures: Mapping[str, str]) -> 
 def measures_chart(
     solutions: pd.DataFrame, group: str, measures: Mapping[str, str], name: str, title: str, log_y: bool = False
 ) -> Chart:
-    """A panel a measure, with its mean over seeds and their range for every group and batch."""
+    """A panel for each measure, with its mean and range over seeds for every group and batch."""
     series = []
     for measure, label in measures.items():
         for batch, here in solutions.groupby("batch") if measure in solutions else ():
@@ -65,9 +65,9 @@ def measures_chart(
 
 
 def line_chart(lines: Mapping[str, Sequence[Arrays]], small: int, large: int, same: str) -> Chart:
-    """Train and test loss on the lines from small- to large-batch solutions, one panel a key, its lines one a seed.
+    """Train and test loss on the lines from small- to large-batch solutions, one panel for each key, averaged over seeds.
 
-    lines: the arrays of the probe `interpolation`. same: what the two ends have in common, for the caption.
+    lines: the arrays of the probe `interpolation`, one for each seed. same: the common property of the two ends, for the caption.
     """
     series = []
     for panel, chosen in lines.items():
@@ -90,6 +90,6 @@ def line_chart(lines: Mapping[str, Sequence[Arrays]], small: int, large: int, sa
 
 
 def over_seeds(curves: Sequence[np.ndarray]) -> dict[str, Any]:
-    """The mean of the curves, and their range, as a `Series` takes them."""
+    """The mean of the curves, and their range, as arguments of a `Series`."""
     stacked = np.array(curves)
     return {"y": stacked.mean(axis=0), "low": stacked.min(axis=0), "high": stacked.max(axis=0)}

@@ -1,11 +1,11 @@
-"""Power laws in the batch size, fitted where they are straight lines: in the logarithms of both.
+"""Power laws in the batch size, fitted as straight lines in the logarithms.
 
     one piece     rate = coefficient * batch^exponent; exponent 1 is the linear rule, 1/2 the square-root rule
     two pieces    rate = coefficient * min(batch, B*)^low * max(batch / B*, 1)^high, continuous at the crossover B*:
-                  the linear rule up to B* and a constant rate beyond it is low = 1, high = 0
+                  low = 1, high = 0 is the linear rule up to B* and a constant rate beyond it
 
 Sources: Goyal et al. 2017, arXiv 1706.02677 (linear); Krizhevsky 2014, arXiv 1404.5997 (square root); Shallue et al. 2019,
-arXiv 1811.03600 (neither holds in general, so measure).
+arXiv 1811.03600 (neither holds in general).
 """
 
 import math
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 REFERENCES = {"linear": 1.0, "square root": 0.5}
-# Each round of the search for a crossover looks at so many points, then closer around the best.
+# The number of points in each round of the search for a crossover, and of rounds, each closer around the best point.
 _GRID, _ROUNDS = 201, 4
 
 
@@ -55,8 +55,8 @@ def references(batches: np.ndarray, rates: np.ndarray) -> dict[str, PowerLaw]:
 class Crossover:
     """A law of two pieces that meet at ``batch``.
 
-    inside: whether the crossover lies between the batches that were measured; where it does not, one piece fits as well, and
-    ``batch`` is the end of the range beyond which it must be. residual: as in `PowerLaw`.
+    inside: True if the crossover lies between the measured batches. Otherwise one piece fits equally well, and the crossover
+    lies beyond ``batch``, an end of the range. residual: as in `PowerLaw`.
     """
 
     batch: float
@@ -76,7 +76,7 @@ class Crossover:
 def crossover(batches: np.ndarray, rates: np.ndarray, exponents: tuple[float, float] | None = (1.0, 0.0)) -> Crossover:
     """The continuous law of two pieces with the least squared error in the logarithm.
 
-    exponents: those of the two pieces; None: both are fitted too, with at least two batches on either side.
+    exponents: those of the two pieces; None: both are fitted as well, with at least two batches on either side.
     Values that are not finite are left out. Everything is NaN unless 2 (exponents None: 4) different batches remain.
     """
     x, y = _logarithms(batches, rates)

@@ -1,1 +1,1 @@
-"""The page of a study: its text, its charts, its table of runs and the code that they stand on."""
+"""The page of a study: its text, its charts, its table of runs and the code that computed them."""

@@ -1,4 +1,4 @@
-"""The versions of the code that computed the runs of a study, and a warning where compared runs mix them."""
+"""The versions of the code that computed the runs of a study, and a warning if compared runs mix them."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -19,9 +19,8 @@ _FINISHED = ("done", "diverged")
 class CodeOfRuns:
     """The codes of the finished runs of ``study``; codes that `verify` found to be equal are one.
 
-    Runs of two optimizers stand on different modules, which alone is no mixture: two codes differ where a module that both have
-    differs, or, where the modules are not written down, where runs with the same targets have both. Code that was not recorded
-    differs from any.
+    Runs of two optimizers use different modules, which alone is not a mixture: two codes differ if a module that both have
+    differs or, if the modules are not recorded, if runs with equal targets have both. Unknown code differs from any other.
     """
 
     def __init__(self, study: Study) -> None:
@@ -49,7 +48,7 @@ class CodeOfRuns:
         return found
 
     def differ(self, one: str, other: str) -> bool:
-        """Return True for two codes of the study's runs that are known to differ, or cannot be held to be the same."""
+        """Return True if two codes of the study's runs are known to differ, or cannot be considered equal."""
         if one == other:
             return False
         if UNKNOWN in (one, other):
@@ -60,7 +59,7 @@ class CodeOfRuns:
         return bool(self._targets[one] & self._targets[other])
 
     def mixture(self) -> str:
-        """A sentence where runs that are compared or averaged were computed by different code; else empty."""
+        """A warning if runs that are compared or averaged were computed by different code; otherwise empty."""
         counts = Counter(code for codes in self.codes.values() for code in codes)
         differing = {code for pair in combinations(sorted(counts), 2) if self.differ(*pair) for code in pair}
         if not differing:
@@ -87,7 +86,7 @@ class CodeOfRuns:
         return mixed, len(settings)
 
     def table(self) -> pd.DataFrame:
-        """A row for every code: its fingerprint, number of runs, optimizers, commits, whether it is that of now."""
+        """A row for every code: its fingerprint, number of runs, optimizers, commits, and if it is the current code."""
         rows: dict[tuple[str, ...], dict[str, Any]] = {}
         optimizers: dict[tuple[str, ...], set[str]] = {}
         commits: dict[tuple[str, ...], set[str]] = {}
@@ -107,7 +106,7 @@ class CodeOfRuns:
         return pd.DataFrame(by_size, columns=columns)
 
     def _optimizers(self) -> Iterable[tuple[str, str]]:
-        # Of runs whose configurations cannot be read there is no such column.
+        # The column is missing if no configuration can be read.
         names = self._runs.get("optimizer", pd.Series("unknown", index=self._runs.index))
         return zip(self._runs["run_id"], map(str, names), strict=True)
 

@@ -1,4 +1,4 @@
-"""The findings of a sweep that has no analysis of its own: the best trial of every cell, and the results against the axes."""
+"""The findings of a sweep without its own analysis: the best trial of every cell, and the results against the axes."""
 
 import math
 from typing import Any
@@ -16,14 +16,14 @@ from optbench.analysis.statistics.selection import RESULTS, select
 from optbench.analysis.statistics.settings import MixedSettings, distinguishing, seeds_only, settings_of, varied
 from optbench.analysis.study import Study
 
-# What tells tries of the same cell apart: the others of its axes make the cells.
+# The axes that vary within a cell; the other axes of a sweep make the cells.
 _TRIED = ("trial", "optimizer.learning_rate")
 
 
 def overview(study: Study) -> Findings:
-    """The best setting of every cell by validation with its test result and its spread over seeds, and what diverged.
+    """The best setting of every cell by validation, with its test result, its spread over seeds, and the diverged runs.
 
-    A cell is a place in the grid but for seed, trial and learning rate: these are what was tried in it.
+    A cell is a point of the grid without seed, trial and learning rate, which vary within the cell.
     """
     runs = study.runs
     question = f"What came out of the sweep {study.plan.name}?"
@@ -64,7 +64,7 @@ def _metric(ended: pd.DataFrame) -> str | None:
 
 
 def _axes(runs: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """The columns that make a cell, and those that tell what was tried in it."""
+    """The columns that make a cell, and those that vary within it."""
     axes = varied(runs, [str(name) for name in runs.columns if str(name).startswith("cell.")])
     own = {f"cell.{name}": name for name in ("optimizer", "model", "dataset", "batch", "trial") if name in runs}
     named = [own.get(axis, axis) for axis in axes if axis != "cell.seed"]
@@ -94,7 +94,7 @@ def _answer(
     if len(values) < 2:
         return words + f"{_shown(float(row[result]), result)}, of one seed: no interval can be given."
     interval = student(values)
-    # Student's t does not know that accuracies end at 1.
+    # Student's interval may extend beyond the range of accuracies.
     least, most = (0.0, 1.0) if result.endswith("accuracy") else (-math.inf, math.inf)
     bounds = f"[{_shown(max(interval.low, least), result)}, {_shown(min(interval.high, most), result)}]"
     seeds = f"95 % by Student's t over {len(values)} seeds, which also chose the setting"
@@ -110,7 +110,7 @@ def _shown(value: float, metric: str) -> str:
 
 
 def _chart(best: pd.DataFrame, by: list[str], result: str) -> Chart:
-    """The result of the best setting of each cell against a numeric axis, batch before others, or else against the cells."""
+    """The result of the best setting of each cell against a numeric axis, preferably the batch, or else against the cells."""
     numeric = [name for name in by if best[name].dtype.kind in "iuf" and best[name].nunique() > 1]
     against = "batch" if "batch" in numeric else next(iter(numeric), None)
     others = [name for name in by if name != against]

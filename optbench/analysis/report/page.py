@@ -1,9 +1,9 @@
-"""One HTML file that needs nothing else: its style, its program, plotly.js and its data are in it.
+"""A page as one self-contained HTML file, with its style, its program, plotly.js and its data.
 
-It works from the disk without a network: a policy in its head forbids it to fetch anything. plotly.js and the data are
-compressed, to four tenths of the size, and the browser unpacks them when the text is already there to be read.
+It works from the disk without a network: a policy in its head forbids all requests. plotly.js and the data are compressed to 40 %
+of their size, and the browser unpacks them after it has shown the text.
 
-A page is a list of blocks, which are plain data; page.html.j2 and blocks.html.j2 make HTML of them and escape every text.
+A page is a list of blocks, which are plain data; page.html.j2 and blocks.html.j2 convert them to HTML and escape all text.
 """
 
 import base64
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 60
 
-# The kind of a block is that of the macro in blocks.html.j2 that writes it; the other keys are what that macro reads.
+# The kind of a block is the name of its macro in blocks.html.j2; the other keys are the inputs of that macro.
 Block = dict[str, Any]
 
 
 @dataclass
 class Page:
-    """The blocks of a page, in the order in which they are added, and the data that its program draws."""
+    """The blocks of a page, in the order in which they are added, and the data of its charts and its table of runs."""
 
     title: str
     blocks: list[Block] = field(default_factory=list)
@@ -40,12 +40,12 @@ class Page:
     charts: list[Chart] = field(default_factory=list)
 
     def heading(self, text: str) -> None:
-        """Add a heading, which the table of contents names too."""
+        """Add a heading, which also appears in the table of contents."""
         anchor = "section-" + "-".join("".join(letter if letter.isalnum() else " " for letter in text.lower()).split())
         self._add("heading", text=text, anchor=anchor)
 
     def subheading(self, text: str) -> None:
-        """Add a heading that the table of contents does not name."""
+        """Add a heading that does not appear in the table of contents."""
         self._add("subheading", text=text)
 
     def paragraph(self, text: str, style: str = "", address: str = "", link: str = "") -> None:
@@ -65,7 +65,7 @@ class Page:
         self._add("code", text=text)
 
     def table(self, frame: "pd.DataFrame", file: str | None = None) -> None:
-        """Add a table; of a long one the first rows, and a link to the ``file`` that has all of them."""
+        """Add a table; for a long one only the first rows, and a link to the ``file`` with all rows."""
         shown = frame.head(MOST_ROWS)
         columns = [{"label": heading(str(name)), "number": shown[name].dtype.kind in "iufb"} for name in shown]
         named = [is_of_methods(str(name)) for name in shown]
@@ -82,7 +82,7 @@ class Page:
         self.charts.append(chart)
 
     def runs(self, data: Mapping[str, Any]) -> None:
-        """Add the table of runs, which the page's program makes of ``data`` (`run_table.data`)."""
+        """Add the table of runs, which the page's program makes from ``data`` (`run_table.data`)."""
         self.data["runs"] = data
         self._add(
             "runs",
@@ -99,7 +99,7 @@ class Page:
         return [(block["anchor"], block["text"]) for block in self.blocks if block["kind"] == "heading"]
 
     def body(self) -> str:
-        """The HTML of the blocks alone, for a notebook."""
+        """The HTML of the blocks only, for a notebook."""
         macros: Any = _templates().get_template("blocks.html.j2").module
         return str(macros.all(self.blocks, []))
 
@@ -123,12 +123,12 @@ class Page:
 
 
 def heading(column: str) -> str:
-    """The name of a column as a table shows it."""
+    """The name of a column for a table."""
     return column.removeprefix("cell.").replace("_", " ")
 
 
 def cell(value: Any) -> str:
-    """A value as a table shows it: four significant digits, a dash where there is none."""
+    """A value for a table: four significant digits, or a dash if there is none."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, bool):
@@ -143,7 +143,7 @@ def cell(value: Any) -> str:
 
 
 def _heights(wide: Any, narrow: Any) -> str:
-    """The heights that the figure is going to have, for its place: so that nothing moves when it is drawn."""
+    """The heights of the figure, which are reserved in the page so that nothing moves when it is drawn."""
     sizes = {"wide": wide.layout.height, "narrow": narrow.layout.height}
     return ";".join(f"--{name}:{height:g}px" for name, height in sizes.items() if height)
 
@@ -154,21 +154,21 @@ def _templates() -> "Environment":
     from markupsafe import Markup
 
     folder = Path(__file__).parent
-    # A mistake in a template is an error, not an empty place.
+    # With StrictUndefined a mistake in a template raises, instead of leaving an empty place.
     made = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined)
-    # The page's own style and programs; nothing else is written without being escaped.
+    # The page's own style and programs; all other text is escaped.
     made.globals["own"] = lambda name: Markup((folder / name).read_text(encoding="utf-8"))
     return made
 
 
 def _packed(text: str) -> str:
-    """``text``, compressed, for an element of the page. No text can end that: base64 has no angle bracket."""
-    # Without the time of writing: the same data are the same file.
+    """``text``, compressed, for an element of the page. It cannot end the element: base64 has no angle bracket."""
+    # Without the time of writing, so that equal data give equal files.
     return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
 
 
 def _plotly() -> str:
     from plotly.offline import get_plotlyjs
 
-    # Its last line names a map of the sources, which a browser's tools would look for.
+    # Its last line names a map of the sources, which a browser's developer tools would request.
     return "\n".join(line for line in get_plotlyjs().splitlines() if not line.startswith("//# sourceMappingURL"))

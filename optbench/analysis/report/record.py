@@ -1,11 +1,11 @@
-"""Write the parts of a study's page beside its tables, and read them back: the page can be built again without the runs.
+"""Write the parts of a study's page beside its tables, and read them back, so that the page can be built without the runs.
 
-    page/page.json          the title, the blocks of the page in their order, and the charts (`optbench.analysis.charts.records`)
+    page/page.json          the title, the blocks of the page in order, and the charts (`optbench.analysis.charts.records`)
     page/curves.parquet     the thinned curves of the runs: run_id, step, and the losses and accuracies of `run_table.CURVES`
-    page/commands.parquet   run_id and command, the one that makes the run again; null for a run of unknown choices
+    page/commands.parquet   run_id and command, which runs the run again; null for a run of unknown choices
 
-Of a block that shows a table, page.json names the file (tables/NAME.csv), and the page reads tables/NAME.parquet; the table of
-runs is made of tables/runs.parquet. `report` writes all of it, and `python -m optbench pages` builds the pages from it.
+For a block with a table, page.json names the file (tables/NAME.csv), and the page reads tables/NAME.parquet; the table of runs is
+made from tables/runs.parquet. `report` writes all files, and `python -m optbench pages` builds the pages from them.
 """
 
 import json
@@ -27,9 +27,9 @@ _FORMAT = 1
 
 
 def write(page: Page, folder: Path, commands: Mapping[str, str | None], curves: Mapping[str, Any] | None) -> None:
-    """Write what ``page`` is made of below ``folder``, which has its tables.
+    """Write the parts of ``page`` below ``folder``, which has its tables.
 
-    commands: of each run, by its id, in the order of the runs. curves: what `run_table.curves` makes of these runs.
+    commands: of each run, by its id, in the order of the runs. curves: the result of `run_table.curves` for these runs.
     """
     place = folder / FOLDER
     place.mkdir(exist_ok=True)
@@ -40,7 +40,7 @@ def write(page: Page, folder: Path, commands: Mapping[str, str | None], curves: 
         "charts": [to_record(chart) for chart in page.charts],
     }
     text = json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    # A line for each block and each chart, so that a changed one is a changed line.
+    # A line for each block and each chart, so that a change affects one line.
     for before in ('{"kind":', '{"name":'):
         text = text.replace(f"[{before}", f"[\n{before}").replace(f"}},{before}", f"}},\n{before}")
     write_atomically(place / PAGE, f"{text}\n".encode())
@@ -49,9 +49,9 @@ def write(page: Page, folder: Path, commands: Mapping[str, str | None], curves: 
 
 
 def read(folder: Path, results_dir: Path) -> Page:
-    """The page whose parts lie below ``folder``; it links to the files of those runs that are in ``results_dir``.
+    """The page from its parts below ``folder``; it links to the files of those runs that are in ``results_dir``.
 
-    Raises UserError where a part is missing or cannot be read.
+    Raises UserError if a part is missing or cannot be read.
     """
     path = folder / FOLDER / PAGE
     try:
@@ -84,13 +84,13 @@ def _check(good: bool, value: object) -> None:
 
 
 def _is_beside(address: str) -> bool:
-    """True for an address of a file beside the page: a record from elsewhere may hold one that runs a program."""
+    """True for the address of a file beside the page; a record of unknown origin may hold an address that runs a program."""
     parts = urlsplit(address)
     return not (parts.scheme or parts.netloc or parts.path.startswith("/"))
 
 
 def _short(block: Mapping[str, Any]) -> dict[str, Any]:
-    """A block without what its table's file has, or what depends on where the runs are."""
+    """A block without the content of its table's file, and without values that depend on the place of the runs."""
     if block["kind"] == "table" and block["file"]:
         return {"kind": "table", "file": block["file"]}
     return {"kind": "runs"} if block["kind"] == "runs" else dict(block)

@@ -1,4 +1,4 @@
-"""The runs of a study as a page shows them: a table to sort and filter, and behind each row its settings and its curves."""
+"""The table of runs on a study's page, to sort and filter, with the settings and the curves of each run."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from optbench.analysis.statistics.settings import setting_columns, varied
 from optbench.config import CommandWriter
 from optbench.store import RunDirectory, StoreError
 
-# All curves of a page together have about so many points; a run has at least, and at most, as many as these.
+# The approximate number of points of all curves on a page, and the smallest and largest number for a run.
 _POINTS = 80_000
 _FEWEST, _MOST = 8, 80
 _DIGITS, _DIGITS_OF_A_CURVE = 7, 4
@@ -38,7 +38,7 @@ _FILES = (("history", "history.jsonl"), ("configuration", "config.yaml"), ("log"
 
 
 def as_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs with all of their results and settings, for a file: without the settings of the machine."""
+    """The runs with all of their results and settings, except settings of the machine, for a file."""
     of_configuration = {column for column in runs.columns if str(column).startswith("config.")}
     own = set(setting_columns(runs, probes=True))
     kept = [column for column in runs.columns if column not in of_configuration or column in own]
@@ -46,13 +46,13 @@ def as_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def data(runs: pd.DataFrame, results_dir: str | Path, folder: Path) -> dict[str, Any]:
-    """The data of the table of runs for page.js, column by column, which takes a third of the room of rows.
+    """The data of the table of runs for page.js, column by column, which takes a third of the space of rows.
 
     "columns" of the table and the "values" in each; "settings", those in which the runs differ; "files", the files that
-    each run in ``results_dir`` has. folder: where the page is to lie; links lead from there.
+    each run in ``results_dir`` has. folder: the folder of the page, from which links lead to the files.
     """
     cell = varied(runs, [str(name) for name in runs.columns if str(name).startswith("cell.")])
-    # What a cell says that the frame has under its own name is shown once.
+    # A value of the cell that is also a column of the frame is shown once.
     identity = varied(
         runs, [name for name in ("optimizer", "model", "dataset", "batch", "seed", "trial") if name in runs]
     )
@@ -75,14 +75,14 @@ def data(runs: pd.DataFrame, results_dir: str | Path, folder: Path) -> dict[str,
             for name, column in zip(columns, values, strict=True)
         ],
         "values": values,
-        # By the run's own values: a setting that another optimizer has is none of this one.
+        # A setting that only another optimizer has is missing for this run.
         "settings": {name.removeprefix("config."): _column(runs[name]) for name in chosen},
         "files": _files(list(runs["run_id"]), Path(results_dir), folder),
     }
 
 
 def commands(runs: Sequence[RunDirectory]) -> list[str | None]:
-    """For each run the command that runs it alone; None where its configuration cannot be read, or is of other choices."""
+    """For each run the command that runs it alone; None if its configuration cannot be read, or has unknown choices."""
     configs: list[Mapping[str, Any] | None] = []
     for run in runs:
         try:
@@ -104,7 +104,7 @@ def curves(runs: pd.DataFrame, histories: pd.DataFrame) -> dict[str, Any] | None
     """The losses and accuracies of the runs at evaluations, thinned so that all runs together stay small.
 
     "lengths": the number of points of each run. "values": the points of all runs, one after another, by name: "step" and
-    those of CURVES that any run has. None where no run has any.
+    those of CURVES that any run has. None if no run has any.
     """
     names = [name for name in CURVES if name in histories and histories[name].notna().any()]
     if not names or "step" not in histories:
@@ -115,7 +115,7 @@ def curves(runs: pd.DataFrame, histories: pd.DataFrame) -> dict[str, Any] | None
     order = np.argsort(place, kind="stable")[np.count_nonzero(place < 0) :]
     there = np.bincount(place[order], minlength=len(runs))
     lengths = np.minimum(there, most)
-    # Of each run the first point, the last, and others as evenly between them as there are any.
+    # The first and the last point of each run, and others spaced as evenly as possible between them.
     number = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     apart = (there - 1) / np.maximum(lengths - 1, 1)
     chosen = np.floor(number * np.repeat(apart, lengths) + 0.5).astype(int)
@@ -125,7 +125,7 @@ def curves(runs: pd.DataFrame, histories: pd.DataFrame) -> dict[str, Any] | None
 
 
 def curves_as_table(run_ids: Sequence[str], curves: Mapping[str, Any] | None) -> pd.DataFrame:
-    """The curves of `curves` of these runs as a table: a row a point, with run_id, step, and the losses and accuracies."""
+    """The result of `curves` for these runs as a table: a row for each point, with run_id, step, losses and accuracies."""
     if curves is None:
         return pd.DataFrame({"run_id": pd.Series(dtype=str), "step": pd.Series(dtype=float)})
     return pd.DataFrame({
@@ -135,7 +135,7 @@ def curves_as_table(run_ids: Sequence[str], curves: Mapping[str, Any] | None) ->
 
 
 def curves_of_table(run_ids: Sequence[str], table: pd.DataFrame) -> dict[str, Any] | None:
-    """The curves that `curves_as_table` made a table of, for these runs."""
+    """The inverse of `curves_as_table` for these runs."""
     if table.empty:
         return None
     place = pd.Index(run_ids).get_indexer(pd.Index(table["run_id"]))
@@ -147,7 +147,7 @@ def curves_of_table(run_ids: Sequence[str], table: pd.DataFrame) -> dict[str, An
 
 
 def curve_figure() -> dict[str, Any]:
-    """The layout of the figure of a run's curves and the look of each: losses at the left, accuracies at the right."""
+    """The layout of the figure of a run's curves and the style of each: losses at the left, accuracies at the right."""
     import plotly.graph_objects as go
 
     from optbench.analysis.charts.template import TEMPLATE
@@ -162,7 +162,7 @@ def curve_figure() -> dict[str, Any]:
             "side": "right",
             "tickformat": ".2~%",
             "showgrid": False,
-            # Not at the ticks of the losses, where an accuracy has no round values.
+            # Its own ticks: at those of the losses an accuracy would not have round values.
             "tickmode": "auto",
         },
     )
@@ -176,7 +176,7 @@ def curve_figure() -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A value of a frame as JSON has it: None where it is missing; infinity as text."""
+    """A value of a frame as JSON data: None if it is missing; infinity as text."""
     if hasattr(value, "item"):
         value = value.item()
     if value is None or isinstance(value, bool | int | str):
@@ -201,13 +201,13 @@ def _short(value: Any, digits: int) -> float | int | None:
 
 
 def _column(values: pd.Series) -> list[Any]:
-    """The values as JSON has them, numbers with more digits than the table shows."""
+    """The values as JSON data; numbers have more digits than the table shows."""
     found = [plain(value) for value in values.tolist()]
     return [_short(value, _DIGITS) if isinstance(value, float) else value for value in found]
 
 
 def _files(run_ids: Sequence[str], results_dir: Path, folder: Path) -> dict[str, Any] | None:
-    """The folder of the runs as an address, the names of their files, and which of these each run has, as bits."""
+    """The folder of the runs as an address, the names of their files, and for each run the files that it has, as bits."""
     from urllib.parse import quote
 
     there = [_there(RunDirectory.at(results_dir, run_id)) for run_id in run_ids]
@@ -228,7 +228,7 @@ def _there(directory: RunDirectory) -> int:
 
 
 def differences(configs: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """The settings in which configurations differ: one row a setting, one column a configuration."""
+    """The settings in which configurations differ: one row for each setting, one column for each configuration."""
     from optbench.store.files import flatten
 
     frame = pd.DataFrame(

@@ -21,16 +21,16 @@ from optbench.errors import UserError
 from optbench.sweep.status.survey import in_words
 
 _VERSIONS = ("optbench", "torch", "python", "pytorch-lightning", "numpy")
-# Of the keys of the machine, those that say which sweep it was.
+# The keys of the machine that identify the sweep.
 _SHOWN_KEYS = ("scale", "sweep")
 
 
 def write(study: Study, findings: Findings, folder: Path) -> Path:
     """Write index.html, tables/ (CSV and parquet), figures/ (PNG and PDF) and page/ to ``folder``; returns the page's path.
 
-    page/ holds what the page is made of beside the tables (`optbench.analysis.report.record`).
+    page/ holds the other parts of the page (`optbench.analysis.report.record`).
 
-    Raises `optbench.store.StoreError` when the file system refuses.
+    Raises `optbench.store.StoreError` if the file system refuses.
     """
     from optbench.store.files import refuse_links_in, reporting
 
@@ -50,9 +50,9 @@ def write(study: Study, findings: Findings, folder: Path) -> Path:
 
 
 def build(folder: Path, results_dir: Path, figures: bool = False) -> Path:
-    """Write ``folder``/index.html, and ``figures`` if asked for, of what `write` has left in ``folder``; returns the page's path.
+    """Write ``folder``/index.html, and with ``figures`` these, from the files of `write` in ``folder``; returns the page's path.
 
-    The page links to the files of those runs that are in ``results_dir``. Raises UserError where a part is missing or damaged.
+    The page links to the files of those runs that are in ``results_dir``. Raises UserError if a part is missing or damaged.
     """
     from jinja2 import TemplateError
 
@@ -76,7 +76,7 @@ def build(folder: Path, results_dir: Path, figures: bool = False) -> Path:
 
 
 def write_missing_csv(table: Path) -> None:
-    """Write a table that is there as parquet, at ``table``, as CSV beside it, unless that is there."""
+    """Write the parquet table ``table`` also as CSV beside it, unless that exists."""
     from optbench.store.files import write_atomically
 
     path = table.with_suffix(".csv")
@@ -104,7 +104,7 @@ def write_table(table: pd.DataFrame, stem: Path) -> None:
 
 
 def page(study: Study, findings: Findings, folder: Path) -> Page:
-    """The page, as it is to lie in ``folder``, without the data of the table of runs."""
+    """The page for ``folder``, without the data of the table of runs."""
     made = Page(study.name.replace("_", " ").capitalize())
     made.paragraph(findings.question, "question")
     if banner := unfinished(study):
@@ -136,7 +136,7 @@ def page(study: Study, findings: Findings, folder: Path) -> Page:
 
 
 def unfinished(study: Study) -> str:
-    """A sentence about the runs that have not ended; empty when all have."""
+    """A sentence about the runs that have not ended; empty if all have."""
     left, total = study.open_runs, len(study.cells)
     if not left:
         return ""
@@ -232,7 +232,7 @@ def _fingerprint(code: dict[str, object]) -> str:
 
 
 def command(study: Study) -> list[str]:
-    """The words that started the sweep, without those that only say where things lie on the machine."""
+    """The words that started the sweep, without those that only name folders of the machine."""
     hidden = {*MACHINE_KEYS, "tracker"} - {*_SHOWN_KEYS}
     words = study.information.get("command")
     if not isinstance(words, list):

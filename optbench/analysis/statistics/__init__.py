@@ -1,1 +1,1 @@
-"""Estimators: of runs, pairs of runs, selections, targets; each with its interval."""
+"""Estimators for runs, pairs of runs, selections and targets, each with its interval."""

@@ -1,13 +1,13 @@
 """AlgoPerf's score: performance profiles of times to a target, and the area under them.
 
-``times`` is a frame with one row a method and one column a workload; a method that misses the target has infinity. The time
-of method s on workload w over that of the fastest is r_sw = t_sw / min_s t_sw, its profile rho_s(tau) the share of workloads
-with r_sw <= tau, and its score the mean height of the profile,
+``times`` is a frame with one row for each method and one column for each workload; a method that misses the target has infinity.
+The time of method s on workload w over that of the fastest is r_sw = t_sw / min_s t_sw, its profile rho_s(tau) is the share of
+workloads with r_sw <= tau, and its score is the mean height of the profile,
 
     B_s = 1 / (r_max - 1) * integral from 1 to r_max of rho_s(tau) dtau
         = mean over workloads of max(0, r_max - r_sw) / (r_max - 1),
 
-of which the second form is exact. The scores depend on which methods take part.
+where the second form is exact. The scores depend on the set of methods.
 
 Source: Dahl et al. 2023, "Benchmarking neural network training algorithms", arXiv 2306.07179, and the benchmark's documentation.
 """
@@ -24,9 +24,9 @@ R_MAX = 4.0
 
 
 def ratios(times: pd.DataFrame) -> pd.DataFrame:
-    """r_sw: times over the fastest on the same workload; infinity where the target was missed, by others too.
+    """r_sw: times over the fastest on the same workload; infinity if the target was missed, also by all methods.
 
-    Raises ValueError when a time is not positive or not a number.
+    Raises ValueError if a time is not positive or not a number.
     """
     values = times.to_numpy(float)
     if not (values > 0).all():
@@ -51,7 +51,8 @@ def score_intervals(
 ) -> dict[str, Interval]:
     """The score of every method by its median times over seeds, with a bootstrap of the seeds within each workload.
 
-    samples: for every method one array a workload, in the same order, as `profiles.scores_by_task` gives it for a time to target.
+    samples: for every method one array for each workload, in the same order, as from `profiles.scores_by_task` for a time to
+    target.
     """
     methods = list(samples)
     workloads = len(samples[methods[0]])

@@ -1,7 +1,7 @@
-"""Estimates with intervals: the stratified percentile bootstrap, and what is estimated from runs on several tasks.
+"""Estimates with intervals: the stratified percentile bootstrap, and statistics of runs on several tasks.
 
-Scores on several tasks are a sequence of arrays, one a task, with one value a run; tasks may differ in their number of
-runs. The statistics take arrays of shape (..., runs), so that all resamples of a bootstrap are one call.
+Scores on several tasks are a sequence of arrays, one for each task, with one value for each run; tasks may differ in their number
+of runs. The statistics take arrays of shape (..., runs), so that all resamples of a bootstrap are computed in one call.
 
 Source: Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice", arXiv 2108.13264.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 Tasks = Sequence[np.ndarray]
-# Values that are resampled at a time: bounds the memory of a bootstrap.
+# The number of values resampled at a time, which bounds the memory of a bootstrap.
 _CHUNK = 2_000_000
 
 
@@ -21,8 +21,8 @@ _CHUNK = 2_000_000
 class Interval:
     """An estimate and the bounds of its interval.
 
-    level: the coverage that the interval is made for. undefined: the share of resamples in which the statistic does not
-    exist (a fit through a single point, say); the bounds are of the others.
+    level: the nominal coverage of the interval. undefined: the share of resamples in which the statistic does not exist (such
+    as a fit through a single point); the bounds come from the others.
 
     Formatted with the format of its numbers, f"{interval:.2f}", it is "0.93 [0.81, 1.06]"; without bounds "0.93".
     """
@@ -39,9 +39,9 @@ class Interval:
 
 
 def percentile_bounds(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """The bounds between which ``level`` of the values lie, as many below as above; NaN is left out.
+    """The bounds between which ``level`` of the values lie, with equal numbers below and above; NaN is left out.
 
-    Order statistics rather than interpolated quantiles: values may be infinite.
+    They are order statistics, not interpolated quantiles, because values may be infinite.
     """
     ordered = np.sort(values[~np.isnan(values)])
     if len(ordered) == 0:
@@ -60,10 +60,10 @@ def bootstrap(
 ) -> Interval:
     """The stratified percentile bootstrap: runs are resampled, with replacement, within each task.
 
-    statistic: of a list of arrays (..., runs), one a task, over the last axis. repetitions: 50,000 as in the source.
+    statistic: of a list of arrays (..., runs), one for each task, over the last axis. repetitions: 50,000 as in the source.
 
-    With the three or five runs of one task alone the interval is too narrow (at n = 3 a 95 % interval of a mean covers
-    some 75 %): pool tasks, or use `student`.
+    With only three or five runs of one task the interval is too narrow (at n = 3 a 95 % interval of a mean covers about
+    75 %): pool tasks, or use `student`.
     """
     tasks = _checked(tasks)
     estimate = float(statistic(tasks))
@@ -86,8 +86,8 @@ def bootstrap_fit(
 ) -> list[Interval]:
     """As `bootstrap`, for statistics that are computed one resample at a time: one interval for each of their values.
 
-    fit: of a list of arrays (observations, ...), one a stratum; a value that does not exist is NaN. resampled_fit: takes its
-    place for the resamples, where these draw something that no observation tells.
+    fit: of a list of arrays (observations, ...), one for each stratum; a value that does not exist is NaN. resampled_fit:
+    replaces ``fit`` for the resamples, if these also draw an unobserved quantity.
     """
     strata, refit = _checked(strata), resampled_fit or fit
     estimates = np.asarray(fit(strata), dtype=float)
@@ -117,7 +117,7 @@ def _interval(estimate: float, values: np.ndarray, level: float) -> Interval:
 
 
 def mean(tasks: Tasks) -> np.ndarray:
-    """The mean over tasks of the mean over runs: every task weighs the same."""
+    """The mean over tasks of the mean over runs: every task has equal weight."""
     found: np.ndarray = np.mean([task.mean(axis=-1) for task in tasks], axis=0)
     return found
 
@@ -125,7 +125,7 @@ def mean(tasks: Tasks) -> np.ndarray:
 def interquartile_mean(tasks: Tasks) -> np.ndarray:
     """The mean of the middle half of all runs, pooled over tasks: floor(n / 4) are cut at either side.
 
-    Finite as long as less than a quarter of the runs diverged; a task weighs as many runs as it has.
+    It is finite if less than a quarter of the runs diverged; the weight of a task is its number of runs.
     """
     pooled = np.sort(np.concatenate([*tasks], axis=-1), axis=-1)
     cut = pooled.shape[-1] // 4
@@ -144,9 +144,9 @@ def optimality_gap(tasks: Tasks, optimum: float = 1.0) -> np.ndarray:
 
 
 def student(values: np.ndarray, level: float = 0.95) -> Interval:
-    """The mean and Student's t interval, exact for normal values however few: for a handful of seeds.
+    """The mean and Student's t interval, exact for normal values even with few seeds.
 
-    The bounds are NaN for a single value, and all is for none.
+    The bounds are NaN for a single value; without values all is NaN.
     """
     from scipy.special import stdtrit
 
@@ -161,7 +161,7 @@ def student(values: np.ndarray, level: float = 0.95) -> Interval:
 
 
 def runs_needed(deviation: float, difference: float, power: float = 0.8, level: float = 0.95) -> int:
-    """The number of runs that each of two methods needs to tell a ``difference`` of their means, at a ``deviation`` between runs.
+    """The number of runs of each of two methods that detects a ``difference`` of their means, at a ``deviation`` between runs.
 
     n = 2 (z_{(1 + level) / 2} + z_power)^2 deviation^2 / difference^2, for normal values that are not paired.
     """

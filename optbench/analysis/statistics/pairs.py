@@ -1,4 +1,4 @@
-"""Differences between two methods, paired by seed: what both runs of a seed have in common cancels."""
+"""Differences between two methods, paired by seed, so that effects common to both runs of a seed cancel."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,10 +19,9 @@ def differences_by_seed(
 ) -> pd.DataFrame:
     """``metric`` of the runs with ``column`` = first minus that of the runs with ``column`` = second.
 
-    One row a pair of runs that agree in all columns ``match``, with these, ``first``, ``second`` and ``difference``.
-    A pair of which one run diverged has an infinite difference,
-    a pair of which both did has none (NaN); a seed of which one run has no outcome is left out.
-    The differences of a task go to `intervals.bootstrap` or `intervals.student`.
+    One row for each pair of runs that agree in all columns ``match``, with these, ``first``, ``second`` and ``difference``.
+    If one run of a pair diverged, the difference is infinite; if both did, it is NaN; a seed is left out if one of its runs
+    has no outcome. The differences of a task are the input of `intervals.bootstrap` or `intervals.student`.
     """
     require(runs, [column, *match])
     runs = seeds_only(runs, [column, *match])

@@ -1,7 +1,7 @@
-"""Distributions rather than points: performance profiles, the probability of improvement, ranks.
+"""Distributions of scores: performance profiles, the probability of improvement, ranks.
 
-Scores are sequences of arrays, one a task, with one value a run, higher is better (turn losses and times around);
-minus infinity is a run that diverged.
+Scores are sequences of arrays, one for each task, with one value for each run. Higher is better (negate losses and times);
+minus infinity is a diverged run.
 
 Source: Agarwal et al. 2021, arXiv 2108.13264 (profiles: Dolan & More 2002, arXiv cs/0102001).
 """
@@ -19,10 +19,9 @@ from optbench.analysis.statistics.settings import seeds_only
 def scores_by_task(
     runs: pd.DataFrame, metric: str, method: str = "optimizer", task: Sequence[str] = ("model", "dataset", "batch")
 ) -> dict[str, list[np.ndarray]]:
-    """For every method, one array a task with the metric of its runs there; all methods have the same order of tasks.
+    """For every method, one array for each task with the metric of its runs; all methods have the same order of tasks.
 
-    A task on which one of the methods has no run with an outcome would be compared between different methods than the
-    others, so it is left out for all.
+    A task is left out for all methods if one of them has no run with an outcome, so that all tasks compare the same methods.
     """
     runs = seeds_only(runs, [method, *task])
     table = runs.assign(_value=outcomes(runs, metric)).dropna(subset=["_value"])
@@ -62,8 +61,8 @@ def probability_of_improvement(
 ) -> Interval:
     """The probability that a run of the first method beats one of the second on the same task, averaged over tasks.
 
-    On one task it is the Mann-Whitney U / (n m): pairs of runs of which the first is better, ties (two that diverged,
-    say) counted half. Interval by the stratified bootstrap of both methods' runs.
+    On one task it is the Mann-Whitney U / (n m): the share of pairs in which the first is better, where ties (such as two
+    diverged runs) count half. Interval by the stratified bootstrap of both methods' runs.
     """
     if len(first) != len(second):
         raise ValueError(f"the methods ran on {len(first)} and {len(second)} tasks; they must be the same tasks")
@@ -87,7 +86,7 @@ def mean_ranks(
 ) -> dict[str, Interval]:
     """Every method's rank by the mean over runs, averaged over tasks: 1 is best; methods that tie share their ranks.
 
-    scores: for every method one array a task, the tasks in the same order. Interval by the stratified bootstrap.
+    scores: for every method one array for each task, in the same order. Interval by the stratified bootstrap.
     """
     methods = list(scores)
     tasks = len(scores[methods[0]])

@@ -1,4 +1,4 @@
-"""Find best trials at the edge of their search space, which must then be widened and searched again.
+"""Find best trials at the edge of their search space; such a space must be widened and searched again.
 
 Source: Shallue et al. 2019, "Measuring the effects of data parallelism", arXiv 1811.03600.
 """
@@ -11,7 +11,7 @@ import pandas as pd
 
 
 def search_space(run: "pd.Series[Any]") -> dict[str, dict[str, Any]]:
-    """The declared search space of a run's optimizer, from the column of the frame of runs: option -> distribution."""
+    """The declared search space of a run's optimizer, from the column search_space: option -> distribution."""
     text = run.get("search_space")
     return json.loads(text) if isinstance(text, str) else {}
 
@@ -19,10 +19,10 @@ def search_space(run: "pd.Series[Any]") -> dict[str, dict[str, Any]]:
 def edges(run: "pd.Series[Any]", margin: float = 0.05) -> list[str]:
     """The options of the run's optimizer that lie at an edge of the declared search space, with the side.
 
-    At an edge: within ``margin`` of the range, in the coordinate that the search draws uniformly (the logarithm for
-    log_uniform), or beyond it, as a default may; but a 0 of a logarithmic range, a weight decay that is off, say, was not
-    looked for and is none. The sides are those of the option's own value: "momentum high" is a momentum near 1. A
-    categorical option has no edge.
+    An option is at an edge if it lies within ``margin`` of an end of the range, in the coordinate that the search draws
+    uniformly (the logarithm for log_uniform), or beyond it, as a default may. A 0 in a logarithmic range, such as a weight
+    decay that is switched off, does not count. The sides refer to the option's own value: "momentum high" is a momentum near
+    1. A categorical option has no edge.
     """
     found = []
     for option, entry in search_space(run).items():
@@ -44,7 +44,7 @@ def _missing(value: Any) -> bool:
 
 
 def _position(distribution: str, value: float, low: float, high: float) -> float:
-    """Where ``value`` lies between the ends of its range, 0 at the end of small values and 1 at that of large ones."""
+    """The relative position of ``value`` in its range: 0 at the end of small values, 1 at the end of large ones."""
     if distribution == "log_uniform":
         return math.log(value / low) / math.log(high / low)
     if distribution == "log_uniform_complement":

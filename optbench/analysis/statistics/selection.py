@@ -24,28 +24,28 @@ def select(
     search_seeds: Collection[int] | None = None,
     margin: float = 0.05,
 ) -> pd.DataFrame:
-    """One row a cell: the setting with the best ``metric`` and its ``results``.
+    """One row for each cell: the setting with the best ``metric`` and its ``results``.
 
-    by: the columns that make a cell. settings: those that tell what was tried within a cell: the trials of a search, or
-    ``base_learning_rate`` for a grid. center: "mean" or "median" over the seeds of a setting; a seed that diverged has
-    the worst value there is, so one is enough to rule a setting out by its mean. Of settings that tie, the first in
-    ascending order is taken (trial 0, the defaults, before all others) and ``tied`` says how many there are.
+    by: the columns that make a cell. settings: the columns that vary within a cell: the trials of a search, or
+    ``base_learning_rate`` for a grid. center: "mean" or "median" over the seeds of a setting; a diverged seed has the worst
+    possible value, so that one is enough to exclude a setting by its mean. Of settings that tie, the first in ascending
+    order is taken (trial 0, the defaults, before all others), and ``tied`` is their number.
 
-    search_seeds: only runs with these seeds decide, and the results are of the winner's other seeds, where it has any:
-    the best of many is optimistic on the seeds that made it best. None: all runs decide and report.
+    search_seeds: only runs with these seeds decide, and the results are those of the winner's other seeds, if it has any,
+    because the best of many is optimistic on the seeds that selected it. None: all runs decide and report.
 
-    Columns: ``by``; ``settings`` (missing where every setting diverged or none has an outcome);
-    selection_METRIC, on which it was chosen; for every result R the columns R, R_std (over seeds, n - 1), R_min and R_max,
-    of the runs that are done; seeds, how many runs these are of, with best_diverged and best_missing beside them;
-    tried, the number of settings, and settings_diverged, those of which a run diverged; tied; the cell's runs, done,
-    diverged, failed, unfinished; at_edge and edges: whether and where the setting lies within ``margin`` of an edge of
-    the declared search space, or is the smallest or largest of a grid of at least three.
+    Columns: ``by``; ``settings`` (missing if every setting diverged or none has an outcome); selection_METRIC, the value of
+    the choice; for every result R the columns R, R_std (over seeds, n - 1), R_min and R_max, of the done runs; seeds, their
+    number, and best_diverged and best_missing; tried, the number of settings, and settings_diverged, the number of those
+    with a diverged run; tied; the cell's runs, done, diverged, failed, unfinished; at_edge and edges: if the setting lies
+    within ``margin`` of an edge of the declared search space, or is the smallest or largest of a grid of at least three, and
+    which edges.
 
-    Raises UserError when a column is missing.
+    Raises UserError if a column is missing.
     """
     require(runs, [*by, *settings, metric, *results, "seed", "status"])
     runs = seeds_only(runs, [*by, *settings]).reset_index(drop=True)
-    # Of hundreds of columns only these are cut into cells: ten thousand runs are to take seconds.
+    # Only these of hundreds of columns are divided into cells, so that ten thousand runs take seconds.
     columns = dict.fromkeys([*by, *settings, "seed", "status"])
     table = runs[[*columns]].assign(_metric=outcomes(runs, metric))
     values = pd.DataFrame({result: outcomes(runs, result) for result in results}, index=runs.index)
@@ -53,7 +53,7 @@ def select(
     rows = []
     for key, cell in cells(table, by):
         tried = _tried(cell, settings, center, search_seeds)
-        # Neither diverged nor without outcome, in ascending order of the settings.
+        # Settings with an outcome that did not diverge, in ascending order.
         possible = [entry for entry in tried if sign * entry[1] < math.inf]
         row: dict[str, Any] = {}
         if possible:
@@ -88,7 +88,7 @@ def select(
 def _tried(
     cell: pd.DataFrame, settings: Sequence[str], center: str, search_seeds: Collection[int] | None
 ) -> list[tuple[dict[str, Any], float, pd.DataFrame]]:
-    """Every setting of a cell with its centre over seeds (NaN where it has no outcome) and its runs."""
+    """Every setting of a cell with its centre over seeds (NaN without an outcome) and its runs."""
     tried = []
     for setting, members in cells(cell, settings):
         deciding = members if search_seeds is None else members[members["seed"].isin(search_seeds)]
@@ -102,9 +102,9 @@ def _columns(result: str) -> tuple[str, str, str, str]:
 
 
 def spread(values: "pd.Series[float]", name: str) -> dict[str, float]:
-    """Mean, standard deviation (n - 1), least and largest of the finite values, under the names of `select`.
+    """Mean, standard deviation (n - 1), minimum and maximum of the finite values, under the names of `select`.
 
-    For times to a target the median is the first: a mean of times that may be infinite says nothing.
+    For times to a target the first is the median, because a mean of times that may be infinite is meaningless.
     """
     to_target = name.endswith("_to_target")
     kept = values.dropna() if to_target else values[values.abs() < math.inf]
@@ -131,11 +131,11 @@ def tuned_beside_default(
     results: Sequence[str] = RESULTS,
     search_seeds: Collection[int] | None = None,
 ) -> pd.DataFrame:
-    """`select`, and beside it the defaults (trial 0): default_R, default_R_std and, paired by seed, the improvement.
+    """`select`, with the defaults (trial 0) for comparison: default_R, default_R_std and, paired by seed, the improvement.
 
-    improvement_R: the mean over the seeds that both have of the tuned minus the default result (for results where lower
-    is better the other way round, so that a positive one is always better), improvement_R_std its standard deviation,
-    improvement_seeds how many seeds these are; default_diverged: how many default runs diverged.
+    improvement_R: the mean of the tuned minus the default result over the seeds that both have (with the opposite sign if
+    lower is better, so that positive is always better), improvement_R_std its standard deviation, improvement_seeds the
+    number of these seeds; default_diverged: the number of default runs that diverged.
     """
     runs = seeds_only(runs, [*by, "trial"])
     table = select(runs, by, metric, results, search_seeds=search_seeds)

@@ -1,8 +1,8 @@
-"""Averages and intervals are over seeds only: runs of one setting, which differ in nothing else that changes the numbers.
+"""Ensure that averages and intervals are taken only over the seeds of one setting.
 
-The column ``setting`` of `optbench.store.load` is a hash of all that can change the numbers of a run but its seed. A frame
-without it, or with a run that has none, is compared by the columns of its configuration (`setting_columns`) instead; a frame
-without these either is taken as it is.
+The column ``setting`` of `optbench.store.load` is a hash of all of a run's science except its seed. A frame without it, or with a
+run that has none, is compared by the columns of its configuration (`setting_columns`) instead; a frame without these is not
+checked.
 """
 
 from collections.abc import Sequence
@@ -14,18 +14,18 @@ from optbench.analysis.frames import require
 from optbench.config import MACHINE_KEYS
 from optbench.errors import UserError
 
-# Neither what a run was trained on, nor who was told of it, nor what was measured beside it, changes its numbers.
+# Devices, trackers, launchers and probes do not change the results of a run.
 _NOT_SCIENCE = {*MACHINE_KEYS, "trainer", "tracker", "launcher", "probe"}
 _ENDS = {"done": 0, "diverged": 1}
 _MOST_SHOWN = 4
 
 
 class MixedSettings(UserError):
-    """Runs that were to be averaged differ in more than the seed."""
+    """Raised if runs that would be averaged differ in more than the seed."""
 
 
 def setting_columns(runs: pd.DataFrame, probes: bool = False) -> list[str]:
-    """The columns of the configuration that are settings: not the machine's, nor a choice's target; probes': if wanted."""
+    """The columns of the configuration that are settings: not the machine's, nor targets; those of probes with ``probes``."""
     left_out = _NOT_SCIENCE - {"probe"} if probes else _NOT_SCIENCE
     found = []
     for column in map(str, runs.columns):
@@ -48,7 +48,7 @@ def _differs(values: pd.Series) -> bool:
 
 
 def settings_of(runs: pd.DataFrame) -> pd.Series:
-    """The setting of every run, missing where nothing is known of its configuration."""
+    """The setting of every run, missing if its configuration is unknown."""
     columns = [column for column in setting_columns(runs) if column != "config.seed"]
     known = runs[columns].notna().any(axis=1)
     if "setting" in runs and not runs.loc[known, "setting"].isna().any():
@@ -59,15 +59,15 @@ def settings_of(runs: pd.DataFrame) -> pd.Series:
 
 
 def seeds_only(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """The runs, whose groups of equal columns ``by`` are then averaged: each group is one setting, with every seed once.
+    """The runs, reduced so that each group of equal columns ``by`` has one setting, with every seed once, and can be averaged.
 
-    Of several runs of one setting and seed (of other hardware, or of two folders) the first that is done is kept, or else
-    the first that diverged, or the first: they are one seed, not several. Raises `MixedSettings`, with the columns and the
-    values in which they differ, where a group holds more than one setting.
+    Several runs of one setting and seed (from other hardware, or from two folders) are one seed: the first done run is kept,
+    or else the first diverged one, or the first. Raises `MixedSettings`, with the columns and the values in which they
+    differ, if a group holds more than one setting.
     """
     by = [name for name in dict.fromkeys(by) if name != "seed"]
     require(runs, by)
-    numbered = runs.reset_index(drop=True)  # labels may come twice, as where frames were put under each other
+    numbered = runs.reset_index(drop=True)  # labels may occur twice, as in concatenated frames
     settings = settings_of(numbered)
     groups = _groups(numbered, by)
     counts = settings.groupby(groups).nunique()
@@ -99,7 +99,7 @@ def _difference(group: pd.DataFrame, by: Sequence[str]) -> str:
 
 def _differing(group: pd.DataFrame) -> list[str]:
     columns = [column for column in varied(group, setting_columns(group)) if column != "config.seed"]
-    # A target alone, or the compression between ranks, may be all that differs.
+    # The only difference may be a target, or the compression between ranks.
     rest = [column for column in map(str, group.columns) if column.endswith("._target_") or ".compression" in column]
     return columns or varied(group, rest) or ["setting"]
 
@@ -109,10 +109,10 @@ def _values(column: pd.Series) -> str:
 
 
 def distinguishing(runs: pd.DataFrame, by: Sequence[str]) -> list[str]:
-    """Few columns that, beside ``by``, tell apart the settings of every group; none where each group is one setting.
+    """A few columns that, in addition to ``by``, distinguish the settings of every group; none if each group is one setting.
 
-    Taken one at a time: the one that leaves the fewest settings in a group with another. The axes of the sweep come before
-    the columns of the configuration, and ``setting`` itself is the last resort.
+    They are chosen one at a time, to minimize the number of settings that share a group. The axes of the sweep are preferred
+    to the columns of the configuration, and ``setting`` itself is the last resort.
     """
     settings = settings_of(runs)
     axes = [column for column in map(str, runs.columns) if column.startswith("cell.") and column != "cell.seed"]
@@ -130,5 +130,5 @@ def distinguishing(runs: pd.DataFrame, by: Sequence[str]) -> list[str]:
 
 
 def _unresolved(settings: pd.Series, keys: list[pd.Series]) -> int:
-    """Count the settings that would have to leave the groups of equal ``keys`` until each group is one setting."""
+    """Count the settings that would have to be removed from the groups of equal ``keys`` until each has one setting."""
     return int((settings.groupby(keys, dropna=False).nunique() - 1).clip(lower=0).sum())

@@ -1,7 +1,7 @@
 """Steps, samples and seconds to a target: to the first evaluation at or beyond it.
 
-A run that ended without reaching the target has infinity, also one that diverged; it is never left out. A run that has
-not ended, or failed, has NaN as long as it has not reached the target.
+A run that ended or diverged without reaching the target has infinity; it is never left out. A run that has not ended, or
+failed, has NaN if it has not reached the target.
 """
 
 import math
@@ -12,19 +12,19 @@ import pandas as pd
 from optbench.analysis.frames import higher_is_better, require
 from optbench.store.run_directory import FINISHED
 
-# The column of the history that each time is read from.
+# The column of the history for each time.
 TIMES = {"steps_to_target": "step", "samples_to_target": "samples", "seconds_to_target": "seconds"}
 
 
 def crossing(values: np.ndarray, target: float, higher: bool) -> float:
-    """The position of the first crossing, as a fractional index into ``values``; infinity where there is none.
+    """The position of the first crossing, as a fractional index into ``values``; infinity if there is none.
 
-    The first value at or beyond ``target`` is a crossing, even if a later one falls back. Between it and the value before
-    it the crossing is interpolated linearly: an evaluation every n steps otherwise rounds all times up to multiples of n.
-    A first value that is beyond has no value before it, and a value before it that is not finite has no line through it.
+    The first value at or beyond ``target`` is a crossing, even if a later value falls back. The crossing is interpolated
+    linearly between it and the previous value, because otherwise evaluations every n steps would round all times up to
+    multiples of n. There is no interpolation if it is the first value, or if the previous value is not finite.
     """
     series = np.asarray(values, dtype=float)
-    # A comparison with NaN is false: a metric that is not a number has not reached the target.
+    # A comparison with NaN is false, so that NaN does not reach the target.
     reached = np.flatnonzero(series >= target if higher else series <= target)
     if len(reached) == 0:
         return math.inf
@@ -50,8 +50,8 @@ def times_to_target(
 ) -> pd.DataFrame:
     """The runs with steps_to_target, samples_to_target and seconds_to_target for any target.
 
-    history: as `optbench.store.load_history` gives it; only its evaluations count. interpolate: between evaluations;
-    False: the first evaluation at or beyond the target, as the summary has it.
+    history: from `optbench.store.load_history`; only its evaluations count. interpolate: between evaluations; False: the
+    first evaluation at or beyond the target, as in the summary.
     """
     require(runs, ["run_id", "status"])
     require(history, ["run_id", "event", metric, *TIMES.values()])

@@ -1,6 +1,6 @@
 """The expected result of the best of k trials, for every tuning budget k.
 
-With the N values of a search sorted so that y_(1) <= ... <= y_(N), N the best, the best of k of them is y_(i) with
+With the N values of a search sorted so that y_(1) <= ... <= y_(N), y_(N) being the best, the best of k of them is y_(i) with
 probability
 
     w_i = (i / N)^k - ((i - 1) / N)^k     k trials drawn with replacement
@@ -25,7 +25,7 @@ from optbench.analysis.statistics.settings import seeds_only
 
 
 def weights(trials: int, k: int, replacement: bool = False) -> np.ndarray:
-    """The probabilities w_i, i = 1..``trials`` from the worst to the best, that the i-th is the best of ``k``.
+    """The probabilities w_i, for i = 1..``trials`` from the worst to the best, that the i-th is the best of ``k``.
 
     Raises ValueError unless 1 <= k, and k <= trials without replacement.
     """
@@ -34,7 +34,7 @@ def weights(trials: int, k: int, replacement: bool = False) -> np.ndarray:
     if replacement:
         cumulative = (np.arange(trials + 1) / trials) ** k
         return np.diff(cumulative)
-    # From the best, k / N, down: C(i - 1, k - 1) = C(i, k - 1) (i - k + 1) / i.
+    # Downwards from the best, k / N: C(i - 1, k - 1) = C(i, k - 1) (i - k + 1) / i.
     i = np.arange(trials - 1, 0, -1)
     return np.concatenate([[1.0], np.cumprod((i - k + 1).clip(0) / i)])[::-1] * k / trials
 
@@ -44,14 +44,14 @@ def expected_best(
 ) -> float:
     """The expected ``test`` value (by default the validation value) of the best on validation of ``k`` trials.
 
-    Of trials that tie on validation each is equally likely to be taken. A diverged trial has the worst validation value
-    there is; where it can be the best of k, an infinite test value makes the expectation infinite.
+    Trials that tie on validation are equally likely to be chosen. A diverged trial has the worst possible validation value; if
+    it can be the best of k, an infinite test value makes the expectation infinite.
     """
     values = np.asarray(validation, dtype=float)
     reported = values if test is None else np.asarray(test, dtype=float)
     order = np.argsort(values if higher else -values, kind="stable")
     _, first, ties = np.unique(values[order], return_index=True, return_counts=True)
-    # Values that tie are neighbours; np.unique lists them in ascending order, which is the reverse where lower is better.
+    # Values that tie are neighbours; np.unique lists them in ascending order, which is reversed if lower is better.
     starts = np.sort(first)
     ties = ties[np.argsort(first)]
     averaged = np.repeat(np.add.reduceat(reported[order], starts) / ties, ties)
@@ -78,7 +78,7 @@ def best_of_k(
 ) -> pd.DataFrame:
     """`expected_best` for k = 1..N with the percentile band of a bootstrap over trials; columns trials, expected, low, high.
 
-    Near k = N the band says little: the best of a resample is never better than the best trial there is.
+    Near k = N the band has little meaning: the best of a resample is never better than the best trial.
     """
     values = np.asarray(validation, dtype=float)
     reported = values if test is None else np.asarray(test, dtype=float)
@@ -106,12 +106,11 @@ def curves(
     repetitions: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """`best_of_k` of every cell of the runs; the columns ``by``, those of `best_of_k`, and diverged, the number of
-    trials that diverged.
+    """`best_of_k` of every cell of the runs: the columns ``by``, those of `best_of_k`, and diverged, a number of trials.
 
     Trial 0 is left out: it is the defaults, not a draw from the search space. A trial's value is its mean over seeds.
-    diverged_result: the result of a trial that diverged, such as the accuracy of chance; None: the worst there is, so that
-    the expectation is infinite as long as all k trials may diverge.
+    diverged_result: the result of a diverged trial, such as the accuracy of chance; None: the worst possible value, so that
+    the expectation is infinite if all k trials can diverge.
     """
     require(runs, [*by, "trial", metric, result])
     runs = seeds_only(runs, [*by, "trial"])

@@ -1,6 +1,6 @@
-"""What an objective knows of single examples: losses, sampled targets, Jacobian rows, gradients of the last layer.
+"""The quantities of single examples of an objective: losses, sampled targets, Jacobian rows, last-layer gradients.
 
-Everything here is of this rank's examples, in their order, and is averaged over nothing.
+All results are for this rank's examples, in their order, and are not averaged.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,13 +15,14 @@ from optbench.errors import UserError
 from optbench.models.layers import BatchNorm
 from optbench.objective.products.graph import Part, full_precision
 from optbench.objective.products.matrices import MatrixProducts, Vector
+from optbench.objective.vectors import flatten
 
-# At most so many numbers of a Jacobian are in the making at a time, beside those that are done.
+# The largest number of elements of a Jacobian that are computed at a time.
 CHUNK = 2**24
 
 
 class Recorded(NamedTuple):
-    """One micro-batch after a forward pass: its outputs with their graph, and which of this rank's examples it begins at."""
+    """One micro-batch after a forward pass: its outputs with their graph, and the index of its first example on this rank."""
 
     outputs: Tensor
     targets: Tensor
@@ -29,18 +30,18 @@ class Recorded(NamedTuple):
 
 
 class ExampleProducts(MatrixProducts):
-    """The products of ``MatrixProducts``, and what belongs to every example."""
+    """The products of ``MatrixProducts``, and the quantities of every example."""
 
     @property
     def examples(self) -> int:
-        """How many of the global batch's examples this rank holds."""
+        """The number of examples of the global batch that this rank holds."""
         return sum(len(part.inputs) for part in self._parts)
 
     def recorded_passes(self) -> Iterator[Recorded]:
-        """One forward pass of each micro-batch of this rank, one after the other, for what hooks on modules may collect.
+        """One forward pass of each micro-batch of this rank, one after the other, so that hooks on modules can collect values.
 
-        The passes are those of the products: the step's dropout masks, running statistics held still, full precision. The
-        graphs are new ones and are not kept, and nothing is averaged: each of this rank's examples is in one pass.
+        The passes are those of the products: the step's dropout masks, fixed running statistics, full precision. The graphs
+        are new and are not kept, and nothing is averaged: each of this rank's examples is in exactly one pass.
         """
         for part in self._parts:
             with self._pass(part.start), torch.enable_grad():
@@ -52,10 +53,10 @@ class ExampleProducts(MatrixProducts):
         raise NotImplementedError
 
     def observed(self, see: Callable[[Recorded], None]) -> Tensor:
-        """``self()``, in which ``see`` is shown every micro-batch between its forward and its backward pass.
+        """Evaluate ``self()``, and call ``see`` for every micro-batch between its forward and its backward pass.
 
-        The passes are those of training, and ``see`` may differentiate them if it retains their graphs. Only where
-        ``network.forward`` is the model itself: what compiled it or wrapped it may not show its insides.
+        The passes are those of training, and ``see`` may differentiate them if it retains their graphs. ``network.forward``
+        must be the model itself: a compiled or wrapped model may not run the hooks of its modules.
         """
         assert self.network.forward is self.network.model
         parts = iter(self._parts)
@@ -85,10 +86,10 @@ class ExampleProducts(MatrixProducts):
     @full_precision()
     @torch.no_grad()
     def sample_targets(self, key: int) -> Tensor:
-        """Targets of this rank's examples drawn from the model's own distribution, where they have targets.
+        """Targets of this rank's examples drawn from the model's own distribution; steps without a target get none.
 
         Each draw is a function of ``key`` (see ``randomness.key``), the outputs, and the example's position in the global
-        batch: it does not depend on micro-batches or ranks but where rounding puts an output on the other side of a draw.
+        batch: it depends on micro-batches and ranks only if rounding moves an output across a draw.
         """
         return torch.cat(
             [
@@ -112,9 +113,9 @@ class ExampleProducts(MatrixProducts):
     def jacobian(self, memory_limit: int = 2**31) -> Tensor:
         """J of this rank's examples: (n, outputs of an example, P), the P parameters flattened one after the other.
 
-        memory_limit: the bytes that it may take. Raises UserError where it would take more, and where batch norm couples
-        the examples of several ranks. Examples are treated side by side by vmap; those that batch norm couples in train
-        mode, and recurrent networks, row by row, at the cost of one backward pass for every output of every example.
+        memory_limit: the largest size in bytes. Raises UserError if J would be larger, and if batch norm couples the
+        examples of several ranks. Examples are processed in parallel by vmap. Those that batch norm couples in train mode,
+        and recurrent networks, are processed row by row, at the cost of one backward pass for every output of every example.
         """
         network = self.network
         modules = list(network.model.modules())
@@ -149,7 +150,7 @@ class ExampleProducts(MatrixProducts):
         network = self.network
         mine = set(map(id, network.parameters))
         values = {name: tensor.detach() for name, tensor in network.named_parameters.items() if id(tensor) in mine}
-        # Within vmap every example is the first of its batch, so that dropout is told each one's own position.
+        # Within vmap every example is the first of its batch, so that dropout must get the position of each.
         draws = [name for name, buffer in network.model.named_buffers(remove_duplicate=False) if buffer is network.draw]
         positions = self._first + part.start + torch.arange(len(part.inputs), device=part.inputs.device)
 
@@ -173,17 +174,17 @@ class ExampleProducts(MatrixProducts):
         for index in range(outputs.numel()):
             unit = torch.zeros_like(outputs).flatten()
             unit[index] = 1
-            rows.append(torch.cat([tensor.flatten() for tensor in graph.vjp(unit.view_as(outputs))]))
+            rows.append(flatten(graph.vjp(unit.view_as(outputs))))
         return torch.stack(rows).view(len(outputs), outputs[0].numel(), -1)
 
     @full_precision()
     def last_layer_gradients(self) -> Vector:
         """The gradient of every example's loss in the last linear layer: [(n, outputs, inputs)] and, with a bias, (n, outputs).
 
-        The last linear layer is the last ``nn.Linear`` among the model's modules; where its matrix is shared, as with an
-        embedding, its use in this layer alone counts. Inputs of several positions, (n, *positions, inputs), are summed
-        over the positions. Raises UserError for a model without a linear layer, and where batch norm in train mode
-        follows the layer, which couples the examples.
+        The last linear layer is the last ``nn.Linear`` among the model's modules; if its matrix is shared, as with an
+        embedding, only its use in this layer counts. Inputs of several positions, (n, *positions, inputs), are summed over
+        the positions. Raises UserError for a model without a linear layer, and if batch norm in train mode follows the
+        layer, because it couples the examples.
         """
         self.known_loss()
         modules = list(self.network.model.modules())
@@ -214,7 +215,7 @@ class ExampleProducts(MatrixProducts):
         after: list[Tensor] = []
 
         def cut(_: nn.Module, inputs: tuple[Tensor], outputs: Tensor) -> Tensor:
-            # The first outputs become a leaf: only what follows the layer is needed, its later uses with it.
+            # The first outputs become a leaf: the graph is needed only after the layer, including its later uses.
             kept = outputs if after else outputs.detach().requires_grad_()
             before.append(inputs[0].detach())
             after.append(kept)

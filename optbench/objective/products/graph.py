@@ -18,7 +18,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Part(NamedTuple):
-    """One micro-batch: its share of this rank's examples is ``weight``, and its first one is number ``start`` of them."""
+    """One micro-batch: ``weight`` is its share of this rank's examples, and ``start`` the index of its first one."""
 
     inputs: Tensor
     targets: Tensor
@@ -27,13 +27,13 @@ class Part(NamedTuple):
 
 
 def has_recurrent_layers(model: nn.Module) -> bool:
-    """Whether ``model`` holds an LSTM, GRU or RNN of torch, whose kernels cannot be transformed as others can."""
+    """True if ``model`` contains an LSTM, GRU or RNN of torch, whose kernels do not support torch's transforms."""
     return any(isinstance(module, nn.RNNBase) for module in model.modules())
 
 
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
-    """Within it, or in a function that it decorates, autocast is off, in forward passes as in derivatives."""
+    """Within this context, or in a function that it decorates, autocast is off, for forward passes and derivatives."""
     with contextlib.ExitStack() as stack:
         for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
             stack.enter_context(torch.autocast(device, enabled=False))
@@ -42,7 +42,7 @@ def full_precision() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _switched_off(backend: Any) -> Iterator[None]:
-    # The backends' own contexts would set their other flags too, to what is not everybody's choice.
+    # The backends' own contexts would also change their other flags.
     before = backend.enabled
     backend.enabled = False
     try:
@@ -53,11 +53,11 @@ def _switched_off(backend: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def differentiable_twice(model: nn.Module) -> Iterator[None]:
-    """Within it, a forward pass of ``model`` is computed by kernels that can be differentiated twice, in full precision.
+    """Within this context, forward passes of ``model`` use kernels that can be differentiated twice, in full precision.
 
-    The fused attention kernels cannot, nor can those of cuDNN and oneDNN for recurrent layers. The latter two are switched
-    off only for models that have such layers, because they serve convolutions as well. Autocast is off: products are
-    computed in the parameters' own type, also where training runs in bfloat16.
+    Fused attention kernels, and those of cuDNN and oneDNN for recurrent layers, cannot. The latter two are switched off only
+    for models with such layers, because they also serve convolutions. Autocast is off: products are computed in the
+    parameters' own type, even if training runs in bfloat16.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
@@ -71,7 +71,7 @@ def differentiable_twice(model: nn.Module) -> Iterator[None]:
 def _grad(
     of: Sequence[Tensor], parameters: Sequence[Tensor], along: Sequence[Tensor] | None = None, record: bool = False
 ) -> list[Tensor]:
-    """``torch.autograd.grad`` that keeps the graph and gives zeros where nothing depends on a parameter."""
+    """``torch.autograd.grad`` that keeps the graph, and returns zeros for a parameter on which nothing depends."""
     chosen = [number for number, tensor in enumerate(of) if tensor.requires_grad]
     if not chosen:
         return [torch.zeros_like(parameter) for parameter in parameters]
@@ -89,7 +89,7 @@ def _grad(
 
 
 class Graph:
-    """The outputs z of one micro-batch as a function of the parameters, with what was differentiated so far.
+    """The outputs z of one micro-batch as a function of the parameters, with the derivatives recorded so far.
 
     The loss is the mean over the examples of the micro-batch; J is the Jacobian of all its outputs.
     """
@@ -121,7 +121,7 @@ class Graph:
 
     @property
     def pulls_back(self) -> bool:
-        """Whether ``jvp`` has recorded what it needs."""
+        """True if ``jvp`` has already recorded J^T u."""
         return self._pulled_back is not None
 
     def jvp(self, vector: Sequence[Tensor]) -> Tensor:
@@ -146,13 +146,13 @@ class Graph:
 
 
 class KeptGraphs:
-    """The graphs of the micro-batches of one batch, as many as memory may hold, for as long as nothing changes.
+    """The graphs of the micro-batches of one batch, up to a limit, kept while the model does not change.
 
-    limit: how many graphs may exist at a time, None for all. The first ``limit - 1`` micro-batches keep theirs; the
+    limit: the largest number of graphs at a time, None for all. The first ``limit - 1`` micro-batches keep their graphs; the
     others take turns in the last place, so that a single micro-batch always keeps its own.
 
-    A change is seen by the storage and the version counter of parameters and buffers and by the modules' training flags;
-    a write through ``parameter.data`` moves neither storage nor counter, and has to be followed by ``drop``.
+    A change is detected by the storage and the version counter of parameters and buffers, and by the modules' training
+    flags. A write through ``parameter.data`` changes neither storage nor counter, and must be followed by ``drop``.
     """
 
     def __init__(self, network: Network, parts: Sequence[Part], limit: int | None) -> None:
@@ -163,12 +163,12 @@ class KeptGraphs:
         self._alive: list[Tensor] = []
 
     def drop(self) -> None:
-        """Forget every graph."""
+        """Drop all graphs."""
         self._graphs.clear()
         self._alive.clear()
 
     def drop_stale(self) -> None:
-        """Forget the graphs of other parameters, buffers or modes than the present ones."""
+        """Drop the graphs if parameters, buffers or modes have changed since they were built."""
         if self._graphs and self._read_state()[0] != self._state:
             self.drop()
 
@@ -178,7 +178,7 @@ class KeptGraphs:
             tensor
             for module in modules
             for tensor in (*module._parameters.values(), *module._buffers.values())
-            if tensor is not None and tensor.is_floating_point()  # not the draws of dropout, set before every pass
+            if tensor is not None and tensor.is_floating_point()  # excludes the draws of dropout, which every pass sets
         ]
         flags = tuple(module.training for module in modules)
         return (flags, *((tensor.data_ptr(), tensor._version) for tensor in tensors)), tensors
@@ -188,7 +188,7 @@ class KeptGraphs:
         return self._graphs.get(number)
 
     def keeps(self, number: int) -> bool:
-        """Whether the graph of micro-batch ``number`` stays until something changes."""
+        """True if the graph of micro-batch ``number`` stays until the model changes."""
         return number < self._limit - 1 or self._count <= self._limit
 
     def of(self, number: int, build: Callable[[], Graph]) -> Graph:
@@ -197,7 +197,7 @@ class KeptGraphs:
         if graph is None:
             if not self._graphs:
                 self._state, tensors = self._read_state()
-                # Aliases keep the storage from being freed, so that no other tensor can come to lie at its address.
+                # Aliases prevent the storage from being freed, so that no other tensor can get its address.
                 self._alive = [tensor.detach() for tensor in tensors]
             for other in [other for other in self._graphs if not self.keeps(other)]:
                 del self._graphs[other]

@@ -13,10 +13,10 @@ For the losses of the bench G is the Fisher matrix of the model's own distributi
 A vector is a list of tensors, one for each of ``network.parameters``, in their order. Micro-batches are summed and ranks
 are averaged explicitly: DistributedDataParallel's reducer reduces first derivatives only.
 
-J v is taken in one of two ways: as a derivative of a recorded J^T u, or by forward mode through dual numbers. Measured in
-gradients on a busy CPU (benchmarks/second_order.py; small conv net / ResNet-18 of width 8, whose batch norm is dear to
+J v is computed in one of two ways: as a derivative of a recorded J^T u, or by forward mode with dual numbers. Measured in
+gradients on a busy CPU (benchmarks/second_order.py; small conv net / ResNet-18 of width 8, whose batch norm is expensive to
 differentiate twice): H v 1.4 / 2.4 with the graph kept and 2.6 / 3.6 rebuilt; G v 1.3 / 2.2 with J^T u recorded and 1.8 / 1.5
-by forward mode. So a network with batch norm takes the second way, another one the first as long as its graph is kept.
+by forward mode. Therefore a network with batch norm uses forward mode, and others use the record as long as its graph is kept.
 """
 
 import contextlib
@@ -30,11 +30,10 @@ from torch import Tensor
 from torch.func import functional_call
 
 from optbench.errors import UserError
-from optbench.objective.execution import Execution, Network
 from optbench.objective.losses import Loss
+from optbench.objective.parts import Parts
 from optbench.objective.products.graph import (
     Graph,
-    KeptGraphs,
     Part,
     differentiable_twice,
     full_precision,
@@ -44,18 +43,14 @@ from optbench.objective.products.graph import (
 Vector: TypeAlias = list[Tensor]
 
 
-class MatrixProducts:
+class MatrixProducts(Parts):
     """The products that an objective inherits. They leave parameters, gradients, buffers, modes and generators alone.
 
-    Nothing here is clipped, scaled or computed under autocast. Every rank must call the same methods in the same order.
+    No product is clipped, scaled or computed under autocast. Every rank must call the same methods in the same order.
     Raises UserError for vectors that do not fit the parameters, for fp16, and for a loss whose curvature is unknown.
     """
 
-    network: Network
-    execution: Execution
     loss_function: Callable[[Tensor, Tensor], Tensor]
-    _parts: list[Part]
-    _graphs: KeptGraphs
     _first: int  # the position of this rank's first example in the global batch
 
     def _place(self, start: int) -> None:
@@ -64,7 +59,7 @@ class MatrixProducts:
     # ---- the matrices -------------------------------------------------------------------------------------------------
 
     def gradient(self) -> Vector:
-        """The gradient of the mean loss; ``parameter.grad`` is not touched."""
+        """The gradient of the mean loss; ``parameter.grad`` does not change."""
         return self._mean(1, lambda number, part: [_scaled(self._graph(number, part).gradient(), part.weight)])[0]
 
     def hvp(self, vector: Sequence[Tensor]) -> Vector:
@@ -150,7 +145,7 @@ class MatrixProducts:
 
     @full_precision()
     def jvp(self, vector: Sequence[Tensor]) -> Tensor:
-        """J v: how the outputs of this rank's examples change along a vector, of the shape of ``outputs()``."""
+        """J v: the derivative of the outputs of this rank's examples along a vector, of the shape of ``outputs()``."""
         self._check([vector], "jvp")
         return torch.cat([self._directions(number, part, vector)[1] for number, part in enumerate(self._parts)])
 
@@ -177,15 +172,15 @@ class MatrixProducts:
         """The outputs of this rank's examples."""
         return torch.cat([self._part_outputs(number, part) for number, part in enumerate(self._parts)])
 
-    # ---- how they are computed ----------------------------------------------------------------------------------------
+    # ---- computation --------------------------------------------------------------------------------------------------
 
     @cached_property
     def _has_forward_mode(self) -> bool:
-        # The recurrent kernels lack forward-mode derivatives on GPUs, and keep what functional_call puts into them.
+        # The recurrent kernels lack forward-mode derivatives on GPUs, and keep the tensors of functional_call.
         return not has_recurrent_layers(self.network.model)
 
     def known_loss(self) -> Loss:
-        """The loss, with its derivatives in the outputs; raises UserError where they are not known."""
+        """The loss, with its derivatives in the outputs; raises UserError if they are not known."""
         if not isinstance(self.loss_function, Loss):
             name = getattr(self.loss_function, "__name__", type(self.loss_function).__name__)
             raise UserError(
@@ -212,7 +207,7 @@ class MatrixProducts:
 
     @contextlib.contextmanager
     def _pass(self, start: int) -> Iterator[None]:
-        """The context of a forward pass: the dropout masks of the step, and running statistics held still."""
+        """The context of a forward pass: the dropout masks of the step, and fixed running statistics."""
         self._refuse_half_precision()
         norms = self.network.norms
         before = [norm.recording for norm in norms]
@@ -226,14 +221,14 @@ class MatrixProducts:
                 norm.recording = recording
 
     def _records(self, number: int, count: int) -> bool:
-        """Whether ``count`` products J v with a micro-batch are to be taken from a record of J^T u (see the module's costs)."""
+        """True if ``count`` products J v with a micro-batch should use a record of J^T u (for costs see the module)."""
         if not self._has_forward_mode:
             return True
-        # Recording repays itself from the third product on, but not where batch norm has to be differentiated twice.
+        # A record pays from the third product on, but not if batch norm must be differentiated twice.
         return not self.network.norms and (self._graphs.keeps(number) or count > 2)
 
     def _graph(self, number: int, part: Part) -> Graph:
-        # Not network.forward: what torch.compile makes of a model cannot be differentiated twice.
+        # Not network.forward, because a model compiled by torch.compile cannot be differentiated twice.
         def build() -> Graph:
             with self._pass(part.start), torch.enable_grad():
                 outputs = self.network.model(part.inputs)
@@ -252,7 +247,7 @@ class MatrixProducts:
             return found
 
     def _directions(self, number: int, part: Part, vector: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """The outputs of a micro-batch and J v, from a kept graph that has recorded it, or else by forward mode."""
+        """The outputs of a micro-batch and J v, from a kept graph with a record of J^T u, or else by forward mode."""
         self._graphs.drop_stale()
         graph = self._graphs.kept(number)
         if not self._has_forward_mode or (graph is not None and graph.pulls_back):
@@ -271,22 +266,22 @@ class MatrixProducts:
     @full_precision()
     def _mean(self, count: int, contribution: Callable[[int, Part], list[Vector]]) -> list[Vector]:
         """The sum over micro-batches of ``count`` vectors, each weighted already, as a mean over ranks."""
-        totals: list[Vector] = []
-        for number, part in enumerate(self._parts):
-            found = contribution(number, part)
-            if not totals:
-                totals = found
-            else:
-                totals = [list(torch._foreach_add(*pair)) for pair in zip(totals, found, strict=True)]
-        if self.execution.world_size > 1:
-            tensors = [tensor for total in totals for tensor in total]
-            flat = self.execution.mean_over_ranks(torch.cat([tensor.reshape(-1) for tensor in tensors]))
-            parts = iter(flat.split([tensor.numel() for tensor in tensors]))
-            totals = [[next(parts).view_as(tensor) for tensor in total] for total in totals]
+
+        def total() -> list[Vector]:
+            totals: list[Vector] = []
+            for number, part in enumerate(self._parts):
+                found = contribution(number, part)
+                if not totals:
+                    totals = found
+                else:
+                    totals = [list(torch._foreach_add(*pair)) for pair in zip(totals, found, strict=True)]
+            return totals
+
+        totals = self.within_memory(total)
         assert len(totals) == count
-        return totals
+        return self.execution.means_over_ranks(totals)
 
 
 def _scaled(vector: Sequence[Tensor], factor: float) -> Vector:
-    # Always new tensors: autograd may return one for two parameters, or one that the graph keeps.
+    # Always new tensors: autograd may return the same tensor for two parameters, or one that the graph keeps.
     return list(torch._foreach_mul(list(vector), factor))

@@ -1,4 +1,4 @@
-"""Kronecker factors of the Fisher matrix: what K-FAC and its kin share."""
+"""Kronecker factors of the Fisher matrix, shared by K-FAC and its variants."""
 
 from optbench.optimizers.kronecker.factors import KroneckerFactors
 from optbench.optimizers.kronecker.inverses import Inverses, damped, positive_definite_inverses

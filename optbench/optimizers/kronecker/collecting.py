@@ -1,4 +1,4 @@
-"""Forward and backward passes in which the inputs of factored layers, and the derivatives in their outputs, are seen."""
+"""Forward and backward passes that collect the inputs of factored layers, and the derivatives in their outputs."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -16,14 +16,14 @@ from optbench.optimizers.kronecker.layers import Layer
 from optbench.optimizers.kronecker.recurrent import unrolled
 from optbench.optimizers.kronecker.statistics import Collector
 
-# Where the targets come from: one draw for each example from the model's own distribution; all columns of the square root
-# of the loss's Hessian in the outputs, which leaves no noise; the batch's own targets, which is not the Fisher matrix.
+# The origin of the targets: one draw for each example from the model's own distribution; all columns of the square root of
+# the loss's Hessian in the outputs, without noise; the batch's own targets, which do not give the Fisher matrix.
 TARGETS = ("sampled", "exact", "empirical")
 
 
 @dataclass
 class Call:
-    """One call of a layer: its inputs, where in the graph the derivative in its outputs is, and that derivative."""
+    """One call of a layer: its inputs, the edge of the graph at its outputs, and the derivative there."""
 
     layer: int
     inputs: Tensor
@@ -34,10 +34,10 @@ class Call:
 def collect(
     objective: Objective, layers: Sequence[Layer], collectors: Sequence[Collector], targets: str, key: int
 ) -> int:
-    """Show every collector all micro-batches of this rank, at targets of the kind ``targets``; returns its examples.
+    """Pass all micro-batches of this rank to every collector, at targets of the kind ``targets``; returns its examples.
 
-    Takes one forward pass, and a backward pass without the gradients of the parameters: for ``targets="exact"`` as many as
-    an example has outputs. key: names the draws of sampled targets.
+    Takes one forward pass, and one backward pass without the gradients of the parameters; for ``targets="exact"`` one for
+    each output of an example. key: identifies the draws of sampled targets.
     """
     calls: list[Call] = []
     total = 0
@@ -55,10 +55,10 @@ def evaluate_and_collect(
     targets: str = "empirical",
     key: int = 0,
 ) -> tuple[Tensor, int]:
-    """``objective()``, and within it what ``collect`` does; returns the loss and the examples.
+    """Evaluate ``objective()``, and ``collect`` within it; returns the loss and the number of examples.
 
-    The training forward pass is reused, and for empirical targets its backward pass too. Not where
-    ``can_collect_in_training`` says no.
+    The forward pass of training is reused, and for empirical targets also its backward pass. Requires
+    ``can_collect_in_training``.
     """
     if targets == "empirical":
         return _evaluate_and_collect_empirical(objective, layers, collectors)
@@ -79,14 +79,14 @@ def _take(
     key: int,
     retain: bool,
 ) -> None:
-    """Show the collectors one micro-batch, of which the layers' calls are known; ``retain``: the graph is needed later."""
+    """Pass one micro-batch, with the ``calls`` of its layers, to the collectors; ``retain``: keep the graph."""
     examples = len(recorded.targets)
     edges = [call.edge for call in calls if call.edge is not None]
     _give_inputs(calls, collectors, examples)
     for directions in _output_directions(objective, recorded, targets, key):
         found = torch.autograd.grad(
             recorded.outputs,
-            edges,  # type: ignore[arg-type]  # torch's annotation knows tensors only
+            edges,  # type: ignore[arg-type]  # torch's annotation allows only tensors
             directions.to(recorded.outputs.dtype),
             retain_graph=retain or targets == "exact",
             allow_unused=True,
@@ -109,7 +109,7 @@ def _evaluate_and_collect_empirical(
             examples = micro[0]
             for call in calls:
                 if call.gradient is not None:
-                    # The training loss is the mean over this rank's examples; DistributedDataParallel averages later.
+                    # Undo the mean over this rank's examples in the training loss; ranks are averaged later.
                     call.gradient = call.gradient.to(torch.promote_types(call.gradient.dtype, torch.float32)) * size
                     call.inputs = call.inputs.to(call.gradient.dtype)
             _give_inputs(calls, collectors, examples)
@@ -131,8 +131,9 @@ def _evaluate_and_collect_empirical(
 
 
 def can_collect_in_training(objective: Objective, layers: Sequence[Layer], targets: str) -> bool:
-    """Whether ``evaluate_and_collect`` sees the layers at work: hooks do not see the insides of compiled models and of
-    recurrent modules. Sampled and exact targets also need the pass to be in full precision, as the Fisher matrix's is.
+    """True if ``evaluate_and_collect`` can observe the layers: hooks do not run within compiled models and recurrent modules.
+
+    Sampled and exact targets also need a pass in full precision, as for the Fisher matrix.
     """
     if objective.network.forward is not objective.network.model:
         return False
@@ -161,7 +162,7 @@ def _give_inputs(calls: Sequence[Call], collectors: Sequence[Collector], example
 @torch.no_grad()
 def _give_gradients(calls: Sequence[Call], collectors: Sequence[Collector], examples: int) -> None:
     for number, found in _by_layer(calls).items():
-        # A call that the outputs do not depend on has no derivatives: they are zero.
+        # A call on which the outputs do not depend has no derivatives: they are zero.
         reached = [(call.inputs, call.gradient) for call in found if call.gradient is not None]
         if reached:
             inputs, gradients = map(list, zip(*reached, strict=True))
@@ -178,7 +179,7 @@ def _by_layer(calls: Sequence[Call]) -> dict[int, list[Call]]:
 
 @contextlib.contextmanager
 def _hooks(layers: Sequence[Layer], calls: list[Call], training: bool) -> Iterator[None]:
-    """Within it, every call of a layer is appended to ``calls``; in training with its gradient once that is known."""
+    """Within this context, every call of a layer is appended to ``calls``; in training its gradient is set once known."""
     handles = []
     recurrent: dict[nn.RNNBase, dict[str, int]] = {}
     for number, layer in enumerate(layers):
@@ -202,7 +203,7 @@ def _hook(number: int, calls: list[Call], training: bool) -> Callable[..., None]
         if not outputs.requires_grad:
             return
         call = Call(number, inputs[0].detach())
-        # An edge and a hook, unlike the tensor, stay where they are when an activation overwrites the outputs.
+        # Unlike the tensor, an edge and a hook keep their place if an activation overwrites the outputs.
         if training:
             outputs.register_hook(lambda gradient: setattr(call, "gradient", gradient))
         else:

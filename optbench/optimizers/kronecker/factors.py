@@ -19,16 +19,15 @@ from optbench.optimizers.kronecker.statistics import APPROXIMATIONS, Collector, 
 
 
 class KroneckerFactors:
-    """The factors A and G of every layer of a model that can have them, as running averages over batches.
+    """The factors A and G of every layer of a model that supports them, as running averages over batches.
 
     targets, approximation: see ``statistics`` and ``collecting``. decay: the largest weight epsilon of the past in
-    X <- epsilon X + (1 - epsilon) X_batch, with epsilon = min(1 - 1/k, decay) at the k-th update, so that the first
-    one replaces what was there. max_size: layers with a larger factor have none. neighbours: keep the factors between
-    consecutive layers too. fraction: how many of the ranks keep an inverse (``Placement``). seed: of
-    the draws of targets.
+    X <- epsilon X + (1 - epsilon) X_batch, with epsilon = min(1 - 1/k, decay) at the k-th update, so that the first one
+    replaces the initial value. max_size: layers with a larger factor have none. neighbours: also keep the factors between
+    consecutive layers. fraction: of the ranks that keep an inverse (``Placement``). seed: of the draws of targets.
 
-    ``layers`` are the factored layers; ``plain`` says of each other trainable parameter, by name, why it has no factors.
-    Raises UserError for options that are not known.
+    ``layers``: the factored layers. ``plain``: for each other trainable parameter, by name, the reason why it has no factors.
+    Raises UserError for unknown options.
     """
 
     def __init__(
@@ -58,36 +57,49 @@ class KroneckerFactors:
         self._placement: Placement | None = None
 
     def describe(self) -> list[str]:
-        """One line for each factored layer with the sizes of its factors, then one for each parameter without and why."""
+        """A line for each factored layer with the sizes of its factors, then one for each other parameter with the reason."""
         lines = []
         for layer in self.layers:
             groups = f", {layer.groups} groups" if layer.groups > 1 else ""
             lines.append(f"{layer.name}: factors of {layer.input_size} and {layer.output_size}{groups}")
         return lines + [f"{name}: plain gradient, {reason}" for name, reason in self.plain.items()]
 
+    def working_bytes(self) -> int:
+        """The bytes of the factors and of three copies: the sums of a batch, the inverses, and what inverting takes."""
+        return sum(
+            4 * layer.groups * (layer.input_size**2 + layer.output_size**2) * layer.weight.element_size()
+            for layer in self.layers
+        )
+
     # ---- statistics ---------------------------------------------------------------------------------------------------
 
     def of_batch(self, objective: Objective, more: Sequence[Collector] = ()) -> tuple[Factors, int]:
-        """The factors of the global batch, and this rank's examples; collectors ``more`` see the same passes."""
+        """The factors of the global batch, and the number of this rank's examples; ``more`` collectors use the same passes."""
         sums = FactorSums(self.layers, self.approximation, self.neighbours)
         examples = collect(objective, self.layers, [sums, *more], self.targets, self.key())
         return sums.means(objective.execution, examples), examples
 
     def key(self) -> int:
-        """What names the draws of targets of the coming update."""
+        """The key of the draws of targets of the next update."""
         return randomness.key(self.seed, "targets of Kronecker factors", self.updates)
 
     def update(self, objective: Objective, more: Sequence[Collector] = ()) -> int:
-        """Take the factors of the current batch into the running averages; returns this rank's examples."""
+        """Add the factors of the current batch to the running averages; returns the number of this rank's examples."""
         batch, examples = self.of_batch(objective, more)
         self.average(batch)
         return examples
 
     def evaluate_and_update(self, objective: Objective, more: Sequence[Collector] = ()) -> tuple[Tensor, int]:
-        """``objective()`` and ``update``, from one forward pass where that can be; the loss, and this rank's examples."""
+        """``objective()`` and ``update``, from one forward pass if possible; the loss, and the number of this rank's examples."""
         if can_collect_in_training(objective, self.layers, self.targets):
-            sums = FactorSums(self.layers, self.approximation, self.neighbours)
-            loss, examples = evaluate_and_collect(objective, self.layers, [sums, *more], self.targets, self.key())
+
+            def collected() -> tuple[Tensor, int, FactorSums]:
+                sums = FactorSums(self.layers, self.approximation, self.neighbours)
+                found = evaluate_and_collect(objective, self.layers, [sums, *more], self.targets, self.key())
+                return *found, sums
+
+            # What other collectors have seen cannot be taken back.
+            loss, examples, sums = collected() if more else objective.within_memory(collected)
             self.average(sums.means(objective.execution, examples))
             return loss, examples
         loss = objective()
@@ -106,7 +118,7 @@ class KroneckerFactors:
     # ---- inverses -----------------------------------------------------------------------------------------------------
 
     def placement(self, execution: Execution) -> Placement:
-        """Which rank inverts what; made when it is first asked for, by all ranks."""
+        """The assignment of layers to ranks; made at the first call, which all ranks must make together."""
         if self._placement is None or self._placement.world_size != execution.world_size:
             costs = [layer.groups * (layer.input_size**3 + layer.output_size**3) for layer in self.layers]
             self._placement = Placement(execution.world_size, execution.rank, self.fraction, costs)
@@ -114,7 +126,7 @@ class KroneckerFactors:
 
     @torch.no_grad()
     def invert(self, execution: Execution, strength: float, method: str = "cholesky") -> Inverses:
-        """The inverses of the running averages, damped with strength gamma; all ranks must ask at the same moment."""
+        """The inverses of the running averages, damped with strength gamma; all ranks must call this together."""
         assert self.current is not None, "no factors yet"
         return self._inverses(execution, self.current, strength, method)
 
@@ -125,13 +137,13 @@ class KroneckerFactors:
 
     @torch.no_grad()
     def restore(self, execution: Execution, state: dict[str, Any]) -> Inverses:
-        """The inverses of which ``state`` is the ``state_dict``, made again."""
+        """The inverses computed again from ``state``, their ``state_dict``."""
         return self._inverses(execution, self._on_device(state["factors"]), state["strength"], state["method"])
 
     # ---- state --------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The running averages and how many updates made them, as tensors and plain numbers."""
+        """The running averages and the number of updates in them, as tensors and plain numbers."""
         return {"updates": self.updates, "factors": None if self.current is None else self.current.lists()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

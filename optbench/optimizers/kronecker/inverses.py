@@ -1,4 +1,4 @@
-"""Damped inverses of Kronecker factors, divided over ranks, and the preconditioning of gradients by them."""
+"""Damped inverses of Kronecker factors, divided over ranks, and the preconditioning of gradients with them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from optbench.optimizers.kronecker.placement import Placement
 from optbench.optimizers.kronecker.statistics import Factors
 
 METHODS = ("cholesky", "eigen")
-# How often a larger and larger multiple of the identity is added to a matrix that has no Cholesky factor.
+# The number of attempts with increasing multiples of the identity for a matrix without a Cholesky factor.
 ATTEMPTS = 8
 
 
@@ -27,7 +27,7 @@ def damped(inputs: Tensor, outputs: Tensor, strength: float) -> tuple[Tensor, Te
 
 
 def _plus(matrices: Tensor, amounts: Tensor) -> Tensor:
-    """Each matrix and its own multiple of the identity."""
+    """Each matrix plus its own multiple of the identity."""
     found = matrices.clone()
     found.diagonal(dim1=1, dim2=2).add_(amounts.unsqueeze(1))
     return found
@@ -36,8 +36,8 @@ def _plus(matrices: Tensor, amounts: Tensor) -> Tensor:
 def positive_definite_inverses(matrices: Tensor) -> Tensor:
     """The inverses of symmetric matrices (count, size, size) by Cholesky factors.
 
-    Where rounding leaves one without a Cholesky factor, they are inverted in float64, with multiples of the identity
-    added from 1e-12 of the mean diagonal on, tenfold each time. Matrices that are not finite come back as not a number.
+    If one has no Cholesky factor because of rounding, they are inverted in float64, with added multiples of the identity,
+    from 1e-12 of the mean diagonal on, tenfold each time. For matrices that are not finite the result is NaN.
     """
     factors, failed = torch.linalg.cholesky_ex(matrices)
     if not failed.any():
@@ -56,26 +56,27 @@ def positive_definite_inverses(matrices: Tensor) -> Tensor:
 def eigenbasis(matrices: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues (count, size), none below 0, and eigenvectors (count, size, size) of symmetric matrices.
 
-    In float64, because small eigenvalues drown in the rounding of float32. Not finite matrices give not a number.
+    Computed in float64, because small eigenvalues are lost in the rounding of float32. Matrices that are not finite give NaN.
     """
     if not torch.isfinite(matrices).all():
         return torch.full_like(matrices[..., 0], torch.nan), torch.full_like(matrices, torch.nan)
     values, vectors = torch.linalg.eigh(matrices.double())
-    # LAPACK returns columns, a message rows: products of the two differ in their last bits, and ranks would drift apart.
+    # LAPACK returns column-major memory, a message is row-major: products of the two differ in the last bits, so that ranks
+    # would drift apart.
     return values.clamp(min=0).to(matrices.dtype), vectors.to(matrices.dtype).contiguous()
 
 
 def _rows_of_symmetric(matrices: Tensor) -> Tensor:
-    # As there; but the columns that LAPACK returns of a symmetric matrix are its rows, and nothing has to be copied.
+    # As above; the columns that LAPACK returns for a symmetric matrix are its rows, so that nothing is copied.
     return matrices.mT.contiguous()
 
 
 class Inverses:
-    """What multiplies gradients by the inverse of the damped Kronecker approximation of each layer's block.
+    """Multiplies gradients by the inverse of the damped Kronecker approximation of each layer's block.
 
-    ``method="cholesky"``: (A + pi gamma I)^-1 x (G + gamma / pi I)^-1, with gamma = ``strength``. ``"eigen"``: the inverse
-    of A x G + gamma^2 I, exactly, in the eigenbases. They are made from ``factors`` once, on the ranks that ``placement``
-    names. ``places``: where the parameters of each layer are among the vectors' tensors.
+    ``method="cholesky"``: (A + pi gamma I)^-1 x (G + gamma / pi I)^-1, with gamma = ``strength``. ``"eigen"``: the exact
+    inverse of A x G + gamma^2 I, in the eigenbases. They are computed from ``factors`` once, on the ranks that ``placement``
+    names. ``places``: the indices of each layer's parameters among the vectors' tensors.
     """
 
     def __init__(
@@ -111,8 +112,8 @@ class Inverses:
     def precondition(self, vector: Sequence[Tensor]) -> list[Tensor]:
         """The product with a vector, one tensor for each trainable parameter.
 
-        Tensors of parameters without factors come back as they are, and so do those of layers that were not called in any
-        batch that the factors are from.
+        Tensors of parameters without factors are returned unchanged, and so are those of layers that were not called in any
+        batch of the factors.
         """
         found = list(vector)
         results = []
@@ -137,12 +138,12 @@ class Inverses:
         return output_basis @ (output_basis.mT @ matrix @ input_basis / values) @ input_basis.mT
 
     def state_dict(self) -> dict[str, Any]:
-        """What they are made from, on any number of ranks."""
+        """The factors and options from which the inverses can be computed again, on any number of ranks."""
         return {"factors": self.factors.lists(), "strength": self.strength, "method": self.method}
 
 
 def _traces(factors: Factors) -> list[float]:
-    """The trace of each A, which is 0 for a layer that was never called; fetched from the device at once."""
+    """The trace of each A, which is 0 for a layer that was never called; fetched from the device in one transfer."""
     if not factors.inputs:
         return []
     return torch.stack([each.diagonal(dim1=1, dim2=2).sum() for each in factors.inputs]).tolist()

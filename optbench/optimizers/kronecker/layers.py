@@ -1,4 +1,4 @@
-"""Which layers get Kronecker factors, and how their inputs, outputs and parameters become rows and matrices.
+"""Find the layers that get Kronecker factors, and arrange their inputs, outputs and parameters as rows and matrices.
 
 A factored layer computes s = W a + b at every position of every example: once for a linear layer, at each location for a
 convolution, at each step for the two matrices of a recurrent cell. With the bias as the last column of W and a 1 at the
@@ -60,7 +60,7 @@ class Layer:
         return [matrix[..., :-1].reshape(self.weight.shape), matrix[..., -1].reshape(self.bias.shape)]
 
     def input_rows(self, inputs: Tensor, examples: int) -> Tensor:
-        """What W is multiplied by, without the 1 of the bias: (groups, examples, positions, features)."""
+        """The vectors a that W multiplies, without the 1 of the bias: (groups, examples, positions, features)."""
         return self._by_example(inputs, examples)
 
     def output_rows(self, gradients: Tensor, examples: int) -> Tensor:
@@ -87,7 +87,7 @@ class ConvolutionLayer(Layer):
         if len(inputs) != examples:
             raise UserError(f"layer {self.name}: {len(inputs)} images for {examples} examples")
         mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-        # What the module itself keeps for string paddings and other modes: (left, right, top, bottom).
+        # The module's own padding for string paddings and other modes: (left, right, top, bottom).
         before_and_after = module._reversed_padding_repeated_twice
         if any(before_and_after):
             inputs = F.pad(inputs, before_and_after, mode=mode)
@@ -97,7 +97,7 @@ class ConvolutionLayer(Layer):
         columns = (inputs.shape[3] - right * (kernel_columns - 1) - 1) // step_right + 1
         channels = inputs.shape[1] // self.groups
         example, channel, row, column = inputs.stride()
-        # In memory the locations come last: they are copied in runs, and the rows are a view of the result.
+        # Locations come last in memory, so that they are copied in contiguous pieces; the rows are a view of the result.
         patches = inputs.as_strided(
             (self.groups, channels, kernel_rows, kernel_columns, examples, rows, columns),
             (channels * channel, channel, down * row, right * column, example, step_down * row, step_right * column),
@@ -111,12 +111,12 @@ class ConvolutionLayer(Layer):
 
 
 def find_layers(model: nn.Module, max_size: int | None = None) -> tuple[list[Layer], dict[str, str]]:
-    """The layers of ``model`` that get factors, in the order of its modules, and its other trainable parameters with why.
+    """The layers of ``model`` that get factors, in the order of its modules; and its other parameters with the reasons.
 
     Linear layers, two-dimensional convolutions, and the input and recurrent matrices of nn.RNN, nn.LSTM and nn.GRU get
-    factors. Left out are layers whose parameters are shared with another module (tied weights), layers one of whose factors
-    would be larger than ``max_size``, and whatever replaces the forward pass or the parameters of those modules. A bias
-    that is not trained is no part of its layer.
+    factors. Left out are layers whose parameters are shared with another module (tied weights), layers with a factor larger
+    than ``max_size``, and modules that replace the forward pass or the parameters of those types. A bias that is not trained
+    is not part of its layer.
     """
     owners: dict[int, list[str]] = {}
     for name, module in model.named_modules():
@@ -147,14 +147,14 @@ def find_layers(model: nn.Module, max_size: int | None = None) -> tuple[list[Lay
 
 
 def _layers_of(name: str, module: nn.Module) -> tuple[list[Layer], str]:
-    """The factored layers of one module, and what is to be said of those of its parameters that are in none."""
+    """The factored layers of one module, and the reason why its other parameters have no factors."""
     kind = type(module).__name__
     if isinstance(module, nn.RNNBase):
         if module.proj_size or (module.dropout and module.num_layers > 1):
             return [], f"{kind} with projections, or with dropout of its own, has no factors"
         return _recurrent_layers(name, module), f"{kind} has no factors for it"
     for base, layer in ((nn.Linear, Layer), (nn.Conv2d, ConvolutionLayer)):
-        # Subclasses may compute something else, or be called by nobody, such as the projection in MultiheadAttention.
+        # Subclasses may compute something else, or are never called, such as the projection in MultiheadAttention.
         if type(module) is base:
             weight, bias = module._parameters.get("weight"), module._parameters.get("bias")
             if weight is None:
@@ -182,6 +182,6 @@ def _recurrent_layers(name: str, module: nn.RNNBase) -> list[Layer]:
 
 
 def recurrent_suffixes(module: nn.RNNBase) -> list[str]:
-    """How torch ends the names of the parameters of each layer and direction: l0, l0_reverse, l1, ..."""
+    """The suffixes of torch's parameter names for each layer and direction: l0, l0_reverse, l1, ..."""
     directions = ("", "_reverse") if module.bidirectional else ("",)
     return [f"l{number}{direction}" for number in range(module.num_layers) for direction in directions]

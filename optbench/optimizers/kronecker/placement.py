@@ -1,25 +1,26 @@
-"""Which rank inverts which layer's factors, and which ranks keep the inverses: the grid of KAISA.
+"""The assignment of layers to the ranks that invert their factors and keep the inverses: the grid of KAISA.
 
-The ranks stand in a grid of ``workers`` rows, one column for each share of the layers. A layer belongs to one column; one
-of its ranks inverts the layer's factors and sends the inverses to the others of the column, which all precondition the
-layer's gradient; each then sends the result along its row. One column: every rank keeps all inverses and nothing but
-inverses is sent (the least communication). One row: each inverse is on one rank (the least memory).
+The ranks form a grid of ``workers`` rows, with one column for each share of the layers. A layer belongs to one column. One
+rank of the column inverts the layer's factors and sends the inverses to the other ranks of the column. All of them
+precondition the layer's gradient, and each sends the result along its row. One column: every rank keeps all inverses, and
+only inverses are sent (the least communication). One row: each inverse is on one rank (the least memory).
 
 Source: Pauloski et al. 2021, "KAISA: an adaptive second-order optimizer framework for deep neural networks", arXiv 2107.01739.
 """
 
 from collections.abc import Sequence
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from optbench.objective.vectors import flatten, unflatten
+
 
 class Placement:
-    """The grid of the ranks, and the layers' places in it, from what each layer costs.
+    """The grid of the ranks, and the layers' places in it, from the cost of each layer.
 
-    fraction: how many of the ranks keep a layer's inverses: 1 for all, 0 (or 1 / ranks) for one; the largest divisor of the
-    number of ranks that is not more. Every rank must construct it at the same moment.
+    fraction: of the ranks that keep a layer's inverses: 1 for all, 0 (or 1 / ranks) for one; rounded down to a divisor of
+    the number of ranks. All ranks must construct it together.
     """
 
     def __init__(self, world_size: int, rank: int, fraction: float, costs: Sequence[float]) -> None:
@@ -31,7 +32,7 @@ class Placement:
         self.columns = world_size // self.workers
         loads = [0.0] * world_size
         self.owners = [0] * len(costs)
-        # The dearest first, each to the column with the least to do, and there to the rank with the least to do.
+        # The most expensive layer first, each to the column with the smallest load, and there to such a rank.
         for layer in sorted(range(len(costs)), key=lambda layer: -costs[layer]):
             column = min(range(self.columns), key=lambda column: sum(loads[rank] for rank in self._column(column)))
             owner = min(self._column(column), key=lambda rank: loads[rank])
@@ -52,15 +53,15 @@ class Placement:
         return dist.new_group(ranks) if 1 < len(ranks) < self.world_size else None
 
     def owns(self, layer: int) -> bool:
-        """Whether this rank inverts the factors of ``layer``."""
+        """True if this rank inverts the factors of ``layer``."""
         return self.owners[layer] == self.rank
 
     def keeps(self, layer: int) -> bool:
-        """Whether this rank keeps the inverses of ``layer`` and preconditions its gradient."""
+        """True if this rank keeps the inverses of ``layer`` and preconditions its gradient."""
         return self.owners[layer] % self.columns == self.rank % self.columns
 
     def share_in_column(self, tensors: Sequence[Sequence[Tensor]]) -> None:
-        """Fill ``tensors``, a few for each layer that this rank keeps and none for the others, from the layers' owners."""
+        """Fill ``tensors``, some for each layer that this rank keeps and none for other layers, from the layers' owners."""
         if self.workers > 1:
             for owner in self._column(self.rank % self.columns):
                 mine = [tensor for layer, each in enumerate(tensors) if self.owners[layer] == owner for tensor in each]
@@ -79,7 +80,7 @@ def _broadcast(tensors: Sequence[Tensor], source: int, group: dist.ProcessGroup 
     """Send ``tensors`` of one type, filled in place, from ``source`` to the others of ``group`` in one message."""
     if not tensors:
         return
-    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    flat = flatten(tensors)
     dist.broadcast(flat, source, group=group)
-    for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(part.view_as(tensor))
+    for tensor, part in zip(tensors, unflatten(flat, tensors), strict=True):
+        tensor.copy_(part)

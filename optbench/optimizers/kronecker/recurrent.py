@@ -1,4 +1,4 @@
-"""The recurrent modules of torch, step by step, so that what enters and leaves their matrices can be seen."""
+"""The recurrent modules of torch, computed step by step, so that inputs and outputs of their matrices can be observed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from optbench.errors import UserError
 from optbench.optimizers.kronecker.layers import recurrent_suffixes
 
-# Told the parameters' name ("ih_l0", "hh_l0", ...), the inputs of that matrix at all steps, and a tensor of zeros that was
-# added to what leaves it, both (examples, steps, .).
+# Called with the parameters' name ("ih_l0", "hh_l0", ...), the inputs of that matrix at all steps, and a tensor of zeros
+# that was added to its outputs, both (examples, steps, .).
 See = Callable[[str, Tensor, Tensor], None]
 
 
 def unrolled(module: nn.RNNBase, see: See) -> Callable[..., tuple[Tensor, Any]]:
-    """A forward pass that computes what that of nn.RNN, nn.LSTM or nn.GRU computes, and shows ``see`` its matrices at work.
+    """A forward pass equal to that of nn.RNN, nn.LSTM or nn.GRU, which calls ``see`` for each of its matrices.
 
-    The fused kernels do not tell the derivatives in the sums that the gates take. Here zeros are added to these sums, so
-    that the derivative in the zeros is the one that is looked for.
+    The fused kernels do not expose the derivatives in the inputs of the gates. Here zeros are added to these inputs, so that
+    the derivative in the zeros is the desired one.
     """
 
     def forward(inputs: Tensor, initial: Any = None) -> tuple[Tensor, Any]:

@@ -1,4 +1,4 @@
-"""What the Kronecker factors are estimated from: the inputs of each layer, and the derivatives in its outputs.
+"""Estimates of the Kronecker factors from the inputs of each layer and the derivatives in its outputs.
 
 With the inputs a_nr (a 1 at the end for the bias) of example n at position r, and the derivative g_nr in the outputs there
 of the loss of example n, at targets that ``TARGETS`` lists, N examples and R positions, of a layer
@@ -24,18 +24,18 @@ from optbench.objective.execution import Execution
 from optbench.optimizers.kronecker.layers import Layer
 
 APPROXIMATIONS = ("expand", "reduce")
-# At most so many numbers are laid out as rows, or held as per-example matrices, at a time. 8 MiB: a CPU's allocator takes
-# 32 MiB from the system anew at every call, which costs more than what is then written there.
+# The largest number of elements laid out as rows, or held as per-example matrices, at a time. 8 MiB: blocks of 32 MiB are
+# requested from the system at every call, which costs more than writing to them.
 CHUNK = 2**21
 # Symmetric products of matrices of at least MINIMUM columns are computed in bands of about BAND columns, at least three.
 BAND, MINIMUM = 192, 64
 
 
 class Factors:
-    """The two factors of every layer, each (groups, size, size); and, if they were asked for, those between neighbours.
+    """The two factors of every layer, each (groups, size, size); and, if requested, those between neighbours.
 
     inputs, outputs: A and G of each layer. between_inputs, between_outputs: A_{i,i+1} and G_{i,i+1} of layers i and
-    i + 1, each (size of i, size of i + 1). What is here is never changed in place.
+    i + 1, each (size of i, size of i + 1). The tensors never change in place.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Factors:
         self.between_inputs, self.between_outputs = list(between_inputs), list(between_outputs)
 
     def lists(self) -> list[list[Tensor]]:
-        """The four lists of tensors, as the constructor takes them."""
+        """The four lists of tensors, in the order of the constructor."""
         return [self.inputs, self.outputs, self.between_inputs, self.between_outputs]
 
     def moved(self, towards: "Factors", weight: float) -> "Factors":
@@ -59,24 +59,24 @@ class Factors:
 
 
 class Collector:
-    """Takes what a layer saw in one micro-batch after the other, and sums it over this rank's examples.
+    """Sums statistics of the layers over this rank's examples, one micro-batch after the other.
 
     ``inputs`` and ``gradients`` hold one tensor for each call of the layer: the layer's own inputs, and the derivatives in
-    its outputs. Their first dimension is the examples, or folds the positions in behind them.
+    its outputs. Their first dimension is the examples, or (examples * positions).
     """
 
     def add_inputs(self, number: int, inputs: list[Tensor], examples: int) -> None:
-        """Take the inputs of layer ``number``."""
+        """Add the inputs of layer ``number``."""
 
     def add_gradients(self, number: int, inputs: list[Tensor], gradients: list[Tensor], examples: int) -> None:
-        """Take one set of derivatives of layer ``number``; there may be several for the same inputs, which all add up."""
+        """Add one set of derivatives of layer ``number``; several sets for the same inputs are summed."""
         raise NotImplementedError
 
 
 class FactorSums(Collector):
-    """The sums that make A and G of every layer.
+    """The sums for A and G of every layer.
 
-    neighbours: also of A_{i,i+1} = 1/N sum_n a_n a'_n^T between the inputs of layers i and i + 1, and of G_{i,i+1} alike.
+    neighbours: also sum A_{i,i+1} = 1/N sum_n a_n a'_n^T between the inputs of layers i and i + 1, and likewise G_{i,i+1}.
     """
 
     def __init__(self, layers: Sequence[Layer], approximation: str = "expand", neighbours: bool = False) -> None:
@@ -92,7 +92,7 @@ class FactorSums(Collector):
         """Add to the sum of a a^T, or of m m^T."""
         layer = self.layers[number]
         ones = layer.bias is not None
-        # A convolution lays out as many rows of an image as it has locations, at most one for each pixel.
+        # A convolution lays out one row of an image for each location, at most one for each pixel.
         numbers = layer.input_size * layer.groups * max(values[0, 0].numel() for values in inputs)
         sums: list[Tensor] = []
         for values, _, count in _together(inputs, [], examples, numbers):
@@ -142,9 +142,9 @@ class FactorSums(Collector):
         self._previous[what] = number, rows
 
     def means(self, execution: Execution, examples: int) -> Factors:
-        """A and G over the global batch, of which this rank holds ``examples``. A layer that was not called has zeros.
+        """A and G over the global batch, of which this rank holds ``examples``; zeros for a layer that was not called.
 
-        The sums are used up.
+        The sums are overwritten.
         """
         inputs, outputs = [], []
         for layer, positions, a, g in zip(self.layers, self.positions, self.inputs, self.outputs, strict=True):
@@ -156,7 +156,7 @@ class FactorSums(Collector):
             outputs.append(mirror(g).div_(examples * each if layer.location_average else examples))
         between = [[total / examples for total in sums if total is not None] for sums in
                    (self.between_inputs, self.between_outputs)]  # fmt: skip
-        return Factors(*mean_over_ranks([inputs, outputs, *between], execution))
+        return Factors(*execution.means_over_ranks([inputs, outputs, *between]))
 
 
 class SecondMoments(Collector):
@@ -183,7 +183,7 @@ class SecondMoments(Collector):
                 if layer.bias is not None:
                     rows = F.pad(rows, (0, 1), value=1)
                 after_rows = layer.output_rows(derivatives, count)
-                # Either the rows are turned into the bases, or the gradients that are made of them: what costs less.
+                # Transform either the rows or the per-example gradients to the bases, whichever costs less.
                 turns_rows = rows.shape[2] * (a * a + g * g) < a * g * (a + g)
                 if turns_rows:
                     gradient = _turned(after_rows, output_basis).transpose(2, 3) @ _turned(rows, input_basis)
@@ -200,7 +200,7 @@ class SecondMoments(Collector):
         for layer, total in zip(self.layers, self.sums, strict=True):
             zeros = layer.weight.new_zeros(layer.groups, layer.output_size, layer.input_size)
             found.append(zeros if total is None else total / examples)
-        return mean_over_ranks([found], execution)[0]
+        return execution.means_over_ranks([found])[0]
 
 
 def _turned(rows: Tensor, basis: Tensor) -> Tensor:
@@ -209,9 +209,9 @@ def _turned(rows: Tensor, basis: Tensor) -> Tensor:
 
 
 def add_gram(total: Tensor, rows: Tensor, ones: bool = False) -> None:
-    """Add the sum over rows (groups, rows, features) of r r^T to ``total``; with ``ones``, of the rows with a 1 at their end.
+    """Add the sum over rows (groups, rows, features) of r r^T to ``total``; with ``ones``, each row gets a 1 at its end.
 
-    The products are symmetric: what is below the diagonal is not kept up to date, see ``mirror``.
+    The products are symmetric: the part below the diagonal is not updated, see ``mirror``.
     """
     features = rows.shape[-1]
     for matrix, group in zip(total, rows, strict=True):
@@ -223,7 +223,7 @@ def add_gram(total: Tensor, rows: Tensor, ones: bool = False) -> None:
 
 
 def mirror(matrices: Tensor) -> Tensor:
-    """Copy what is above the diagonal of matrices (groups, size, size) to below it, in place; returns them."""
+    """Copy the part above the diagonal of matrices (groups, size, size) to the part below, in place; returns them."""
     for first, last in _bands(matrices.shape[-1]):
         block = matrices[:, first:last, first:last]
         block.copy_(block.triu() + block.triu(1).mT)
@@ -237,20 +237,10 @@ def _bands(size: int) -> list[tuple[int, int]]:
     return [(first, min(first + width, size)) for first in range(0, size, width)]
 
 
-def mean_over_ranks(lists: list[list[Tensor]], execution: Execution) -> list[list[Tensor]]:
-    """Lists of tensors, each averaged over the ranks, in one message."""
-    tensors = [tensor for each in lists for tensor in each]
-    if execution.world_size == 1 or not tensors:
-        return lists
-    flat = execution.mean_over_ranks(torch.cat([tensor.reshape(-1) for tensor in tensors]))
-    parts = iter(flat.split([tensor.numel() for tensor in tensors]))
-    return [[next(parts).view_as(tensor) for tensor in each] for each in lists]
-
-
 def _together(
     inputs: list[Tensor], gradients: list[Tensor], examples: int, numbers: int
 ) -> Iterator[tuple[list[Tensor], list[Tensor], int]]:
-    """Consecutive examples of all calls of a layer, so many that ``numbers`` for each example stay within CHUNK."""
+    """Pieces of consecutive examples of all calls of a layer; with ``numbers`` for each example they stay within CHUNK."""
     each = max(1, CHUNK // max(numbers, 1))
     for first in range(0, examples, each):
         count = min(each, examples - first)

@@ -1,4 +1,4 @@
-"""Cells composed as Hydra would compose each alone, only faster.
+"""Compose cells with the same result as Hydra, but faster.
 
 Hydra takes a tenth of a second to compose one configuration. Cells that differ only in single values, such as the
 batch or the seed, are composed once, and the values are set on a copy as Hydra would set them.
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 _DOTTED_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-# An interpolation that depends on nothing in the configuration.
+# An interpolation that depends on no key of the configuration.
 _OF_THE_ENVIRONMENT = re.compile(r"\$\{oc\.env:[^$]*\}")
 
 
 class Composer:
-    """Composes cell after cell, by Hydra where a shortcut might differ from it."""
+    """Composes one cell after another; uses Hydra itself wherever a shortcut might give another result."""
 
     def __init__(self, config_loader: "ConfigLoader", factors: Sequence[Factor], master: "DictConfig | None") -> None:
         self._config_loader = config_loader
@@ -32,7 +32,7 @@ class Composer:
         self._templates: dict[tuple[str | None, ...], _Template] = {}
 
     def _find_settable(self) -> list[bool]:
-        """Which factors merely set an option: the order in which they are applied, and what else is, cannot matter."""
+        """For each factor, True if it only sets an option, independently of the other factors and of their order."""
         from hydra.core.object_type import ObjectType
         from hydra.core.override_parser.types import OverrideType
 
@@ -40,11 +40,11 @@ class Composer:
         name = "config"
         if self._master is not None:
             words, name = list(self._master.hydra.overrides.hydra), self._master.hydra.job.config_name
-        # Which keys are groups is Hydra's to say: its search path may have more than conf/.
+        # The groups are asked of Hydra, because its search path may have more folders than conf/.
         groups = self._config_loader.get_group_options("", ObjectType.GROUP, config_name=name, overrides=words)
 
         def sets_options(factor: Factor) -> bool:
-            # With a mapping for a group, too, options are set.
+            # A mapping given for a group also sets options.
             return factor.override.key_or_group not in groups or any(isinstance(w.value, dict) for w in factor.words)
 
         paths = [factor.path if sets_options(factor) else [] for factor in self._factors]
@@ -63,7 +63,7 @@ class Composer:
         ]
 
     def compose(self, words: Sequence[Word]) -> Config:
-        """The configuration with ``words``, one of each factor; equal to what Hydra composes from them."""
+        """The configuration with ``words``, one for each factor; equal to the one that Hydra composes."""
         is_set = [settable and word.is_plain for word, settable in zip(words, self._settable, strict=True)]
         settings = {
             factor.override.key_or_group: word.value
@@ -77,7 +77,7 @@ class Composer:
                 return self._templates[kind].with_settings(settings)
             configuration.check_overrides(texts)
             template = _Template(self._load(texts))
-        if settings:  # else no other cell is like it
+        if settings:  # otherwise no other cell can use the template
             self._templates[kind] = template
         return template.composed
 
@@ -90,9 +90,9 @@ class Composer:
 
 
 class _Template:
-    """A cell that Hydra composed, to make others from that differ in plain values only.
+    """A cell composed by Hydra, from which cells are made that differ only in plain values.
 
-    Hydra applies such an override last of all, and the nodes of a YAML file take any value, so to set it here is the same.
+    Hydra applies such overrides last, and the nodes of a YAML file take any value, so that setting them here is equivalent.
     """
 
     def __init__(self, node: "DictConfig") -> None:
@@ -102,7 +102,7 @@ class _Template:
         self.composed = self._chosen.named(configuration.plain(node))
         interpolations = _interpolations(OmegaConf.to_container(node, resolve=False))
         is_constant = all(_OF_THE_ENVIRONMENT.fullmatch(text) for text in interpolations)
-        # Only needed where what is set changes other values, too.
+        # Needed only if a value that is set changes other values, too.
         self._node = None if is_constant else node
 
     def with_settings(self, settings: Mapping[str, Any]) -> Config:

@@ -1,4 +1,4 @@
-"""From the words after -m to the cells of a grid: each composed as Hydra would compose it alone, and checked."""
+"""Expand the words after -m into the cells of a grid, each composed as Hydra would compose it alone, and checked."""
 
 import itertools
 import math
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 class Cell:
     """One run of a grid.
 
-    ``overrides``: what the sweep sets here, "key=value" in the order of the axes. ``config``: composed and resolved;
-    cells share parts of it, so that it is to be read, not changed. ``asked``: the same before it was resolved, without what a
-    trial draws and what follows from the model and the data.
+    ``overrides``: the values that the sweep sets here, "key=value" in the order of the axes. ``config``: composed and
+    resolved; read-only, because cells share parts of it. ``asked``: the same before it was resolved, without the values that
+    a trial draws or that follow from the model and the data.
     """
 
     overrides: tuple[str, ...]
@@ -39,8 +39,8 @@ class Cell:
 class Expansion:
     """A whole grid.
 
-    ``axes``: the values, as on the command line, of every key that is swept over. ``excluded``: how many cells the
-    conditions dropped. ``scale``: of an experiment that has several.
+    ``axes``: the values, as on the command line, of every key that is swept over. ``excluded``: the number of cells that
+    the conditions dropped. ``scale``: of an experiment with several scales.
     """
 
     cells: list[Cell]
@@ -49,7 +49,7 @@ class Expansion:
     scale: str | None = None
 
 
-@fingerprints.kept()  # a folder of data is read once, not once a cell
+@fingerprints.kept()  # a folder of data is read once, not once for each cell
 def expand(
     config_loader: "ConfigLoader",
     arguments: Sequence[str],
@@ -61,14 +61,14 @@ def expand(
 ) -> Expansion:
     """All cells of the grid that ``arguments`` span, in the order of Hydra's own sweeper, the last axis fastest.
 
-    ``params`` are words as in ``hydra.sweeper.params``: they come first, and one of ``arguments`` with the same key takes
-    its place. A cell that ``selection`` does not choose is left out, and one where one of the conditions ``exclude`` holds is
-    dropped; they see it as it is composed, before a trial is drawn. Of cells with the same run id the first is kept.
-    ``master`` is what Hydra hands to a sweeper: its overrides of ``hydra`` hold in every cell.
+    ``params`` are words as in ``hydra.sweeper.params``; ``arguments`` with the same key replace them. Cells that ``selection``
+    does not choose are left out, and so are cells for which one of the conditions ``exclude`` holds; both see a cell as it is
+    composed, before a trial is drawn. Of cells with the same run id the first is kept. ``master`` is the configuration that
+    Hydra gives to a sweeper: its overrides of ``hydra`` hold in every cell.
 
     Raises UserError for words that cannot be read, a sweep that cannot be listed or has more than `LIMIT` cells, a
     condition that cannot be evaluated, a grid without cells unless it ``may_be_empty``, and for the first cell that cannot
-    run, which it names.
+    run, which the message names.
     """
     texts = [exclude] if isinstance(exclude, str) else exclude
     conditions = [Expression.parse(text, "hydra.sweeper.exclude") for text in texts]

@@ -1,7 +1,7 @@
-"""The grids of an experiment: what ``hydra.sweeper`` says in conf/experiment/NAME.yaml, as one expansion.
+"""Expand the grids of an experiment, from ``hydra.sweeper`` in conf/experiment/NAME.yaml, into one list of cells.
 
     params: {model: mlp, seed: "0,1,2"}            words of all its grids, as on the command line
-    scales:                                        words that depend on how large it is to be: scale=smoke
+    scales:                                        words that depend on the size of the experiment: scale=smoke
       smoke: {batch: "32,256"}
       laptop: {batch: "32,128,512,2048"}
     grids:                                         several grids, whose cells together make the sweep
@@ -9,9 +9,10 @@
       remedies: {optimizer: sgd, scaling: "linear,sqrt"}
     exclude: ["batch > 512 and optimizer == 'sgd'"]
 
-Words of a grid take the place of those of its scale, these that of ``params``, and those of the command line that of all. But
-where the grids set a key to different things, a word of the command line with that key selects: of each grid those cells that
-have one of its values. Above, scaling=none selects the cells of ``tuned``, and optimizer=sgd half of these and all ``remedies``.
+Words of the scale replace those of ``params`` with the same key, words of a grid replace both, and words of the command line
+replace all. But if the grids set a key to different values, a word of the command line with that key selects cells instead: in
+each grid those that have one of its values. Above, scaling=none selects the cells of ``tuned``, and optimizer=sgd half of these
+and all ``remedies``.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,8 +41,8 @@ def expand_experiment(
     """All cells of all grids, each once, in the order of the grids; see ``expand`` for the cells of one.
 
     ``words``: params, scales, grids and exclude of ``hydra.sweeper``. ``scale`` of ``master`` chooses among the scales, and is
-    the result's where there are any. Raises UserError as ``expand`` does, for a scale that the experiment has not, and where
-    all grids together are empty or larger than `LIMIT`.
+    the result's if there are any. Raises UserError as ``expand`` does, for a scale that the experiment lacks, and if all
+    grids together are empty or larger than `LIMIT`.
     """
     params, scales, grids, exclude = words
     scale = _chosen(scales, master.get("scale"))

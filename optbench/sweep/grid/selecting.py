@@ -1,4 +1,4 @@
-"""Of an experiment with several grids, the cells that words of the command line ask for."""
+"""Select cells of an experiment with several grids by words of the command line."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ class Selection:
     def split(
         cls, config_loader: "ConfigLoader", arguments: Sequence[str], grids: Mapping[str, Mapping[str, Any]]
     ) -> tuple["Selection", list[str]]:
-        """The ``arguments`` that select, those whose key the ``grids`` set to different things, and the others."""
+        """Split ``arguments`` into a selection, for the keys that the ``grids`` set to different values, and the others."""
         keys = {key for grid in grids.values() for key in grid}
         differing = {key for key in keys if len({str(grid.get(key, "not set")) for grid in grids.values()}) > 1}
         selecting = [word for word in arguments if word.partition("=")[0] in differing]
@@ -31,7 +31,7 @@ class Selection:
         return cls(factors_of(config_loader, selecting) if selecting else ()), others
 
     def restrict(self, factors: Sequence[Factor]) -> list[Factor]:
-        """The ``factors`` of a grid with only those of their words that are asked for: none, where it has none of them."""
+        """The ``factors`` of a grid, reduced to the selected words; empty if the grid has none of them."""
         restricted = []
         for factor in factors:
             if asked := self._factors.get(factor.key):
@@ -43,13 +43,13 @@ class Selection:
         return restricted
 
     def holds(self, composed: Config) -> bool:
-        """Whether a cell, composed and not resolved, has what is asked for."""
+        """True if a cell, composed and not resolved, has a selected value for every selected key."""
         return all(
             any(_has(composed, key, word.value) for word in factor.words) for key, factor in self._factors.items()
         )
 
     def check(self, cells: Sequence[Config], everything: Callable[[], Iterable[Config]]) -> None:
-        """Raise UserError, with the values that there are, for one that is asked for and that none of ``cells`` has.
+        """Raise UserError, with the values that exist, for a selected value that none of ``cells`` has.
 
         ``everything``: the cells without this selection, composed and not resolved.
         """
@@ -79,7 +79,7 @@ _NOT_THERE = object()
 
 
 def _value(composed: Config, key: str) -> Any:
-    """What a cell has at a key of the command line: for a group the name of the chosen file."""
+    """The value of a cell at a key of the command line; for a group, the name of the chosen file."""
     if key in configuration.LIST_GROUPS:
         return sorted({*(composed.get(key) or ())} - {"none"}) or ["none"]
     if key in configuration.GROUPS:

@@ -14,24 +14,24 @@ if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
     from hydra.core.override_parser.types import Override
 
-# Of the cells of one sweep.
+# The largest number of cells in one sweep.
 LIMIT = 100_000
 
 
 @contextmanager
 def explaining(words: Sequence[str]) -> Iterator[None]:
-    """Turn what Hydra refuses into one message."""
+    """Turn errors of Hydra into one message."""
     try:
         yield
     except configuration.refusals() as error:
-        # Hydra wraps some errors of OmegaConf in one without a message.
+        # Hydra wraps some errors of OmegaConf in an error without a message.
         cause = error.__cause__ if isinstance(error.__cause__, Exception) and not str(error) else error
         raise UserError(configuration.explain(cause, words)) from error
 
 
 @dataclass(frozen=True)
 class Word:
-    """One value of one key: ``text`` is what Hydra is told, ``value`` is what it reads there."""
+    """One value of one key: ``text`` is the word for Hydra, ``value`` is the value that Hydra reads from it."""
 
     text: str
     value_text: str
@@ -39,7 +39,7 @@ class Word:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is a single value that means itself: no list, no interpolation, not OmegaConf's mark of a missing one."""
+        """True for a single literal value: not a list, not an interpolation, not OmegaConf's mark of a missing value."""
         if isinstance(self.value, str):
             return "$" not in self.value and "\\" not in self.value and self.value != "???"
         return self.value is None or isinstance(self.value, int | float)
@@ -47,7 +47,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Factor:
-    """One key with its values: an axis where it is swept over, else a single word that holds in all cells."""
+    """One key with its values: an axis if it is swept over, otherwise a single word that holds in all cells."""
 
     override: "Override"
     words: tuple[Word, ...]
@@ -59,17 +59,17 @@ class Factor:
 
     @property
     def is_axis(self) -> bool:
-        """Whether it is swept over."""
+        """True if the key is swept over."""
         return self.override.is_sweep_override()
 
     @property
     def path(self) -> list[str]:
-        """The names of the keys from the front page down to its own."""
+        """The names of the keys from the front page down to this key."""
         return self.override.key_or_group.split(".")
 
 
 def words_of(params: Mapping[str, Any]) -> list[str]:
-    """``hydra.sweeper.params`` as on the command line; raises UserError for what has no place there."""
+    """``hydra.sweeper.params`` as words of the command line; raises UserError for an entry that cannot be one."""
     words = []
     for key, value in params.items():
         where = f"hydra.sweeper.params.{key}={value}"
@@ -82,7 +82,7 @@ def words_of(params: Mapping[str, Any]) -> list[str]:
 
 
 def factors_of(config_loader: "ConfigLoader", words: Sequence[str]) -> list[Factor]:
-    """The factors of the grid, in the order of Hydra's BasicSweeper: a later word takes the place of one with its key.
+    """The factors of the grid, in the order of Hydra's BasicSweeper: a later word replaces one with the same key.
 
     Raises UserError for words that cannot be read, and for a sweep that cannot be listed or has more than `LIMIT` values.
     """
@@ -122,7 +122,7 @@ def _swept_values(override: "Override") -> list[str]:
     if isinstance(sweep, RangeSweep):
         if not sweep.step:
             raise UserError(f"{line}: never gets from {sweep.start} to {sweep.stop}; accepted: a step other than 0")
-        # Counted before it is listed: a range may be longer than the memory.
+        # Counted before it is listed: a range may not fit into memory.
         numbers = dataclasses.replace(sweep, shuffle=False).range()
         if sum(1 for _ in itertools.islice(numbers, LIMIT + 1)) > LIMIT:
             raise UserError(f"{line}: has more than {LIMIT:,} values; accepted: at most {LIMIT:,} cells in one sweep")

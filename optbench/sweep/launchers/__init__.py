@@ -1,1 +1,1 @@
-"""Starting the workers of a sweep: on this machine, or in jobs of Slurm."""
+"""The launchers, which start the workers of a sweep on this machine or in jobs of Slurm."""

@@ -1,4 +1,4 @@
-"""Hands runs that are frozen in their directories to the launcher that a configuration chose."""
+"""Hand runs that are frozen in their directories to the launcher that a configuration chooses."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from optbench.system import terminal
 
 
 def check(launcher: Mapping[str, Any], configs: Sequence[Config]) -> None:
-    """Raise UserError for what the launcher cannot do, before anything is written."""
+    """Raise UserError for runs that the launcher cannot start, before anything is written."""
     if works_as(launcher) == "local":
         local.check(configs)
     else:
@@ -20,15 +20,15 @@ def check(launcher: Mapping[str, Any], configs: Sequence[Config]) -> None:
 
 
 def check_place(launcher: Mapping[str, Any]) -> None:
-    """Raise UserError where the launcher cannot start anything from here: Slurm's without a cluster that answers."""
+    """Raise UserError if the launcher cannot start anything from here: Slurm's without a cluster that answers."""
     if works_as(launcher) != "local":
         slurm.check_cluster(launcher)
 
 
 def dispatch(plan: Plan, run_ids: Sequence[str], launcher: Mapping[str, Any], console: Console | None = None) -> int:
-    """Start ``run_ids`` of ``plan``; returns the exit status of the command that did so.
+    """Start ``run_ids`` of ``plan``; returns the exit status for the command.
 
-    Raises `optbench.errors.WorkersFailed` where local workers ended before their runs.
+    Raises `optbench.errors.WorkersFailed` if local workers ended before their runs.
     """
     console = console or terminal.console()
     configs = [plan.directory(run_id).config() for run_id in run_ids]

@@ -1,4 +1,4 @@
-"""launcher=local: starts the workers of a sweep on this machine and shows what they are doing."""
+"""launcher=local: start the workers of a sweep on this machine and show their progress."""
 
 import os
 import selectors
@@ -44,9 +44,9 @@ def launch(
     options: Mapping[str, Any],
     console: Console | None = None,
 ) -> int:
-    """Train ``run_ids`` here and now; returns the exit status: 0, 1 if some failed, 128 + N when stopped by signal N.
+    """Train ``run_ids`` on this machine; returns the exit status: 0, 1 if some failed, 128 + N if stopped by signal N.
 
-    Raises WorkersFailed where the file system refused what the workers wrote, or where they ended by themselves.
+    Raises WorkersFailed if the file system refused a file that the workers wrote, or if they ended by themselves.
     """
     devices = _gpus() if any(config["trainer"]["accelerator"] != "cpu" for config in configs) else []
     workers = min(options["workers"] or _default_workers(options, devices), len(run_ids))
@@ -64,7 +64,7 @@ def _default_workers(options: Mapping[str, Any], devices: Sequence[str]) -> int:
 
 
 def _gpus() -> list[str]:
-    """The names by which CUDA_VISIBLE_DEVICES knows the GPUs of this machine, found without torch."""
+    """The names of this machine's GPUs for CUDA_VISIBLE_DEVICES, found without torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip() and name.strip() != "-1"]
@@ -73,15 +73,15 @@ def _gpus() -> list[str]:
 
 
 def worker_environment(threads: int) -> dict[str, str]:
-    """The environment of a worker: that of every child, with as many threads as it may use."""
+    """The environment of a worker: that of every child process, with the number of ``threads``."""
     environment = environment_of_children() | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    # torch then counts GPUs without waking CUDA up, which would have to happen after the workers are forked.
+    # With this, torch counts GPUs without initializing CUDA, which must not happen before the workers are forked.
     environment["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     return environment
 
 
 class _Session:
-    """One process of workers, and the person who watches it."""
+    """One process of workers, and its display."""
 
     def __init__(
         self, plan: Plan, run_ids: Sequence[str], command: Sequence[str], threads: int, console: Console
@@ -98,7 +98,7 @@ class _Session:
             plan.name,
             *command,
         ]
-        # A file without a name: nothing is left of it if this process is killed.
+        # A file without a name, which vanishes if this process is killed.
         runs = tempfile.TemporaryFile()  # noqa: SIM115 (it is closed below)
         runs.write("\n".join(run_ids).encode())
         runs.seek(0)
@@ -107,7 +107,7 @@ class _Session:
             [*words, "--report-to", str(writing), "--runs", f"/dev/fd/{runs.fileno()}"],
             pass_fds=[writing, runs.fileno()],
             env=worker_environment(threads),
-            # Ctrl-C reaches this process only, which then asks the workers in order.
+            # Ctrl-C then reaches only this process, which asks the workers to stop.
             start_new_session=True,
             stdin=subprocess.DEVNULL,
             stdout=self._said,
@@ -123,7 +123,7 @@ class _Session:
         self._events = EventReader()
 
     def run(self) -> int:
-        """Show what happens until the workers are done."""
+        """Show the progress until the workers are done; returns the exit status."""
         signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
         kept = {number: signal.signal(number, self._ask_to_stop) for number in signals}
         selector = selectors.DefaultSelector()
@@ -147,7 +147,7 @@ class _Session:
         return 128 + self._interrupted if self._interrupted else min(abs(status), 1)
 
     def _read(self) -> bool:
-        """Take in what has been reported; False once the other end is closed."""
+        """Read the events reported so far; False once the other end is closed."""
         while True:
             try:
                 content = os.read(self._reports, 1 << 16)
@@ -163,7 +163,7 @@ class _Session:
                 self.display.report(event)
 
     def _ask_to_stop(self, number: int, frame: object) -> None:
-        # After the second Ctrl-C workers get no more time; after the first, as much as a step and a checkpoint take.
+        # After the first Ctrl-C, workers have time for a step and a checkpoint; the second kills them.
         if self._interrupted is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
             return

@@ -1,4 +1,4 @@
-"""Who else is at work on a sweep: two commands may share one, and each has to say what it left to the other."""
+"""Detect other commands or jobs working on the same sweep, and report the runs left to them."""
 
 from collections.abc import Iterable, Sequence
 
@@ -12,7 +12,7 @@ _MOST_NAMED = 4
 
 
 def at_work(plan: Plan, queued: Queued) -> str:
-    """Such as "process 42 on node7": the commands, jobs or else processes that are at work on ``plan``; empty for nobody."""
+    """The commands and jobs, or else the processes, at work on ``plan``, such as "process 42 on node7"; empty if none is."""
     if not plan.exists:
         return ""
     seen = survey(plan, queued)
@@ -24,7 +24,7 @@ def at_work(plan: Plan, queued: Queued) -> str:
 
 
 def left_to_others(plan: Plan, run_ids: Sequence[str]) -> list[str]:
-    """A line for those of ``run_ids``, which this command has not done, that others are at work on or have finished."""
+    """Lines about those of ``run_ids``, which this command has not trained, that others train now or have finished."""
     holders: list[str] = []
     held = over = 0
     for run_id in run_ids:

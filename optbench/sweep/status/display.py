@@ -1,4 +1,4 @@
-"""What a person sees of a sweep on this machine: a live table, or plain lines where there is no terminal."""
+"""The display of a sweep on this machine: a live table, or plain lines without a terminal."""
 
 import math
 import time
@@ -19,7 +19,7 @@ from optbench.system.terminal import number
 
 _LAST_PROBLEMS = 4
 _MOST_PROBLEMS = 20
-# A worker that has not moved for so long shows that instead of a rate that is no longer true.
+# For a worker without a step for this time, the time is shown in place of its rate, which no longer holds.
 _IDLE_SECONDS = 30.0
 _FINISHED = ("done", "diverged", "failed")
 
@@ -27,7 +27,7 @@ Progress = Callable[[str], Mapping[str, Any] | None]
 
 
 def clock(seconds: float | None) -> str:
-    """A duration as 0:07, 3:12, 1:02:03 or 2 d 03:04:05; a dash where there is none."""
+    """A duration as 0:07, 3:12, 1:02:03 or 2 d 03:04:05; a dash for None."""
     if seconds is None or not math.isfinite(seconds):
         return "–"
     minutes, rest = divmod(round(seconds), 60)
@@ -46,9 +46,9 @@ class _Worker:
 
 
 class SweepDisplay:
-    """Shows the sweep ``name`` of ``total`` runs, ``already`` of which were over before.
+    """Shows the sweep ``name`` of ``total`` runs, of which ``already`` had ended before.
 
-    A context manager: give every line that the workers report to `report`, and call `refresh` about twice a second.
+    A context manager: pass every event of the workers to `report`, and call `refresh` about twice a second.
     """
 
     def __init__(self, console: Console, name: str, total: int, already: int = 0, enabled: bool = True) -> None:
@@ -75,12 +75,12 @@ class SweepDisplay:
         if not self.live:
             return
         self._screen.stop()
-        # The table goes; what went wrong stays.
+        # The table vanishes; the problems stay on the screen.
         for line in self._problem_lines(_MOST_PROBLEMS):
             self.console.print(line, soft_wrap=True)
 
     def report(self, event: Event) -> None:
-        """Take note of one event that the workers report."""
+        """Record one event of the workers."""
         match event:
             case Ready():
                 self._workers = {worker_number: _Worker() for worker_number in range(event.workers)}
@@ -101,7 +101,7 @@ class SweepDisplay:
         if state in ("done", "diverged") and seconds is not None:
             self._seconds.append(seconds)
         if state in ("failed", "diverged"):
-            self._problems.pop(run, None)  # the later news are shown last
+            self._problems.pop(run, None)  # the latest problem is shown last
             self._problems[run] = f"{state}: {why}" if why else state
         elif state == "done" and run in self._problems:
             self._problems[run] += "; done at another attempt"
@@ -120,7 +120,7 @@ class SweepDisplay:
         self.console.print(line, soft_wrap=True)
 
     def refresh(self, progress: Progress) -> None:
-        """Draw again; ``progress(run id)`` is what `RunDirectory.progress` says of a run."""
+        """Draw again; ``progress(run id)`` gives the result of `RunDirectory.progress` for a run."""
         if not self.live:
             return
         for worker in self._workers.values():
@@ -129,7 +129,7 @@ class SweepDisplay:
         self._screen.update(self.render(), refresh=True)
 
     def summary(self) -> str:
-        """One line for the end, such as "48 runs: 46 done, 1 diverged, 1 failed in 3:12"."""
+        """The final line, such as "48 runs: 46 done, 1 diverged, 1 failed in 3:12"."""
         counts = Counter(self._ended.values())
         parts = [f"{self.already} before"] if self.already else []
         parts += [f"{counts[state]} {state}" for state in (*_FINISHED, "preempted") if counts[state]]
@@ -139,7 +139,7 @@ class SweepDisplay:
         return f"{words} in {clock(time.monotonic() - self._began)}"
 
     def not_ended(self, run_ids: Sequence[str]) -> list[str]:
-        """Those of ``run_ids`` whose end no worker has reported."""
+        """Those of ``run_ids`` for which no worker has reported an end."""
         return [run_id for run_id in run_ids if run_id not in self._ended]
 
     @property
@@ -147,7 +147,7 @@ class SweepDisplay:
         return self.already + sum(state in _FINISHED for state in self._ended.values())
 
     def seconds_left(self) -> float | None:
-        """How long the rest will take at the mean of the runs that ended, or else at the pace of those at work."""
+        """The estimated seconds left, from the mean of the runs that ended, or else from the rate of those at work."""
         lengths = self._seconds or [
             worker.progress["steps"] / worker.progress["rate"]
             for worker in self._workers.values()
@@ -164,14 +164,14 @@ class SweepDisplay:
     # ---- the live table -------------------------------------------------------------------------------------------------
 
     def render(self) -> RenderableType:
-        """The table as it is now."""
+        """The current table."""
         counts = Counter(self._ended.values())
         words = [f"{self._finished}/{self.total} runs"]
         words += [f"{counts[state]} {state}" for state in ("diverged", "failed", "preempted") if counts[state]]
         words += [f"{self.total - self._finished} left", f"{clock(time.monotonic() - self._began)} elapsed"]
         if self._finished < self.total:
             words.append(f"{clock(self.seconds_left())} to go")
-        # In a table of its own, for it does not end its line.
+        # In a table of its own, because a progress bar does not end its line.
         bar = Table.grid(expand=True)
         bar.add_row(ProgressBar(total=max(self.total, 1), completed=self._finished))
         problems = self._problem_lines(_LAST_PROBLEMS)
@@ -181,11 +181,11 @@ class SweepDisplay:
     def _worker_table(self, lines_below: int) -> RenderableType:
         if not self._workers:
             return Text("starting workers", style="dim")
-        # A table taller than the terminal would lose its end, and with it the failures.
+        # A table taller than the terminal would lose its last lines, which show the failures.
         room = max(2, self.console.height - lines_below - 7)
         table = Table(box=None, pad_edge=False, header_style="dim")
         table.add_column("", justify="right", no_wrap=True)
-        table.add_column("run")  # the one that gives way, where the terminal is narrow
+        table.add_column("run")  # shortened on a narrow terminal
         for column in ("step", "rate", "loss"):
             table.add_column(column, justify="right", no_wrap=True)
         shown = sorted(self._workers.items())[:room]

@@ -1,4 +1,4 @@
-"""Which of the jobs and commands that a sweep has started are still alive."""
+"""Find the jobs and commands of a sweep that are still alive."""
 
 import os
 import time
@@ -8,10 +8,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-# Of the Slurm jobs with these ids, the state of those that squeue still knows; None where squeue does not answer.
+# For ids of Slurm jobs, the states of those that squeue still knows; None if squeue does not answer.
 Queued = Callable[[list[str]], dict[str, str] | None]
 
-# How long a command on another host is believed to be starting up, while it has no run in hand yet.
+# For this time a command on another host counts as starting, although it has no run yet.
 START_UP_SECONDS = 120.0
 
 
@@ -24,16 +24,16 @@ class LocalCommand:
 
     @property
     def is_here(self) -> bool:
-        """Whether it is on this host, where it can be sent signals."""
+        """True if it is on this host, so that it can be sent signals."""
         return self.host == os.uname().nodename
 
 
 @dataclass(frozen=True)
 class LivingJobs:
-    """What of a sweep is still alive.
+    """The jobs and commands of a sweep that are still alive.
 
     slurm: the state of each job that squeue knows.
-    unanswered: the ids of all its Slurm jobs, where squeue could not be asked.
+    unanswered: the ids of all its Slurm jobs, if squeue could not be asked.
     local: the commands of launcher=local.
     """
 
@@ -43,18 +43,18 @@ class LivingJobs:
 
     @property
     def take_runs(self) -> bool:
-        """Whether anything here may take a run that waits; a job that squeue cannot be asked about may."""
+        """True if any of them may take a waiting run; a job that squeue could not be asked about counts."""
         return bool(self.slurm or self.unanswered or self.local)
 
 
 def living(
     name: str, jobs: Iterable[Mapping[str, Any]], queued: Queued, busy_hosts: Collection[str] = ()
 ) -> LivingJobs:
-    """What of ``jobs``, the lines of `Plan.jobs` of the sweep ``name``, is alive.
+    """The living ones among ``jobs``, the lines of `Plan.jobs` of the sweep ``name``.
 
-    A local command on this host is alive while its process is. Those on other hosts cannot be asked; but a command with
-    work left always has a run in hand, so one is taken for alive when its host is in ``busy_hosts``, those that work on
-    a run of the sweep now, or when it was started less than `START_UP_SECONDS` ago.
+    A local command on this host is alive while its process is. Processes on other hosts cannot be asked. But a command with
+    work left always has a run, so that it counts as alive if its host is in ``busy_hosts``, the hosts that work on a run of
+    the sweep now, or if it was started less than `START_UP_SECONDS` ago.
     """
     jobs = list(jobs)
     noted = [job.get("ids") for job in jobs if job.get("kind") == "slurm"]
@@ -76,12 +76,12 @@ def living(
 
 
 def is_worker(pid: int, name: str) -> bool:
-    """Whether the process ``pid`` of this host is alive and one of the workers of the sweep ``name``.
+    """True if the process ``pid`` of this host is alive and one of the workers of the sweep ``name``.
 
-    Process ids are used again, so it is not enough that there is such a process.
+    The command line is checked as well, because process ids are reused.
     """
     try:
-        # Empty for a zombie, which has ended.
+        # The command line of a zombie, which has ended, is empty.
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         return b"optbench.sweep.worker.process" in words and os.fsencode(name) in words
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What every run of a plan is doing, as far as the store and the queue tell."""
+"""The state of every run of a plan, read from the store and the queue."""
 
 import math
 import time
@@ -14,27 +14,27 @@ from optbench.sweep.status.jobs import LivingJobs, Queued, living
 
 Phase = Literal["done", "diverged", "running", "stuck", "queued", "preempted", "lost", "failed", "missing"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
-# Somebody works on these, or will.
+# A process works on these, or will.
 IN_HAND: tuple[Phase, ...] = ("running", "stuck", "queued")
-# These wait for `retry`, or for the same command once more.
+# These wait for `retry`, or for the sweep's command again.
 UNATTENDED: tuple[Phase, ...] = ("failed", "preempted", "lost", "missing")
 
 
 @dataclass(frozen=True)
 class RunState:
-    """What one run is doing.
+    """The state of one run.
 
     state: done, diverged or failed, as the run has ended;
         running: a living process has it;
-        stuck: a living process has it, but it has not moved for long;
-        queued: it waits, and some job or command of the sweep is alive that will take it;
-        preempted: it was stopped in order, and nobody will continue it by himself;
-        lost: its process died without a word, and nobody will continue it by himself;
-        missing: it has not begun, and nobody is going to take it.
-    why: one line for a person to read, or nothing.
-    step, steps, rate, loss: of a running or stuck run, how far it is, in steps and in steps a second.
+        stuck: a living process has it, but it has made no step for long;
+        queued: it waits, and a living job or command of the sweep will take it;
+        preempted: it was stopped at a checkpoint, and no job or command will continue it;
+        lost: its process died without recording an end, and no job or command will continue it;
+        missing: it has not started, and no job or command will take it.
+    why: the reason in one line, or empty.
+    step, steps, rate, loss: of a running or stuck run: steps made, steps in all, steps for each second, training loss.
     host, pid: the process that has it, or that was lost.
-    idle: of a running or stuck run, the seconds since it last moved.
+    idle: of a running or stuck run, the seconds since its last step.
     """
 
     run_id: str
@@ -51,7 +51,7 @@ class RunState:
 
     @property
     def seconds_left(self) -> float | None:
-        """How long a running run still takes at its present rate; None when that is unknown."""
+        """The seconds that a running run still needs at its present rate; None if unknown."""
         if self.step is None or self.steps is None or not self.rate:
             return None
         return max(0, self.steps - self.step) / self.rate
@@ -59,7 +59,7 @@ class RunState:
 
 @dataclass(frozen=True)
 class Survey:
-    """All runs of a sweep in the order of its plan, and what is alive that works on them."""
+    """All runs of a sweep in the order of its plan, and the living jobs and commands."""
 
     name: str
     runs: list[RunState]
@@ -67,13 +67,13 @@ class Survey:
 
     @property
     def counts(self) -> dict[Phase, int]:
-        """How many runs are in each state, those with none included."""
+        """The number of runs in each state, also where it is 0."""
         seen = Counter(run.state for run in self.runs)
         return {state: seen[state] for state in PHASES}
 
     @property
     def is_over(self) -> bool:
-        """Whether nobody works on any of its runs, or is going to."""
+        """True if no process works on any of its runs, or will."""
         return not self.in_states(*IN_HAND)
 
     def in_states(self, *states: Phase) -> list[RunState]:
@@ -82,12 +82,12 @@ class Survey:
 
 
 def survey(plan: Plan, queued: Queued, stuck_after: float = 600.0) -> Survey:
-    """Look at every run of ``plan``; never raises for a damaged run, which reads as one that has not begun.
+    """Read the state of every run of ``plan``; never raises for a damaged run, which counts as one that has not started.
 
-    ``queued(ids)``: which of the Slurm jobs ``ids`` squeue still knows, and in which state; None if it does not answer.
-    ``stuck_after``: a run that has not moved for so many seconds is stuck.
+    ``queued(ids)``: the states of those Slurm jobs ``ids`` that squeue still knows; None if it does not answer.
+    ``stuck_after``: a run without a step for this many seconds is stuck.
 
-    A lock's heartbeat and a file's time of modification are held against this host's clock.
+    A lock's heartbeat and a file's time of modification are compared with this host's clock.
     """
     seen = [_observe(plan.directory(entry.run_id), entry, stuck_after) for entry in plan.entries()]
     open_runs = {"running", "stuck", "queued", "preempted", "lost"}
@@ -99,10 +99,10 @@ def survey(plan: Plan, queued: Queued, stuck_after: float = 600.0) -> Survey:
 
 
 def _observe(directory: RunDirectory, entry: Entry, stuck_after: float) -> RunState:
-    """The run by what its own directory says; one that has not begun is called queued here."""
+    """The state of the run by its own directory; a run that has not started is called queued here."""
     status, held = _status_and_holder(directory)
     if status.state == "running" and held is None:
-        # It may have ended between the two looks: a run's last status is written before its lock is given back.
+        # The run may have ended between the two reads: its last status is written before its lock is released.
         status, held = _status_and_holder(directory)
     why = str(status.why or "")  # in a damaged file it may be anything
     if status.state in ("done", "diverged", "failed"):
@@ -118,7 +118,7 @@ def _observe(directory: RunDirectory, entry: Entry, stuck_after: float) -> RunSt
 
 
 def _status_and_holder(directory: RunDirectory) -> tuple[Status, Held | None]:
-    """The run's status, and who is alive and holds its lock."""
+    """The run's status, and the living holder of its lock, if any."""
     status = directory.status()
     if status.state in ("done", "diverged", "failed"):
         return status, None
@@ -136,7 +136,7 @@ def _summary_why(directory: RunDirectory, status: Status) -> str:
 
 
 def _in_hand(directory: RunDirectory, entry: Entry, status: Status, held: Held, stuck_after: float) -> RunState:
-    # What is left of an earlier attempt does not count as this one's idleness; loading data comes before "running".
+    # The idle time begins at the earliest when this attempt became "running", which is after the data were loaded.
     progress: dict[str, Any] = directory.progress() or {}
     moved = [seconds for seconds in (_number(progress.get("idle")), _since(status)) if seconds is not None]
     idle = min(moved) if moved and status.state == "running" else None
@@ -177,7 +177,7 @@ def _since(status: Status) -> float | None:
 
 
 def _settle(run: RunState, jobs: LivingJobs) -> RunState:
-    """Tell runs that somebody will take from those that nobody will."""
+    """Distinguish runs that a job or command will take from those that none will."""
     if run.state not in ("queued", "preempted", "lost"):
         return run
     if jobs.take_runs:
@@ -190,7 +190,7 @@ def _settle(run: RunState, jobs: LivingJobs) -> RunState:
 
 
 def in_words(counts: dict[Phase, int]) -> str:
-    """Such as "48 runs: 46 done, 2 failed"."""
+    """A summary such as "48 runs: 46 done, 2 failed"."""
     total = sum(counts.values())
     shown = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     return f"{total} run{'' if total == 1 else 's'}" + (f": {shown}" if shown else "")

@@ -1,4 +1,4 @@
-"""The events that workers report: a line of JSON each, written and read here and nowhere else."""
+"""The events that workers report, each as a line of JSON; only this module writes and reads them."""
 
 import json
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ class OfWorker(Event):
 
 @dataclass(frozen=True)
 class Ready(Event):
-    """So many workers are about to start."""
+    """The given number of workers is about to start."""
 
     kind = "ready"
     workers: int
@@ -42,7 +42,7 @@ class RunStarted(OfWorker):
 
 @dataclass(frozen=True)
 class RunEnded(OfWorker):
-    """A run has ended in ``state``, after ``seconds`` where a worker lived to see it."""
+    """A run has ended in ``state``, after ``seconds`` if its worker was alive at the end."""
 
     kind = "end"
     run: str
@@ -53,7 +53,7 @@ class RunEnded(OfWorker):
 
 @dataclass(frozen=True)
 class WorkerDied(Event):
-    """A worker has died; ``run``: the one that it had, if any."""
+    """A worker has died; ``run``: the run that it had, if any."""
 
     kind = "death"
     worker: int
@@ -63,7 +63,7 @@ class WorkerDied(Event):
 
 @dataclass(frozen=True)
 class Refused(OfWorker):
-    """The file system has refused what a worker wrote, which stops them all."""
+    """The file system has refused a file of a worker, which stops all workers."""
 
     kind = "refused"
     why: str
@@ -71,14 +71,14 @@ class Refused(OfWorker):
 
 @dataclass(frozen=True)
 class Warned(Event):
-    """Something that whoever watches should know."""
+    """A warning for the display or the log."""
 
     kind = "warning"
     why: str
 
 
 class EventReader:
-    """Puts together the events of a stream that comes in pieces."""
+    """Assembles the events of a stream that arrives in pieces."""
 
     def __init__(self) -> None:
         self._rest = b""

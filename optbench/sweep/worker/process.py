@@ -3,8 +3,8 @@
     python -m optbench.sweep.worker.process RESULTS_DIR NAME --workers 4   forks four workers, and replaces one that dies
     python -m optbench.sweep.worker.process RESULTS_DIR NAME --run RUN_ID --rank 1 --local-rank 1 --world 2 --rendezvous FILE
 
-Launchers start it; nobody needs to by hand. It exits with 0 when all its runs ended as done or diverged, 1 if some failed,
-3 if the file system refused what they wrote, and 128 + N when signal N stopped it.
+Launchers start it. It exits with 0 if all its runs ended as done or diverged, 1 if some failed, 3 if the file system
+refused a file that they wrote, and 128 + N if signal N stopped it.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from optbench.training import build, run
 
 
 class _LastData:
-    """Loads data, but not twice in a row: neighbours in a plan often share them."""
+    """Loads data, and keeps the latest, because consecutive runs of a plan often share them."""
 
     def __init__(self) -> None:
         self._key = ""
@@ -49,14 +49,14 @@ class _LastData:
         kept = [config.text[key] for key in ("dataset", "data_dir", "batch", "schedule", "seed")]
         key = json.dumps(kept, sort_keys=True)
         if self._raw is None or key != self._key:
-            self._raw = None  # before the next are loaded
+            self._raw = None  # freed before the next are loaded
             self._raw, self._key = build.load_data(config), key
         return self._raw
 
 
 @contextmanager
 def output_to(path: Path) -> Iterator[Console]:
-    """Everything that this process prints, its libraries and its children too, goes to the end of ``path``."""
+    """Append all output of this process, of its libraries and of its children to ``path``."""
     with reporting("write", path):
         file = path.open("a", encoding="utf-8", errors="replace")
     with file:
@@ -79,8 +79,15 @@ def output_to(path: Path) -> Iterator[Console]:
                 os.close(descriptor)
 
 
-def work(directories: Sequence[RunDirectory], first: int, limit: int | None, max_retries: int, report: Report) -> int:
-    """Be one worker: do at most ``limit`` runs, one after another; returns the exit status."""
+def work(
+    directories: Sequence[RunDirectory],
+    first: int,
+    limit: int | None,
+    max_retries: int,
+    report: Report,
+    sharers: int = 1,
+) -> int:
+    """Run one of ``sharers`` workers on a device: train at most ``limit`` runs, one after another; returns the exit status."""
     if limit == 0:
         return ALL_WELL
     stop = Stop()
@@ -89,7 +96,7 @@ def work(directories: Sequence[RunDirectory], first: int, limit: int | None, max
     status, mirror = ALL_WELL, None
     try:
         for done, claimed in enumerate(take(directories, first, max_retries), start=1):
-            outcome = _do(claimed, stop, load, report)
+            outcome = _do(claimed, stop, load, report, sharers)
             # A mirror needs a second to end; meanwhile the next run has trained.
             if mirror is not None:
                 mirror.finish()
@@ -97,7 +104,7 @@ def work(directories: Sequence[RunDirectory], first: int, limit: int | None, max
             if outcome.state == "failed":
                 status = SOME_FAILED
                 if torch.cuda.is_initialized():
-                    return TO_BE_RENEWED  # what went wrong on the device may be wrong from now on
+                    return TO_BE_RENEWED  # after a failure the device may stay unusable in this process
             if outcome.refused:
                 raise StoreError(outcome.why)
             if stop.signal is not None:
@@ -114,13 +121,13 @@ def work(directories: Sequence[RunDirectory], first: int, limit: int | None, max
     return status
 
 
-def _do(claimed: Claim, stop: Stop, load: Callable[[RunConfig], RawData], report: Report) -> run.Outcome:
-    """Do one run, whose lock is given back then."""
+def _do(claimed: Claim, stop: Stop, load: Callable[[RunConfig], RawData], report: Report, sharers: int) -> run.Outcome:
+    """Train one run, and release its lock."""
     directory = claimed.directory
     report(RunStarted(directory.run_id))
     began = time.monotonic()
     with claimed.lock.given_back(), output_to(directory.log) as console:
-        outcome = run.execute_claimed(claimed, console, stop, load)
+        outcome = run.execute_claimed(claimed, console, stop, load, sharers)
         if outcome.summary is None:
             console.print(f"{outcome.state}: {outcome.why}", soft_wrap=True)
     report(RunEnded(directory.run_id, outcome.state, outcome.why, time.monotonic() - began))
@@ -129,7 +136,7 @@ def _do(claimed: Claim, stop: Stop, load: Callable[[RunConfig], RawData], report
 
 def _clean_up() -> None:
     gc.collect()
-    # What is still there are modules that the run was the first to import; no later collection need look at them.
+    # The remaining objects belong to modules that this run imported first; later collections can skip them.
     gc.freeze()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
@@ -138,7 +145,7 @@ def _clean_up() -> None:
 def be_rank(
     directory: RunDirectory, rank: int, local_rank: int, world: int, meeting_file: Path, max_retries: int
 ) -> int:
-    """Be one of the ranks of a run; rank 0 takes the run and writes it. Returns the exit status."""
+    """Run one of the ranks of a run; rank 0 takes the run and writes its files. Returns the exit status."""
     stop = Stop()
     stop.listen()
     trainer = Devices.of(directory.config()["trainer"])
@@ -160,9 +167,9 @@ def be_rank(
         "LOCAL_WORLD_SIZE": str(devices),
         "MASTER_ADDR": meeting.address,
         "MASTER_PORT": str(meeting.port),
-        "TORCHELASTIC_RUN_ID": meeting_file.stem,  # by this Lightning knows that the ranks are there already
+        "TORCHELASTIC_RUN_ID": meeting_file.stem,  # tells Lightning that the ranks already exist
     }
-    if claimed is None:  # what it prints goes to the job's log: only the holder of the lock writes the run's
+    if claimed is None:  # its output goes to the job's log: only the holder of the lock writes the run's log
         outcome = run.execute_as_rank(directory, Console(file=sys.stdout, width=200), stop)
     else:
         with output_to(directory.log) as console, claimed.lock.given_back():
@@ -224,24 +231,25 @@ def _supervise(plan: Plan, given: argparse.Namespace, warning: str | None) -> in
             while line and given.report_to is not None:
                 line = line[os.write(given.report_to, line) :]
         except BrokenPipeError:
-            stop.receive(signal.SIGTERM)  # whoever started the workers is gone
+            stop.receive(signal.SIGTERM)  # the parent of the workers is gone
 
     def be_worker(number: int, report: Report) -> int:
         if devices:
-            # Nothing has asked CUDA for its devices yet, so each worker may still choose what it sees.
+            # CUDA is not initialized yet, so that each worker can still choose its visible devices.
             os.environ["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
         first = (given.first + number * len(directories) // given.workers) % max(len(directories), 1)
         limit = None
         if given.limit is not None:
             limit = given.limit // given.workers + (number < given.limit % given.workers)
-        return work(directories, first, limit, given.max_retries, report)
+        sharers = -(-given.workers // max(len(devices), 1))
+        return work(directories, first, limit, given.max_retries, report, sharers)
 
     def record_crash(run_id: str, why: str) -> str:
         return record_death(plan.directory(run_id), why, given.max_retries).state
 
     if warning:
         report(Warned(warning))
-    # What is in memory now stays there as long as the workers live: no collection need look at it.
+    # All present objects live as long as the workers, so that collections can skip them.
     gc.collect()
     gc.freeze()
     report(Ready(given.workers))

@@ -1,4 +1,4 @@
-"""How the ranks of one run find each other: rank 0 writes its address to a file that the others wait for."""
+"""The rendezvous of the ranks of one run: rank 0 writes its address to a file, for which the others wait."""
 
 import socket
 import sys
@@ -9,25 +9,25 @@ from pathlib import Path
 from optbench.errors import UserError
 from optbench.store.files import read_object, to_json, write_atomically
 
-# Whoever waits says so after this long.
+# A waiting rank prints a line after this time.
 _PATIENCE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class Meeting:
-    """Where rank 0 listens. ``port`` 0: there is nothing to do, because the run is done or in other hands."""
+    """The address of rank 0. ``port`` 0: there is nothing to do, because the run is done or another process has it."""
 
     host: str
     port: int
 
     @property
     def address(self) -> str:
-        """The host as this process reaches it: over the loopback where both are on one machine."""
+        """The host for this process: the loopback address if rank 0 is on the same machine."""
         return "127.0.0.1" if self.host == socket.gethostname() else self.host
 
 
 def call(path: Path) -> Meeting:
-    """Rank 0: choose a free port for this attempt, and say so in ``path``."""
+    """Rank 0: choose a free port for this attempt, and write it to ``path``."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         meeting = Meeting(socket.gethostname(), probe.getsockname()[1])
@@ -56,7 +56,7 @@ def attend(path: Path, seconds: float, who: str) -> Meeting:
             if waited > _PATIENCE_SECONDS and not told:
                 told = True
                 print(f"optbench: {who} waits for rank 0, which writes {path}", file=sys.stderr, flush=True)
-            # NFS shows a new file to other hosts once they look at the folder again.
+            # NFS shows a new file to other hosts once they list the folder again.
             list(path.parent.iterdir())
             time.sleep(0.1)
     raise UserError(

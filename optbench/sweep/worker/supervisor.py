@@ -1,4 +1,4 @@
-"""Keeps workers alive: forks them from one warm process, replaces those that die, and passes on what they report."""
+"""Supervise workers: fork them from one warm process, replace those that die, and pass on their events."""
 
 import os
 import selectors
@@ -13,9 +13,9 @@ from optbench.system.signals import SIGNALS, Stop
 
 Report = Callable[[Event], None]
 
-# Exit statuses of a worker, and of all of them together.
+# Exit statuses of a worker, and of the supervisor.
 ALL_WELL, SOME_FAILED, REFUSED = 0, 1, 3
-# Of a worker that wants another in its place.
+# The exit status of a worker that must be replaced.
 TO_BE_RENEWED = 4
 # A worker that dies before it has taken a run is tried again this often in a row.
 _IDLE_DEATHS = 2
@@ -26,7 +26,7 @@ class _Worker:
     number: int
     pid: int
     pipe: int
-    run: str | None = None  # what it is doing
+    run: str | None = None  # the run that it trains
     took: bool = False  # whether it has ever taken a run
     events: EventReader = field(default_factory=EventReader, repr=False)
 
@@ -34,10 +34,10 @@ class _Worker:
 class Supervisor:
     """Runs ``work(number, report)`` in ``workers`` forked processes until each of them has returned its exit status.
 
-    A worker reports `RunStarted` and `RunEnded`; that, and what the supervisor adds, goes to ``report``. When a worker dies,
-    ``record_crash(run, why)`` says what becomes of the run it had, and a new worker takes its place. ``stop``: asks all
-    workers to stop once it has received a signal; they are forked with the signals blocked, until they have a `Stop` of
-    their own that listens.
+    A worker reports `RunStarted` and `RunEnded`; these events, and those of the supervisor, go to ``report``. If a worker
+    dies, ``record_crash(run, why)`` decides what happens to its run, and a new worker replaces it. ``stop``: once it has
+    received a signal, all workers are asked to stop. Workers are forked with the signals blocked, until they listen with a
+    `Stop` of their own.
 
     The calling process must not have initialized CUDA nor started threads.
     """
@@ -84,11 +84,11 @@ class Supervisor:
 
     def _start(self, number: int) -> None:
         reading, writing = os.pipe()
-        # A signal that comes before the child listens waits for it; handled by what it inherited, it would be lost.
+        # Signals are blocked until the child listens; the handlers that it inherits would lose them.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         pid = os.fork()
         if pid == 0:
-            # A pipe of which any worker holds the reading end does not break when the supervisor is gone.
+            # If a worker held the reading end of a pipe, the pipe would not break when the supervisor is gone.
             for inherited in (reading, *(worker.pipe for worker in self._workers.values())):
                 os.close(inherited)
             self._selector.close()
@@ -101,7 +101,7 @@ class Supervisor:
 
     def _signal(self, number: int) -> None:
         for worker in self._workers.values():
-            os.kill(worker.pid, number)  # it is not reaped yet, so its process id is still its own
+            os.kill(worker.pid, number)  # not reaped yet, so that its process id cannot have been reused
 
     def _read(self, worker: _Worker) -> None:
         while True:
@@ -172,12 +172,12 @@ class Supervisor:
             self._start(number)
 
     def _stop_for_good(self) -> None:
-        # What one worker cannot write the others cannot either; they stop in order.
+        # If the file system refuses one worker, it refuses the others as well; they stop at a checkpoint.
         self._signal(signal.SIGTERM)
 
 
 def _be_worker(work: Callable[[int, Report], int], number: int, pipe: int) -> None:
-    """The life of a forked child, which ends here and never returns to its parent's code."""
+    """Run a forked child; it ends here and never returns to the code of its parent."""
     code = 70
     try:
         parent = os.getppid()
@@ -189,7 +189,7 @@ def _be_worker(work: Callable[[int, Report], int], number: int, pipe: int) -> No
                     line = line[os.write(pipe, line) :]
             except BrokenPipeError:
                 if os.getppid() != parent:
-                    # Nobody is left to report to, or to be stopped by: this run is the last.
+                    # The supervisor is gone, so that no process would receive reports or stop this worker: this run is the last.
                     os.kill(os.getpid(), signal.SIGTERM)
 
         code = work(number, report)

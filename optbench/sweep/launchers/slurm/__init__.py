@@ -1,4 +1,4 @@
-"""launcher=slurm: the workers of a sweep in arrays of Slurm jobs, submitted and then left to themselves."""
+"""launcher=slurm: submit the workers of a sweep as arrays of Slurm jobs, without waiting for them."""
 
 from optbench.sweep.launchers.slurm.commands import cancel, job_name, max_array_size, queued
 from optbench.sweep.launchers.slurm.submission import (

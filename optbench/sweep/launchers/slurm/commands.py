@@ -1,4 +1,4 @@
-"""What Slurm's own commands tell about jobs, and how to cancel them."""
+"""Ask Slurm's commands about jobs, and cancel jobs."""
 
 import re
 import subprocess
@@ -6,18 +6,18 @@ from collections.abc import Iterable, Sequence
 
 from optbench.errors import UserError
 
-# Slurm's own default.
+# The default of Slurm's MaxArraySize.
 _MAX_ARRAY_SIZE = 1001
 _SECONDS = 10.0
-# Without a configuration Slurm's commands look for one for a minute.
+# Without a configuration Slurm's commands search for one for a minute.
 _ANSWER_SECONDS = 15.0
 _FORGOTTEN = "Invalid job id"
-# Command lines have an end: so many words go into one.
+# The number of job ids in one command line, whose length is limited.
 _WORDS = 500
 
 
 def max_array_size() -> int:
-    """How many jobs an array may have at most: their indices, from 0, stay below MaxArraySize. 0: no arrays here."""
+    """The largest number of jobs in an array: their indices, from 0, stay below MaxArraySize. 0: no arrays here."""
     try:
         done = subprocess.run(
             ["scontrol", "show", "config"], capture_output=True, text=True, timeout=_SECONDS, check=False
@@ -29,7 +29,7 @@ def max_array_size() -> int:
 
 
 def check_answer(where: str) -> None:
-    """Raise UserError where Slurm's commands are there, but no cluster that answers them; ``where`` begins the message."""
+    """Raise UserError if Slurm's commands exist here, but no cluster answers; ``where`` begins the message."""
     try:
         done = subprocess.run(
             ["scontrol", "show", "config"], capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=False
@@ -38,7 +38,7 @@ def check_answer(where: str) -> None:
     except subprocess.TimeoutExpired:
         said = f"no answer within {_ANSWER_SECONDS:g} s"
     except OSError:
-        return  # sbatch will tell
+        return  # sbatch will report the problem
     if said:
         raise UserError(
             f"{where}: Slurm does not answer (scontrol: {said.removeprefix('scontrol: ')}); accepted: a host where its "
@@ -47,19 +47,19 @@ def check_answer(where: str) -> None:
 
 
 def job_name(sweep: str) -> str:
-    """What the jobs of a sweep are called."""
+    """The name of the jobs of a sweep."""
     return f"optbench-{sweep}"
 
 
 def is_job_id(text: str) -> bool:
-    """Whether ``text`` is the id of a job or of a part of an array: 12 or 12_3."""
+    """True if ``text`` is the id of a job or of a task of an array: 12 or 12_3."""
     return re.fullmatch(r"\d+(_\d+)?", text, re.ASCII) is not None
 
 
 def queued(job_ids: Sequence[str]) -> dict[str, str] | None:
-    """The state of those of ``job_ids`` that are not over ("PENDING", "RUNNING", ...).
+    """The states ("PENDING", "RUNNING", ...) of those of ``job_ids`` that have not ended.
 
-    None where there is no squeue, or it does not answer within ten seconds.
+    None if there is no squeue, or if it does not answer within ten seconds.
     """
     wanted = {job_id for job_id in job_ids if is_job_id(job_id)}
     if not wanted:
@@ -70,7 +70,7 @@ def queued(job_ids: Sequence[str]) -> dict[str, str] | None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
     except (OSError, subprocess.SubprocessError):
         return None
-    # Asked for one job that it has forgotten, squeue fails; of several it shows those it knows.
+    # Asked for a single job that it has forgotten, squeue fails; asked for several, it shows those that it knows.
     if done.returncode and _FORGOTTEN not in done.stderr:
         return None
     pairs = (line.split() for line in done.stdout.splitlines())
@@ -78,10 +78,10 @@ def queued(job_ids: Sequence[str]) -> dict[str, str] | None:
 
 
 def cancel(job_ids: Sequence[str], name: str) -> None:
-    """Cancel those of the jobs that are called ``name``; those that are over are passed by.
+    """Cancel those of the jobs that have the name ``name``; jobs that have ended are skipped.
 
-    The ids are read from a file, which may be a stranger's and hold the ids of other jobs of this user: hence the name.
-    Raises UserError when Slurm cannot be reached.
+    The ids come from a file of possibly unknown origin, which may hold the ids of other jobs of this user; therefore the
+    name is compared. Raises UserError if Slurm cannot be reached.
     """
     words = compressed(job_id for job_id in job_ids if is_job_id(job_id))
     for start in range(0, len(words), _WORDS):
@@ -98,7 +98,7 @@ def cancel(job_ids: Sequence[str], name: str) -> None:
 
 
 def compressed(job_ids: Iterable[str]) -> list[str]:
-    """Job ids with the indices of each array in one word, as scancel reads and squeue shows them: 7_[0-3,5]."""
+    """Job ids with the indices of each array in one word, in the notation of scancel and squeue: 7_[0-3,5]."""
     arrays: dict[str, list[int]] = {}
     for job_id in job_ids:
         base, _, index = job_id.partition("_")

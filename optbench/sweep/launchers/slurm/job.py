@@ -1,7 +1,7 @@
-"""What one Slurm job does: it starts the workers of a sweep and answers for them.
+"""One Slurm job: it starts the workers of a sweep, watches them, and reports their result.
 
-submitit unpickles a `Job` in the allocation, calls it, and owns the signals: on SIGUSR2, which Slurm sends before the time
-limit, it calls `Job.checkpoint` and requeues. The job itself only watches its child, so nothing here imports torch.
+submitit unpickles a `Job` in the allocation, calls it, and handles the signals: on SIGUSR2, which Slurm sends before the time
+limit, it calls `Job.checkpoint` and requeues. The job only watches its child process, so nothing here imports torch.
 """
 
 import os
@@ -20,26 +20,27 @@ from optbench.sweep.worker.events import Event, EventReader, Refused, RunEnded, 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
 
-# A worker that ends by itself after a signal was sent one by Slurm, which then ends the job, or has submitit requeue it.
+# If the workers end after a signal, it came from Slurm, which then ends the job or lets submitit requeue it. Until that
+# happens, the job waits for this time.
 _LINGER_SECONDS = 120.0
 _LOOK_SECONDS = 0.1
-# A worker that is still importing when the signal comes dies of it, with no run in its hands.
+# A worker that is still importing when the signal comes is killed by it, before it has a run.
 _STOPS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 _SHOWN_RUNS = 10
-# Rank 0 loses its connection to a rank that was killed, and gives the run's lock back within this time, if it trains.
+# If a rank is killed while the run trains, rank 0 loses the connection, and releases the run's lock within this time.
 _LOCK_SECONDS = 15.0
 
 
 class JobFailed(RuntimeError):
-    """What a job raises, so that it is FAILED in Slurm too; the message says which runs failed, or why it could not go on."""
+    """Raised by a job so that Slurm marks it FAILED; the message names the failed runs, or the reason of the failure."""
 
 
 @dataclass
 class Job:
     """One job of a sweep: plain data that can be pickled, and a callable.
 
-    runs: the file with the ids of all runs of its array, of which it takes at most ``limit``, the first at ``first``; or
-    run: the one run that its tasks train together, each of them one rank.
+    runs: the file with the ids of all runs of its array; the job trains at most ``limit`` of them, beginning at ``first``.
+    Or run: the one run that its tasks train together, each of them as one rank.
     """
 
     results_dir: str
@@ -80,7 +81,7 @@ class Job:
         with os.fdopen(reading, "rb", buffering=0) as reports:
             events = EventReader()
             while True:
-                code = _exit_code(self._child)  # before what is left is read, so that nothing comes after it
+                code = _exit_code(self._child)  # before the last read, so that no event is missed
                 for event in events.read(reports.read() or b""):
                     self._note(event)
                 if code is not None:
@@ -93,14 +94,14 @@ class Job:
             raise JobFailed(self._what_went_wrong(code))
 
     def checkpoint(self) -> "DelayedSubmission":
-        """Stop the workers, which write a checkpoint of each run; returns this job once more, for submitit to requeue."""
+        """Stop the workers, which write a checkpoint of each run; returns this job, for submitit to requeue."""
         from submitit.helpers import DelayedSubmission
 
         until = time.monotonic() + max(self.signal_delay - 10, 1)
         told = False
         while self._child is not None and _exit_code(self._child) is None and time.monotonic() < until:
             if not told:
-                # Slurm has signalled every process of the job already, or only this one: it does not matter.
+                # Slurm may already have signalled every process of the job; a second signal is harmless.
                 os.kill(self._child.pid, signal.SIGUSR2)
                 told = True
             time.sleep(_LOOK_SECONDS)
@@ -126,7 +127,7 @@ class Job:
         return words
 
     def _note(self, event: Event) -> None:
-        """Take in a report of the workers, and print it to the job's log."""
+        """Handle an event of the workers, and print it to the job's log."""
         match event:
             case RunStarted():
                 print(f"{event.run}: worker {event.worker} starts", flush=True)
@@ -142,7 +143,7 @@ class Job:
 
     def _linger(self, number: signal.Signals) -> None:
         if _rank() != 0:
-            return  # what becomes of the job is for rank 0 to decide
+            return  # rank 0 decides the outcome of the job
         until = time.monotonic() + _LINGER_SECONDS
         while time.monotonic() < until:
             time.sleep(_LOOK_SECONDS)
@@ -174,9 +175,9 @@ def _rank() -> int:
 
 
 def _exit_code(child: "subprocess.Popen[bytes]") -> int | None:
-    """How ``child`` ended, negative when a signal killed it; None while it lives.
+    """The exit status of ``child``, negative if a signal killed it; None while it lives.
 
-    Popen's own methods share a lock that a signal handler cannot take when it has interrupted one of them.
+    Popen's own methods share a lock, which a signal handler cannot take if it has interrupted one of them.
     """
     ended = os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     if ended is None:

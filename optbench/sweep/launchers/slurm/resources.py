@@ -1,4 +1,4 @@
-"""What a run needs of Slurm: the options of the launcher, with those rules in ``resources`` that hold for the run."""
+"""The resources that a run needs from Slurm: the launcher's options, changed by the rules in ``resources`` that apply."""
 
 import math
 from collections.abc import Mapping
@@ -10,9 +10,9 @@ from optbench.config.schema import time_limit_minutes
 from optbench.errors import UserError, nearest
 from optbench.sweep.expressions import Expression
 
-# Options of the whole sweep, which are not different for different runs.
+# Options of the whole sweep, equal for all its runs.
 _OF_THE_SWEEP = ("resources", "snapshot", "max_retries")
-# Options of sbatch that have a key of their own, or that requeueing and packing rest on.
+# Options of sbatch that have a key of their own, or on which requeueing and packing depend.
 _OWN_KEYS = {
     "partition": "partition",
     "account": "account",
@@ -40,7 +40,7 @@ _FIXED = (
 
 @dataclass(frozen=True)
 class Resources:
-    """What one job asks for, and how it divides that among workers; runs with equal ones share arrays.
+    """The resources of one job, and their division among workers; runs with equal resources share arrays.
 
     minutes: the time limit.
     memory: GB on each node, or None for the cluster's default.
@@ -71,11 +71,11 @@ class Resources:
 
     @property
     def ranks(self) -> int:
-        """How many processes train one run together."""
+        """The number of processes that train one run together."""
         return self.nodes * self.tasks
 
     def __str__(self) -> str:
-        """In the words of the options, without what is left to the cluster."""
+        """The resources in the words of the options, without those left to the cluster."""
         words = [f"partition={self.partition}" if self.partition else ""]
         words += [f"nodes={self.nodes} ranks={self.ranks}" if self.ranks > 1 else ""]
         words += [f"cpus={self.cpus}", f"gpus={self.gpus}" if self.gpus else ""]
@@ -86,7 +86,7 @@ class Resources:
 class Rules:
     """The options of launcher=slurm, checked and ready to be applied to runs.
 
-    Raises UserError for a rule that is not one, and for options that contradict each other.
+    Raises UserError for an invalid rule, and for options that contradict each other.
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
@@ -106,7 +106,7 @@ class Rules:
         return Expression.parse(given["when"], f"{where}.when"), changes
 
     def of(self, config: Config) -> Resources:
-        """What the run ``config`` needs; raises UserError for what cannot be."""
+        """The resources of the run ``config``; raises UserError for impossible ones."""
         options = dict(self._options)
         for condition, changes in self._rules:
             if condition.holds(config):
@@ -149,7 +149,7 @@ def _gpus(asked: int | None, trainer: Mapping[str, Any]) -> int:
     needed = trainer["devices"] if trainer["accelerator"] == "gpu" else 0
     if asked is None:
         return needed
-    # Ranks on a machine with GPUs take one each, unless they are told to train on the processor.
+    # Ranks on a machine with GPUs take one each, unless the configuration trains on the processor.
     wanted = trainer["devices"] if asked and trainer["accelerator"] == "auto" else needed
     if asked < wanted:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Packs runs into jobs and jobs into arrays, and submits those, or writes the scripts that would be."""
+"""Pack runs into jobs and jobs into arrays, and submit the arrays or only write their scripts."""
 
 import contextlib
 import hashlib
@@ -23,18 +23,18 @@ from optbench.sweep.launchers.slurm.job import Job
 from optbench.sweep.launchers.slurm.resources import Resources, Rules
 from optbench.sweep.plan import Plan
 
-# What a job inherits from the one that it is submitted from, and must not; SLURM_CONF says where the cluster is.
+# Variables that a job must not inherit from a job that submits it, and those that locate the cluster, which it keeps.
 _OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
 _OF_THE_CLUSTER = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS")
 
 
 class NothingQueued(UserError):
-    """Slurm refused, and no job is queued: what was written for the jobs is nobody's."""
+    """Raised if Slurm refused and no job is queued, so that no job needs the files that were written."""
 
 
 @dataclass(frozen=True)
 class Submission:
-    """One array of jobs, or a single job: the ids as squeue shows them, how many runs they share, what each asks for."""
+    """One array of jobs, or a single job: the ids as squeue shows them, the number of runs, the resources of each job."""
 
     job_ids: tuple[str, ...]
     runs: int
@@ -56,10 +56,10 @@ class _Array:
 
 
 def check(options: Mapping[str, Any], configs: Sequence[Config]) -> None:
-    """Raise UserError for what cannot be submitted, before anything is written.
+    """Raise UserError for runs that cannot be submitted, before anything is written.
 
-    That is: rules that cannot be read or do not hold for some run, options that contradict each other or the run. No
-    cluster is asked: a plan can be made where none is.
+    The reasons are rules that cannot be read or are not valid for some run, and options that contradict each other or the
+    run. No cluster is asked: a plan can be made without one.
     """
     rules = Rules(options)
     for config in configs:
@@ -72,7 +72,7 @@ def check(options: Mapping[str, Any], configs: Sequence[Config]) -> None:
 
 
 def check_cluster(options: Mapping[str, Any]) -> None:
-    """Raise UserError unless Slurm's commands are here and its controller answers; launcher=slurm_debug needs neither."""
+    """Raise UserError unless Slurm's commands are installed and its controller answers; launcher=slurm_debug needs neither."""
     if works_as(options) == "slurm_debug":
         return
     for command in ("sbatch", "srun"):
@@ -85,10 +85,11 @@ def check_cluster(options: Mapping[str, Any]) -> None:
 
 
 def submit(plan: Plan, runs: Sequence[tuple[str, Config]], options: Mapping[str, Any]) -> list[Submission]:
-    """Queue jobs that will do ``runs``, pairs of a run id and its configuration, and note them in ``plan``.
+    """Queue jobs that train ``runs``, pairs of a run id and its configuration, and record them in ``plan``.
 
-    Returns as soon as they are queued. Raises UserError with what sbatch said when it refuses; what was queued before is
-    noted, and named in the message; where that is nothing, it is `NothingQueued`, and the folder of jobs is as it was.
+    Returns as soon as they are queued. If sbatch refuses, raises UserError with its message; jobs that were queued before
+    are recorded, and named in the message. If there are none, the error is `NothingQueued`, and the folder of jobs is
+    restored.
     """
     import submitit
     from submitit.core.utils import FailedSubmissionError
@@ -108,9 +109,9 @@ def submit(plan: Plan, runs: Sequence[tuple[str, Config]], options: Mapping[str,
                 executor.update_parameters(**_parameters(plan, array.resources, root))
                 with executor.batch():
                     jobs = [executor.submit(job) for job in array.jobs]
-        # submitit has its own exceptions, and raises RuntimeError and those of subprocess.
+        # submitit's own exceptions and those of subprocess, as far as they are RuntimeError or ValueError.
         except (RuntimeError, ValueError) as error:
-            # A job whose number could not be read is queued all the same.
+            # A job whose id could not be read is queued nevertheless.
             if submissions or isinstance(error, FailedSubmissionError):
                 raise UserError(_refusal(str(error), submissions)) from error
             _remove(_written(plan) - before)
@@ -122,7 +123,7 @@ def submit(plan: Plan, runs: Sequence[tuple[str, Config]], options: Mapping[str,
 
 
 def _written(plan: Plan) -> set[Path]:
-    """What has been written for jobs: their folder, the copies of the code, and what is in both."""
+    """The paths written for jobs: their folder, the copies of the code, and the entries of both."""
     folders = (plan.path / "jobs", plan.path / "code")
     return {path for folder in folders if folder.is_dir() for path in (folder, *folder.iterdir())}
 
@@ -143,7 +144,7 @@ def _refusal(said: str, submissions: Sequence[Submission]) -> str:
 
 
 def write_scripts(plan: Plan, runs: Sequence[tuple[str, Config]], options: Mapping[str, Any]) -> list[Path]:
-    """Write the sbatch scripts that `submit` would submit into the folder of ``plan``; works without Slurm too."""
+    """Write the sbatch scripts that `submit` would submit into the folder of ``plan``; works without Slurm."""
     from submitit.slurm.slurm import _make_sbatch_string
 
     folder = _folder(plan)
@@ -191,7 +192,7 @@ def _jobs(plan: Plan, run_ids: Sequence[str], resources: Resources, max_retries:
     if resources.ranks > 1:
         return [Job(run=run_id, **common) for run_id in run_ids]
     content = "".join(f"{run_id}\n" for run_id in run_ids).encode()
-    # Named for its content: jobs of an earlier submission may still read theirs.
+    # The name depends on the content, because jobs of an earlier submission may still read their file.
     path = _folder(plan) / f"runs-{hashlib.sha256(content).hexdigest()[:12]}.txt"
     write_atomically(path, content)
     count = min(resources.max_jobs or len(run_ids), math.ceil(len(run_ids) / resources.runs_per_job))
@@ -201,7 +202,7 @@ def _jobs(plan: Plan, run_ids: Sequence[str], resources: Resources, max_retries:
     return [Job(runs=str(path), first=first, limit=limit, workers=workers, **common) for first in firsts]
 
 
-# ---- what submitit is told ----------------------------------------------------------------------------------------------
+# ---- the parameters for submitit ----------------------------------------------------------------------------------------
 
 
 def _folder(plan: Plan) -> Path:
@@ -213,23 +214,23 @@ def _folder(plan: Plan) -> Path:
 
 
 def _root(plan: Plan, options: Mapping[str, Any]) -> Path | None:
-    """The copy of the code that jobs run from, or None: from where it is now."""
+    """The copy of the code that jobs run, or None to run the code in its present place."""
     return checkout.snapshot(plan.path) if options["snapshot"] else None
 
 
 def _python(resources: Resources) -> str:
-    # -P: not the folder of submission, which may be a checkout, before $PYTHONPATH.
+    # -P keeps the folder of submission, which may be a checkout, out of the import path.
     return f"{resources.container} python3 -P" if resources.container else f"{shlex.quote(sys.executable)} -P"
 
 
 def _parameters(plan: Plan, resources: Resources, root: Path | None) -> dict[str, Any]:
-    # After the user's lines: modules set PYTHONPATH too.
+    # After the user's lines, because environment modules also set PYTHONPATH.
     place = shlex.quote(str(root or checkout.PACKAGE.parent))
     setup = [*resources.setup, f"export PYTHONPATH={place}${{PYTHONPATH:+:$PYTHONPATH}}"]
-    # A script says itself where things are: a cluster may not hand the environment of the submission on.
+    # The script sets the variables itself, because a cluster may not pass on the environment of the submission.
     given_on = handed_on() | (checkout.copied_choices(root) if root is not None else {})
     setup += [f"export {variable}={shlex.quote(value)}" for variable, value in given_on.items()]
-    # srun takes neither of the two over from sbatch.
+    # srun inherits neither of the two from sbatch.
     srun_args = [f"--cpus-per-task={resources.cpus}", "--open-mode=append"]
     if resources.ranks > 1:
         srun_args.append("--kill-on-bad-exit=1")
@@ -250,7 +251,7 @@ def _parameters(plan: Plan, resources: Resources, root: Path | None) -> dict[str
         "setup": setup,
         "srun_args": [*srun_args, *resources.srun_args],
         "stderr_to_stdout": True,
-        "wckey": None,  # submitit's default is refused where keys are registered
+        "wckey": None,  # clusters with registered keys refuse submitit's default
         "additional_parameters": {"requeue": True, **dict(resources.extra)},
     }
     return given
@@ -258,7 +259,7 @@ def _parameters(plan: Plan, resources: Resources, root: Path | None) -> dict[str
 
 @contextlib.contextmanager
 def _outside_of_jobs() -> Iterator[None]:
-    """Hide what a Slurm job that this process may itself run in has put into the environment."""
+    """Hide the variables that a Slurm job has set, in case this process runs in one."""
     hidden = {
         name: os.environ.pop(name)
         for name in list(os.environ)

@@ -1,0 +1,76 @@
+"""The micro-batches of a global batch, and smaller ones where memory runs out."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from optbench.errors import UserError
+from optbench.objective.execution import Execution, Network, is_out_of_memory
+from optbench.objective.products.graph import KeptGraphs, Part
+
+Result = TypeVar("Result")
+
+
+class Parts:
+    """This rank's examples of one global batch, in the micro-batches in which they pass through the network.
+
+    may_halve: whether `within_memory` may make the micro-batches smaller.
+    """
+
+    network: Network
+    execution: Execution
+    _parts: list[Part]
+    _graphs: KeptGraphs
+    may_halve: bool
+
+    def _split(self, inputs: Tensor, targets: Tensor) -> None:
+        size, micro = len(inputs), self.execution.micro_batch
+        if micro is None or micro >= size:
+            self._parts = [Part(inputs, targets, 1.0, 0)]
+        else:
+            starts = range(0, size, micro)
+            self._parts = [
+                Part(part, target, len(part) / size, start)
+                for part, target, start in zip(inputs.split(micro), targets.split(micro), starts, strict=True)
+            ]
+        self._graphs = KeptGraphs(self.network, self._parts, self.execution.graphs)
+
+    def within_memory(self, compute: Callable[[], Result]) -> Result:
+        """``compute()``; where memory runs out, again in micro-batches of half the size, if the size is optbench's to choose.
+
+        ``compute`` must leave nothing behind when it fails. Several ranks would have to agree, so there a failure stands. Raises
+        UserError where not even the smallest micro-batch fits.
+        """
+        if not self.may_halve:
+            return compute()
+        self.may_halve = False  # what is computed within it fails as a whole
+        try:
+            while True:
+                try:
+                    return compute()
+                except (MemoryError, RuntimeError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    problem = str(error).splitlines()[0]
+                # Not before the error is gone, whose frames hold the tensors that did not fit.
+                self._halve(problem)
+        finally:
+            self.may_halve = True
+
+    def _halve(self, problem: str) -> None:
+        size = max(len(part.inputs) for part in self._parts)
+        unit = max((norm.group or size for norm in self.network.norms), default=1)
+        if size < 2 * unit:
+            raise UserError(
+                f"micro_batch=auto: memory ran out at {size} examples at once, the fewest that can pass ({problem}); accepted: "
+                f"{'a smaller norm_batch, ' if unit > 1 else ''}precision=bf16, a smaller model, fewer workers"
+            )
+        self._graphs.drop()
+        for norm in self.network.norms:
+            if norm.recording == "record":
+                norm.recorded.clear()
+        self.execution.micro_batch = size // 2 // unit * unit
+        inputs = torch.cat([part.inputs for part in self._parts])
+        self._split(inputs, torch.cat([part.targets for part in self._parts]))
