@@ -18,7 +18,7 @@ def run(words, cwd, **environment):
         env={**kept, **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=500,
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr

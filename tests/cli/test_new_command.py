@@ -173,7 +173,7 @@ def checked(program, *words, cwd):
         pytest.skip(f"{program} is not installed")
     environment = {**os.environ, "MYPYPATH": str(ROOT)}
     command = [sys.executable, "-m", program, *map(str, words)]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=500, check=False)
 
 
 @pytest.mark.parametrize("words", [["check"], ["format", "--diff"]], ids=" ".join)
@@ -222,13 +222,13 @@ def test_the_experiment_is_planned_as_it_stands(made, monkeypatch, capsys):
 
 
 @pytest.mark.slow  # it starts workers
-def test_the_tests_pass_as_they_stand(made, tmp_path):
-    tests = [path for path in sorted((made / "tests").iterdir()) if "sparse" not in path.name]  # no sparse gradients
-    command = [sys.executable, "-m", "pytest", "-q", f"--basetemp={tmp_path / 'temporary'}", *map(str, tests)]
-    done = subprocess.run(
-        command, cwd=made, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, capture_output=True,
-        text=True, timeout=550, check=False,
-    )  # fmt: skip
+def test_the_written_tests_pass_as_they_stand(made, tmp_path):
+    # What certify says of the others is in tests/slurm/test_empty_folder.py; the gradients of no model here are sparse.
+    tests = [path for path in sorted((made / "tests").iterdir()) if "sparse" not in path.name]
+    options = ["-q", f"--basetemp={tmp_path / 'temporary'}", "-k", "not promised or lines"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", *options, *map(str, tests)]
+    done = subprocess.run(command, cwd=made, env=environment, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
