@@ -28,6 +28,7 @@ _WORDS = {
 }
 _KEYS = {first.replace("=", "."): now.replace("=", ".") for first, now in _WORDS.items()}
 _PUBLISHED_KEYS = {now: first for first, now in _KEYS.items()}
+_NAMES = tuple(first.rpartition(".")[2] for first in _KEYS)
 # What the probes that have another name now have written: a prefix of columns.
 _PREFIXES = {
     f"{first.partition('=')[2]}_": f"{now.partition('=')[2]}_"
@@ -85,6 +86,11 @@ def current_choice(group: str, name: str) -> str:
 def published_choice(group: str, name: str) -> str:
     """The first published name of the choice ``name`` of ``group``; other names unchanged."""
     return next((first.partition("=")[2] for first, now in _WORDS.items() if now == f"{group}={name}"), name)
+
+
+def mentions(text: str) -> bool:
+    """Whether ``text`` may hold a key or a choice under its first name: no, for nearly every file."""
+    return any(name in text for name in _NAMES)
 
 
 def sentence(key: str) -> str:

@@ -3,6 +3,7 @@
 import builtins
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
@@ -65,8 +66,11 @@ class OptbenchConfigSource(FileConfigSource):
         """Called by Hydra for every file that it composes."""
         from optbench.config import current_file
         from optbench.errors import UserError
+        from optbench.moved import mentions
 
         result = super().load_config(config_path)
+        if not mentions(Path(self.path, self._normalize_file_name(config_path)).read_text(encoding="utf-8")):
+            return result
         group, _, name = config_path.removesuffix(".yaml").rpartition("/")
         content = OmegaConf.to_container(result.config, resolve=False)
         try:

@@ -8,7 +8,7 @@ from typing import Any
 from optbench.config.files import GROUPS, LIST_GROUPS, choices, root_of
 from optbench.config.yaml_text import YAMLError
 from optbench.errors import UserError
-from optbench.moved import current_choice, current_key, say, sentence
+from optbench.moved import current_choice, current_key, mentions, say, sentence
 
 _WORD = re.compile(r"(?P<before>[+~]*)(?P<key>[^=@\s]+)(?P<package>@[^=]*)?(?P<value>=.*)?", re.DOTALL)
 _NAME = re.compile(r"[\w.+-]+")
@@ -38,7 +38,7 @@ def current_file(group: str, name: str, content: Any) -> Any:
 
     Raises UserError where it states a key under both of its names.
     """
-    if not isinstance(content, Mapping):
+    if not isinstance(content, Mapping) or not mentions(str(content)):
         return content
     defaults = {"defaults": _defaults(group, content["defaults"])} if "defaults" in content else {}
     if group in LIST_GROUPS:
