@@ -89,7 +89,7 @@ def published_choice(group: str, name: str) -> str:
 
 
 def mentions(text: str) -> bool:
-    """Whether ``text`` may hold a key or a choice under its first name: no, for nearly every file."""
+    """True if ``text`` may hold a key or a choice under its first name, which nearly no file does."""
     return any(name in text for name in _NAMES)
 
 

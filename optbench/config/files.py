@@ -73,20 +73,6 @@ def choices(group: str) -> dict[str, Path]:
 
     Hydra takes the same file. `check_one_file` refuses a name that two places offer with different contents.
     """
-    return {name: path for name, path in _files(group).items() if not is_fragment(name)}
-
-
-def path_of(group: str, name: str) -> Path | None:
-    """The file of a choice or of a fragment; None where no place has it."""
-    return _files(group).get(name)
-
-
-def is_fragment(name: str) -> bool:
-    """True if ``name`` is the name of a fragment, such as conf/probe/_schedule.yaml, which is no choice itself."""
-    return name.startswith("_")
-
-
-def _files(group: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for place in places():
         for name, path in _files_in(place, group).items():
@@ -94,12 +80,28 @@ def _files(group: str) -> dict[str, Path]:
     return found
 
 
-def _files_in(place: Place, group: str) -> dict[str, Path]:
+def path_of(group: str, name: str) -> Path | None:
+    """The file of a choice or of a fragment; None where no place has it."""
+    offering = (_files_in(place, group, is_fragment(name)) for place in places())
+    return next((files[name] for files in offering if name in files), None)
+
+
+def is_fragment(name: str) -> bool:
+    """True if ``name`` is the name of a fragment, such as conf/probe/_schedule.yaml, which is no choice itself."""
+    return name.startswith("_")
+
+
+def _files_in(place: Place, group: str, fragments: bool = False) -> dict[str, Path]:
+    """The files of choices of ``group`` in one place by their names, or those of fragments."""
     folder = place.folder / group
-    found: dict[str, Path] = _READ.get(
-        folder, lambda: {path.stem: path for path in sorted(folder.glob("*.yaml"))}, "folder"
-    )
-    return found
+
+    def read() -> tuple[dict[str, Path], dict[str, Path]]:
+        files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+        parts = {name: path for name, path in files.items() if is_fragment(name)}
+        return {name: path for name, path in files.items() if name not in parts}, parts
+
+    found: tuple[dict[str, Path], dict[str, Path]] = _READ.get(folder, read, "folder")
+    return found[fragments]
 
 
 def place_of(group: str, name: str) -> Place:
@@ -122,7 +124,8 @@ def check_one_file(group: str, name: str) -> None:
     Run ids and frozen configurations identify a choice by its name. With two files, one name could mean different things
     on two machines, or after the next installation.
     """
-    offering = [files[name] for files in (_files_in(place, group) for place in places()) if name in files]
+    files = [_files_in(place, group, is_fragment(name)) for place in places()]
+    offering = [found[name] for found in files if name in found]
     if offering and current_choice(group, name) != name:
         raise UserError(
             f"{group}={name}: {offering[0]}: has a name under which results of another choice stand "
