@@ -77,9 +77,12 @@ class PlannedRuns:
         if self._retry == "stale":
             begun = [self.plan.directory(run_id) for run_id in self.to_do if run_id in self.stale]
             reset(begun, (*_FINISHED, "failed", "preempted", "running", "pending"), restart=True)
-        # A run that has ended and is planned nevertheless was asked for again, or has lost its summary.
-        ended = [self.plan.directory(run_id) for run_id in self.to_do]
-        reset(ended, ("done", "diverged", "failed"), restart=self._force)
+        # A run that had ended and is planned nevertheless was asked for again, or has lost its summary. Runs that have ended
+        # since are kept: a worker of a command that was killed may have finished its run meanwhile.
+        planned = {run_id: self.plan.directory(run_id) for run_id in self.to_do}
+        ended = [run for run_id, run in planned.items() if self.state[run_id] in (*_FINISHED, "failed")]
+        reset(ended, (*_FINISHED, "failed"), restart=self._force)
+        reset((run for run in planned.values() if run.summary() is None), _FINISHED)
 
 
 def _look_at(directory: RunDirectory, config: Config, vintages: Vintages) -> tuple[str, Standing]:

@@ -5,10 +5,13 @@ import os
 
 import pytest
 
+from optbench import config
 from optbench.__main__ import main
 from optbench.provenance import fingerprint
 from optbench.store import RunDirectory, RunLock
+from optbench.sweep.grid.expand import Cell
 from optbench.sweep.plan import Entry, Plan, plans
+from optbench.sweep.planned_runs import PlannedRuns
 from optbench.sweep.status.activity import at_work, left_to_others
 
 ME = f"process {os.getpid()} on {os.uname().nodename}"
@@ -118,3 +121,43 @@ def test_a_run_that_is_done_is_not_submitted_and_the_command_says_so(command):
     assert command("launcher=slurm_debug") == (
         f"{path.run_id}: 1 run: 1 done; nothing to do, and nothing is submitted; force=true runs it again\n"
     )
+
+
+@pytest.fixture
+def cells(tmp_path):
+    """The cell of one run."""
+    given = config.compose([*WORDS, f"results_dir={tmp_path}"])
+    return [Cell(("seed=0",), given, given)]
+
+
+def finish(directory):
+    directory.append({"event": "train", "step": 1, "loss": 1.0})
+    directory.finish({"run_id": directory.run_id, "steps": 1}, "done")
+
+
+def test_a_run_that_ends_while_a_command_plans_it_is_kept(tmp_path, cells):
+    """A worker outlives its command, and finishes its run between the look of the next command and its start."""
+    plan = Plan(tmp_path, "demo")
+    PlannedRuns(plan, cells, force=False, retry="none").freeze()
+    planned = PlannedRuns(plan, cells, force=False, retry="none")
+    [run_id] = planned.to_do
+    finish(plan.directory(run_id))
+    planned.freeze()
+    assert plan.directory(run_id).is_finished
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_a_run_that_was_asked_for_again_or_lost_its_summary_starts_over(tmp_path, cells, force):
+    plan = Plan(tmp_path, "demo")
+    first = PlannedRuns(plan, cells, force=False, retry="none")
+    first.freeze()
+    [run_id] = first.to_do
+    directory = plan.directory(run_id)
+    finish(directory)
+    if not force:
+        (directory.path / "summary.json").unlink()
+    planned = PlannedRuns(plan, cells, force=force, retry="none")
+    assert planned.to_do == [run_id]
+    planned.freeze()
+    assert directory.status().state == "pending"
+    assert list(directory.rows()) == []
