@@ -4,6 +4,7 @@ import copy
 import os
 import pwd
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,14 @@ def _own_search_path():
     """Folders of choices that a test names are those of that test: in a later one they would be handed to its children."""
     with search_path.forgotten_afterwards():
         yield
+
+
+@pytest.fixture
+def stopped_clock(monkeypatch):
+    """The time, which stands still at a whole second: an age is then what the test wrote, however busy the machine is."""
+    now = float(int(time.time()))
+    monkeypatch.setattr(time, "time", lambda: now)
+    return now
 
 
 @pytest.fixture

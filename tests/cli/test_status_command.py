@@ -178,6 +178,7 @@ def test_status_names_the_jobs_that_are_alive(command, monkeypatch):
     assert "squeue does not answer here (7_0,7_1,7_2)\n" in command("status", "demo")[1]
 
 
+@pytest.mark.usefixtures("stopped_clock")
 @pytest.mark.parametrize(("seconds", "state"), [(100, "running"), (10, "stuck")])
 def test_stuck_after(seconds, state, command):
     plan = make_sweep({"a": "running"})

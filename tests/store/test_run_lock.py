@@ -29,6 +29,11 @@ def path(tmp_path):
     return tmp_path / "lock"
 
 
+@pytest.fixture
+def clocks_stand_still(stopped_clock, monkeypatch):
+    monkeypatch.setattr(lock_module, "_server_time", lambda file: stopped_clock)
+
+
 def held_by(path, age=0.0, **changes):
     """Write a lock as another process would have left it ``age`` seconds ago."""
     holder = {"host": "node7", "machine": "boot", "pid": 4242, "started": "1", "token": "theirs"} | changes
@@ -55,18 +60,20 @@ def test_only_one_object_holds_it(path):
     assert list(path.parent.iterdir()) == []
 
 
+@pytest.mark.usefixtures("clocks_stand_still")
 def test_the_message_names_holder_and_heartbeat(path):
     held_by(path, age=30)
     with pytest.raises(RunLocked, match=r"process 4242 on node7, last heartbeat 30 s ago") as caught:
         RunLock(path).acquire()
     assert isinstance(caught.value, UserError)
     assert (caught.value.host, caught.value.pid) == ("node7", 4242)
-    assert caught.value.age == pytest.approx(30, abs=1)
+    assert caught.value.age == pytest.approx(30)
     assert pickle.loads(pickle.dumps(caught.value)).pid == 4242
     assert json.loads(path.read_text())["token"] == "theirs"
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.usefixtures("clocks_stand_still")
 @pytest.mark.parametrize(
     ("holder", "free"),
     [
@@ -94,6 +101,7 @@ def test_which_locks_are_abandoned(path, holder, free):
             RunLock(path).acquire()
 
 
+@pytest.mark.usefixtures("clocks_stand_still")
 @pytest.mark.parametrize(
     ("holder", "abandoned"),
     [
@@ -113,16 +121,17 @@ def test_a_look_tells_the_holder_and_touches_nothing(path, holder, abandoned):
     after = path.stat()
     written = json.loads(path.read_text())
     assert (held.host, held.pid, held.abandoned) == (written["host"], written["pid"], abandoned)
-    assert held.age == pytest.approx(holder.get("age", 0), abs=1)
+    assert held.age == pytest.approx(holder.get("age", 0))
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.usefixtures("clocks_stand_still")
 @pytest.mark.parametrize(("age", "abandoned"), [(59, False), (61, True)])
 def test_a_look_at_a_damaged_lock_tells_its_age(path, age, abandoned):
     path.write_text('{"host"')
     os.utime(path, (time.time() - age,) * 2)
-    assert look(path) == Held("unknown host", 0, pytest.approx(age, abs=1), abandoned)
+    assert look(path) == Held("unknown host", 0, pytest.approx(age), abandoned)
 
 
 def test_a_look_where_nobody_holds_it(path):
