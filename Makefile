@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install data demo slurm chromium test test-fast lint types format benchmark pages docs clean
+.PHONY: help install data demo slurm chromium test test-all test-fast lint types format benchmark pages docs clean
 
 help:  ## show these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,11 +32,14 @@ slurm:  ## install Slurm's programs for the tests that need them (Debian, as roo
 chromium:  ## install Chromium for the tests that look at pages in it (Debian, as root)
 	which chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium)
 
-test: data  ## the whole test suite; tests that need Slurm are skipped where it is not installed
+test: data  ## the test suite; tests that need Slurm are skipped where it is not installed
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup -m 'not exhaustive'
+
+test-all: data  ## with the tests that repeat others at greater length: two hundred kills, more variants of a crash
 	$(BIN)/python -m pytest -q -n auto --dist loadgroup
 
 test-fast: data  ## without the tests marked slow
-	$(BIN)/python -m pytest -q -n auto -m 'not slow'
+	$(BIN)/python -m pytest -q -n auto -m 'not slow and not exhaustive'
 
 lint: install  ## ruff: lint and formatting
 	$(BIN)/ruff check .

@@ -35,7 +35,7 @@ def submit(cluster, folder, *words, nodes=1, tasks=1):
     return f"{done.stdout.strip()}_3"
 
 
-@pytest.mark.parametrize(("nodes", "tasks"), [(1, 2), (2, 1)])
+@pytest.mark.parametrize(("nodes", "tasks"), [pytest.param(1, 2, marks=pytest.mark.exhaustive), (2, 1)])
 def test_two_ranks(cluster, tmp_path, nodes, tasks):
     submit(cluster, tmp_path, nodes=nodes, tasks=tasks)
     wait_for(lambda: (run := only_run(tmp_path)) and run.is_finished)

@@ -96,7 +96,9 @@ def test_an_array_of_packed_jobs_over_two_nodes(tmp_path, capsys):
     assert json.loads(printed)["counts"]["done"] == 12
 
 
-@pytest.mark.parametrize("signals", [["USR2"], ["TERM", "USR2"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "signals", [["USR2"], pytest.param(["TERM", "USR2"], marks=pytest.mark.exhaustive)], ids=" ".join
+)
 def test_a_preempted_job_is_requeued_and_ends_bit_for_bit_the_same(tmp_path, undisturbed, signals):
     submit(tmp_path, *LONG, "launcher.runs_per_job=2", "launcher.workers=2", "launcher.cpus=2")
     wait_for(lambda: training(tmp_path))
@@ -195,7 +197,7 @@ def losses(directory):
     return [row["loss"] for row in directory.rows() if row["event"] == "train"]
 
 
-@pytest.mark.parametrize(("nodes", "devices"), [(1, 2), (2, 1)])
+@pytest.mark.parametrize(("nodes", "devices"), [pytest.param(1, 2, marks=pytest.mark.exhaustive), (2, 1)])
 def test_two_ranks_give_what_one_gives(tmp_path, nodes, devices):
     sweep(tmp_path / "one", *DDP, "seed=0")
     ranks = ["trainer=ddp", f"trainer.num_nodes={nodes}", f"trainer.devices={devices}"]
@@ -209,7 +211,11 @@ def test_two_ranks_give_what_one_gives(tmp_path, nodes, devices):
 
 
 @pytest.mark.parametrize(
-    ("how", "why"), [("error", "rank 1: RuntimeError: sabotage"), ("kill", "rank 1 was killed by SIGKILL")]
+    ("how", "why"),
+    [
+        pytest.param("error", "rank 1: RuntimeError: sabotage", marks=pytest.mark.exhaustive),
+        ("kill", "rank 1 was killed by SIGKILL"),
+    ],
 )
 def test_a_rank_that_fails_ends_the_others_and_marks_the_run(tmp_path, monkeypatch, how, why):
     sabotage.install(ROOT / "conf", tmp_path / "conf")

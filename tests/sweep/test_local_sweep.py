@@ -156,8 +156,8 @@ def test_mistakes_are_found_before_anything_is_written(tmp_path, words, parts):
     [
         ("error", "RuntimeError: sabotage"),
         ("kill", "killed by SIGKILL"),
-        ("segfault", "killed by SIGSEGV"),
-        ("exit", "crashed with exit status 5"),
+        pytest.param("segfault", "killed by SIGSEGV", marks=pytest.mark.exhaustive),
+        pytest.param("exit", "crashed with exit status 5", marks=pytest.mark.exhaustive),
     ],
 )
 def test_a_crash_costs_its_own_run_and_nothing_else(saboteur, tmp_path, how, why):
@@ -216,7 +216,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_run_ends_bit_for_bit_the_sa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.exhaustive)])
 def test_a_stopped_sweep_is_continued_by_the_same_command(tmp_path, undisturbed, number):
     process = start(tmp_path, *LONG)
     wait_for(lambda: training(tmp_path))

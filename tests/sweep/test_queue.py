@@ -99,7 +99,7 @@ def test_any_plan_killed_anywhere_ends_with_every_run_done_once(history):
         check_history(Path(folder), **history)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @settings(max_examples=75, deadline=None)
 @given(history=histories())
 def test_many_plans_killed_anywhere_end_with_every_run_done_once(history):

@@ -66,7 +66,7 @@ def test_kill_9_in_the_middle_and_the_same_command_again(tmp_path):
     words = [
         "optimizer=adam",
         "model=lenet5",
-        "budget.steps=400",
+        "budget.steps=200",
         "eval_every=50",
         "checkpoint_every=20",
         "averaging=ema",
