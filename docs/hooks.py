@@ -1,4 +1,4 @@
-"""What the documentation takes from elsewhere in the checkout when it is built.
+"""Copies into the documentation, while it is built, the files that stand elsewhere in the checkout.
 
 - README pages outside docs/ become pages, and files that pages link to become files of the site.
 - ``<!-- floors -->`` becomes the table of the package's floors, which tests/test_imports.py holds.
@@ -181,7 +181,7 @@ def modules_of(package: str) -> list[str]:
 
 
 def _is_listed(package: str) -> bool:
-    """Whether the reference only lists the modules of ``package``: mkdocstrings finds none in a folder without __init__.py."""
+    """True if the reference only lists the modules of ``package``: mkdocstrings finds none without an __init__.py."""
     return not (ROOT / "optbench" / package / "__init__.py").is_file()
 
 

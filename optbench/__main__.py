@@ -404,19 +404,26 @@ def train_one(config: dict[str, Any]) -> int:
 def _estimate(config: dict[str, Any]) -> list[str]:
     """Describe what a run would take, in lines: memory, the micro-batch, and time as far as earlier runs tell."""
     from optbench import config as configuration
-    from optbench.data import fetch
     from optbench.sweep.estimate import estimate
 
     lines = [estimate(config["results_dir"], [config]).in_words()]
     try:
-        dataset = configuration.works_as(config["dataset"])
-        fetch.require(dataset, config["data_dir"], config["dataset"].get("check_hash", True))
+        _require_data(config)
     except UserError as error:
         return [*lines, f"memory and micro_batch are not known before the data are there: {error}"]
     from optbench.training import micro_batch
 
     chosen = micro_batch.of_dry_run(configuration.RunConfig.of(config))
     return lines if chosen is None else [chosen.describe(), *lines]
+
+
+def _require_data(config: dict[str, Any]) -> None:
+    """Raise UserError, which says how to fetch them, if the data of a run are not there."""
+    from optbench import config as configuration
+    from optbench.data import fetch
+
+    dataset = config["dataset"]
+    fetch.require(configuration.works_as(dataset), config["data_dir"], dataset.get("check_hash", True))
 
 
 def execute_one(
@@ -439,12 +446,8 @@ def execute_one(
         tidy(directory)
         return None
     check_writable(config["results_dir"])
+    _require_data(config)
     # Imported late, because torch takes seconds to import, and Lightning takes longer.
-    from optbench.data import fetch
-
-    fetch.require(
-        configuration.works_as(config["dataset"]), config["data_dir"], config["dataset"].get("check_hash", True)
-    )
     from optbench.training import run
 
     return run.execute(config, console, on_evaluation)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from optbench.__main__ import main
 from optbench.config import composing, search_path
 from tests import wheels
 
@@ -57,6 +58,18 @@ def stopped_clock(monkeypatch):
     now = float(int(time.time()))
     monkeypatch.setattr(time, "time", lambda: now)
     return now
+
+
+@pytest.fixture
+def command(capsys):
+    """Call the command line in this process; returns (exit status, standard output, standard error)."""
+
+    def call(*words):
+        capsys.readouterr()
+        status = main([*map(str, words)])
+        return status, *capsys.readouterr()
+
+    return call
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import time
 import pytest
 
 from optbench import config as configuration
-from optbench.__main__ import main
 from optbench.config import GROUPS, LIST_GROUPS, MACHINE_KEYS, SCIENCE_KEYS, choices, read_choice, search_path
 from optbench.config.commands import written
 from optbench.config.yaml_text import read_yaml
@@ -51,18 +50,6 @@ def _a_folder_of_its_own(tmp_path_factory, monkeypatch):
 
     monkeypatch.setattr(locate, "open_url", refuse)
     monkeypatch.setattr(locate, "SYSTEM_FOLDER", locate.Path("no-such-folder"))
-
-
-@pytest.fixture
-def command(capsys):
-    """Call the command line in this process; returns (exit status, standard output, standard error)."""
-
-    def call(*words):
-        capsys.readouterr()
-        status = main([*map(str, words)])
-        return status, *capsys.readouterr()
-
-    return call
 
 
 def in_a_process(*words, **options):

@@ -8,6 +8,7 @@ from optbench.config import Config
 from optbench.provenance import Standing, Vintages, in_words
 from optbench.store import RunDirectory, tidy
 from optbench.store.lock import look
+from optbench.store.run_directory import FINISHED
 from optbench.sweep.grid.expand import Cell
 from optbench.sweep.plan import Entry, Plan
 from optbench.sweep.reset import reset
@@ -20,7 +21,6 @@ _RETRIED: dict[str, tuple[str, ...]] = {
     "stale": (),
     "all": ("failed", "diverged"),
 }
-_FINISHED = ("done", "diverged")
 
 
 class PlannedRuns:
@@ -42,7 +42,7 @@ class PlannedRuns:
             if standing != "current":
                 self.stale[run_id] = standing
         self.states = Counter(self.state.values())
-        left_alone = {"running", *(() if force else {*_FINISHED, "failed"} - {*_RETRIED[retry]})}
+        left_alone = {"running", *(() if force else {*FINISHED, "failed"} - {*_RETRIED[retry]})}
         asked = self.stale if retry == "stale" else {}
         self.to_do = [
             run_id
@@ -76,13 +76,13 @@ class PlannedRuns:
             self.plan.directory(run_id).create(configuration.to_yaml(config), replace=True)
         if self._retry == "stale":
             begun = [self.plan.directory(run_id) for run_id in self.to_do if run_id in self.stale]
-            reset(begun, (*_FINISHED, "failed", "preempted", "running", "pending"), restart=True)
+            reset(begun, (*FINISHED, "failed", "preempted", "running", "pending"), restart=True)
         # A run that had ended and is planned nevertheless was asked for again, or has lost its summary. Runs that have ended
         # since are kept: a worker of a command that was killed may have finished its run meanwhile.
         planned = {run_id: self.plan.directory(run_id) for run_id in self.to_do}
-        ended = [run for run_id, run in planned.items() if self.state[run_id] in (*_FINISHED, "failed")]
-        reset(ended, (*_FINISHED, "failed"), restart=self._force)
-        reset((run for run in planned.values() if run.summary() is None), _FINISHED)
+        ended = [run for run_id, run in planned.items() if self.state[run_id] in (*FINISHED, "failed")]
+        reset(ended, (*FINISHED, "failed"), restart=self._force)
+        reset((run for run in planned.values() if run.summary() is None), FINISHED)
 
 
 def _look_at(directory: RunDirectory, config: Config, vintages: Vintages) -> tuple[str, Standing]:
@@ -90,7 +90,7 @@ def _look_at(directory: RunDirectory, config: Config, vintages: Vintages) -> tup
     if not (directory.path / "status.json").is_file():
         return "new", "current"
     state: str = directory.status().state
-    if state in _FINISHED:
+    if state in FINISHED:
         summary = directory.summary()
         if summary is not None:
             return state, vintages.standing(directory.run_id, summary.get("code"), config)

@@ -5,18 +5,8 @@ import json
 
 import pytest
 
-from optbench.__main__ import main
 from optbench.testing import card as cards
 from optbench.testing.certifying import CHECKS
-
-
-@pytest.fixture
-def command(capsys):
-    def call(*words):
-        status = main([*words])
-        return status, *capsys.readouterr()
-
-    return call
 
 
 def test_prints_a_table_and_writes_a_card(command, tmp_path):

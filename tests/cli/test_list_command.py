@@ -5,19 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from optbench.__main__ import main
 from optbench.config import GROUPS, LIST_GROUPS, choices, compose, resolve, run_id
 
 CONF = Path(__file__).parents[2] / "conf"
-
-
-@pytest.fixture
-def command(capsys):
-    def call(*words):
-        status = main([*words])
-        return status, *capsys.readouterr()
-
-    return call
 
 
 def rows(text):

@@ -19,22 +19,7 @@ from optbench.sweep.plan import Entry, Plan, plans
 WORDS = ["dataset=digits", "model=mlp", "tracker=none", "budget.steps=4"]
 
 
-@pytest.fixture(autouse=True)
-def _an_empty_folder_and_an_empty_queue(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("optbench.sweep.launchers.slurm.queued", lambda ids: {})
-
-
-@pytest.fixture
-def command(capsys):
-    """Call the command line in this process; returns (exit status, standard output, standard error)."""
-
-    def call(*words):
-        capsys.readouterr()
-        status = main([*map(str, words)])
-        return status, *capsys.readouterr()
-
-    return call
+pytestmark = pytest.mark.usefixtures("an_empty_folder_and_an_empty_queue")
 
 
 def make_run(seed, state="done", loss=0.5, results="results"):

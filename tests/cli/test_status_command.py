@@ -13,7 +13,6 @@ import time
 
 import pytest
 
-from optbench.__main__ import main
 from optbench.cli.logs import last_lines
 from optbench.config import compose
 from optbench.errors import UserError
@@ -26,22 +25,7 @@ TRACKER = compose(["tracker=none"])["tracker"]
 AXES = {"optimizer": ["adam", "sgd"], "seed": [str(seed) for seed in range(12)]}
 
 
-@pytest.fixture(autouse=True)
-def _an_empty_folder_and_an_empty_queue(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("optbench.sweep.launchers.slurm.queued", lambda ids: {})
-
-
-@pytest.fixture
-def command(capsys):
-    """Call the command line in this process; returns (exit status, standard output, standard error)."""
-
-    def call(*words):
-        capsys.readouterr()
-        status = main([*map(str, words)])
-        return status, *capsys.readouterr()
-
-    return call
+pytestmark = pytest.mark.usefixtures("an_empty_folder_and_an_empty_queue")
 
 
 @pytest.fixture
