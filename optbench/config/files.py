@@ -112,10 +112,16 @@ def place_of(group: str, name: str) -> Place:
     raise KeyError(name)
 
 
+def is_offered(group: str, name: str) -> bool:
+    """True if ``name`` is one of the `choices` of ``group``."""
+    return any(name in _files_in(place, group) for place in places())
+
+
 def is_own(group: str, choice: Mapping[str, Any]) -> bool:
     """True if a composed choice comes from a file of the user, not from one of optbench."""
+    ours, *others = places()
     name = file_of(choice)
-    return name in choices(group) and place_of(group, name) != places()[0]
+    return name not in _files_in(ours, group) and any(name in _files_in(place, group) for place in others)
 
 
 def check_one_file(group: str, name: str) -> None:

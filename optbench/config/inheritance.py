@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from pathlib import Path
 
 from optbench.config.files import (
     GROUPS,
@@ -18,9 +19,12 @@ from optbench.config.files import (
     root_of,
 )
 from optbench.config.renamed import current_file
-from optbench.config.search_path import conf_dir
+from optbench.config.search_path import conf_dir, places
 from optbench.config.yaml_text import YAMLError
 from optbench.errors import UserError, nearest
+from optbench.system.file_cache import FileCache
+
+_CHOICES: FileCache[Config] = FileCache()
 
 
 def read_choice(group: str, name: str) -> Config:
@@ -28,9 +32,20 @@ def read_choice(group: str, name: str) -> Config:
 
     Raises UserError for a file that cannot be read so.
     """
-    composed = copy.deepcopy(_composed_file(group, name))
-    info = composed.get("info")
-    return called(composed, name, root_of(group, name)) if isinstance(info, Mapping) else composed
+    return copy.deepcopy(choice_to_read(group, name))
+
+
+def choice_to_read(group: str, name: str) -> Config:
+    """As `read_choice`, but the caller must not change it: it is composed once for as long as its files are the same."""
+    folders = [place.folder / group for place in places()]
+
+    def compose() -> tuple[Config, list[Path]]:
+        composed = _composed_file(group, name)
+        info = composed.get("info")
+        choice = called(composed, name, root_of(group, name)) if isinstance(info, Mapping) else composed
+        return choice, [*folders, *_files_of(group, name)]
+
+    return _CHOICES.made((group, name, *folders), compose)
 
 
 def check_choice(group: str, name: str) -> None:
@@ -92,6 +107,14 @@ def _composed_file(group: str, name: str, heirs: tuple[str, ...] = ()) -> Config
     for below in [*parts[:own_place], content, *parts[own_place:]]:
         merged = _merged(merged, below)
     return merged
+
+
+def _files_of(group: str, name: str) -> list[Path]:
+    """The file of a choice that can be composed, and those of the choices and fragments that it inherits."""
+    path = path_of(group, name)
+    if path is None:
+        return []
+    return [path, *(file for part in parts_of(content_of(path), group) for file in _files_of(group, part))]
 
 
 def _merged(below: Config, above: Config) -> Config:

@@ -72,12 +72,10 @@ def _check_choices(group: str, chosen: object) -> Config:
 
 def _check_choice(group: str, choice: object, where: str | None = None) -> None:
     where = where or group
-    known = choices(group)
-    accepted = f"accepted: {', '.join(known)}"
     if choice is None:
-        raise UserError(f"{group}: missing; must be one choice; {accepted}")
+        raise UserError(f"{group}: missing; must be one choice; accepted: {', '.join(choices(group))}")
     if not isinstance(choice, Mapping) or "name" not in choice or "info" not in choice:
-        raise UserError(f"{group}={choice}: not a choice of this group; {accepted}")
+        raise UserError(f"{group}={choice}: not a choice of this group; accepted: {', '.join(choices(group))}")
     check_fixed(group, choice, where)
     if is_own(group, choice):
         check_target(choice, where)

@@ -12,6 +12,7 @@ import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from optbench.errors import UserError, nearest
@@ -137,6 +138,7 @@ class OptionType:
     bounds: tuple[tuple[str, float], ...]
 
     @classmethod
+    @cache  # the types of a few hundred options, each read once for every run of a sweep
     def parse(cls, text: str) -> "OptionType":
         """Read a type such as "int >= 1 or null"; raises ValueError if it is not one."""
         body = text.strip()

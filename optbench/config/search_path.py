@@ -51,9 +51,14 @@ class Plugin:
 
 def conf_dir() -> Path:
     """The folder of optbench's own choices: the checkout's conf/, or the one packaged in a wheel."""
-    checkout = _PACKAGE.parent / "conf"
+    return _conf_dir_of(_PACKAGE)
+
+
+@lru_cache(maxsize=8)
+def _conf_dir_of(package: Path) -> Path:
+    checkout = package.parent / "conf"
     # The checkout comes first, because an editable install may also hold a stale packaged copy.
-    return checkout if (checkout / _FRONT_PAGE).is_file() else _PACKAGE / "conf"
+    return checkout if (checkout / _FRONT_PAGE).is_file() else package / "conf"
 
 
 def places() -> tuple[Place, ...]:

@@ -34,7 +34,7 @@ class PlannedRuns:
         self.stale: dict[str, Standing] = {}  # finished or started by code not known to equal the current code
         vintages = Vintages(plan.results_dir)
         for cell in cells:
-            run_id = configuration.run_id(cell.config)
+            run_id = cell.run_id
             self.configs[run_id] = cell.config
             self.entries.append(Entry(run_id, dict(word.split("=", 1) for word in cell.overrides if "=" in word)))
             state, standing = _look_at(plan.directory(run_id), cell.config, vintages)

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from optbench import config as configuration
@@ -33,6 +34,11 @@ class Cell:
     overrides: tuple[str, ...]
     config: Config
     asked: Config
+
+    @cached_property
+    def run_id(self) -> str:
+        """The run id of ``config``."""
+        return configuration.run_id(self.config)
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,8 @@ def expand(
             continue
         with _naming(overrides if count > 1 else ()):
             config = configuration.resolve(composed)
-        cells.setdefault(configuration.run_id(config), Cell(overrides, config, composed))
+        cell = Cell(overrides, config, composed)
+        cells.setdefault(cell.run_id, cell)
     if not cells and not may_be_empty:
         raise UserError(
             f"hydra.sweeper.exclude={list(texts)}: leaves none of {count} cells; accepted: fewer conditions"
