@@ -21,6 +21,7 @@ from torch import Tensor
 
 from optbench.errors import UserError
 from optbench.objective.execution import Execution
+from optbench.optimizers.kronecker.correlations import correlates, input_factor
 from optbench.optimizers.kronecker.layers import Layer
 
 APPROXIMATIONS = ("expand", "reduce")
@@ -92,6 +93,15 @@ class FactorSums(Collector):
         """Add to the sum of a a^T, or of m m^T."""
         layer = self.layers[number]
         ones = layer.bias is not None
+        if (
+            self.approximation == "expand"
+            and not self.neighbours
+            and all(correlates(layer, images, examples) for images in inputs)
+        ):
+            self.positions[number] = sum(images[0, 0].numel() for images in inputs)
+            for images in inputs:
+                _add(self.inputs, number, input_factor(images, ones)[None])
+            return
         # A convolution lays out one row of an image for each location, at most one for each pixel.
         numbers = layer.input_size * layer.groups * max(values[0, 0].numel() for values in inputs)
         sums: list[Tensor] = []
