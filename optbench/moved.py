@@ -23,6 +23,7 @@ _PUBLISHED_TARGETS = {now: first for first, now in _TARGETS.items()}
 _WORDS = {
     "graphs": "cached_graphs",
     "norm_batch": "ghost_batch_size",
+    "probe.batch_hessian.probes": "probe.batch_hessian.vectors",
     "probe.spectrum.probes": "probe.spectrum.vectors",
     "probe=extremes": "probe=eigenvalues",
 }

@@ -69,7 +69,7 @@ def batch_hessian(
     generator: torch.Generator,
     *,
     steps: int = 30,
-    probes: int = 8,
+    vectors: int = 8,
     base_batch: int | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
@@ -79,7 +79,7 @@ def batch_hessian(
     make_product: takes int64 indices on the CPU and returns the product with the Hessian of the mean loss over those
     examples, which must be a mean over single examples: no batch norm in train mode. examples: N. dimension: P.
     generator: a CPU generator, in the same state on every rank. steps: Lanczos steps for a batch, and twice as many for all
-    examples. probes, base_batch: see ``hessian_noise``. dtype, device: of the vectors to multiply.
+    examples. vectors, base_batch: see ``hessian_noise``. dtype, device: of the vectors to multiply.
 
     The batches of one draw are nested: the first b examples of one permutation, so that curves over b are smooth. Every
     draw has its own permutation, so that the batches of one size are independent and uniform, as needed for a mean and a
@@ -101,7 +101,7 @@ def batch_hessian(
         return found
 
     full = _extremes(make_product(torch.arange(examples)), direction(), 2 * steps)
-    noise = hessian_noise(make_product, examples, full.vectors[-1], generator, probes, base_batch)
+    noise = hessian_noise(make_product, examples, full.vectors[-1], generator, vectors, base_batch)
 
     top, bottom = np.empty((2, len(sizes), draws))
     for draw in range(draws):
@@ -121,10 +121,10 @@ def hessian_noise(
     examples: int,
     top_vector: Tensor,
     generator: torch.Generator,
-    probes: int = 8,
+    vectors: int = 8,
     base_batch: int | None = None,
 ) -> HessianNoise:
-    """P σ² from ``probes`` directions uniform on the unit sphere, and W from ``top_vector`` u₁ (P,), of length 1.
+    """P σ² from ``vectors`` directions uniform on the unit sphere, and W from ``top_vector`` u₁ (P,), of length 1.
 
     The examples are divided at random into batches of ``base_batch`` (by default N/64, at least 1), and the rest is not used;
     each batch multiplies all directions, so that its graph is built once. With h_i = H_i z of M batches of size b₀,
@@ -139,9 +139,9 @@ def hessian_noise(
         raise ValueError(
             f"base_batch={size}: must be in 1 .. {examples // 2}, to have two batches of {examples} examples"
         )
-    if probes < 1:
-        raise ValueError(f"probes={probes}: must be at least 1")
-    spheres = torch.randn(probes, len(top_vector), dtype=torch.float64, generator=generator)
+    if vectors < 1:
+        raise ValueError(f"vectors={vectors}: must be at least 1")
+    spheres = torch.randn(vectors, len(top_vector), dtype=torch.float64, generator=generator)
     spheres /= spheres.norm(dim=1, keepdim=True)
     directions = torch.cat([spheres.to(top_vector), top_vector.unsqueeze(0)])
     order = torch.randperm(examples, generator=generator)

@@ -15,16 +15,16 @@ class BatchHessianProbe(SubsetProbe):
     """The measurement of `optbench.curvature.batch_hessian` on the subset, which is its population of N examples.
 
     batch_sizes: null for the powers of 2 up to half the subset; sizes above N are left out. draws: batches of each size.
-    steps: Lanczos steps for each batch. probes: directions for the isotropic prediction. Batch norm must be in eval mode: in
+    steps: Lanczos steps for each batch. vectors: directions for the isotropic prediction. Batch norm must be in eval mode: in
     train mode H_b is not a mean over examples. Values: full_top, full_bottom, b_star_isotropic, b_star_directional,
     b_star_fitted. Arrays: all of them and the measured and predicted curves.
     """
 
     def __init__(
-        self, batch_sizes: list[int] | None = None, draws: int = 10, steps: int = 20, probes: int = 8, **subset: Any
+        self, batch_sizes: list[int] | None = None, draws: int = 10, steps: int = 20, vectors: int = 8, **subset: Any
     ) -> None:
         super().__init__(**subset)
-        self.batch_sizes, self.draws, self.steps, self.probes = batch_sizes, draws, steps, probes
+        self.batch_sizes, self.draws, self.steps, self.vectors = batch_sizes, draws, steps, vectors
 
     def measure(self, context: ProbeContext) -> Measurement:
         """Measure the extremes at every batch size."""
@@ -46,7 +46,7 @@ class BatchHessianProbe(SubsetProbe):
             self.draws,
             context.generator("batch_hessian"),
             steps=self.steps,
-            probes=self.probes,
+            vectors=self.vectors,
             dtype=measured.parameters[0].dtype,
             device=context.task.device,
         )

@@ -15,11 +15,11 @@ _WITHOUT_A_WORD = "its process ended without a word"
 
 @dataclass(frozen=True)
 class Claim:
-    """A run claimed by this process. ``deaths``: the number of times its process has died without recording an end."""
+    """A run claimed by this process. ``crashes``: the number of times its process has died without recording an end."""
 
     directory: RunDirectory
     lock: RunLock
-    deaths: int
+    crashes: int
 
 
 def claim(directory: RunDirectory, max_retries: int) -> Claim | None:
@@ -41,18 +41,18 @@ def claim(directory: RunDirectory, max_retries: int) -> Claim | None:
         status = directory.status()
         if status.state == "running":
             who = f" (it was process {status.pid} on {status.host})" if status.pid else ""
-            status = _count_death(directory, status, f"{_WITHOUT_A_WORD}{who}", max_retries)
+            status = _count_crash(directory, status, f"{_WITHOUT_A_WORD}{who}", max_retries)
         if status.state in WAITING:
             directory.remove_leftovers()
             # Recorded now, not when training starts: a crash while the data are loaded also counts.
-            directory.set_status("running", deaths=status.deaths)
+            directory.set_status("running", crashes=status.crashes)
             kept.pop_all()
-            return Claim(directory, lock, status.deaths)
+            return Claim(directory, lock, status.crashes)
     return None
 
 
-def record_death(directory: RunDirectory, why: str, max_retries: int) -> Status:
-    """Record that the process of this run has died: the run is pending again, or failed after too many deaths.
+def record_crash(directory: RunDirectory, why: str, max_retries: int) -> Status:
+    """Record that the process of this run has died: the run is pending again, or failed after too many crashes.
 
     The run is left as it is if another process has taken it, or if the process had recorded its end. If another worker has
     recorded the death first, without the reason, the reason is added.
@@ -63,9 +63,9 @@ def record_death(directory: RunDirectory, why: str, max_retries: int) -> Status:
             with RunLock(directory.lock):
                 status = directory.status()
                 if status.state == "running":
-                    return _count_death(directory, status, why, max_retries)
+                    return _count_crash(directory, status, why, max_retries)
                 if status.state == "failed" and status.why.startswith(_WITHOUT_A_WORD):
-                    directory.set_status("failed", _in_a_row(why, status.deaths), status.deaths)
+                    directory.set_status("failed", _in_a_row(why, status.crashes), status.crashes)
                 return directory.status()
         except RunLocked:
             # Another worker is recording the death at this moment, or has taken the run.
@@ -98,17 +98,17 @@ def record_lost_rank(directory: RunDirectory, why: str, seconds: float) -> None:
         directory.set_status("failed", why)
 
 
-def _count_death(directory: RunDirectory, status: Status, why: str, max_retries: int) -> Status:
-    deaths = status.deaths + 1
-    if deaths > max_retries:
-        directory.set_status("failed", _in_a_row(why, deaths), deaths)
+def _count_crash(directory: RunDirectory, status: Status, why: str, max_retries: int) -> Status:
+    crashes = status.crashes + 1
+    if crashes > max_retries:
+        directory.set_status("failed", _in_a_row(why, crashes), crashes)
     else:
-        directory.set_status("pending", f"{why}; to be continued", deaths)
+        directory.set_status("pending", f"{why}; to be continued", crashes)
     return directory.status()
 
 
-def _in_a_row(why: str, deaths: int) -> str:
-    return why if deaths == 1 else f"{why}, {deaths} times in a row"
+def _in_a_row(why: str, crashes: int) -> str:
+    return why if crashes == 1 else f"{why}, {crashes} times in a row"
 
 
 def take(directories: Sequence[RunDirectory], first: int = 0, max_retries: int = 1) -> Iterator[Claim]:

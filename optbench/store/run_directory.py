@@ -49,7 +49,7 @@ class Status:
     why: the reason in one line, or empty.
     since: the time at which the run entered this state, in UTC to the second ("2025-01-31T12:00:00Z"); empty if unknown.
     host, pid: the process that trains it, while it is running.
-    deaths: the number of times its process has died since it last recorded an end.
+    crashes: the number of times its process has died since it last recorded an end.
     """
 
     state: State
@@ -57,7 +57,7 @@ class Status:
     since: str = ""
     host: str | None = None
     pid: int | None = None
-    deaths: int = 0
+    crashes: int = 0
 
 
 class RunDirectory:
@@ -220,7 +220,10 @@ class RunDirectory:
         """The run's status; an absent or damaged status.json reads as pending, with the reason in ``why``."""
         path = self.path / "status.json"
         try:
-            status = Status(**read_object(path))
+            written = read_object(path)
+            if "deaths" in written:  # the name in earlier versions
+                written["crashes"] = written.pop("deaths")
+            status = Status(**written)
         except FileNotFoundError:
             return Status("pending", why="status.json is absent")
         except TypeError as error:
@@ -231,12 +234,12 @@ class RunDirectory:
             return Status("pending", why=f"{path} is damaged: unknown state {status.state!r}")
         return status
 
-    def set_status(self, state: State, why: str = "", deaths: int = 0) -> None:
+    def set_status(self, state: State, why: str = "", crashes: int = 0) -> None:
         """Replace the status atomically; a running run is marked with this host and process."""
         if state not in STATES:
             raise ValueError(f"state must be one of {', '.join(STATES)}, got {state!r}")
         host, pid = (os.uname().nodename, os.getpid()) if state == "running" else (None, None)
-        status = Status(state, why, _now(), host, pid, deaths)
+        status = Status(state, why, _now(), host, pid, crashes)
         write_atomically(self.path / "status.json", to_json(asdict(status), indent=2))
 
     def set_progress(self, step: int, steps: int, rate: float, loss: float | None) -> None:

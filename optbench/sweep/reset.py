@@ -10,7 +10,7 @@ def reset(directories: Iterable[RunDirectory], states: Collection[str], restart:
     """Put those of the runs back to pending whose status is in ``states``; returns their ids.
 
     Runs that ended as done or diverged are cleared and start over. Others continue from their last checkpoint, unless
-    ``restart`` clears them, too. The count of deaths starts again from 0. A run whose lock is held by a process is left
+    ``restart`` clears them, too. The count of crashes starts again from 0. A run whose lock is held by a process is left
     alone; a "running" run without a holder is one whose process died.
 
     Raises `optbench.store.StoreError` if the file system refuses.

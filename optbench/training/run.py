@@ -131,7 +131,7 @@ def _train_locked(prepared: "_Prepared") -> Outcome:
         directory.remove_leftovers()
         if config.force:
             directory.clear()
-        directory.set_status("running", deaths=directory.status().deaths)
+        directory.set_status("running", crashes=directory.status().crashes)
         prepared.decide("")
         outcome = prepared.train(lock)
         return replace(outcome, tracker_problem=outcome.mirror.finish() if outcome.mirror is not None else None)

@@ -44,11 +44,11 @@ def dispatched(monkeypatch):
     return calls
 
 
-def make_run(run_id, state, why="", optimizer="adam", batch=64, seed=0, deaths=0, **summary):
+def make_run(run_id, state, why="", optimizer="adam", batch=64, seed=0, crashes=0, **summary):
     directory = RunDirectory.at("results", run_id)
     choices = f"optimizer: {{name: {optimizer}}}\nmodel: {{name: mlp}}\ndataset: {{name: digits}}\n"
     directory.create(f"{choices}batch: {batch}\nseed: {seed}\n")
-    directory.set_status(state, why, deaths)
+    directory.set_status(state, why, crashes)
     if state in ("done", "diverged"):
         names = {"optimizer": optimizer, "model": "mlp", "dataset": "digits", "batch": batch, "seed": seed}
         (directory.path / "summary.json").write_text(json.dumps(names | summary))
@@ -372,12 +372,12 @@ def test_what_starts_over_and_what_goes_on_from_its_checkpoint(words, cleared, e
     assert {run_id: not everything.directory(run_id).checkpoint.exists() for run_id in cleared} == cleared
 
 
-def test_retry_forgets_earlier_deaths(command, dispatched):
+def test_retry_forgets_earlier_crashes(command, dispatched):
     plan = make_sweep({"a": "failed", "b": "running"})
-    plan.directory("a").set_status("failed", deaths=3)
-    plan.directory("b").set_status("running", deaths=3)
+    plan.directory("a").set_status("failed", crashes=3)
+    plan.directory("b").set_status("running", crashes=3)
     command("retry", "demo")
-    assert [plan.directory(run_id).status().deaths for run_id in ("a", "b")] == [0, 0]
+    assert [plan.directory(run_id).status().crashes for run_id in ("a", "b")] == [0, 0]
 
 
 def test_retry_with_nothing_to_do_says_so(command, dispatched):

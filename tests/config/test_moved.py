@@ -25,6 +25,7 @@ MOVED = {
     "probe=[trace,extremes]": "probe=[trace,eigenvalues]",
     "probe.extremes.steps=9": "probe.eigenvalues.steps=9",
     "probe.spectrum.probes=2": "probe.spectrum.vectors=2",
+    "probe.batch_hessian.probes=2": "probe.batch_hessian.vectors=2",
 }
 EARLIER = [
     "norm_batch=32",

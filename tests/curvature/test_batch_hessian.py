@@ -122,7 +122,7 @@ def test_the_noise_of_a_gaussian_ensemble():
 
     top = torch.zeros(1000)
     top[0] = 1.0
-    noise = hessian_noise(make_product, 20, top, seeded(1), probes=8, base_batch=1)
+    noise = hessian_noise(make_product, 20, top, seeded(1), vectors=8, base_batch=1)
     # That of the population of these 20, of which 19/20 of the ensemble's variance is expected.
     assert noise.isotropic * 20 / 19 == pytest.approx(1000 * 0.09, rel=0.02)
     assert noise.directional * 20 / 19 == pytest.approx(999 * 0.09, rel=0.04)
@@ -146,7 +146,7 @@ def test_batches_that_use_up_all_examples(base_batch):
 
     top = torch.zeros(12, dtype=torch.float64)
     top[0] = 1.0
-    noise = hessian_noise(make_product, 32, top, seeded(2), probes=3, base_batch=base_batch)
+    noise = hessian_noise(make_product, 32, top, seeded(2), vectors=3, base_batch=base_batch)
     assert sorted(torch.cat(asked).tolist()) == list(range(32))
     effective = effective_batch(base_batch, 32)
     variances = []
@@ -207,7 +207,7 @@ def test_noise_along_one_eigenvector_needs_the_directional_prediction():
     noise = torch.zeros(examples, size, size, dtype=torch.float64)
     noise[:, 0], noise[:, :, 0] = across, across
     sizes = np.array([4, 16, 64])
-    found = measured(spiked(noise, 1.0), sizes.tolist(), draws=40, base_batch=1, probes=200)
+    found = measured(spiked(noise, 1.0), sizes.tolist(), draws=40, base_batch=1, vectors=200)
     assert found.b_star_directional == pytest.approx(0.99, rel=0.03)
     assert found.b_star_isotropic == pytest.approx(0.99 * 2 / size, rel=0.15)
     # The eigenvalues of λ uuᵀ + E are (λ ± √(λ² + 4‖w̄‖²))/2, where E‖w̄‖² = W/b̃.
@@ -283,7 +283,7 @@ def test_a_tiny_network_against_dense_hessians():
 
     dense = torch.stack([hessian(loss_of_one)(flat, *example) for example in zip(inputs, targets, strict=True)])
     found = batch_hessian(
-        make_product, 24, len(flat), [1, 6], 2, seeded(11), steps=len(flat), probes=100, base_batch=1,
+        make_product, 24, len(flat), [1, 6], 2, seeded(11), steps=len(flat), vectors=100, base_batch=1,
         dtype=torch.float64,
     )  # fmt: skip
     values, vectors = torch.linalg.eigh(dense.mean(0))
@@ -316,7 +316,7 @@ def test_a_tiny_network_against_dense_hessians():
         ({"sizes": [4], "draws": 0}, "draws=0"),
         ({"sizes": [4], "base_batch": 5}, r"base_batch=5: must be in 1 .. 4"),
         ({"sizes": [4], "base_batch": 0}, "base_batch=0"),
-        ({"sizes": [4], "probes": 0}, "probes=0"),
+        ({"sizes": [4], "vectors": 0}, "vectors=0"),
     ],
     ids=str,
 )

@@ -121,7 +121,7 @@ def test_batch_hessian_has_the_subset_for_its_population(case, eigenvalues):
     singles = [float(torch.linalg.eigvalsh(case.hessian(slice(i, i + 1)))[-1]) for i in range(24)]
     for top in found.arrays["top"][0]:
         assert min(abs(top - single) for single in singles) < 1e-6 * max(singles)
-    sizes = BatchHessianProbe(draws=1, steps=2, probes=1).measure(case.context).arrays["batch_sizes"]
+    sizes = BatchHessianProbe(draws=1, steps=2, vectors=1).measure(case.context).arrays["batch_sizes"]
     assert sizes.tolist() == [1, 2, 4, 8]
 
 

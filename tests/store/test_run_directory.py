@@ -135,19 +135,26 @@ def test_status(run):
         run.set_status("finished")
 
 
-def test_deaths_are_those_in_a_row(run):
-    assert run.status().deaths == 0
-    run.set_status("running", deaths=2)
-    assert (run.status().deaths, run.status().pid) == (2, os.getpid())
+def test_crashes_are_those_in_a_row(run):
+    assert run.status().crashes == 0
+    run.set_status("running", crashes=2)
+    assert (run.status().crashes, run.status().pid) == (2, os.getpid())
     run.set_status("failed", "killed", 3)
-    assert (run.status().why, run.status().deaths) == ("killed", 3)
+    assert (run.status().why, run.status().crashes) == ("killed", 3)
     run.set_status("preempted")
-    assert run.status().deaths == 0
+    assert run.status().crashes == 0
 
 
-def test_a_status_from_before_deaths_were_counted(run):
+def test_a_status_from_before_crashes_were_counted(run):
     (run.path / "status.json").write_text('{"state": "running", "why": "", "since": "", "host": "node7", "pid": 7}')
-    assert run.status() == Status("running", host="node7", pid=7, deaths=0)
+    assert run.status() == Status("running", host="node7", pid=7, crashes=0)
+
+
+def test_a_status_that_calls_crashes_by_their_earlier_name(run):
+    (run.path / "status.json").write_text(
+        '{"state": "running", "why": "", "since": "", "host": "n", "pid": 7, "deaths": 2}'
+    )
+    assert run.status() == Status("running", host="n", pid=7, crashes=2)
 
 
 def test_progress_says_how_far_and_how_long_ago(run):

@@ -102,9 +102,9 @@ def parse(path, content):
         return json.loads(file.read("state"))
 
 
-def train(directory, deaths, steps, every, log):
+def train(directory, crashes, steps, every, log):
     """Do a run of ``steps`` steps from its last checkpoint, as a real one would; a checkpoint ``every`` so many."""
-    directory.set_status("running", deaths=deaths)
+    directory.set_status("running", crashes=crashes)
     start = resuming.choose(directory, parse)
     assert not start.said, start.said  # death damages nothing
     step = start.state["step"] if start.state else 0
@@ -132,7 +132,7 @@ def work(directories, log, steps, every, first=0, max_retries=100, last_change=N
         log.say(directory.run_id, "take")
         if directory.is_finished:
             log.say(directory.run_id, "again")
-        train(directory, claimed.deaths, steps, every, log)
+        train(directory, claimed.crashes, steps, every, log)
         log.say(directory.run_id, "leave")
         claimed.lock.release()
 

@@ -128,7 +128,7 @@ def main():
         return Worker(number, report).do(script[number][min(len(earlier), len(script[number]) - 1)])
 
     def record_crash(run, why):
-        note("reports.jsonl", {"event": "buried", "run": run, "why": why})
+        note("reports.jsonl", {"event": "crash_recorded", "run": run, "why": why})
         return state
 
     stop = Stop()

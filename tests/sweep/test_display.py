@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from optbench.sweep.status.display import SweepDisplay, clock
-from optbench.sweep.worker.events import Ready, Refused, RunEnded, RunStarted, WorkerDied
+from optbench.sweep.worker.events import Ready, Refused, RunEnded, RunStarted, WorkerCrashed
 
 DONE, DIVERGED, FAILED, PREEMPTED = "done", "diverged", "failed", "preempted"
 
@@ -83,9 +83,9 @@ def test_lines_where_there_is_no_terminal(now):
 def test_a_death_is_told_and_counts_once(now):
     display = display_on(terminal=False, total=2)
     start(display, 0, "adam-1")
-    display.report(WorkerDied(0, "adam-1", "killed by SIGKILL"))
+    display.report(WorkerCrashed(0, "adam-1", "killed by SIGKILL"))
     end(display, 0, "adam-1", FAILED, "killed by SIGKILL")
-    display.report(WorkerDied(1, None, "crashed with exit status 70"))
+    display.report(WorkerCrashed(1, None, "crashed with exit status 70"))
     display.report(Refused("cannot write x: No space left on device"))
     assert output(display).splitlines() == [
         "adam-1: died: killed by SIGKILL",
@@ -213,7 +213,7 @@ def test_on_a_terminal_the_table_goes_and_what_went_wrong_stays(now):
         start(display, 0, "adam-1")
         display.refresh(lambda run: {"step": 7, "steps": 9})
         assert "7/9" in output(display)
-        display.report(WorkerDied(0, "adam-1", "killed by SIGKILL"))
+        display.report(WorkerCrashed(0, "adam-1", "killed by SIGKILL"))
         start(display, 0, "adam-1")
         end(display, 0, "adam-1", DONE, seconds=1.0)
         end(display, 0, "adam-2", FAILED, "RuntimeError: the cable is loose", seconds=1.0)

@@ -183,7 +183,7 @@ def test_a_crash_that_does_not_come_back_is_made_good(saboteur, tmp_path):
     output = sweep(tmp_path / "results", *saboteur, "init.how=kill", "init.times=1", "seed=range(3)")
     assert states(tmp_path / "results") == ["done"] * 3
     assert "killed by SIGKILL" in output
-    assert [directory.status().deaths for directory in directories(tmp_path / "results")] == [0] * 3
+    assert [directory.status().crashes for directory in directories(tmp_path / "results")] == [0] * 3
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mortal_workers import DIED, Log, check_done, check_log, die_at, files, fork, make_runs, train, wait, work
 
 from optbench.store import RunLock, tidy
-from optbench.store.claims import claim, record_death, take
+from optbench.store.claims import claim, record_crash, take
 from optbench.sweep.plan import Entry, Plan
 
 FILES = {"config.yaml", "config.json", "status.json", "history.jsonl", "history.parquet", "summary.json"}
@@ -45,7 +45,7 @@ def lose(directory, max_retries=100):
 
     def begin():
         claimed = claim(directory, max_retries)
-        directory.set_status("running", deaths=claimed.deaths)
+        directory.set_status("running", crashes=claimed.crashes)
 
     die(begin)
 
@@ -80,7 +80,7 @@ def check_history(folder, runs, steps, every, generations, supervised):
         killed |= {pid for pid, status in statuses.items() if status == DIED}
         if supervised:
             for directory in directories:
-                record_death(directory, "its process was killed", max_retries=100)
+                record_crash(directory, "its process was killed", max_retries=100)
     check_log(log.lines(), killed)
     for directory in directories:
         check_done(directory, steps)
@@ -125,7 +125,7 @@ def test_a_run_killed_at_each_of_its_changes_is_completed_by_the_next_worker(tmp
             assert left == FILES | {"checkpoints/last.ckpt"}, number
         number += 1
     assert status == 0
-    assert number > 30  # so many deaths were survived
+    assert number > 30  # so many crashes were survived
     assert files(directory) == FILES | {"checkpoints/last.ckpt"}
 
 
@@ -195,7 +195,7 @@ def test_a_run_in_other_hands_is_left_alone_until_they_are_gone(run):
         run.set_status("running")
         assert claim(run, 5) is None
         assert [*take([run])] == []
-        assert record_death(run, "killed", 5).state == "running"
+        assert record_crash(run, "killed", 5).state == "running"
     assert claim(run, 5) is not None
 
 
@@ -230,7 +230,7 @@ def test_runs_that_have_ended_are_not_taken(run, state):
     run.set_status(state, "because")
     assert claim(run, 5) is None
     assert [*take([run])] == []
-    assert record_death(run, "killed", 5).why == "because"
+    assert record_crash(run, "killed", 5).why == "because"
     assert not run.lock.exists()
 
 
@@ -238,7 +238,7 @@ def test_runs_that_have_ended_are_not_taken(run, state):
 def test_runs_that_wait_are_taken(run, state):
     run.set_status(state)
     claimed = claim(run, 5)
-    assert (claimed.directory, claimed.deaths) == (run, int(state == "running"))
+    assert (claimed.directory, claimed.crashes) == (run, int(state == "running"))
     assert run.lock.exists()
 
 
@@ -264,22 +264,22 @@ def test_the_lock_is_given_back_when_the_status_cannot_be_read(run, monkeypatch)
     assert not run.lock.exists()
 
 
-# ---- deaths ------------------------------------------------------------------------------------------------------------------
+# ---- crashes ------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("max_retries", [0, 1, 3])
 @pytest.mark.parametrize("supervised", [False, True])
 def test_a_run_whose_process_keeps_dying_fails_in_the_end(run, max_retries, supervised):
     for death in range(1, max_retries + 2):
-        assert (run.status().state, run.status().deaths) != ("failed", death)
+        assert (run.status().state, run.status().crashes) != ("failed", death)
         lose(run, max_retries)
         assert run.status().state == "running"
         if supervised:
-            status = record_death(run, "its process was killed by SIGKILL", max_retries)
-            assert (status.state, status.deaths) == ("failed" if death > max_retries else "pending", death)
+            status = record_crash(run, "its process was killed by SIGKILL", max_retries)
+            assert (status.state, status.crashes) == ("failed" if death > max_retries else "pending", death)
     assert claim(run, max_retries) is None
     status = run.status()
-    assert (status.state, status.deaths) == ("failed", max_retries + 1)
+    assert (status.state, status.crashes) == ("failed", max_retries + 1)
     why = "its process was killed by SIGKILL" if supervised else "its process ended without a word (it was process "
     assert status.why.startswith(why)
     assert status.why.endswith(f", {max_retries + 1} times in a row") or max_retries == 0
@@ -290,17 +290,17 @@ def test_a_run_whose_process_keeps_dying_fails_in_the_end(run, max_retries, supe
 
 def test_a_run_that_is_to_go_on_says_what_happened_to_it(run):
     lose(run)
-    status = record_death(run, "its process was killed by SIGKILL", max_retries=1)
+    status = record_crash(run, "its process was killed by SIGKILL", max_retries=1)
     assert status.why == "its process was killed by SIGKILL; to be continued"
 
 
 def test_why_a_process_died_is_told_where_another_worker_was_quicker_to_note_it(run):
     lose(run)
     assert claim(run, 0) is None
-    status = record_death(run, "its process was killed by SIGKILL", max_retries=0)
-    assert (status.state, status.why, status.deaths) == ("failed", "its process was killed by SIGKILL", 1)
+    status = record_crash(run, "its process was killed by SIGKILL", max_retries=0)
+    assert (status.state, status.why, status.crashes) == ("failed", "its process was killed by SIGKILL", 1)
     run.set_status("failed", "a reason of its own")
-    assert record_death(run, "its process was killed by SIGKILL", max_retries=0).why == "a reason of its own"
+    assert record_crash(run, "its process was killed by SIGKILL", max_retries=0).why == "a reason of its own"
 
 
 def test_the_reason_of_a_death_comes_after_the_note_of_a_quicker_worker_that_holds_the_lock(run):
@@ -314,7 +314,7 @@ def test_the_reason_of_a_death_comes_after_the_note_of_a_quicker_worker_that_hol
 
     timer = threading.Timer(0.2, note)
     timer.start()
-    status = record_death(run, "its process was killed by SIGSEGV", max_retries=0)
+    status = record_crash(run, "its process was killed by SIGSEGV", max_retries=0)
     timer.join()
     assert (status.state, status.why) == ("failed", "its process was killed by SIGSEGV")
 
@@ -323,7 +323,7 @@ def test_dying_before_the_training_begins_counts_as_well(run):
     for _ in range(2):
         die(claim, run, 1)
     assert claim(run, 1) is None
-    assert (run.status().state, run.status().deaths) == ("failed", 2)
+    assert (run.status().state, run.status().crashes) == ("failed", 2)
 
 
 def test_a_claimed_run_is_running(run):
@@ -331,15 +331,15 @@ def test_a_claimed_run_is_running(run):
     assert (run.status().state, run.status().pid) == ("running", os.getpid())
 
 
-def test_an_orderly_stop_forgets_earlier_deaths(run):
+def test_an_orderly_stop_forgets_earlier_crashes(run):
     lose(run)
     claimed = claim(run, 1)
-    assert claimed.deaths == 1
+    assert claimed.crashes == 1
     run.set_status("preempted")
     claimed.lock.release()
     lose(run)
     claimed = claim(run, 1)
-    assert claimed.deaths == 1
+    assert claimed.crashes == 1
 
 
 def test_a_worker_does_not_start_a_run_once_more_that_has_died_too_often(tmp_path, log):
@@ -351,7 +351,7 @@ def test_a_worker_does_not_start_a_run_once_more_that_has_died_too_often(tmp_pat
             log.say(claimed.directory.run_id, "take")
             if claimed.directory.run_id == "b":
                 os._exit(DIED)
-            train(claimed.directory, claimed.deaths, 2, 1, log)
+            train(claimed.directory, claimed.crashes, 2, 1, log)
             claimed.lock.release()
 
     assert [wait(fork(fragile_work)) for _ in range(3)] == [DIED, DIED, 0]

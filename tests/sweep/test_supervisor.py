@@ -84,9 +84,9 @@ def test_workers_report_and_end(supervise):
     ]
 
 
-# ---- deaths ------------------------------------------------------------------------------------------------------------------
+# ---- crashes ------------------------------------------------------------------------------------------------------------------
 
-DEATHS = {
+CRASHES = {
     "kill SIGKILL": "killed by SIGKILL (out of memory?)",
     "kill SIGSEGV": "killed by SIGSEGV",
     "exit 5": "crashed with exit status 5",
@@ -94,16 +94,18 @@ DEATHS = {
 }
 
 
-@pytest.mark.parametrize("death", DEATHS)
-def test_a_worker_that_dies_is_replaced_and_its_run_buried(supervise, death):
-    session = supervise([["start a", death], ["start b", "end b done"]], [["start c", "end c done"]])
+@pytest.mark.parametrize("crash", CRASHES)
+def test_a_worker_that_dies_is_replaced_and_its_crash_recorded(supervise, crash):
+    session = supervise([["start a", crash], ["start b", "end b done"]], [["start c", "end c done"]])
     assert session.end() == 0
-    assert session.events("death") == [{"event": "death", "worker": 0, "run": "a", "why": DEATHS[death]}]
-    was = "was " if "killed" in DEATHS[death] else ""
-    assert session.events("buried") == [{"event": "buried", "run": "a", "why": f"its process {was}{DEATHS[death]}"}]
+    assert session.events("crash") == [{"event": "crash", "worker": 0, "run": "a", "why": CRASHES[crash]}]
+    was = "was " if "killed" in CRASHES[crash] else ""
+    assert session.events("crash_recorded") == [
+        {"event": "crash_recorded", "run": "a", "why": f"its process {was}{CRASHES[crash]}"}
+    ]
     assert sorted(event["run"] for event in session.events("end")) == ["b", "c"]
     assert [len(session.lives(worker)) for worker in (0, 1)] == [2, 1]
-    assert ("by the script" in session.process.stderr.read()) == (death == "fail")
+    assert ("by the script" in session.process.stderr.read()) == (crash == "fail")
 
 
 def test_a_run_that_has_died_too_often_has_failed(supervise):
@@ -113,11 +115,11 @@ def test_a_run_that_has_died_too_often_has_failed(supervise):
     assert (failed["run"], failed["worker"], failed["why"]) == ("a", 0, "crashed with exit status 5")
 
 
-def test_a_worker_that_dies_between_runs_has_none_to_bury(supervise):
+def test_a_worker_that_dies_between_runs_has_no_run_to_lose(supervise):
     session = supervise([[*ONE_RUN, "kill SIGKILL"], ["start b", "end b done"]])
     assert session.end() == 0
-    assert [event["run"] for event in session.events("death")] == [None]
-    assert session.events("buried") == []
+    assert [event["run"] for event in session.events("crash")] == [None]
+    assert session.events("crash_recorded") == []
     assert [event["run"] for event in session.events("end")] == ["a", "b"]
 
 
@@ -187,7 +189,7 @@ def test_a_worker_that_dies_while_all_stop_is_not_replaced(supervise):
     session.process.terminate()
     assert session.end() == 128 + signal.SIGTERM
     assert len(session.lives(0)) == 1
-    assert [event["run"] for event in session.events("buried")] == ["a"]
+    assert [event["run"] for event in session.events("crash_recorded")] == ["a"]
 
 
 def test_a_second_interrupt_ends_all_at_once(supervise):
@@ -228,10 +230,10 @@ def test_reports_arrive_whole_and_in_order(supervise, count, length, last):
         assert [event["number"] for event in said] == [*range(count)]
         assert all(event["text"] == "é" * length for event in said)
     assert len(session.events("end")) == 2
-    assert [event["run"] for event in session.events("death")] == ([] if last == "give 0" else [None, None])
+    assert [event["run"] for event in session.events("crash")] == ([] if last == "give 0" else [None, None])
 
 
-def test_a_worker_that_asks_for_it_is_renewed_without_a_death(supervise):
+def test_a_worker_that_asks_for_it_is_renewed_without_a_crash(supervise):
     session = supervise([["start a", "end a failed", f"give {TO_BE_RENEWED}"], ["start b", "end b done"]])
     assert session.end() == 1
     assert len(session.lives(0)) == 2

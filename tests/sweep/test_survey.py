@@ -278,13 +278,13 @@ def test_ten_thousand_runs_take_a_second_and_a_half(plan):
 # ---- putting runs back --------------------------------------------------------------------------------------------------------
 
 
-def with_results(plan, run_id, state, deaths=0):
+def with_results(plan, run_id, state, crashes=0):
     directory = plan.directory(run_id)
     directory.create("batch: 64\n")
     directory.append({"event": "train", "step": 1})
     directory.checkpoint.parent.mkdir()
     directory.checkpoint.write_bytes(b"weights")
-    directory.set_status(state, "why", deaths)
+    directory.set_status(state, "why", crashes)
     return directory
 
 
@@ -299,10 +299,10 @@ def with_results(plan, run_id, state, deaths=0):
     ],
 )
 def test_reset_puts_back_and_clears_what_starts_over(plan, state, restart, kept):
-    directory = with_results(plan, "run", state, deaths=2)
+    directory = with_results(plan, "run", state, crashes=2)
     other = with_results(plan, "other", "preempted")
     assert reset([directory, other], [state], restart) == ["run"]
-    assert (directory.status().state, directory.status().deaths) == ("pending", 0)
+    assert (directory.status().state, directory.status().crashes) == ("pending", 0)
     assert directory.checkpoint.exists() == (directory.path / "history.jsonl").exists() == kept
     assert other.status().state == "preempted"
     assert not directory.lock.exists()

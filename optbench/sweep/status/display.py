@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from optbench.sweep.worker.events import Event, Ready, Refused, RunEnded, RunStarted, WorkerDied
+from optbench.sweep.worker.events import Event, Ready, Refused, RunEnded, RunStarted, WorkerCrashed
 from optbench.system.terminal import number
 
 _LAST_PROBLEMS = 4
@@ -89,7 +89,7 @@ class SweepDisplay:
             case RunEnded(worker=int(number_of_worker)):
                 self._end(event)
                 self._workers[number_of_worker] = _Worker()
-            case WorkerDied():
+            case WorkerCrashed():
                 self._problem(event.run or f"worker {event.worker}", f"died: {event.why}")
                 self._workers[event.worker] = _Worker()
             case Refused():

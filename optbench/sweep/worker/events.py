@@ -52,10 +52,10 @@ class RunEnded(OfWorker):
 
 
 @dataclass(frozen=True)
-class WorkerDied(Event):
-    """A worker has died; ``run``: the run that it had, if any."""
+class WorkerCrashed(Event):
+    """A worker has crashed; ``run``: the run that it had, if any."""
 
-    kind = "death"
+    kind = "crash"
     worker: int
     run: str | None
     why: str

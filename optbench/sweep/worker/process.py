@@ -28,7 +28,7 @@ from optbench.config import Devices, RunConfig
 from optbench.data.raw import RawData
 from optbench.provenance import checkout
 from optbench.store import RunDirectory, StoreError
-from optbench.store.claims import Claim, claim, record_death, take
+from optbench.store.claims import Claim, claim, record_crash, take
 from optbench.store.files import reporting
 from optbench.sweep.plan import Plan
 from optbench.sweep.worker import rendezvous
@@ -244,8 +244,8 @@ def _supervise(plan: Plan, given: argparse.Namespace, warning: str | None) -> in
         sharers = -(-given.workers // max(len(devices), 1))
         return work(directories, first, limit, given.max_retries, report, sharers)
 
-    def record_crash(run_id: str, why: str) -> str:
-        return record_death(plan.directory(run_id), why, given.max_retries).state
+    def crashed(run_id: str, why: str) -> str:
+        return record_crash(plan.directory(run_id), why, given.max_retries).state
 
     if warning:
         report(Warned(warning))
@@ -253,7 +253,7 @@ def _supervise(plan: Plan, given: argparse.Namespace, warning: str | None) -> in
     gc.collect()
     gc.freeze()
     report(Ready(given.workers))
-    return Supervisor(be_worker, given.workers, report, record_crash, stop).run()
+    return Supervisor(be_worker, given.workers, report, crashed, stop).run()
 
 
 if __name__ == "__main__":

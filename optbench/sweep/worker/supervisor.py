@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from optbench.sweep.worker.events import Event, EventReader, OfWorker, RunEnded, RunStarted, WorkerDied
+from optbench.sweep.worker.events import Event, EventReader, OfWorker, RunEnded, RunStarted, WorkerCrashed
 from optbench.system.signals import SIGNALS, Stop
 
 Report = Callable[[Event], None]
@@ -18,7 +18,7 @@ ALL_WELL, SOME_FAILED, REFUSED = 0, 1, 3
 # The exit status of a worker that must be replaced.
 TO_BE_RENEWED = 4
 # A worker that dies before it has taken a run is tried again this often in a row.
-_IDLE_DEATHS = 2
+_IDLE_CRASHES = 2
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Supervisor:
         )
         self._selector = selectors.DefaultSelector()
         self._workers: dict[int, _Worker] = {}
-        self._idle_deaths: Counter[int] = Counter()  # in a row, by the worker's number
+        self._idle_crashes: Counter[int] = Counter()  # in a row, by the worker's number
         self._status = ALL_WELL
 
     def run(self) -> int:
@@ -118,7 +118,7 @@ class Supervisor:
     def _take_note(self, worker: _Worker, event: Event) -> None:
         if isinstance(event, RunStarted):
             worker.run, worker.took = event.run, True
-            del self._idle_deaths[worker.number]
+            del self._idle_crashes[worker.number]
         elif isinstance(event, RunEnded):
             worker.run = None
             self._count_end(event.state)
@@ -154,15 +154,15 @@ class Supervisor:
             why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"crashed with exit status {code}"
             if code == -signal.SIGKILL:
                 why += " (out of memory?)"
-            self._report(WorkerDied(worker.number, worker.run, why))
+            self._report(WorkerCrashed(worker.number, worker.run, why))
             if worker.run is not None:
                 state = self._record_crash(worker.run, f"its process was {why}" if code < 0 else f"its process {why}")
                 if state == "failed":
                     self._count_end(state)
                     self._report(RunEnded(worker.run, state, why, worker=worker.number))
             if not worker.took:
-                self._idle_deaths[worker.number] += 1
-            if self._idle_deaths[worker.number] > _IDLE_DEATHS:
+                self._idle_crashes[worker.number] += 1
+            if self._idle_crashes[worker.number] > _IDLE_CRASHES:
                 self._status = max(self._status, SOME_FAILED)
             else:
                 self._start_again(worker.number)

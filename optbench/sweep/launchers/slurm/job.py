@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from optbench.store.claims import record_lost_rank
 from optbench.sweep.launchers.local import worker_environment
 from optbench.sweep.plan import Plan
-from optbench.sweep.worker.events import Event, EventReader, Refused, RunEnded, RunStarted, WorkerDied
+from optbench.sweep.worker.events import Event, EventReader, Refused, RunEnded, RunStarted, WorkerCrashed
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -136,7 +136,7 @@ class Job:
                 print(f"{event.run}: {event.state}{why}", flush=True)
                 if event.state == "failed":
                     self._failed[event.run] = event.why
-            case WorkerDied():
+            case WorkerCrashed():
                 print(f"worker {event.worker}: {event.why}", flush=True)
             case Refused():
                 self._refused = event.why
