@@ -447,7 +447,7 @@ def test_a_dry_run_says_what_would_run_and_starts_nothing(command):
     state, memory, time = out.splitlines()
     assert state == f"{run_id}: new; dry_run=true starts nothing"
     assert re.fullmatch(r"micro_batch=\d+: of \d+ examples a device, each .*B, beside .*B: about .*B of .*B", memory)
-    assert time == "no earlier run tells what these will cost"
+    assert re.fullmatch(r"[\d,]+ examples of training in all; no earlier run tells what these will cost", time)
     assert here() == []
     status, out, _ = command("-m", *TINY, "dry_run=true", "seed=0,1")
     assert (status, out.count("2 runs: 2 new; dry_run=true")) == (0, 1)

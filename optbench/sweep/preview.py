@@ -1,10 +1,15 @@
 """Print the plan of a sweep for dry_run=true."""
 
+from typing import Any
+
 from rich.console import Console
 from rich.table import Table
 
+from optbench import config as configuration
+from optbench.config import Config
 from optbench.sweep.estimate import estimate
 from optbench.sweep.grid.expand import Expansion
+from optbench.sweep.launchers.slurm.submission import packing
 from optbench.sweep.plan import Plan
 from optbench.sweep.planned_runs import PlannedRuns
 
@@ -23,5 +28,22 @@ def print_plan(console: Console, plan: Plan, expansion: Expansion, runs: Planned
             )
             table.add_row(key, shown)
         console.print(table)
-    costs = estimate(plan.results_dir, [runs.configs[run_id] for run_id in runs.to_do])
+    to_do = [(run_id, runs.configs[run_id]) for run_id in runs.to_do]
+    launcher = expansion.cells[0].config["launcher"]
+    if configuration.works_as(launcher) != "local":
+        for line in _jobs(to_do, launcher):
+            console.print(line, soft_wrap=True)
+    costs = estimate(plan.results_dir, [config for _, config in to_do])
     console.print(costs.in_words(), soft_wrap=True)
+
+
+def _jobs(to_do: list[tuple[str, Config]], launcher: dict[str, Any]) -> list[str]:
+    """A line for each kind of jobs that would be queued: their number, their runs and workers, and their resources."""
+    lines = []
+    for resources, jobs, runs in packing(to_do, launcher):
+        most = f", at most {resources.array_parallelism} at a time" if resources.array_parallelism else ""
+        workers = min(resources.workers, -(-runs // jobs))
+        lines.append(
+            f"{runs:,} runs in {jobs:,} job{'s' * (jobs > 1)} of {workers} worker{'s' * (workers > 1)}{most} ({resources})"
+        )
+    return lines

@@ -115,7 +115,9 @@ def test_dry_run_shows_the_plan_and_writes_nothing(done):
     output = sweep(folder, "optimizer=sgd,adam", "seed=range(5)", "dry_run=true")
     assert "10 runs: 4 done, 6 new" in output
     assert re.search(r"seed +0, 1, 2, 3, 4", output)
-    assert re.search(r"about \d+ seconds of training in all for 6 runs", output)
+    assert re.search(
+        r"[\d,]+ examples of training in all; about \d+ seconds for 6 runs, by the pace of earlier ones", output
+    )
     assert sorted(folder.rglob("*")) == before
 
 

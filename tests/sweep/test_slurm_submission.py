@@ -5,6 +5,7 @@ The commands of Slurm are small shell scripts here, first on PATH; tests/slurm r
 
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -378,6 +379,7 @@ class TestSubmit:
     ("name", "lines"),
     [
         ("gpu_cluster", ["--partition=gpu", "--gpus-per-node=1", "--time=240", "--mem=32768M", "--signal=USR2@90"]),
+        ("many_gpus", ["--partition=gpu", "--gpus-per-node=1", "--time=240", "--mem=65536M"]),
         ("preemptible", ["--partition=preemptible", "--time=120", "--comment='optbench may be preempted'"]),
         ("cpu_cluster", ["--cpus-per-task=16", "--mem=32768M"]),
     ],
@@ -450,6 +452,34 @@ class TestNothingIsLeft:
         words = ["-m", "launcher=slurm", "dataset=digits", "seed=0,1", f"results_dir={tmp_path / 'results'}"]
         assert main([*words, "dry_run=true"]) == 0
         assert "2 runs: 2 new" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("options", "line"),
+        [
+            ([], "10 runs in 10 jobs of 1 worker (cpus=1 time=1:00:00)"),
+            (["runs_per_job=4", "cpus=8"], "10 runs in 3 jobs of 4 workers (cpus=8 time=1:00:00)"),
+            (["runs_per_job=4", "workers=2"], "10 runs in 3 jobs of 2 workers (cpus=1 time=1:00:00)"),
+            (["max_jobs=1", "gpus=2"], "10 runs in 1 job of 2 workers (cpus=1 gpus=2 time=1:00:00)"),
+            (["array_parallelism=3"], "10 runs in 10 jobs of 1 worker, at most 3 at a time (cpus=1 time=1:00:00)"),
+        ],
+    )
+    def test_a_dry_run_counts_the_jobs_that_submitting_queues(self, tmp_path, capsys, options, line):
+        results = tmp_path / "results"
+        words = [
+            "-m",
+            "launcher=slurm_debug",
+            "dataset=digits",
+            "seed=range(10)",
+            f"results_dir={results}",
+            "sweep=one",
+        ]
+        words += [f"launcher.{option}" for option in options]
+        assert main([*words, "dry_run=true"]) == 0
+        assert line in capsys.readouterr().out.splitlines()
+        assert main(words) == 0
+        (script,) = results.glob("sweeps/one/jobs/debug_*.sh")
+        arrays = re.findall(r"--array=0-(\d+)", script.read_text())
+        assert f" in {int(arrays[0]) + 1 if arrays else 1} job" in line
 
     def test_retry_without_a_cluster_changes_nothing(self, cluster, command, tmp_path, capsys):
         results = tmp_path / "results"

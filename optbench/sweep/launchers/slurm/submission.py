@@ -167,10 +167,7 @@ def write_scripts(plan: Plan, runs: Sequence[tuple[str, Config]], options: Mappi
 
 
 def _arrays(plan: Plan, runs: Sequence[tuple[str, Config]], options: Mapping[str, Any]) -> Iterator[_Array]:
-    rules = Rules(options)
-    groups: dict[Resources, list[str]] = {}
-    for run_id, config in runs:
-        groups.setdefault(rules.of(config), []).append(run_id)
+    groups = _by_resources(runs, options)
     largest = max(max_array_size(), 1)
     for resources, run_ids in groups.items():
         jobs = _jobs(plan, run_ids, resources, options["max_retries"])
@@ -178,6 +175,24 @@ def _arrays(plan: Plan, runs: Sequence[tuple[str, Config]], options: Mapping[str
             some = tuple(jobs[start : start + largest])
             share = len(run_ids) * (start + len(some)) // len(jobs) - len(run_ids) * start // len(jobs)
             yield _Array(some, share, resources)
+
+
+def packing(runs: Sequence[tuple[str, Config]], options: Mapping[str, Any]) -> list[tuple[Resources, int, int]]:
+    """The jobs that `submit` would queue, by their resources: each with the number of jobs and of runs."""
+    groups = _by_resources(runs, options)
+    return [(resources, _count_jobs(len(run_ids), resources), len(run_ids)) for resources, run_ids in groups.items()]
+
+
+def _by_resources(runs: Sequence[tuple[str, Config]], options: Mapping[str, Any]) -> dict[Resources, list[str]]:
+    rules = Rules(options)
+    groups: dict[Resources, list[str]] = {}
+    for run_id, config in runs:
+        groups.setdefault(rules.of(config), []).append(run_id)
+    return groups
+
+
+def _count_jobs(runs: int, resources: Resources) -> int:
+    return min(resources.max_jobs or runs, math.ceil(runs / resources.runs_per_job))
 
 
 def _jobs(plan: Plan, run_ids: Sequence[str], resources: Resources, max_retries: int) -> list[Job]:
@@ -195,7 +210,7 @@ def _jobs(plan: Plan, run_ids: Sequence[str], resources: Resources, max_retries:
     # The name depends on the content, because jobs of an earlier submission may still read their file.
     path = _folder(plan) / f"runs-{hashlib.sha256(content).hexdigest()[:12]}.txt"
     write_atomically(path, content)
-    count = min(resources.max_jobs or len(run_ids), math.ceil(len(run_ids) / resources.runs_per_job))
+    count = _count_jobs(len(run_ids), resources)
     limit = math.ceil(len(run_ids) / count)
     workers = min(resources.workers, limit)
     firsts = [number * len(run_ids) // count for number in range(count)]
