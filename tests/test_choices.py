@@ -38,6 +38,7 @@ OF_THE_GROUP = {
     "schedule": {"warmup", "warmup_kind"},
     "optimizer": {"weight_decay_mode", "decay_norm_and_bias"},
     "tracker": {"finish_timeout"},
+    "model": {"checkpointing"},
 }
 
 
@@ -285,6 +286,8 @@ def test_every_model_at_its_full_size_is_built_without_its_numbers(name):
     }
     for kind in choice["info"]["accepts"]:
         with torch.device("meta"):
-            model = load_target(Choice.of("model", choice), nn.Module)(specs[kind], **options(choice))
+            model = load_target(Choice.of("model", choice), nn.Module)(
+                specs[kind], **Choice.of("model", choice).options
+            )
         has_norms = any(key.endswith("running_mean") for key in model.state_dict())
         assert has_norms == choice["info"]["batch_norm"]

@@ -126,6 +126,7 @@ def test_what_is_kept_out_of_the_run_id_is_hardware_and_checks():
         ("dataset", "test_path"),
         ("dataset", "title"),
         ("dataset", "workers"),
+        ("model", "checkpointing"),
         *(
             ("trainer", option)
             for option in ("accelerator", "devices", "num_nodes", "rendezvous_seconds", "deterministic")

@@ -20,6 +20,7 @@ _ELSEWHERE = {
     "batch": ("bs", "batch_size", "batchsize", "global_batch_size"),
     "micro_batch": ("mbs", "microbatch", "micro_batch_size"),
     "optimizer": ("opt", "optim"),
+    "model.checkpointing": ("gradient_checkpointing", "activation_checkpointing", "checkpoint_segments"),
     "model": ("arch", "architecture", "net", "network"),
     "dataset": ("data",),
     "schedule": ("sched", "scheduler", "lr_schedule", "lr_scheduler"),

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,30 @@ def parts_of(content: Config, group: str) -> list[str]:
     names = [str(entry).removeprefix(f"/{group}/") for entry in entries if entry != "_self_"]
     names = [name.removesuffix(HERE) for name in names] if group in LIST_GROUPS else names
     return [current_choice(group, name) for name in names]
+
+
+def shared_parts(group: str) -> tuple[str, ...]:
+    """The fragments that every choice of ``group`` takes over, as the front page says for Hydra: GROUP/_NAME in its defaults."""
+    return tuple(_shared(group))
+
+
+@cache  # run ids need it, of which a sweep makes thousands; optbench's own files stay as they are
+def shared_options(group: str) -> Mapping[str, str]:
+    """The options that every choice of ``group`` has, with their types: the bench reads them, not the class of the choice."""
+    return {name: kind for schema in _shared(group).values() for name, kind in schema.items()}
+
+
+@cache
+def _shared(group: str) -> dict[str, Mapping[str, str]]:
+    """The schemas of the fragments that every choice of ``group`` takes over."""
+    defaults = content_of(conf_dir() / "config.yaml")["defaults"]
+    parts = [entry.removeprefix(f"{group}/") for entry in defaults if str(entry).startswith(f"{group}/_")]
+    return {part: content_of(conf_dir() / group / f"{part}.yaml")["info"]["schema"] for part in parts}
+
+
+def left_out_of_run_id(group: str, choice: Mapping[str, Any]) -> list[str]:
+    """What of a choice is in no run id: the options that its file lists, and those that every choice of the group has."""
+    return [*choice["info"].get("not_in_run_id", []), *shared_options(group)]
 
 
 def file_of(choice: Mapping[str, Any]) -> str:

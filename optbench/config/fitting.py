@@ -57,6 +57,11 @@ def check_fit(config: RunConfig) -> None:
             f"examples; accepted: 1 to {examples}"
         )
     _check_shares(config, plan)
+    if config.compile and config.checkpointing:
+        raise UserError(
+            f"model.checkpointing={config.checkpointing}: with compile=true, the compiler itself decides what is computed anew; "
+            "accepted: one of the two, model.checkpointing=0 or compile=false"
+        )
     if model.info.get("batch_norm"):
         check_groups(config)
     if config.precision == "fp16" and (

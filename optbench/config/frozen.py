@@ -21,6 +21,7 @@ from optbench.config.files import (
     SCIENCE_KEYS,
     Config,
     front_page,
+    left_out_of_run_id,
     options,
 )
 from optbench.config.fitting import check_fit
@@ -124,7 +125,7 @@ def _choice(group: str, choice: object, where: str) -> Config:
             f"{found.get('_target_')}"
         )
     info = found["info"]
-    left_out = options(found) if group in _OF_THE_MACHINE else info.get("not_in_run_id", [])
+    left_out = options(found) if group in _OF_THE_MACHINE else left_out_of_run_id(group, found)
     filled = {name: found[name] for name in left_out if name in found and name not in choice}
     thawed: Config = {**choice, **filled, "info": info}
     schema.check(options(thawed), info.get("schema", {}), where)

@@ -8,7 +8,7 @@ from typing import Any
 
 from optbench.config import scaling
 from optbench.config.durations import Budget
-from optbench.config.files import GROUPS, SCIENCE_KEYS, Config, file_of, known_as, name_of, options
+from optbench.config.files import GROUPS, SCIENCE_KEYS, Config, file_of, known_as, left_out_of_run_id, name_of, options
 from optbench.config.run_config import Choice, Devices
 from optbench.config.schema import OptionType
 from optbench.config.yaml_text import write_yaml
@@ -29,7 +29,7 @@ def science(config: Mapping[str, Any]) -> Config:
         if group in _NOT_SCIENCE:
             continue
         choice = config[group]
-        typed, left_out = choice["info"]["schema"], choice["info"].get("not_in_run_id", [])
+        typed, left_out = choice["info"]["schema"], left_out_of_run_id(group, choice)
         entry = {key: choice[key] for key in ("_target_", "name") if key in choice and key not in left_out}
         if "_target_" in entry:
             entry["_target_"] = published_target(entry["_target_"])

@@ -13,10 +13,13 @@ from optbench.config.files import (
     check_one_file,
     choices,
     content_of,
+    is_fragment,
     is_free,
     parts_of,
     path_of,
     root_of,
+    shared_options,
+    shared_parts,
 )
 from optbench.config.renamed import current_file
 from optbench.config.search_path import conf_dir, places
@@ -40,10 +43,10 @@ def choice_to_read(group: str, name: str) -> Config:
     folders = [place.folder / group for place in places()]
 
     def compose() -> tuple[Config, list[Path]]:
-        composed = _composed_file(group, name)
+        composed = _whole(group, name)
         info = composed.get("info")
         choice = called(composed, name, root_of(group, name)) if isinstance(info, Mapping) else composed
-        return choice, [*folders, *_files_of(group, name)]
+        return choice, [*folders, *(file for part in (*shared_parts(group), name) for file in _files_of(group, part))]
 
     return _CHOICES.made((group, name, *folders), compose)
 
@@ -68,6 +71,14 @@ def inherited_name(group: str, name: str) -> object:
     return _composed_file(group, name).get("name", name)
 
 
+def _whole(group: str, name: str) -> Config:
+    """A choice below which stand the fragments that every choice of its group takes over. Not to be changed by the caller."""
+    whole: Config = {}
+    for part in (*shared_parts(group), name):
+        whole = _merged(whole, _composed_file(group, part))
+    return whole
+
+
 def _composed_file(group: str, name: str, heirs: tuple[str, ...] = ()) -> Config:
     """The content of a choice's file, merged with that of the choices in its ``defaults`` in the order that Hydra has.
 
@@ -85,6 +96,7 @@ def _composed_file(group: str, name: str, heirs: tuple[str, ...] = ()) -> Config
         content = dict(current_file(group, name, content))
     except UserError as error:
         raise UserError(f"{group}={name}: {path}: {error}") from error
+    _check_own_options(group, name, content, path)
     if "defaults" not in content or group not in (*GROUPS, *LIST_GROUPS):
         return content
     if group in LIST_GROUPS and (elsewhere := _without_here(content["defaults"])):
@@ -115,6 +127,20 @@ def _files_of(group: str, name: str) -> list[Path]:
     if path is None:
         return []
     return [path, *(file for part in parts_of(content_of(path), group) for file in _files_of(group, part))]
+
+
+def _check_own_options(group: str, name: str, content: Config, path: Path) -> None:
+    """Raise UserError for a choice whose own schema has an option that every choice of the group has."""
+    info = content.get("info")
+    stated = info.get("schema") if isinstance(info, Mapping) else None
+    if is_fragment(name) or not isinstance(stated, Mapping):
+        return
+    for option in shared_options(group):
+        if option in stated:
+            raise UserError(
+                f"{group}={name}: {path}: info.schema.{option}: is an option of every {group}, which optbench itself reads; "
+                "accepted: another name for one's own"
+            )
 
 
 def _merged(below: Config, above: Config) -> Config:

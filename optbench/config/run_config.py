@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from optbench.config.durations import Budget, Horizon
-from optbench.config.files import GROUPS, Config, name_of, options, works_as
+from optbench.config.files import GROUPS, Config, name_of, options, shared_options, works_as
 from optbench.config.schema import Duration, OptionType
 
 # For configurations frozen by earlier versions, which had no such option.
@@ -24,7 +24,8 @@ class Choice:
     group: its place in the configuration, such as "optimizer" or "probe.spectrum". name: its name in the configuration.
     label: its name in run ids and columns, unique among files. rule: the name that tells code what it does, which is that
     of the choice from which it inherits. target: a dotted path; None if nothing is called. options: durations among them
-    are `Duration`, or numbers of steps after `in_steps`. info: the facts that its file states.
+    are `Duration`, or numbers of steps after `in_steps`; those that every choice of its group has are not among them, as
+    `RunConfig` holds them. info: the facts that its file states.
     """
 
     group: str
@@ -39,8 +40,10 @@ class Choice:
     def of(cls, group: str, choice: Mapping[str, Any]) -> "Choice":
         """Read a composed choice of ``group``."""
         info = choice.get("info", {})
-        types = info.get("schema", {})
-        read = {name: _parsed(value, types.get(name, "")) for name, value in options(choice).items()}
+        types, shared = info.get("schema", {}), shared_options(group)
+        read = {
+            name: _parsed(value, types.get(name, "")) for name, value in options(choice).items() if name not in shared
+        }
         target = choice.get("_target_")
         return cls(
             group,
@@ -105,7 +108,8 @@ class Devices:
 class RunConfig:
     """A resolved configuration, read once; the front page conf/config.yaml explains each value.
 
-    text: the mapping from which it was read; the run id is made from it, and it is what is frozen.
+    text: the mapping from which it was read; the run id is made from it, and it is what is frozen. checkpointing: the number of
+    segments of the model whose activations are computed anew (``model.checkpointing``), 0 for none.
     """
 
     text: Config
@@ -132,6 +136,7 @@ class RunConfig:
     evaluate_train: int | None
     divergence_factor: float | None
     micro_batch: int | Literal["auto"] | None
+    checkpointing: int
     cached_graphs: int | None
     compile: bool
     log_every: int
@@ -149,6 +154,8 @@ class RunConfig:
             **{field.name: config[field.name] for field in fields(cls) if field.name in config},
             **{group: Choice.of(group, config[group]) for group in GROUPS if group in cls.__dataclass_fields__},
             "text": config,
+            # Configurations that earlier versions froze have no such option.
+            "checkpointing": config["model"].get("checkpointing", 0),
             "budget": Budget.of(config["budget"]),
             "trainer": Devices.of(config["trainer"]),
             "probes": tuple(Choice.of(f"probe.{name}", choice) for name, choice in config.get("probe", {}).items()),

@@ -7,11 +7,12 @@ from math import prod
 from torch import Tensor, nn
 
 from optbench.data.spec import DataSpec
+from optbench.models.checkpointing import Block, Chain
 from optbench.models.shapes import activation as activation_layer
 from optbench.models.shapes import image_shape, require
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(Chain):
     """A symmetric autoencoder with untied weights, biases and a linear code layer.
 
     pixels - hidden[0] - ... - hidden[-1] - code - hidden[-1] - ... - hidden[0] - pixels. The output is linear: logits
@@ -39,5 +40,8 @@ class Autoencoder(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Images (N, C, H, W) with values in [0, 1] -> logits or reconstructions (N, C * H * W)."""
-        outputs: Tensor = self.decoder(self.encoder(inputs.flatten(1)))
-        return outputs
+        return self.through(inputs.flatten(1))
+
+    def chain(self) -> Sequence[Block]:
+        """The layers of the encoder and those of the decoder."""
+        return [*self.encoder, *self.decoder]

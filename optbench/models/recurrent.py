@@ -5,12 +5,14 @@ Elman 1990, "Finding structure in time" (RNN); Cho et al. 2014, arXiv 1406.1078 
 The cells are torch's, so every gate has two bias vectors.
 """
 
-from typing import cast
+from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
 from optbench.data.spec import DataSpec
 from optbench.errors import UserError
+from optbench.models.checkpointing import Block, Chain
 from optbench.models.layers import Dropout
 
 CELLS = ("rnn", "gru", "lstm")
@@ -18,7 +20,7 @@ NONLINEARITIES = ("tanh", "relu")
 READS = ("auto", "pixels", "rows")
 
 
-class RecurrentStack(nn.Module):
+class RecurrentStack(Chain):
     """``layers`` recurrent layers: inputs (examples, steps, features) -> top hidden states (examples, steps, hidden).
 
     The layers are separate torch modules with dropout between them, because the dropout inside torch's own stacks draws
@@ -46,10 +48,18 @@ class RecurrentStack(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """The top layer's hidden state at every step, shape (examples, steps, hidden)."""
-        states, _ = self.layers[0](inputs)
-        for dropout, layer in zip(self.dropouts, self.layers[1:], strict=True):
-            states, _ = layer(dropout(states))
-        return cast(Tensor, states)
+        return self.through(inputs)
+
+    def chain(self) -> Sequence[Block]:
+        """The layers, each with the dropout before it."""
+        return [partial(self._after, number) for number in range(len(self.layers))]
+
+    def _after(self, number: int, states: Tensor) -> Tensor:
+        if number > 0:
+            states = self.dropouts[number - 1](states)
+        outputs: Tensor
+        outputs, _ = self.layers[number](states)
+        return outputs
 
 
 def _layer(cell: str, features: int, hidden: int, nonlinearity: str) -> nn.RNNBase:

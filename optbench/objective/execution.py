@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from optbench.models import layers
+from optbench.models import checkpointing, layers
 from optbench.models.converting import converted
 from optbench.objective.vectors import flatten, unflatten
 
@@ -124,6 +124,7 @@ class Network:
         self.named_parameters = dict(model.named_parameters())
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.norms = layers.batch_norms(model)
+        self.chains = checkpointing.chains(model)
         self.draw = layers.place_dropout(model, device or next(model.parameters()).device)
 
     def record_norms(self, how: str) -> None:

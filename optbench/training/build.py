@@ -19,7 +19,7 @@ from optbench.data.raw import RawData
 from optbench.data.source import Augmentation, BatchSource
 from optbench.data.spec import DataSpec
 from optbench.errors import UserError
-from optbench.models import layers, model_size
+from optbench.models import checkpointing, layers, model_size
 from optbench.models.converting import converted
 from optbench.objective import Execution, LossScale, losses
 from optbench.probes import SCHEDULE_OPTIONS, Probe, Probes, ProbeSchedule, ScheduledProbe
@@ -141,6 +141,7 @@ def build_task(config: RunConfig, raw: RawData, stop: Stop | None = None) -> Tas
         compile=config.compile,
     )
     model = build_model(config, raw).to(source.dtype)
+    checkpointing.divide(model, config.checkpointing)
     if layers.batch_norms(model):  # even if its file does not state it
         configuration.check_groups(config, len(raw.train.inputs))
     return Task(model, source, recipe, stop)

@@ -1,9 +1,10 @@
 """The micro-batch of ``micro_batch=auto``: the largest that the memory of the device holds, chosen before training.
 
 The bytes of an example are measured: those that autograd keeps of a forward pass of two examples, times PEAK for what a
-backward pass needs besides, times the copies that the method's file states (``activations`` in its ``info``). What does not
-grow with the micro-batch is counted apart: what the process holds, gradients, the optimizer's state and the factors of K-FAC.
-The size is a power of two of groups of batch norm, so that the same machine chooses the same one again.
+backward pass needs besides, times the copies that the method's file states (``activations`` in its ``info``). In segments
+(``model.checkpointing``) these are the inputs of each and all activations of one, which the backward pass computes anew. What
+does not grow with the micro-batch is counted apart: what the process holds, gradients, the optimizer's state and the factors of
+K-FAC. The size is a power of two of groups of batch norm, so that the same machine chooses the same one again.
 """
 
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from torch import Tensor
 from optbench.config.durations import BatchPlan
 from optbench.config.run_config import RunConfig
 from optbench.errors import UserError
-from optbench.models import layers, model_size
+from optbench.models import checkpointing, layers, model_size
 from optbench.objective import Network
 from optbench.system import memory
 from optbench.training.build import build_task, load_data
@@ -92,7 +93,8 @@ def _measure(config: RunConfig, task: Task, workers: int) -> MicroBatch | None:
     copies = int(config.optimizer.info.get("activations", 1)) * max(config.cached_graphs or 1, 1)
     try:
         with torch.random.fork_rng(devices=[]):
-            each, fixed = int(_saved_bytes(task) * PEAK * copies), _fixed_bytes(config, task)
+            saved = _saved_bytes(task, _trains_only(config, task))
+            each, fixed = int(saved * PEAK * copies), _fixed_bytes(config, task)
     except UserError:
         raise
     except Exception:  # a model of the user's own may raise anything
@@ -108,12 +110,42 @@ def _unit(config: RunConfig, task: Task, share: int) -> int:
     return min(config.ghost_batch_size or plan.largest, share)
 
 
-def _saved_bytes(task: Task) -> float:
-    """The bytes that autograd keeps for one example between a forward and a backward pass, in the precision of training."""
+def _trains_only(config: RunConfig, task: Task) -> bool:
+    """True if all passes are those of training: products with curvature keep all activations, also in a model in segments."""
+    optimizer = config.optimizer.info
+    keeps = optimizer.get("family") == "second_order" or optimizer.get("activations", 1) > 1
+    return not (keeps or config.probes or task.recipe.schedule.needs_spectrum(0) is not None)
+
+
+def _saved_bytes(task: Task, in_segments: bool) -> float:
+    """The bytes that autograd keeps for one example between a forward and a backward pass, in the precision of training.
+
+    in_segments: whether the model passes in its segments; then the bytes are the most while one of them is computed anew.
+    """
     task.source.to("cpu")
     # Copies, as a slice would count with the storage of all examples.
     inputs, targets = (part.clone() for part in next(iter(task.source.evaluation("train", _MEASURED, _MEASURED))))
     network = Network(task.model)
+    segments = max((len(chain.lengths) for chain in network.chains), default=0) if in_segments else 0
+    groups = [(norm, norm.group, norm.ranks) for norm in network.norms]
+    training = task.model.training
+    network.record_norms("hold")
+    layers.set_ghost_batch_size(task.model, len(inputs))
+    task.model.train()
+    try:
+        return max(
+            _bytes_of_pass(task, network, inputs, targets, None if segments == 0 else frozenset({number}))
+            for number in range(max(segments, 1))
+        ) / len(inputs)
+    finally:
+        task.model.train(training)
+        network.record_norms("follow")
+        for norm, group, ranks in groups:
+            norm.group, norm.ranks = group, ranks
+
+
+def _bytes_of_pass(task: Task, network: Network, inputs: Tensor, targets: Tensor, whole: frozenset[int] | None) -> int:
+    """The bytes that a forward pass leaves for the backward pass; the segments ``whole`` (None: all) keep their activations."""
     own = {tensor.untyped_storage().data_ptr() for tensor in (*task.model.parameters(), *task.model.buffers())}
     kept: dict[int, int] = {}
 
@@ -123,25 +155,14 @@ def _saved_bytes(task: Task) -> float:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    groups = [(norm, norm.group, norm.ranks) for norm in network.norms]
-    training = task.model.training
-    network.record_norms("hold")
-    layers.set_ghost_batch_size(task.model, len(inputs))
-    task.model.train()
-    try:
-        with (
-            torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
-            torch.autocast("cpu", dtype=task.execution.dtype, enabled=task.execution.dtype is not None),
-        ):
-            _graph = task.recipe.loss(
-                task.model(inputs), targets
-            )  # as long as it lives, no two storages share an address
-    finally:
-        task.model.train(training)
-        network.record_norms("follow")
-        for norm, group, ranks in groups:
-            norm.group, norm.ranks = group, ranks
-    return sum(kept.values()) / len(inputs)
+    with (
+        checkpointing.keeping(network.chains, whole),
+        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+        torch.autocast("cpu", dtype=task.execution.dtype, enabled=task.execution.dtype is not None),
+    ):
+        # As long as the graph lives, no two storages share an address.
+        _graph = task.recipe.loss(task.model(inputs), targets)
+    return sum(kept.values())
 
 
 def _fixed_bytes(config: RunConfig, task: Task) -> int:

@@ -44,6 +44,7 @@ def not_science():
         assert word.partition("=")[0].partition(".")[2] in read_choice("trainer", "auto")["info"]["not_in_run_id"]
         yield word
     yield from ("tracker=csv", "tracker=none", "launcher.workers=1", "probe=trace", "tracker.tags=[a]")
+    yield "model.checkpointing=2"
 
 
 @pytest.mark.parametrize("word", not_science())
@@ -59,6 +60,7 @@ def test_what_is_in_no_run_id_does_not_change_it(word, name, plain):
         ["dataset=digits", "model=mlp", "optimizer=lamb,kfac,zoo", "seed=range(5)"],
         [*GRID, "batch=128", "loss=auto", "clip_norm=null"],
         [*GRID, "micro_batch=32,64"],
+        [*GRID, "model.checkpointing=0,2"],
     ],
 )
 def test_the_same_in_other_words_and_wider_over_the_same_axes_has_the_same(words, name, plain):

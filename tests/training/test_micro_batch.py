@@ -265,3 +265,24 @@ def test_a_batch_that_does_not_fit_trains_under_a_limit_of_memory(tmp_path, opti
     fitted = trained("auto")
     assert fitted.returncode == 0, fitted.stderr
     assert f"micro_batch={expected}: of {batch} examples a device" in fitted.stdout
+
+
+# ---- in segments --------------------------------------------------------------------------------------------------------------
+
+
+def test_segments_let_larger_ones_pass():
+    # Each of 16 layers keeps the outputs of its Tanh, 256 float32; in 4 segments the backward pass has the 4 inputs of segments
+    # and what one of them keeps.
+    words = ["model=mlp", f"model.hidden={[256] * 16}".replace(" ", ""), "model.activation=tanh", "batch=512"]
+    whole, parts = chosen(10**12, *words), chosen(10**12, *words, "model.checkpointing=4")
+    assert parts.each <= whole.each / 2
+    assert parts.each >= micro_batch.PEAK * (3 + 4) * 256 * 4
+    assert parts.fixed == whole.fixed
+    room = whole.fixed + 100 * whole.each
+    assert (chosen(room, *words).examples, chosen(room, *words, "model.checkpointing=4").examples) == (64, 128)
+
+
+@pytest.mark.parametrize("word", ["optimizer=kfac", "optimizer=lm", "probe=trace", "schedule=lanczos"])
+def test_products_keep_all_activations_and_so_count_as_without_segments(word):
+    words = [word, "model=mlp", "model.hidden=[32,32,32]", "batch=64"]
+    assert chosen(10**12, *words, "model.checkpointing=3").each == chosen(10**12, *words).each

@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from optbench.errors import UserError
+from optbench.models import checkpointing
 from optbench.objective.losses import Loss
 from optbench.objective.parts import Parts
 from optbench.objective.products.graph import (
@@ -46,8 +47,9 @@ Vector: TypeAlias = list[Tensor]
 class MatrixProducts(Parts):
     """The products that an objective inherits. They leave parameters, gradients, buffers, modes and generators alone.
 
-    No product is clipped, scaled or computed under autocast. Every rank must call the same methods in the same order.
-    Raises UserError for vectors that do not fit the parameters, for fp16, and for a loss whose curvature is unknown.
+    No product is clipped, scaled, or computed under autocast or in segments (``model.checkpointing``). Every rank must call
+    the same methods in the same order. Raises UserError for vectors that do not fit the parameters, for fp16, and for a loss
+    whose curvature is unknown.
     """
 
     loss_function: Callable[[Tensor, Tensor], Tensor]
@@ -207,14 +209,18 @@ class MatrixProducts(Parts):
 
     @contextlib.contextmanager
     def _pass(self, start: int) -> Iterator[None]:
-        """The context of a forward pass: the dropout masks of the step, and fixed running statistics."""
+        """The context of a forward pass: the dropout masks of the step, fixed running statistics, and no segments.
+
+        A graph that is differentiated several times, perhaps in forward mode or under torch's transforms, keeps all of its
+        activations, whatever ``model.checkpointing`` is: torch's checkpoints do not support all of that.
+        """
         self._refuse_half_precision()
         norms = self.network.norms
         before = [norm.recording for norm in norms]
         self._place(start)
         self.network.record_norms("hold")
         try:
-            with differentiable_twice(self.network.model):
+            with checkpointing.keeping(self.network.chains), differentiable_twice(self.network.model):
                 yield
         finally:
             for norm, recording in zip(norms, before, strict=True):

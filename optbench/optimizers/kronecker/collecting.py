@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from optbench.models.checkpointing import recomputing
 from optbench.objective import Objective
 from optbench.objective.products.examples import Recorded
 from optbench.objective.products.graph import full_precision
@@ -200,7 +201,7 @@ def _hooks(layers: Sequence[Layer], calls: list[Call], training: bool) -> Iterat
 
 def _hook(number: int, calls: list[Call], training: bool) -> Callable[..., None]:
     def hook(_: nn.Module, inputs: tuple[Any, ...], outputs: Tensor) -> None:
-        if not outputs.requires_grad:
+        if not outputs.requires_grad or recomputing():
             return
         call = Call(number, inputs[0].detach())
         # Unlike the tensor, an edge and a hook keep their place if an activation overwrites the outputs.
