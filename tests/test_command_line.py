@@ -17,6 +17,7 @@ from optbench.config import GROUPS, LIST_GROUPS, MACHINE_KEYS, SCIENCE_KEYS, cho
 from optbench.config.commands import written
 from optbench.config.yaml_text import read_yaml
 from optbench.data import locate
+from optbench.store.measured import without_measured
 from optbench.training.task import Task
 
 TINY = ["dataset=digits", "model=mlp", "budget.steps=5", "tracker=none"]
@@ -556,7 +557,7 @@ def test_force_runs_again_what_is_done(command):
     status, out, _ = command(*TINY, "force=true")
     assert status == 0
     assert "already" not in out
-    assert without_times(read(summary)) == without_times(truth)
+    assert without_measured(read(summary)) == without_measured(truth)
     assert [row["step"] for row in rows(only_run()) if row["event"] == "evaluation"] == [5]
 
 
@@ -600,10 +601,6 @@ def test_sync_mirrors_what_has_a_tracker(command):
 
 def rows(run):
     return [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
-
-
-def without_times(summary):
-    return {key: value for key, value in summary.items() if not key.startswith("seconds")}
 
 
 def test_a_diverging_run_is_a_result_with_the_same_step_however_often_it_is_looked_at(command):
@@ -670,8 +667,8 @@ def test_a_run_stopped_by_a_signal_continues_where_it_was(number, code, command,
         assert command(*words)[0] == 0
     assert steps == [14]
     same = only_run("undisturbed")
-    assert without_times(read(run / "summary.json")) == without_times(read(same / "summary.json"))
-    assert [without_times(row) for row in rows(run)] == [without_times(row) for row in rows(same)]
+    assert without_measured(read(run / "summary.json")) == without_measured(read(same / "summary.json"))
+    assert [without_measured(row) for row in rows(run)] == [without_measured(row) for row in rows(same)]
 
 
 def test_a_crash_is_a_failed_run_with_its_traceback_in_its_log(command, monkeypatch):
@@ -713,4 +710,6 @@ def test_a_process_stopped_by_a_signal_continues_where_it_was(number, code):
     assert read(run / "status.json")["state"] == "preempted"
     again = in_a_process(*words)
     assert again.returncode == 0, again.stderr
-    assert without_times(read(run / "summary.json")) == without_times(read(only_run("undisturbed") / "summary.json"))
+    assert without_measured(read(run / "summary.json")) == without_measured(
+        read(only_run("undisturbed") / "summary.json")
+    )

@@ -25,7 +25,7 @@ FLOORS = [
     ["objective", "analysis"],
     ["curvature"],
     ["optimizers", "schedules.hessian"],
-    ["training.averaging", "training.checkpointing", "training.launch_environment", "trackers"],
+    ["training.averaging", "training.checkpointing", "training.launch_environment", "training.measured", "trackers"],
     ["training.meeting", "training.task"],
     ["training.evaluation", "probes"],
     ["training.recorder", "training.ranks"],

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from comparison_aggregates import MEANINGS, aggregates, seeds_needed
+from comparison_costs import charts_against_costs, costs_of_best, missing_costs
 
 from optbench.analysis.charts.chart import Chart, Reference, Series
 from optbench.analysis.findings import Findings
@@ -41,6 +42,8 @@ def analyse(study: Study) -> Findings:
     budget = curves(runs, CELL, METRIC, RESULT, diverged_result=_chance(runs), repetitions=200)
     order = list(ranks[ranks["problem"] == "all"]["optimizer"]) if len(ranks) else sorted(tuned["optimizer"].unique())
     charts = [_ranks_chart(ranks), _profiles_chart(complete, order), _budget_chart(budget, order), _gains_chart(gains)]
+    costs = costs_of_best(tuned, CELL, RESULT)
+    charts += charts_against_costs(costs, RESULT, order[:SHOWN], _problem)
     overall = aggregates(complete, order, _chance(runs), REPETITIONS)
     tables = {
         "best_trials": best,
@@ -48,10 +51,11 @@ def analyse(study: Study) -> Findings:
         "over_all_problems": overall,
         "tuned_minus_default": gains,
         "best_of_k": budget,
+        "costs": costs,
     }
     kept = {name: table for name, table in tables.items() if len(table)}
     charts = [chart for chart in charts if chart.series]
-    notes = [*_notes(runs, best, ranks, gains), *_overall(overall, complete, ranks)]
+    notes = [*_notes(runs, best, ranks, gains), *_overall(overall, complete, ranks), *missing_costs(tuned)]
     return Findings(QUESTION, _answer(ranks, gains, study), charts, kept, notes)
 
 

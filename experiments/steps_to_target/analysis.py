@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+from target_costs import costs_chart, costs_to_target
 
 from optbench.analysis.charts.chart import Chart, Reference, Series
 from optbench.analysis.findings import Findings
@@ -13,6 +14,7 @@ from optbench.analysis.frames import higher_is_better
 from optbench.analysis.laws.critical_batch import CriticalBatchIntervals, critical_batch, local_slopes
 from optbench.analysis.names import method
 from optbench.analysis.statistics.algoperf import score_intervals
+from optbench.analysis.statistics.costs import missing, with_costs
 from optbench.analysis.statistics.intervals import Interval
 from optbench.analysis.statistics.selection import select
 from optbench.analysis.statistics.settings import seeds_only
@@ -44,7 +46,8 @@ def analyse(study: Study) -> Findings:
     metric = str(runs["config.budget.target_metric"].dropna().iloc[0])
     targets = [_relaxed(float(goals.iloc[0]), factor, higher_is_better(metric)) for factor in RELAXATIONS]
     history = study.histories(["event", metric, *TIMES.values()])
-    tuned = {target: _tuned(times_to_target(runs, history, target, metric)) for target in targets}
+    timed = {target: times_to_target(runs, history, target, metric) for target in targets}
+    tuned = {target: _tuned(table) for target, table in timed.items()}
     steps = {target: _steps(table) for target, table in tuned.items()}
     fits = {target: _fits(found) for target, found in steps.items()}
     first = targets[0]
@@ -56,15 +59,17 @@ def analyse(study: Study) -> Findings:
     )
     best = tuned[first].drop(columns="values")
     tables = {"tuned_steps": best, "critical_batch": table, "regimes": regimes, "noise_scale": noise}
+    priced = with_costs(timed[first], STEPS, "seconds_to_target")
+    tables["costs"] = costs = costs_to_target(priced, best, CELL)
     tables["algoperf"] = scores = _scores(steps[first])
     kept = {name: frame for name, frame in tables.items() if len(frame)}
-    charts = [chart for chart in (scatter, sensitivity) if chart.series]
+    charts = [chart for chart in (scatter, sensitivity, costs_chart(costs)) if chart.series]
     return Findings(
         QUESTION,
         _answer(table, first, metric),
         charts,
         kept,
-        [*_notes(best, table, regimes, noise, targets), *_of_scores(scores)],
+        [*_notes(best, table, regimes, noise, targets), *_of_scores(scores), *missing(priced)],
     )
 
 

@@ -123,6 +123,8 @@ def _from_parameters(
 
 def _fast_kernels(target: type[torch.optim.Optimizer], parameters: list[nn.Parameter]) -> dict[str, Any]:
     """``fused`` or ``foreach``, if ``target`` has it for these parameters and it is faster than the default."""
+    if any(parameter.is_meta for parameter in parameters):
+        return {}
     accepted = inspect.signature(target).parameters
     torchs = _torch_class(target)
     if torchs is not None and "fused" in accepted:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from optbench.errors import UserError
 from optbench.objective.vectors import unflatten
 from optbench.optimizers.base import require, require_common
 from optbench.optimizers.groups import decay_groups, parameters_given, trainable
+from optbench.optimizers.periods import kinds_of_steps
 
 
 class EntropySGD(torch.optim.Optimizer):
@@ -124,6 +126,10 @@ class EntropySGD(torch.optim.Optimizer):
             return first
         self._outer_step(dict(zip(parameters, anchors, strict=True)))
         return first
+
+    def kinds_of_steps(self) -> list[tuple[int, Fraction]]:
+        """All steps take the same evaluations."""
+        return kinds_of_steps()
 
     @property
     def _at(self) -> int:

@@ -1,6 +1,7 @@
 """K-FAC as a preconditioner: the gradient multiplied by damped Kronecker-factored inverses, then momentum."""
 
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any, TypeVar
 
 import torch
@@ -11,6 +12,7 @@ from optbench.objective import Objective
 from optbench.optimizers.base import require, require_common
 from optbench.optimizers.groups import decay_groups, trainable
 from optbench.optimizers.kronecker import Inverses, KroneckerFactors
+from optbench.optimizers.periods import kinds_of_steps
 
 Kind = TypeVar("Kind", bound="KFAC")
 
@@ -96,6 +98,15 @@ class KFAC(torch.optim.Optimizer):
     def working_bytes(self) -> int:
         """The bytes of factors, inverses, and what computing them takes."""
         return self.factors.working_bytes()
+
+    def kinds_of_steps(self) -> list[tuple[int, Fraction]]:
+        """A value of ``steps`` at the start of each kind of step after the first period, and the share of such steps."""
+        return kinds_of_steps(self.factor_period, self.inverse_period)
+
+    def unsaved_bytes(self) -> int:
+        """The bytes of the inverses, which are not in the state because they are computed again from the factors."""
+        there = self.inverses is not None or self._saved is not None
+        return self.factors.inverse_bytes(self.inverse) if there else 0
 
     def describe(self) -> list[str]:
         """A line for each factored layer with the sizes of its factors, then one for each other parameter with the reason."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from optbench.objective.vectors import flatten
 from optbench.optimizers.base import require, require_common
 from optbench.optimizers.groups import trainable
 from optbench.optimizers.kronecker import Inverses, KroneckerFactors
+from optbench.optimizers.periods import kinds_of_steps
 from optbench.optimizers.span import minimum_in_span
-from optbench.optimizers.tridiagonal import ChainInverses, require_chain
+from optbench.optimizers.tridiagonal import ChainInverses, chain_bytes, require_chain
 
 STRUCTURES = ("block_diagonal", "block_tridiagonal")
 
@@ -116,6 +118,18 @@ class KFACNatural(torch.optim.Optimizer):
             "factor_damping": self.factor_damping,
             "reduction_ratio": self.reduction_ratio,
         }
+
+    def kinds_of_steps(self) -> list[tuple[int, Fraction]]:
+        """A value of ``steps`` at the start of each kind of step after the first periods, and the share of such steps."""
+        found = kinds_of_steps(self.damping_period, self.factor_damping_period, self.inverse_period)
+        return [(step - 1, share) for step, share in found]  # a step counts itself before it looks what is due
+
+    def unsaved_bytes(self) -> int:
+        """The bytes of the inverses, which are not in the state because they are computed again from the factors."""
+        there = self.inverses is not None or self._saved is not None
+        if not there or self.structure == "block_diagonal":
+            return self.factors.inverse_bytes() if there else 0
+        return chain_bytes(self.factors)
 
     def describe(self) -> list[str]:
         """A line for each factored layer with the sizes of its factors, then one for each other parameter with the reason."""

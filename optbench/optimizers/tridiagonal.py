@@ -175,6 +175,14 @@ class ChainInverses:
         return cls(factors, factors.placed(state["factors"]), state["strength"])
 
 
+def chain_bytes(factors: KroneckerFactors) -> int:
+    """The bytes of the tensors of `ChainInverses`: K, L and the divisors of each layer, and P and Q between neighbours."""
+    sizes = [(layer.input_size, layer.output_size) for layer in factors.layers]
+    numbers = sum(a * a + g * g + a * g for a, g in sizes)
+    numbers += sum(a * b + g * h for (a, g), (b, h) in pairwise(sizes))
+    return numbers * factors.element_bytes
+
+
 def require_chain(factors: KroneckerFactors) -> None:
     """Raise UserError for a model that is not a plain chain of linear layers of matching sizes."""
     why = None

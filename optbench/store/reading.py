@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from optbench.errors import UserError
 from optbench.moved import current_column
+from optbench.store import measured
 from optbench.store.files import StoreError, flatten, read_object
 from optbench.store.notes import columns_of
 from optbench.store.run_directory import FINISHED, RunDirectory
@@ -31,7 +32,7 @@ _NAMED = {
     "trial": ("trial",),
     "base_learning_rate": ("optimizer", "learning_rate"),
 }
-_INTEGERS = ("batch", "seed", "trial", "classes")
+_INTEGERS = ("batch", "seed", "trial", "classes", *measured.INTEGERS)
 
 
 def run_directories(results_dir: str | Path = "results") -> Iterator[RunDirectory]:
@@ -110,9 +111,9 @@ def load(
     ``config.optimizer.learning_rate`` and so on, without the choices' ``info``; a list is its JSON text (which can be
     compared, grouped by and written to CSV).
 
-    A run that is neither done nor diverged has no summary, and no results. batch, seed, trial and classes are integers:
-    Int64 if a run lacks them. An empty or missing folder gives an empty frame. A damaged run gives a row with its
-    ``problem``, never an exception.
+    A run that is neither done nor diverged has no summary, and no results. batch, seed, trial, classes, bytes and FLOPs are
+    integers: Int64 if a run lacks them. An empty or missing folder gives an empty frame. A damaged run gives a row with
+    its ``problem``, never an exception.
     """
     import pandas as pd
 
@@ -128,7 +129,7 @@ def load(
 
 
 def integers(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """The frame of `load` with batch, seed, trial and classes as integers: int64, or Int64 if a run lacks them."""
+    """The frame of `load` with batch, seed, trial, classes, bytes and FLOPs as integers: int64, or Int64 if a run lacks them."""
     import pandas as pd
 
     found = {}

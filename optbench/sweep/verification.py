@@ -12,13 +12,14 @@ from optbench import config as configuration
 from optbench.config import Config
 from optbench.provenance import UNKNOWN, Vintages, fingerprints
 from optbench.store import RunDirectory
+from optbench.store.measured import COUNTED, without_measured
 from optbench.sweep.launchers import local
 from optbench.sweep.plan import Entry, Plan
 
 # At least this many runs of a code, or all if there are fewer, must be run again before it counts as equal to another code.
 FEWEST = 3
 # Values that depend on the machine or on the start of a run; all others must be equal in both.
-_APART = ("run_id", "code", "probe_seconds")
+_APART = ("run_id", "code")
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ def _threads(plan: Plan) -> int:
 
 
 def compare(recorded: RunDirectory, again: RunDirectory, words: tuple[str, str] = ("then", "now")) -> Difference:
-    """The difference of the history and the summary of ``again`` from ``recorded``, without times and values only in ``again``.
+    """The difference of the history and the summary of ``again`` from ``recorded``, without measurements of the machine and
+    values only in ``again``; what follows from the configuration, and is not in ``again``, counts as equal, too.
 
     words: the names of the two in the description.
     """
@@ -104,7 +106,11 @@ def compare(recorded: RunDirectory, again: RunDirectory, words: tuple[str, str] 
     if new.state != state:
         return Difference(f"{new.state}, not {state}" + (f": {new.why}" if new.why else ""), math.inf)
     old_summary, new_summary = _numbers(recorded.summary() or {}), _numbers(again.summary() or {})
-    changed = {name: value for name, value in old_summary.items() if not _same(value, new_summary.get(name))}
+    changed = {
+        name: value
+        for name, value in old_summary.items()
+        if not _same(value, new_summary.get(name)) and not (name in COUNTED and name not in new_summary)
+    }
     largest = max((_distance(value, new_summary.get(name)) for name, value in changed.items()), default=0.0)
     old_rows, new_rows = list(map(_numbers, _rows(recorded))), list(map(_numbers, _rows(again)))
     for old, new_row in zip(old_rows, new_rows, strict=False):
@@ -157,7 +163,7 @@ def _rows(directory: RunDirectory) -> list[dict[str, Any]]:
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name not in _APART and "seconds" not in name}
+    return {name: value for name, value in without_measured(values).items() if name not in _APART}
 
 
 def _same(one: Any, other: Any) -> bool:

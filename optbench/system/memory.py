@@ -42,6 +42,25 @@ def _pages() -> tuple[int, int]:
         return 0, 0
 
 
+def reset_peak() -> bool:
+    """Set back the largest resident size of this process to the present one; False where the system does not allow it."""
+    try:
+        # 5: the peak ("high water mark") alone (Linux, Documentation/filesystems/proc.rst).
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def peak() -> int | None:
+    """Bytes of the largest resident size of this process since `reset_peak`, or since its start; None if unknown."""
+    try:
+        words = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").split()
+        return 1024 * int(words[words.index("VmHWM:") + 1])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
 def require(needed: int, what: str, there: int | None = None, where: str = "this machine", use: str = "") -> None:
     """Raise UserError if ``what`` needs more bytes, for the ``use``, than exist; ``there``: the bytes of another device."""
     there = of_this_machine() if there is None else there

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from optbench.config import Config, RunConfig
+from optbench.store.measured import without_measured
 from optbench.testing import problem
 from optbench.testing.outcomes import Broken
 from optbench.training import build, run
@@ -72,17 +73,15 @@ class Killed(BaseException):
 
 @dataclass(frozen=True)
 class Ended:
-    """The remains of a run in a folder: summary and history without times, final state, and the steps at which it was resumed."""
+    """The remains of a run in a folder, and the steps at which it was resumed.
+
+    summary, rows: without measurements of the machine. state: the final one of the training.
+    """
 
     summary: Mapping[str, Any]
     rows: list[dict[str, Any]]
     state: dict[str, Any]
     resumed_at: list[int]
-
-
-def without_times(content: Mapping[str, Any]) -> dict[str, Any]:
-    """``content`` without what a clock says."""
-    return {name: value for name, value in content.items() if "seconds" not in name}
 
 
 def run_in(folder: Path, resolved: Config, kill_before: tuple[int, ...] = ()) -> Ended:
@@ -116,5 +115,5 @@ def run_in(folder: Path, resolved: Config, kill_before: tuple[int, ...] = ()) ->
     if outcome.state != "done" or outcome.summary is None:
         raise Broken(f"the run {outcome.state}: {outcome.why}")
     state = torch.load(outcome.directory.checkpoint, weights_only=True)["task"]
-    rows = [without_times(row) for row in outcome.directory.rows()]
-    return Ended(without_times(outcome.summary), rows, state, resumed)
+    rows = [without_measured(row) for row in outcome.directory.rows()]
+    return Ended(without_measured(outcome.summary), rows, state, resumed)

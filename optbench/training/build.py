@@ -28,6 +28,7 @@ from optbench.store import RunDirectory
 from optbench.system.signals import Stop
 from optbench.training.averaging import build as build_average
 from optbench.training.evaluation import Evaluator
+from optbench.training.measured import Measured
 from optbench.training.meeting import Meeting
 from optbench.training.ranks import Cluster, Ranks, check_bf16
 from optbench.training.recorder import Audience, Recorder
@@ -152,6 +153,7 @@ def build_recorder(
     task: Task,
     directory: RunDirectory | None,
     audience: Audience | None = None,
+    measured: Measured | None = None,
 ) -> Recorder:
     """The recorder of ``task``, with every period in steps."""
     horizon = task.recipe.horizon
@@ -166,6 +168,7 @@ def build_recorder(
         budget=config.budget,
         probes=build_probes(config, task, directory),
         audience=audience,
+        measured=measured,
     )
 
 

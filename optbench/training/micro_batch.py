@@ -37,8 +37,9 @@ _MEASURED = 2  # examples: the fewest that batch norm can normalize
 class MicroBatch:
     """The number of examples that pass through the model at once, and the bytes behind the choice.
 
-    share: a rank's examples of a batch. examples: None for all of them. each: bytes of an example. fixed: bytes that do not
-    depend on their number. there: bytes that this run may use.
+    share: a rank's examples of a batch. examples: None for all of them. each: bytes of an example, of which autograd keeps
+    ``saved`` between a forward and a backward pass. fixed: bytes that do not depend on their number. there: bytes that this run
+    may use.
     """
 
     share: int
@@ -46,6 +47,7 @@ class MicroBatch:
     each: int
     fixed: int
     there: int
+    saved: float
 
     def describe(self) -> str:
         """One line: the choice, and why."""
@@ -93,13 +95,12 @@ def _measure(config: RunConfig, task: Task, workers: int) -> MicroBatch | None:
     copies = int(config.optimizer.info.get("activations", 1)) * max(config.cached_graphs or 1, 1)
     try:
         with torch.random.fork_rng(devices=[]):
-            saved = _saved_bytes(task, _trains_only(config, task))
-            each, fixed = int(saved * PEAK * copies), _fixed_bytes(config, task)
+            saved, fixed = saved_bytes(config, task), _fixed_bytes(config, task)
     except UserError:
         raise
     except Exception:  # a model of the user's own may raise anything
         return None
-    return MicroBatch(share, None, each, fixed, there)
+    return MicroBatch(share, None, int(saved * PEAK * copies), fixed, there, saved)
 
 
 def _unit(config: RunConfig, task: Task, share: int) -> int:
@@ -117,16 +118,16 @@ def _trains_only(config: RunConfig, task: Task) -> bool:
     return not (keeps or config.probes or task.recipe.schedule.needs_spectrum(0) is not None)
 
 
-def _saved_bytes(task: Task, in_segments: bool) -> float:
+def saved_bytes(config: RunConfig, task: Task) -> float:
     """The bytes that autograd keeps for one example between a forward and a backward pass, in the precision of training.
 
-    in_segments: whether the model passes in its segments; then the bytes are the most while one of them is computed anew.
+    In segments these are the bytes while the largest of them is computed anew.
     """
     task.source.to("cpu")
     # Copies, as a slice would count with the storage of all examples.
     inputs, targets = (part.clone() for part in next(iter(task.source.evaluation("train", _MEASURED, _MEASURED))))
     network = Network(task.model)
-    segments = max((len(chain.lengths) for chain in network.chains), default=0) if in_segments else 0
+    segments = max((len(chain.lengths) for chain in network.chains), default=0) if _trains_only(config, task) else 0
     groups = [(norm, norm.group, norm.ranks) for norm in network.norms]
     training = task.model.training
     network.record_norms("hold")

@@ -19,6 +19,7 @@ from optbench.store import RunDirectory, resuming
 from optbench.store.checkpoints import Seal
 from optbench.training import checkpointing
 from optbench.training.evaluation import Evaluator
+from optbench.training.measured import Measured
 from optbench.training.task import Task
 
 Row = dict[str, Any]
@@ -69,11 +70,13 @@ class Recorder(pl.Callback):
         budget: Budget,
         probes: Probes | None = None,
         audience: Audience | None = None,
+        measured: Measured | None = None,
     ) -> None:
         self.directory, self.evaluator, self.audience = directory, evaluator, audience or Audience()
         self.log_every, self.eval_every, self.checkpoint_every = log_every, eval_every, checkpoint_every
         self.divergence_factor, self.budget = divergence_factor, budget
         self.probes = probes or Probes()
+        self.measured = measured or Measured()
         self.outcome: str | None = None
         self.why = ""
         self.last_row = 0  # the step of the last training row
@@ -99,6 +102,7 @@ class Recorder(pl.Callback):
         assert isinstance(task, Task)
         # Lightning has installed its own signal handlers by now; the run's replace them while it trains.
         task.stop.listen()
+        self.measured.begin(task.device)
         if self.directory is not None:
             self._resume(self.directory, trainer, task)
         task.next_event, task.watch = self.next_event, self.probes.watch
@@ -207,7 +211,8 @@ class Recorder(pl.Callback):
 
     def _evaluate(self, task: Task) -> None:
         where = self._where(task, "evaluation")
-        metrics = self.evaluator(task)
+        with self.measured.evaluation():
+            metrics = self.evaluator(task)
         self.evaluation = where | metrics
         self._write(self.evaluation)
         self._keep_best(metrics, task.step)
@@ -282,12 +287,14 @@ class Recorder(pl.Callback):
             "results": self.results,
             "outcome": self.outcome,
             "probes": self.probes.state(),
+            "measured": self.measured.state(),
         }
 
     def load_state(self, state: Row) -> None:
         """Continue from ``state``."""
         self.last_row, self.first_loss, self.outcome = state["last_row"], state["first_loss"], state["outcome"]
         self.evaluation, self.results = dict(state["evaluation"]), dict(state["results"])
+        self.measured.load_state(state.get("measured"))
         if "probes" in state:  # checkpoints of earlier versions lack it
             self.probes.load_state(state["probes"])
 

@@ -28,8 +28,10 @@ from optbench.system.signals import Stop, handlers_restored
 from optbench.system.terminal import RunDisplay
 from optbench.training import micro_batch
 from optbench.training.build import build_recorder, build_task, build_trainer, load_data, set_precision
+from optbench.training.costs import costs
 from optbench.training.evaluation import METRICS
 from optbench.training.launch_environment import check_ranks, launched
+from optbench.training.measured import Measured
 from optbench.training.meeting import Meeting
 from optbench.training.ranks import Ranks, meet, started_here
 from optbench.training.recorder import WHERE, Audience, LockLost, OnEvaluation, Recorder
@@ -205,6 +207,7 @@ class _Prepared:
         on_evaluation: OnEvaluation | None = None,
         sharers: int = 1,
     ) -> None:
+        measured = Measured()
         set_precision(config.precision, config.trainer.deterministic)
         trackers.check(config.text["tracker"])
         task = build_task(config, (load or load_data)(config), stop)
@@ -212,6 +215,7 @@ class _Prepared:
         self.micro_batch = micro_batch.choose(config, task, sharers) if config.micro_batch == "auto" else None
         if self.micro_batch is not None:
             task.execution.micro_batch = self.micro_batch.examples
+        self._saved_bytes = _saved_bytes(config, task) if self.micro_batch is None else self.micro_batch.saved
         task.check(config.trainer.ranks)
         # The bench's own draws are pure functions of the seed; other packages' optimizers may use torch's generators.
         torch.manual_seed(randomness.key(config.seed, "torch"))
@@ -219,7 +223,7 @@ class _Prepared:
         self.display = RunDisplay(console or terminal.console(), task.recipe.horizon.steps, shown)
         self.config, self.directory, self.task = config, directory, task
         audience = Audience(self.display.row, self._start_mirror, self._say, self._is_lost, on_evaluation)
-        self.recorder = build_recorder(config, task, directory, audience)
+        self.recorder = build_recorder(config, task, directory, audience, measured)
         self.trainer = build_trainer(config, [self.recorder, _Progress(self.display, self.recorder)], met)
         self.mirror: trackers.Mirror | None = None
         self._code = ""
@@ -322,7 +326,7 @@ class _Prepared:
         recorder = self.recorder
         state, summary = recorder.outcome or "failed", None
         if state in ("done", "diverged"):
-            summary = summarize(self.config, self.task, recorder, self._code)
+            summary = summarize(self.config, self.task, recorder, self._code, self._saved_bytes)
             # Drawn before the run counts as done, so that a run killed while drawing draws the rest when it resumes.
             if recorder.probes.scheduled:
                 problem = draw(self.directory)[1]
@@ -374,8 +378,22 @@ def _device_names(trainer: pl.Trainer) -> list[str]:
     return [name] * trainer.num_devices
 
 
-def summarize(config: RunConfig, task: Task, recorder: Recorder, code: str) -> dict[str, Any]:
-    """The content of summary.json: the run, its ``code``, its outcome, and the last evaluation."""
+def _saved_bytes(config: RunConfig, task: Task) -> float | None:
+    """The bytes that autograd keeps of an example; None for a model that cannot be evaluated on the CPU."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return micro_batch.saved_bytes(config, task)
+    except Exception:  # a model of the user's own may raise anything
+        return None
+
+
+def summarize(
+    config: RunConfig, task: Task, recorder: Recorder, code: str, saved_bytes: float | None = None
+) -> dict[str, Any]:
+    """The content of summary.json: the run, its ``code``, its outcome, its costs, and the last evaluation.
+
+    saved_bytes: those that autograd keeps of an example, None if unknown.
+    """
     rate, rule = configuration.learning_rate(config)
     if rate is None:
         rate = float(task.optimizer.param_groups[0]["initial_lr"])
@@ -405,6 +423,7 @@ def summarize(config: RunConfig, task: Task, recorder: Recorder, code: str) -> d
         "epochs": horizon.epoch(steps),
         "samples": horizon.plan.first_sample(steps),
         "seconds_training": task.clock.read(),
+        **costs(config, task, recorder.measured, saved_bytes),
         **metrics,
         **(targets if config.budget.target is not None else {}),
         **recorder.results,

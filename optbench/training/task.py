@@ -83,6 +83,9 @@ class Task(pl.LightningModule):
         self.model = model
         self.source, self.recipe, self.execution = source, recipe, recipe.execution
         self.step = 0
+        self.evaluations: int | None = (
+            0  # of the loss and its gradient; None after a checkpoint that did not count them
+        )
         self.finished = False
         self.stop = stop or Stop()
         self.clock = Clock()
@@ -159,6 +162,8 @@ class Task(pl.LightningModule):
         with self.watch(objective, self):
             self.optimizer.step(objective)  # type: ignore[arg-type]  # a closure may return a tensor, as torch's own do
         objective.finish()
+        if self.evaluations is not None:
+            self.evaluations += objective.evaluations
         if self.average is not None:
             self.average.update(self.model, step)
         assert objective.value is not None, "the optimizer did not evaluate its closure"
@@ -255,6 +260,7 @@ class Task(pl.LightningModule):
         scale = self.execution.loss_scale
         return {
             "step": self.step,
+            "evaluations": self.evaluations,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.recipe.schedule.state_dict(),
@@ -271,6 +277,7 @@ class Task(pl.LightningModule):
     def load_training_state(self, state: dict[str, Any]) -> None:
         """Continue from ``training_state``."""
         self.step = state["step"]
+        self.evaluations = state.get("evaluations")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.recipe.schedule.load_state_dict(state["schedule"])

@@ -330,6 +330,28 @@ def test_the_critical_batch_is_found_and_a_missed_target_is_counted(tmp_path):
     drawn(findings)
 
 
+def test_the_costs_to_the_target_are_those_of_the_steps_to_it(tmp_path):
+    """kfac costs twice the FLOPs a step; sgd's runs are of an earlier version, which counted none."""
+    runs = []
+    for config, summary, state, rows in target_runs(seeds=1):
+        if config["optimizer"]["name"] == "kfac":
+            summary |= {"flops_per_step": 2 * config["batch"], "parameter_bytes": 30, "optimizer_state_bytes": 12}
+        runs.append((config, summary, state, rows))
+    findings = analyse("steps_to_target", store(tmp_path, "steps_to_target", runs))
+    costs = findings.tables["costs"].set_index(["optimizer", "batch"])
+    for batch in (16, 64, 256, 1024):
+        steps = 50 * (1 + 512 / batch) * 0.98
+        assert costs.loc[("kfac", batch), "flops"] == pytest.approx(2 * batch * steps, rel=0.05)
+        assert costs.loc[("kfac", batch), "seconds"] == pytest.approx(0.1 * steps, rel=0.05)
+        assert costs.loc[("kfac", batch), "bytes"] == 42
+    chart = next(chart for chart in findings.charts if chart.name == "costs_to_target")
+    drawn = {(series.panel, series.label) for series in chart.series}
+    assert {("FLOPs", "K-FAC"), ("Seconds of training", "K-FAC"), ("Seconds of training", "SGD")} <= drawn
+    assert ("FLOPs", "SGD") not in drawn
+    assert any("8 of 16 runs have no FLOPs" in note for note in findings.notes)
+    assert chart.matplotlib().axes
+
+
 def comparison_runs(models_of_defaults=()):
     """Three problems; adam is best on all, sgd last; trial 2 is 0.05 above the defaults, and trial 1 diverges.
 
@@ -362,6 +384,26 @@ def test_ranks_gains_and_budgets_are_found(tmp_path):
     assert budget.loc[("sgd", "mlp", 1), "expected"] == pytest.approx((0.1 + 0.751 + 0.711) / 3)
     assert budget.loc[("sgd", "mlp", 3), "expected"] == pytest.approx(0.751)
     assert any("27 of 108 runs diverged" in note for note in findings.notes)
+    drawn(findings)
+
+
+def test_accuracies_are_drawn_against_flops_seconds_and_bytes(tmp_path):
+    runs = []
+    for config, summary, state, rows in comparison_runs():
+        known = {"seconds_training": 2.0 + config["seed"], "steps": 10}
+        if config["optimizer"]["name"] != "sgd":
+            known |= {"flops_per_step": 7 + config["seed"], "parameter_bytes": 30, "optimizer_state_bytes": 12}
+        runs.append((config, summary | known, state, rows))
+    findings = analyse("optimizer_comparison", store(tmp_path, "optimizer_comparison", runs))
+    costs = findings.tables["costs"].set_index(["optimizer", "model"])
+    # Seeds 0, 1 and 2 of the best trial.
+    assert costs.loc[("adam", "mlp"), ["flops", "seconds", "bytes"]].tolist() == [80, 3, 42]
+    assert costs.loc[("adam", "mlp"), "test_accuracy"] == pytest.approx(0.851)
+    charts = {chart.name: chart for chart in findings.charts}
+    assert {one.label for one in charts["accuracy_against_flops"].series} == {"Adam", "SGD with momentum"}
+    assert {one.label for one in charts["accuracy_against_seconds"].series} == {"Adam", "SGD with momentum", "SGD"}
+    assert charts["accuracy_against_bytes"].x_label == "Bytes of weights and optimizer state"
+    assert any(note.startswith("9 of 27 runs have no FLOPs") for note in findings.notes)
     drawn(findings)
 
 

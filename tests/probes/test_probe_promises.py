@@ -17,6 +17,7 @@ import torch
 from optbench import config
 from optbench.probes import SCHEDULE_OPTIONS, posthoc
 from optbench.store import load
+from optbench.store.measured import without_measured
 from optbench.training import run
 from optbench.training.task import Task
 
@@ -202,4 +203,4 @@ class TestEveryProbe:
 
 def of_probes(directory):
     rows = [row for row in directory.rows() if row["event"] == "probe"]
-    return [{name: value for name, value in row.items() if "seconds" not in name} for row in rows]
+    return [without_measured(row) for row in rows]

@@ -24,6 +24,7 @@ from mortal_workers import Log, check_log, fork
 from optbench import __main__ as main_module
 from optbench import config
 from optbench.store import RunDirectory, run_directories
+from optbench.store.measured import without_measured
 from optbench.sweep import launch
 from optbench.sweep.grid.expand import Cell, Expansion
 from optbench.sweep.launchers import local
@@ -208,15 +209,12 @@ class Starter:
 def results_of(directory):
     """Everything that a run left, but for times: its summary, rows, measurements and weights."""
 
-    def without_times(content):
-        return {name: value for name, value in content.items() if "seconds" not in name}
-
     weights = torch.load(directory.checkpoint, weights_only=True)["task"]["model"]
     return [
-        without_times(directory.summary()),
-        [without_times(row) for row in directory.rows()],
-        [without_times(row) for row in directory.history_table().to_pylist()],
-        [without_times(row) for row in directory.measurements.rows()],
+        without_measured(directory.summary()),
+        [without_measured(row) for row in directory.rows()],
+        [without_measured(row) for row in directory.history_table().to_pylist()],
+        [without_measured(row) for row in directory.measurements.rows()],
         {name: tensor.numpy().tobytes() for name, tensor in weights.items()},
     ]
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from optbench.store import RunDirectory
+from optbench.store.measured import without_measured
 
 ROOT = Path(__file__).parents[2]
 TINY = ["dataset=digits", "model=mlp", "budget.steps=6", "evaluate_train=64", "tracker=none", "trainer.accelerator=cpu"]
@@ -53,7 +54,7 @@ def by_seed(folder):
 
 def results(directory):
     """Everything but times and where it was trained."""
-    summary = {name: value for name, value in directory.summary().items() if "seconds" not in name}
+    summary = without_measured(directory.summary())
     rows = [{name: value for name, value in row.items() if name != "seconds"} for row in directory.rows()]
     return summary, rows
 

@@ -15,6 +15,7 @@ from optbench.__main__ import train_one
 from optbench.errors import UserError
 from optbench.probes import posthoc
 from optbench.store import RunDirectory, StoreError
+from optbench.store.measured import without_measured
 from optbench.store.processes import this_machine
 from optbench.training import run
 
@@ -41,11 +42,8 @@ def execute(folder, *words, stop_at=None, console=None):
 
 
 def results(directory: RunDirectory):
-    def without_times(content):
-        return {name: value for name, value in content.items() if "seconds" not in name}
-
-    measured = [without_times(row) for row in directory.measurements.rows()]
-    return without_times(directory.summary()), [without_times(row) for row in directory.rows()], measured
+    measured = [without_measured(row) for row in directory.measurements.rows()]
+    return without_measured(directory.summary()), [without_measured(row) for row in directory.rows()], measured
 
 
 @pytest.fixture(scope="module")

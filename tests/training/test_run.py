@@ -15,6 +15,7 @@ import torch
 from optbench import config
 from optbench.errors import UserError
 from optbench.store import RunDirectory
+from optbench.store.measured import without_measured
 from optbench.training import run
 
 ROOT = Path(__file__).parents[2]
@@ -54,10 +55,6 @@ def losses(directory) -> list[float]:
     return [row["loss"] for row in directory.rows() if row["event"] == "train"]
 
 
-def without_times(content):
-    return {name: value for name, value in content.items() if "seconds" not in name}
-
-
 # ---- killed -------------------------------------------------------------------------------------------------------------
 
 
@@ -85,8 +82,8 @@ def test_kill_9_in_the_middle_and_the_same_command_again(tmp_path):
         assert only_run(tmp_path / "killed").summary() is None, f"kill {kills} came too late to test anything"
     finished(command(tmp_path / "killed", *words))
     whole, killed = only_run(tmp_path / "whole"), only_run(tmp_path / "killed")
-    assert without_times(killed.summary()) == without_times(whole.summary())
-    assert [without_times(row) for row in killed.rows()] == [without_times(row) for row in whole.rows()]
+    assert without_measured(killed.summary()) == without_measured(whole.summary())
+    assert [without_measured(row) for row in killed.rows()] == [without_measured(row) for row in whole.rows()]
 
 
 def test_a_crash_is_recorded_as_failed_with_its_traceback(tmp_path, monkeypatch):
@@ -139,8 +136,8 @@ def test_a_run_that_is_stopped_before_its_first_step_writes_nothing_of_it(tmp_pa
     assert (outcome.state, outcome.signal, outcome.directory.rows()) == ("preempted", signal.SIGTERM, [])
     monkeypatch.undo()
     again = execute(tmp_path / "stopped", "budget.steps=3")
-    assert [without_times(row) for row in again.directory.rows()] == [
-        without_times(row) for row in whole.directory.rows()
+    assert [without_measured(row) for row in again.directory.rows()] == [
+        without_measured(row) for row in whole.directory.rows()
     ]
 
 
@@ -162,8 +159,8 @@ def test_two_ranks_through_the_command_line(tmp_path, launcher):
     one, two = only_run(tmp_path / "one"), only_run(tmp_path / "two")
     assert losses(two) == pytest.approx(losses(one), rel=1e-9)
     assert len(losses(one)) == 4
-    for name, value in one.summary().items():
-        if isinstance(value, float) and "seconds" not in name:
+    for name, value in without_measured(one.summary()).items():
+        if isinstance(value, float):
             assert two.summary()[name] == pytest.approx(value, rel=1e-6), name
     # One rank writes and speaks.
     assert output.count("learning rate 0.02") == 1

@@ -77,6 +77,16 @@ class KroneckerFactors:
             for layer in self.layers
         )
 
+    @property
+    def element_bytes(self) -> int:
+        """The bytes of a number in the statistics, which are at least in float32."""
+        return torch.promote_types(self.layers[0].weight.dtype, torch.float32).itemsize
+
+    def inverse_bytes(self, method: str = "cholesky") -> int:
+        """The bytes of the inverses (or of eigenvectors and eigenvalues) of all layers, on however many ranks they are."""
+        sizes = [(layer.groups, size) for layer in self.layers for size in (layer.input_size, layer.output_size)]
+        return self.element_bytes * sum(groups * (n * n + n * (method == "eigen")) for groups, n in sizes)
+
     # ---- statistics ---------------------------------------------------------------------------------------------------
 
     def of_batch(self, objective: Objective, more: Sequence[Collector] = ()) -> tuple[Factors, int]:

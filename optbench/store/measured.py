@@ -1,0 +1,31 @@
+"""The values of a summary, and of rows of a history, that are not results of the science (no torch).
+
+Two runs of one configuration agree in all other values, bit for bit on one machine. The names stand here once, for everything
+that compares runs: `verify`, `merge`, the conformance suite and the tests.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+#: Depend on the machine, on the moment or on the micro-batch; beside these, every name that contains "seconds".
+MEASURED = frozenset(
+    (
+        "activation_bytes",
+        "evaluation_share",
+        "examples_per_second",
+        "model_flops_utilization",
+        "peak_device_bytes",
+        "peak_host_bytes",
+    )
+)
+#: Follow from the configuration; summaries of earlier versions lack them.
+COUNTED = frozenset(
+    ("flops_per_step", "model_flops_per_step", "gradient_bytes", "optimizer_state_bytes", "parameter_bytes")
+)
+#: Of these, whole numbers, also where some runs lack them.
+INTEGERS = ("activation_bytes", "peak_device_bytes", "peak_host_bytes", *sorted(COUNTED))
+
+
+def without_measured(content: Mapping[str, Any]) -> dict[str, Any]:
+    """``content`` without what a clock, or another measurement of the machine, says."""
+    return {name: value for name, value in content.items() if name not in MEASURED and "seconds" not in name}
