@@ -1,4 +1,4 @@
-"""Names that have changed since they were first published: of targets, of keys and options, and of choices.
+"""Names that have changed since they were first published: of targets, of keys and options, and of choices; and removed options.
 
 Run ids are made from names, and frozen configurations, histories and tables hold them. They outlive a change: ids are made from
 the name that was published first, and an earlier name leads to that of now wherever it is read.
@@ -29,7 +29,15 @@ _WORDS = {
 }
 _KEYS = {first.replace("=", "."): now.replace("=", ".") for first, now in _WORDS.items()}
 _PUBLISHED_KEYS = {now: first for first, now in _KEYS.items()}
-_NAMES = tuple(first.rpartition(".")[2] for first in _KEYS)
+# Options that are gone: the value with which they had no effect, and what to write instead of another one.
+_REMOVED = {
+    "trainer.compression": (
+        "none",
+        "is no option any more: what workers send is science, and devices are not; accepted: communication=fp16 "
+        "communication.workers=N, or communication=bf16, or nothing instead of none",
+    )
+}
+_NAMES = tuple(first.rpartition(".")[2] for first in (*_KEYS, *_REMOVED))
 # What the probes that have another name now have written: a prefix of columns.
 _PREFIXES = {
     f"{first.partition('=')[2]}_": f"{now.partition('=')[2]}_"
@@ -79,6 +87,11 @@ def _renamed(key: str, table: Mapping[str, str]) -> str:
     return key
 
 
+def removed(key: str) -> str | None:
+    """Where the option ``key`` is gone, the rest of a sentence that begins with it and says what to write instead."""
+    return _REMOVED[key][1] if key in _REMOVED else None
+
+
 def current_choice(group: str, name: str) -> str:
     """The choice of ``group`` that was published as ``name``; others as they are."""
     return _WORDS.get(f"{group}={name}", f"{group}={name}").partition("=")[2]
@@ -114,6 +127,8 @@ def say(key: str) -> None:
 def with_current_names(config: Mapping[str, Any]) -> dict[str, Any]:
     """A frozen configuration with every target, key and choice under its name of now.
 
+    Options that are gone are left out where they had no effect. Where they had one they stay, because the run id depends on them.
+
     Raises ValueError where it has a key under both names.
     """
     renamed: dict[str, Any] = {}
@@ -122,7 +137,22 @@ def with_current_names(config: Mapping[str, Any]) -> dict[str, Any]:
             _set(renamed, current_key(key), _group(key, value) if isinstance(value, Mapping) else value)
         else:
             renamed[key] = value
+    for place, (idle, _) in _REMOVED.items():
+        group, _, option = place.partition(".")
+        choice = renamed.get(group)
+        if isinstance(choice, Mapping) and choice.get(option) == idle:
+            renamed[group] = _without(choice, option)
     return renamed
+
+
+def _without(choice: Mapping[str, Any], option: str) -> dict[str, Any]:
+    """``choice`` without ``option``, and without its type."""
+    kept = {name: value for name, value in choice.items() if name != option}
+    info = kept.get("info")
+    if isinstance(info, Mapping) and isinstance(info.get("schema"), Mapping):
+        typed = {name: kind for name, kind in info["schema"].items() if name != option}
+        kept["info"] = {**info, "schema": typed}
+    return kept
 
 
 def _group(group: str, value: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,13 @@ from optbench.training import build
 CHOICES = [(group, name) for group in GROUPS for name in choices(group)]
 # Which of these a choice names itself; the others are read by the code of the group.
 HAVE_NO_TARGET = {"budget", "trainer", "launcher"}
-NOTHING = {("loss", "auto"), ("momentum_schedule", "none"), ("averaging", "none"), ("tracker", "none")}
+NOTHING = {
+    ("loss", "auto"),
+    ("momentum_schedule", "none"),
+    ("averaging", "none"),
+    ("communication", "dense"),
+    ("tracker", "none"),
+}
 # What the code of a group hands to every target, beside the options.
 FROM_THE_GROUP = {
     "model": {"data"},
@@ -30,6 +36,7 @@ FROM_THE_GROUP = {
     "momentum_schedule": {"horizon"},
     "init": {"model", "generator"},
     "averaging": {"model"},
+    "communication": {"shapes"},
     "tracker": {"run", "options"},
     "optimizer": {"params", "model", "options"},
 }
@@ -244,7 +251,7 @@ def test_every_dataset_without_download_is_among_them():
 
 
 @pytest.mark.parametrize(
-    "group", ["optimizer", "schedule", "scaling", "averaging", "init", "loss", "momentum_schedule"]
+    "group", ["optimizer", "schedule", "scaling", "averaging", "communication", "init", "loss", "momentum_schedule"]
 )
 def test_every_choice_of_the_other_groups_takes_a_step(group):
     for name in choices(group):

@@ -127,6 +127,7 @@ def test_what_is_kept_out_of_the_run_id_is_hardware_and_checks():
         ("dataset", "title"),
         ("dataset", "workers"),
         ("model", "checkpointing"),
+        ("communication", "workers"),  # of dense, where a sum of whole gradients is the same for all
         *(
             ("trainer", option)
             for option in ("accelerator", "devices", "num_nodes", "rendezvous_seconds", "deterministic")
@@ -145,13 +146,17 @@ def test_trainers_launchers_and_trackers_do_not_change_the_run_id(group, default
     assert {run_id({**default, group: read_choice(group, name)}) for name in choices(group)} == {run_id(default)}
 
 
-def test_what_compression_loses_depends_on_the_ranks_so_they_count_with_it(default):
-    def with_trainer(**options):
-        return run_id({**default, "trainer": {**default["trainer"], **options}})
+def test_workers_count_and_ranks_do_not(default):
+    def with_workers(name, workers, devices=1):
+        communication = {**read_choice("communication", name), "workers": workers}
+        return run_id(
+            {**default, "communication": communication, "trainer": {**default["trainer"], "devices": devices}}
+        )
 
-    assert with_trainer(devices=2) == with_trainer(devices=4)
-    assert with_trainer(compression="bf16", devices=2) != with_trainer(compression="bf16", devices=4)
-    assert with_trainer(compression="bf16", devices=4) == with_trainer(compression="bf16", devices=2, num_nodes=2)
+    assert with_workers("bf16", 4) != with_workers("bf16", 2)
+    assert with_workers("bf16", 4, devices=2) == with_workers("bf16", 4, devices=4)
+    # A sum of whole gradients is the same for any number of workers.
+    assert with_workers("dense", 1) == with_workers("dense", 4) == run_id(default)
 
 
 @pytest.mark.parametrize(

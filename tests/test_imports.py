@@ -24,7 +24,7 @@ FLOORS = [
     ["sweep", "testing.card"],
     ["objective", "analysis"],
     ["curvature"],
-    ["optimizers", "schedules.hessian"],
+    ["optimizers", "schedules.hessian", "communication"],
     ["training.averaging", "training.checkpointing", "training.launch_environment", "training.measured", "trackers"],
     ["training.meeting", "training.task"],
     ["training.evaluation", "probes"],

@@ -1,4 +1,4 @@
-"""The promises of the bench, for every optimizer in conf/optimizer: whoever adds a file gets these tests for nothing.
+"""The promises of the bench, for every optimizer and communication in conf/: whoever adds a file gets these tests for nothing.
 
 1. The result does not depend on the micro-batch size (to rounding).
 2. Several ranks give what one rank gives on the same global batch (to rounding).
@@ -21,6 +21,17 @@ from optbench.testing.certifying import CHECKS
 from optbench.training import build, run
 
 OPTIMIZERS = sorted(config.choices("optimizer"))
+# What two workers send of the gradients of one optimizer; its numbers of steps end in the middle of a local period.
+COMMUNICATIONS = [f"communication={name}" for name in sorted(config.choices("communication")) if name != "dense"]
+WORKERS = (
+    "communication.workers=2", "batch=8", "ghost_batch_size=2", "dataset.train_limit=64", "dataset.validation=8",
+)  # fmt: skip
+OPTIONS = {
+    "communication=local": ("communication.period=3",),
+    "communication=post_local": ("communication.period=2", "communication.start=1"),
+    "communication=power_sgd": ("communication.rank=2",),
+}
+TRAINED = [*OPTIMIZERS, *COMMUNICATIONS]
 # What is tested of every optimizer below, and what is only measured or needs a device.
 APART = {"micro-batch", "ranks", "kill", "memory", "time", "device"}
 # The promises that a choice breaks, as far as it is known; each with the reason.
@@ -33,25 +44,29 @@ BROKEN = {
 
 
 def composed(optimizer: str, *overrides: str) -> config.Config:
+    """A run of an optimizer, or of workers that send what ``optimizer`` says."""
+    if optimizer in COMMUNICATIONS:
+        words = (*problem.COMMON, "optimizer=momentum", optimizer, *WORKERS, *OPTIONS.get(optimizer, ()))
+        return config.compose([*words, *overrides])
     return config.compose([f"optimizer={optimizer}", *problem.words_for(optimizer), *overrides])
 
 
 @pytest.fixture(scope="module")
 def undisturbed():
-    """What one rank with whole batches reaches in float64, by optimizer."""
-    return {name: invariance.Undisturbed(composed(name, "precision=fp64")) for name in OPTIMIZERS}
+    """What one rank with whole batches reaches in float64, by name."""
+    return {name: invariance.Undisturbed(composed(name, "precision=fp64")) for name in TRAINED}
 
 
 # One worker has what one rank reaches, and starts the two ranks, for all tests.
 @pytest.mark.xdist_group("promises")
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", TRAINED)
 def test_the_result_does_not_depend_on_the_micro_batch(optimizer, undisturbed):
     assert not invariance.micro_batch(undisturbed[optimizer]).note
 
 
 @pytest.fixture(scope="module")
 def two_ranks(undisturbed):
-    """Two ranks that train every optimizer: each with two groups of batch norm, in two micro-batches."""
+    """Two ranks that train all of them: each with several groups of batch norm, in as many micro-batches."""
     configs = {
         name: {**each.config, "micro_batch": each.config["ghost_batch_size"]} for name, each in undisturbed.items()
     }
@@ -62,12 +77,12 @@ def two_ranks(undisturbed):
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("promises")
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", TRAINED)
 def test_two_ranks_give_what_one_gives(optimizer, undisturbed, two_ranks):
     assert not invariance.ranks(undisturbed[optimizer], two_ranks, optimizer).note
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", TRAINED)
 def test_a_killed_run_ends_where_an_undisturbed_one_does(optimizer):
     resuming.kill(composed(optimizer, *resuming.KILLED))
 

@@ -25,6 +25,7 @@ GROUPS = (
     "scaling",
     "init",
     "averaging",
+    "communication",
     "budget",
     "trainer",
     "launcher",

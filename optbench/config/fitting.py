@@ -62,6 +62,7 @@ def check_fit(config: RunConfig) -> None:
             f"model.checkpointing={config.checkpointing}: with compile=true, the compiler itself decides what is computed anew; "
             "accepted: one of the two, model.checkpointing=0 or compile=false"
         )
+    _check_communication(config, plan)
     if model.info.get("batch_norm"):
         check_groups(config)
     if config.precision == "fp16" and (
@@ -72,7 +73,6 @@ def check_fit(config: RunConfig) -> None:
             "is for first-order methods; accepted: fp64, fp32, tf32, bf16"
         )
     _check_momentum(config)
-    _check_compression(config)
     learning_rate(config)  # raises UserError for an unknown rule, and for a rate beyond the range of floats
     if examples is not None:
         check_lengths(config, examples)
@@ -96,11 +96,14 @@ def _check_shares(config: RunConfig, plan: BatchPlan) -> None:
 
 
 def check_groups(config: RunConfig, examples: int | None = None) -> None:
-    """Raise UserError if the groups of batch norm do not fit the batch, its micro-batches or the ranks."""
+    """Raise UserError if the groups of batch norm do not fit the batch, its micro-batches, the ranks or the workers."""
     world_size = config.trainer.ranks
     micro = None if config.micro_batch == "auto" else config.micro_batch
     norm = config.ghost_batch_size
     for stage in batch_plan(config, examples).stages:
+        if config.communication.target is not None:
+            _check_groups_of_worker(config, stage.batch // config.workers)
+            continue
         batch = stage.batch
         share = batch // world_size
         group = batch if norm is None else min(norm, batch)
@@ -127,19 +130,51 @@ def check_groups(config: RunConfig, examples: int | None = None) -> None:
             )
 
 
-def _check_compression(config: RunConfig) -> None:
-    """Raise UserError for a compression of gradients that would have no effect, or that torch does not support."""
-    trainer = config.trainer
-    compression = trainer.compression
-    if compression != "none" and trainer.ranks == 1:
+def _check_groups_of_worker(config: RunConfig, share: int) -> None:
+    """Raise UserError unless groups of batch norm are whole parts of a worker's ``share``, and micro-batches whole groups."""
+    norm, group = config.ghost_batch_size, config.ghost_batch_size or share
+    wide = [size for size in range(2, share + 1) if share % size == 0]
+    if group not in wide:
+        accepted = f"null (a worker's whole share) or one of {', '.join(map(str, wide))}" if wide else "fewer workers"
         raise UserError(
-            f"trainer.compression={compression}: one rank sends no gradients; accepted: none, or several ranks, as with "
-            "trainer=ddp"
+            f"ghost_batch_size={'null' if norm is None else norm}: each of communication.workers={config.workers} has {share} "
+            f"example{'' if share == 1 else 's'}, which must be whole groups of batch norm of two or more; accepted: {accepted}"
         )
-    if compression == "bf16" and trainer.accelerator == "cpu":
+    micro = config.micro_batch
+    if isinstance(micro, int) and micro < share and micro % group:
         raise UserError(
-            "trainer.compression=bf16: torch sums gradients between ranks in bf16 on GPUs only; accepted with "
-            "trainer.accelerator=cpu: none, fp16"
+            f"micro_batch={micro}: with ghost_batch_size={'null' if norm is None else norm} and {share} examples of each worker, "
+            f"micro-batches must be whole groups of batch norm; accepted: multiples of {group}"
+        )
+
+
+def _check_communication(config: RunConfig, plan: BatchPlan) -> None:
+    """Raise UserError if workers cannot share the batch, or ranks the workers, or if the optimizer needs more than they send."""
+    communication, optimizer = config.communication, config.optimizer
+    if communication.target is None:
+        return
+    workers, ranks = config.workers, config.trainer.ranks
+    typed = f"communication.workers={workers}"
+    if workers % ranks:
+        accepted = ", ".join(str(count) for count in range(1, workers + 1) if workers % count == 0)
+        raise UserError(
+            f"{typed}: {config.trainer} ranks must hold equal numbers of whole workers; accepted: multiples of {ranks}, or "
+            f"as many ranks as divide {workers}: {accepted}"
+        )
+    for stage in plan.stages:
+        if stage.batch % workers:
+            raise UserError(
+                f"{typed}: must have equal shares of batch={stage.batch}; accepted: divisors of {stage.batch}"
+            )
+    if optimizer.info.get("evaluations") == "several":
+        raise UserError(
+            f"communication={communication.name}: optimizer={optimizer.name} evaluates the objective more than once a step, "
+            "and workers send one gradient; accepted: dense, or an optimizer that evaluates it once"
+        )
+    if config.precision == "fp16":
+        raise UserError(
+            f"precision=fp16: its loss scaling and communication={communication.name} do not go together; accepted: fp64, "
+            "fp32, tf32, bf16, or communication=dense"
         )
 
 

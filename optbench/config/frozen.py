@@ -26,9 +26,11 @@ from optbench.config.files import (
 )
 from optbench.config.fitting import check_fit
 from optbench.config.identity import run_id as run_id_of
+from optbench.config.inheritance import read_choice
 from optbench.config.offered import offered
 from optbench.config.run_config import RunConfig
 from optbench.errors import UserError, nearest
+from optbench.moved import removed
 
 # The text that a script or a command line may take from a results folder of unknown origin.
 _PLAIN_WORD = re.compile(r"[\w.,:+@%&|*\[\]()=-]*")
@@ -99,6 +101,8 @@ def _checked(config: object) -> Config:
     keys = {key: config[key] for key in SCIENCE_KEYS if key in config} | machine
     schema.check(keys, SCIENCE_KEYS | MACHINE_KEYS)
     thawed: Config = dict(keys)
+    if "communication" not in config:  # frozen by a version without this group, whose workers sent whole gradients
+        config = {**config, "communication": read_choice("communication", "dense")}
     for group in GROUPS:
         thawed[group] = _choice(group, config.get(group), group)
     for group in LIST_GROUPS:
@@ -124,6 +128,9 @@ def _choice(group: str, choice: object, where: str) -> Config:
             f"{where}._target_={choice.get('_target_')}: is not what {group}={choice.get('name')} calls here, which is "
             f"{found.get('_target_')}"
         )
+    for name in options(choice) if isinstance(choice.get("info"), Mapping) else ():
+        if (instead := removed(f"{group}.{name}")) is not None:
+            raise UserError(f"{where}.{name}={choice[name]}: {instead}")
     info = found["info"]
     left_out = options(found) if group in _OF_THE_MACHINE else left_out_of_run_id(group, found)
     filled = {name: found[name] for name in left_out if name in found and name not in choice}

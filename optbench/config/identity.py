@@ -28,6 +28,8 @@ def science(config: Mapping[str, Any]) -> Config:
     for group in GROUPS:
         if group in _NOT_SCIENCE:
             continue
+        if group == "communication" and _is_dense(config):
+            continue
         choice = config[group]
         typed, left_out = choice["info"]["schema"], left_out_of_run_id(group, choice)
         entry = {key: choice[key] for key in ("_target_", "name") if key in choice and key not in left_out}
@@ -54,10 +56,16 @@ def science(config: Mapping[str, Any]) -> Config:
         for name, value in budget.items()
         if name == holds or name not in ("name", "steps", "samples", "epochs")
     }
-    if numbers["trainer"].get("compression", "none") != "none":
-        # The error of compression depends on the number of ranks.
+    # An option of earlier versions, which `communication` replaces. Frozen configurations may hold it; what it lost depended
+    # on the number of ranks.
+    if numbers["trainer"].setdefault("compression", "none") != "none":
         numbers["trainer"]["ranks"] = Devices.of(config["trainer"]).ranks
     return numbers
+
+
+def _is_dense(config: Mapping[str, Any]) -> bool:
+    """True if workers send whole gradients, as they always did before there was the group; their number then has no effect."""
+    return "communication" not in config or config["communication"].get("name") == "dense"
 
 
 def run_id(config: Mapping[str, Any]) -> str:

@@ -16,8 +16,8 @@ _START = Duration(0, "steps")
 def check_lengths(config: RunConfig, examples: int) -> None:
     """Raise UserError for a duration that is too long for the run; ``examples``: the size of the training set.
 
-    These are a warm-up as long as the run, an average that would start after the end, and a schedule that the user has
-    set to change the rate only after the end, so that it would change nothing.
+    These are a warm-up as long as the run, an average or local steps that would start after the end, and a schedule that the
+    user has set to change the rate only after the end, so that it would change nothing.
     """
     run = horizon(config, examples)
     warmup = config.schedule.options.get("warmup", _START)
@@ -26,11 +26,13 @@ def check_lengths(config: RunConfig, examples: int) -> None:
             f"schedule.warmup={warmup.typed}: must be shorter than the run, which has {_length(run, warmup)}; "
             "accepted: less, such as 10%"
         )
-    start = config.averaging.options.get("start", _START)
-    if run.in_steps(start) >= run.steps:
-        raise UserError(
-            f"averaging.start={start.typed}: must be before the end, at {_length(run, start)}; accepted: less, such as 75%"
-        )
+    for choice in (config.averaging, config.communication):
+        start = choice.options.get("start", _START)
+        if run.in_steps(start) >= run.steps:
+            raise UserError(
+                f"{choice.group}.start={start.typed}: must be before the end, at {_length(run, start)}; accepted: less, such "
+                "as 75%"
+            )
     _check_events(config.schedule, run)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from optbench.config.files import GROUPS, LIST_GROUPS, choices, root_of
 from optbench.config.yaml_text import YAMLError
 from optbench.errors import UserError
-from optbench.moved import current_choice, current_key, mentions, say, sentence
+from optbench.moved import current_choice, current_key, mentions, removed, say, sentence
 
 _WORD = re.compile(r"(?P<before>[+~]*)(?P<key>[^=@\s]+)(?P<package>@[^=]*)?(?P<value>=.*)?", re.DOTALL)
 _NAME = re.compile(r"[\w.+-]+")
@@ -19,9 +19,13 @@ _OF_HYDRA = ("defaults", "hydra")
 def current_words(words: Sequence[str]) -> list[str]:
     """Settings, as they are typed, with every key and every choice under its name of now.
 
-    Raises UserError where one of them has a key under its earlier name and another one has it under its name of now.
+    Raises UserError where one of them has a key under its earlier name and another one has it under its name of now, and for
+    an option that is gone.
     """
     parts = [_WORD.fullmatch(word) for word in words]
+    for word, match in zip(words, parts, strict=True):
+        if match is not None and (instead := removed(match["key"])) is not None:
+            raise UserError(f"{word}: {instead}")
     names = _named([match["key"] if match else word for word, match in zip(words, parts, strict=True)])
     found = []
     for word, match, name in zip(words, parts, names, strict=True):
@@ -57,6 +61,9 @@ def current_file(group: str, name: str, content: Any) -> Any:
 
 def _named(keys: Sequence[str]) -> list[str]:
     """The names of now of dotted ``keys``; says which of them had another one, unless both of its names are among them."""
+    for key in keys:
+        if (instead := removed(key)) is not None:
+            raise UserError(f"{key}: {instead}")
     found = [_key(key) for key in keys]
     typed: dict[str, str] = {}
     for key, now in zip(keys, found, strict=True):

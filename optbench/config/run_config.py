@@ -13,8 +13,9 @@ from optbench.config.durations import Budget, Horizon
 from optbench.config.files import GROUPS, Config, name_of, options, shared_options, works_as
 from optbench.config.schema import Duration, OptionType
 
-# For configurations frozen by earlier versions, which had no such option.
+# For configurations frozen by earlier versions, which had no such option and no such group.
 _RENDEZVOUS_SECONDS = 600.0
+_DENSE = {"name": "dense", "workers": 1, "info": {"schema": {"workers": "int >= 1"}}}
 
 
 @dataclass(frozen=True)
@@ -77,14 +78,13 @@ class Choice:
 class Devices:
     """The devices of a run (the group `trainer`): an accelerator, and ``devices`` ranks on each of ``num_nodes`` machines.
 
-    compression: of the gradient on its way between ranks. rendezvous_seconds: the longest time that ranks wait for each
-    other. deterministic: on GPUs only kernels that repeat bit for bit.
+    rendezvous_seconds: the longest time that ranks wait for each other. deterministic: on GPUs only kernels that repeat bit
+    for bit.
     """
 
     accelerator: str
     devices: int
     num_nodes: int
-    compression: str
     rendezvous_seconds: float
     deterministic: bool
 
@@ -122,6 +122,7 @@ class RunConfig:
     scaling: Choice
     init: Choice
     averaging: Choice
+    communication: Choice
     budget: Budget
     trainer: Devices
     probes: tuple[Choice, ...]
@@ -150,6 +151,7 @@ class RunConfig:
     def of(cls, config: Config) -> "RunConfig":
         """Read a resolved configuration; raises KeyError for one that lacks a key."""
         every = config["checkpoint_every"]
+        config = {"communication": _DENSE, **config}
         given: dict[str, Any] = {
             **{field.name: config[field.name] for field in fields(cls) if field.name in config},
             **{group: Choice.of(group, config[group]) for group in GROUPS if group in cls.__dataclass_fields__},
@@ -163,6 +165,11 @@ class RunConfig:
             "checkpoint_every": None if every is None else Duration.parse(every),
         }
         return cls(**given)
+
+    @property
+    def workers(self) -> int:
+        """The equal consecutive shares of a batch whose gradients are computed apart; 1 if they are sent whole."""
+        return 1 if self.communication.target is None else int(self.communication.options["workers"])
 
     @property
     def stretch(self) -> int:

@@ -6,7 +6,8 @@ All results are means over the global batch, which may pass through the model at
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,18 @@ from optbench.objective.products import ExampleProducts
 from optbench.objective.products.graph import Part
 
 
+@dataclass(frozen=True)
+class Exchange:
+    """What becomes of the gradients of the workers that share a batch, where they are not simply averaged.
+
+    workers: the number of them on this rank, of equal consecutive shares. receive: their gradients by name, each of the mean
+    loss over a worker's share -> the gradient that every worker receives.
+    """
+
+    workers: int
+    receive: Callable[[Sequence[Mapping[str, Tensor]]], Mapping[str, Tensor]]
+
+
 class Objective(ExampleProducts):
     """The mean loss over one global batch, of which this rank holds ``inputs`` and ``targets``.
 
@@ -26,6 +39,9 @@ class Objective(ExampleProducts):
     this step's dropout masks. A call zeroes the gradients, evaluates the loss and its gradient into ``parameter.grad`` and
     returns the loss, a 0-d tensor. Every call within a step uses the same dropout masks, and only the first one is recorded
     in the running statistics of batch norm, which move when ``finish`` is called.
+
+    exchange: with it the gradient is what workers receive from each other, and may be evaluated only once a step, because what
+    they send is remembered. Clipping applies to what they receive. All other results are of the whole batch as ever.
     """
 
     def __init__(
@@ -36,6 +52,7 @@ class Objective(ExampleProducts):
         targets: Tensor,
         execution: Execution | None = None,
         dropout_key: int = 0,
+        exchange: Exchange | None = None,
     ) -> None:
         self.network = network
         self.loss_function = loss
@@ -48,6 +65,8 @@ class Objective(ExampleProducts):
         self._first = len(inputs) * self.execution.rank
         self._norms_are_recorded = False
         self.may_halve = self.execution.adjustable and self.execution.world_size == 1
+        self._exchange = exchange
+        self._workers = exchange.workers if exchange is not None else 1
         self._split(inputs, targets)
 
     def __call__(self) -> Tensor:
@@ -59,7 +78,10 @@ class Objective(ExampleProducts):
             network.record_norms("record" if record else "hold")
             self._norms_are_recorded |= record
         scale = execution.loss_scale
-        value = self.within_memory(lambda: self._accumulate(scale.factor if scale else 1.0))
+        if self._exchange is not None:
+            value = self._receive(self._exchange)
+        else:
+            value = self.within_memory(lambda: self._accumulate(scale.factor if scale else 1.0))
         while scale is not None and scale.grew_too_large(network.parameters):
             if network.norms:
                 network.record_norms("hold")
@@ -85,6 +107,35 @@ class Objective(ExampleProducts):
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None
         return total
+
+    def _receive(self, exchange: Exchange) -> Tensor:
+        """Fill the gradients with what the workers receive; returns the mean loss over this rank's examples."""
+        if self.evaluations:
+            raise UserError(
+                "communication: the optimizer evaluates the gradient more than once a step, and workers send it once; accepted: "
+                "communication=dense"
+            )
+        # Outside of the attempts to fit into memory, as what is sent is remembered.
+        value, gradients = self.within_memory(self._gradients_of_workers)
+        received = exchange.receive(gradients)
+        for name, parameter in self.network.named_parameters.items():
+            parameter.grad = received.get(name)
+        return value
+
+    def _gradients_of_workers(self) -> tuple[Tensor, list[dict[str, Tensor]]]:
+        """The mean loss over this rank's examples, and for every worker the gradient of the mean loss over its share, by name."""
+        values, gradients = [], []
+        for parts in self._parts_of_workers():
+            for parameter in self.network.parameters:
+                parameter.grad = None
+            share = sum(len(part.inputs) for part in parts)
+            for part in parts:
+                loss = self._forward(part) * (len(part.inputs) / share)
+                self.execution.backward(loss, False)  # never averaged over ranks
+                values.append(loss.detach())
+            named = self.network.named_parameters.items()
+            gradients.append({name: parameter.grad for name, parameter in named if parameter.grad is not None})
+        return torch.stack(values).sum() / self._workers, gradients
 
     def _forward(self, part: Part) -> Tensor:
         return self.loss_function(self._outputs(part), part.targets)

@@ -16,7 +16,8 @@ Result = TypeVar("Result")
 class Parts:
     """This rank's examples of one global batch, in the micro-batches in which they pass through the network.
 
-    may_halve: whether `within_memory` may make the micro-batches smaller.
+    may_halve: whether `within_memory` may make the micro-batches smaller. _workers: the equal consecutive shares of the examples
+    that belong to different workers; no micro-batch belongs to two.
     """
 
     network: Network
@@ -24,18 +25,28 @@ class Parts:
     _parts: list[Part]
     _graphs: KeptGraphs
     may_halve: bool
+    _workers: int = 1
 
     def _split(self, inputs: Tensor, targets: Tensor) -> None:
-        size, micro = len(inputs), self.execution.micro_batch
-        if micro is None or micro >= size:
+        size, share = len(inputs), len(inputs) // self._workers
+        micro = min(self.execution.micro_batch or share, share)
+        if micro == size:
             self._parts = [Part(inputs, targets, 1.0, 0)]
         else:
-            starts = range(0, size, micro)
+            ends = [(start, end) for end in range(share, size + 1, share) for start in range(end - share, end, micro)]
+            places = [slice(start, min(start + micro, end)) for start, end in ends]
             self._parts = [
-                Part(part, target, len(part) / size, start)
-                for part, target, start in zip(inputs.split(micro), targets.split(micro), starts, strict=True)
+                Part(inputs[place], targets[place], (place.stop - place.start) / size, place.start) for place in places
             ]
         self._graphs = KeptGraphs(self.network, self._parts, self.execution.cached_graphs)
+
+    def _parts_of_workers(self) -> list[list[Part]]:
+        """The micro-batches of each worker, in the order of the workers."""
+        share = sum(len(part.inputs) for part in self._parts) // self._workers
+        found: list[list[Part]] = [[] for _ in range(self._workers)]
+        for part in self._parts:
+            found[part.start // share].append(part)
+        return found
 
     def within_memory(self, compute: Callable[[], Result]) -> Result:
         """``compute()``; where memory runs out, again in micro-batches of half the size, if the size is optbench's to choose.

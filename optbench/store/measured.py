@@ -20,10 +20,17 @@ MEASURED = frozenset(
 )
 #: Follow from the configuration; summaries of earlier versions lack them.
 COUNTED = frozenset(
-    ("flops_per_step", "model_flops_per_step", "gradient_bytes", "optimizer_state_bytes", "parameter_bytes")
+    (
+        "communication_bytes",
+        "flops_per_step",
+        "model_flops_per_step",
+        "gradient_bytes",
+        "optimizer_state_bytes",
+        "parameter_bytes",
+    )
 )
 #: Of these, whole numbers, also where some runs lack them.
-INTEGERS = ("activation_bytes", "peak_device_bytes", "peak_host_bytes", *sorted(COUNTED))
+INTEGERS = ("activation_bytes", "peak_device_bytes", "peak_host_bytes", *sorted(COUNTED - {"communication_bytes"}))
 
 
 def without_measured(content: Mapping[str, Any]) -> dict[str, Any]:

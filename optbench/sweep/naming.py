@@ -18,11 +18,13 @@ def automatic_name(expansion: Expansion, arguments: Sequence[str]) -> str:
 
     Only values in the run ids count; the order and the spelling of the ``arguments`` do not.
     """
-    fixed = flatten(configuration.science(expansion.cells[0].asked))
-    axes = sorted(axis for axis in map(_path, expansion.axes) if any(_is_below(key, axis) for key in fixed))
+    cells = [flatten(configuration.science(cell.asked)) for cell in expansion.cells]
+    fixed = cells[0]
+    # Of all cells, because communication=dense has no part in the science, and the other choices have.
+    known = {key for cell in cells for key in cell}
+    axes = sorted(axis for axis in map(_path, expansion.axes) if any(_is_below(key, axis) for key in known))
     typed = {_path(word.partition("=")[0]) for word in arguments} - {*axes}
-    for cell in expansion.cells:
-        here = flatten(configuration.science(cell.asked))
+    for here in cells:
         fixed = {key: value for key, value in fixed.items() if key in here and here[key] == value}
     # The options of a choice that is swept over are not fixed, even if they are equal in all cells so far.
     fixed = {

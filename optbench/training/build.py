@@ -10,8 +10,8 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
+from optbench import communication, optimizers, randomness, schedules
 from optbench import config as configuration
-from optbench import optimizers, randomness, schedules
 from optbench.config.run_config import Choice, RunConfig
 from optbench.config.targets import load_target
 from optbench.data.checks import check as check_data
@@ -30,7 +30,7 @@ from optbench.training.averaging import build as build_average
 from optbench.training.evaluation import Evaluator
 from optbench.training.measured import Measured
 from optbench.training.meeting import Meeting
-from optbench.training.ranks import Cluster, Ranks, check_bf16
+from optbench.training.ranks import Cluster, Ranks
 from optbench.training.recorder import Audience, Recorder
 from optbench.training.task import Recipe, Task
 
@@ -117,6 +117,7 @@ def build_task(config: RunConfig, raw: RawData, stop: Stop | None = None) -> Tas
     horizon = configuration.horizon(config, len(raw.train.inputs))
     rate, _ = configuration.learning_rate(config)
     averaging = config.averaging.in_steps(horizon)
+    exchanged = config.communication.in_steps(horizon)
 
     def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
         return optimizers.build(config.optimizer, model, rate, config.seed)
@@ -129,6 +130,7 @@ def build_task(config: RunConfig, raw: RawData, stop: Stop | None = None) -> Tas
         schedule=schedules.build(config.schedule.in_steps(horizon, stretch=True), horizon.steps, config.batch),
         momentum_schedule=momentum.build(config.momentum_schedule.in_steps(horizon), horizon.steps),
         make_average=lambda model: build_average(averaging, model),
+        make_communication=lambda shapes: communication.build(exchanged, shapes, config.seed),
         ghost_batch_size=config.ghost_batch_size,
         seed=config.seed,
         execution=Execution(
@@ -220,8 +222,6 @@ def build_trainer(config: RunConfig, callbacks: list[pl.Callback], met: Meeting 
             f"trainer.devices={devices.devices} with trainer.accelerator={devices.accelerator}: this machine has "
             f"{torch.cuda.device_count()} GPUs; accepted: up to that many, or trainer.accelerator=cpu"
         )
-    if devices.compression == "bf16":
-        check_bf16(accelerator)
     # Lightning's own messages are off, because the run has its own display.
     for name in ("pytorch_lightning", "lightning_fabric", "lightning_utilities"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -230,7 +230,7 @@ def build_trainer(config: RunConfig, callbacks: list[pl.Callback], met: Meeting 
         accelerator=accelerator,
         devices=devices.devices,
         num_nodes=devices.num_nodes,
-        strategy=Ranks(devices.compression, devices.rendezvous_seconds, met) if devices.ranks > 1 else "auto",
+        strategy=Ranks(devices.rendezvous_seconds, met) if devices.ranks > 1 else "auto",
         # Otherwise Lightning would treat a single rank within a Slurm job as one of the job's tasks.
         plugins=[Cluster(devices)],
         callbacks=callbacks,

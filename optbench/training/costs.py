@@ -30,7 +30,7 @@ def costs(config: RunConfig, task: Task, measured: Measured, saved_bytes: float 
     parameters = list(task.model.parameters())
     plan = task.recipe.horizon.plan
     seconds, samples = task.clock.read(), plan.first_sample(task.step)
-    share = plan.largest // config.trainer.ranks
+    share = plan.largest // max(config.trainer.ranks, config.workers)
     examples = min(task.execution.micro_batch or share, share)
     of_model, of_step = _flops(config, task)
     evaluation = taken.pop("seconds_evaluation")

@@ -37,9 +37,9 @@ _MEASURED = 2  # examples: the fewest that batch norm can normalize
 class MicroBatch:
     """The number of examples that pass through the model at once, and the bytes behind the choice.
 
-    share: a rank's examples of a batch. examples: None for all of them. each: bytes of an example, of which autograd keeps
-    ``saved`` between a forward and a backward pass. fixed: bytes that do not depend on their number. there: bytes that this run
-    may use.
+    share: the examples of a batch that a rank, or a worker, has. examples: None for all of them. each: bytes of an example, of
+    which autograd keeps ``saved`` between a forward and a backward pass. fixed: bytes that do not depend on their number.
+    there: bytes that this run may use.
     """
 
     share: int
@@ -91,7 +91,7 @@ def _measure(config: RunConfig, task: Task, workers: int) -> MicroBatch | None:
     there = _available(config, workers)
     if there is None:
         return None
-    share = task.recipe.horizon.plan.largest // config.trainer.ranks
+    share = task.recipe.horizon.plan.largest // max(config.trainer.ranks, config.workers)
     copies = int(config.optimizer.info.get("activations", 1)) * max(config.cached_graphs or 1, 1)
     try:
         with torch.random.fork_rng(devices=[]):
@@ -175,6 +175,9 @@ def _fixed_bytes(config: RunConfig, task: Task) -> int:
         copies = max(copies, 1 + _VECTORS)
     if task.recipe.make_average(task.model) is not None:
         copies += 1
+    if config.communication.target is not None:
+        # Of each worker: its gradient and its error, or its weights and its optimizer's state.
+        copies += config.workers // config.trainer.ranks * (2 + model_size.state_copies(task.recipe.make_optimizer))
     factors = optimizer.working_bytes() if hasattr(optimizer, "working_bytes") else 0
     program = _CONTEXT if _on_gpu(config) else _PROGRAM
     return int(program + task.source.nbytes + weights * (1 + copies) + factors)

@@ -16,7 +16,6 @@ import torch.distributed as dist
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 
 from optbench.config.run_config import Devices
-from optbench.errors import UserError
 from optbench.sweep.launchers.local import worker_environment
 from optbench.training import meeting
 from optbench.training.launch_environment import check_ranks, launched
@@ -77,15 +76,12 @@ class Cluster(ClusterEnvironment):
 
 
 class Ranks(pl.strategies.DDPStrategy):
-    """DistributedDataParallel between ranks that meet within ``seconds``.
+    """DistributedDataParallel between ranks that meet within ``seconds``."""
 
-    compression: "fp16" sums gradients between ranks in that type; set up here, because Lightning registers hooks only on CUDA.
-    """
-
-    def __init__(self, compression: str, seconds: float, met: meeting.Meeting | None = None) -> None:
+    def __init__(self, seconds: float, met: meeting.Meeting | None = None) -> None:
         # Running statistics are updated once a step by the mean over ranks, so that no buffers need a broadcast.
         super().__init__(broadcast_buffers=False, gradient_as_bucket_view=True)
-        self.compression, self.seconds = compression, seconds
+        self.seconds = seconds
         self.meeting = met
 
     def meet(self, lost: Callable[[], str | None] = lambda: None) -> meeting.Meeting:
@@ -112,13 +108,6 @@ class Ranks(pl.strategies.DDPStrategy):
             atexit.register(_leave_group)  # for training without a run
         super().setup_distributed()
 
-    def _register_ddp_hooks(self) -> None:
-        if self.compression == "fp16":
-            from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
-
-            assert isinstance(self.model, torch.nn.parallel.DistributedDataParallel)
-            self.model.register_comm_hook(None, fp16_compress_hook)
-
     def part(self, in_order: bool) -> None:
         """Leave the process group; ``in_order``: wait first until every rank has called this. A second call does nothing."""
         if not dist.is_initialized():
@@ -134,15 +123,6 @@ def _leave_group() -> None:
         gc.collect()  # frees modules that hold the group
         with contextlib.suppress(RuntimeError):
             dist.destroy_process_group()
-
-
-def check_bf16(accelerator: str) -> None:
-    """Raise UserError if torch cannot sum gradients between ranks in bf16, which needs NCCL 2.10 or later."""
-    if accelerator != "gpu" or torch.cuda.nccl.version() < (2, 10) or not torch.cuda.is_bf16_supported():
-        raise UserError(
-            "trainer.compression=bf16: torch sums gradients between ranks in bf16 only on GPUs that have the type, with NCCL "
-            "2.10 or later; accepted: none, fp16"
-        )
 
 
 def meet(devices: Devices) -> meeting.Meeting:

@@ -138,7 +138,7 @@ class Recorder(pl.Callback):
         evaluate = last or (step > 0 and step % self.eval_every == 0)
         record = evaluate or (step > 0 and step % self.log_every == 0)
         checkpoint = self.checkpoint_every is not None and step % self.checkpoint_every == 0
-        if not (record or checkpoint or task.stop.signal or self.probes.due(step)):
+        if not (record or checkpoint or task.must_stop or self.probes.due(step)):
             return
         if self.audience.lost():
             raise LockLost
@@ -155,10 +155,13 @@ class Recorder(pl.Callback):
         if self.outcome is not None:
             self._end(trainer, task, self.outcome)
             return
-        lately = time.monotonic() - self._last_checkpoint < CHECKPOINT_SECONDS
-        if checkpoint or task.stop.signal or (evaluate and self.checkpoint_every is None and not lately):
+        if (
+            checkpoint
+            or task.must_stop
+            or (evaluate and self.checkpoint_every is None and self._is_time(trainer, task))
+        ):
             self.checkpoint(trainer, task)
-        if task.stop.signal is not None:
+        if task.must_stop:
             self.why = f"stopped by {task.stop} at step {step}"
             self._end(trainer, task, "preempted")
             return
@@ -270,13 +273,19 @@ class Recorder(pl.Callback):
 
     def checkpoint(self, trainer: pl.Trainer, task: Task) -> None:
         """Save all state on which later steps depend."""
+        state = task.training_state() if self.directory is not None and (self._writes or task.gathers) else None
         if self.directory is not None and self._writes:
             assert self._digest is not None
             # The history must be on the disk before the checkpoint, because the machine may lose power in between.
             self.directory.flush()
             seal = Seal(self.directory.run_id, task.step, *self._digest.take())
-            checkpointing.save({"task": task.training_state(), "recorder": self.state()}, self.directory, seal)
+            checkpointing.save({"task": state, "recorder": self.state()}, self.directory, seal)
         self._last_checkpoint = time.monotonic()
+
+    def _is_time(self, trainer: pl.Trainer, task: Task) -> bool:
+        """True if the last checkpoint is old enough; by the clock of rank 0 where all ranks take part in one."""
+        is_time = time.monotonic() - self._last_checkpoint >= CHECKPOINT_SECONDS
+        return bool(trainer.strategy.broadcast(is_time)) if task.gathers else is_time
 
     def state(self) -> Row:
         """The recorder's own state for a checkpoint."""

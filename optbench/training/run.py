@@ -418,6 +418,7 @@ def summarize(
         "learning_rate": rate,
         "base_learning_rate": config.optimizer.options.get("learning_rate"),
         "scaling_rule": rule,
+        "communication_bytes": task.communication_bytes(),
         "parameters": sum(parameter.numel() for parameter in task.model.parameters()),
         "steps": steps,
         "epochs": horizon.epoch(steps),

@@ -9,7 +9,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -18,11 +18,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from optbench import randomness
+from optbench.communication import Communication, Compressor, LocalSGD, Shapes, dense_bytes
 from optbench.config.durations import Horizon
 from optbench.data.source import BatchSource
 from optbench.models import layers
 from optbench.models.converting import check_passes
-from optbench.objective import Execution, Network, Objective, dropout_key
+from optbench.objective import Exchange, Execution, Network, Objective, dropout_key
 from optbench.objective.losses import Loss
 from optbench.schedules import Schedule, hessian
 from optbench.schedules.momentum import MomentumSchedule
@@ -68,6 +69,7 @@ class Recipe:
     schedule: Schedule
     momentum_schedule: MomentumSchedule | None = None
     make_average: Callable[[nn.Module], Average | None] = lambda model: None
+    make_communication: Callable[[Shapes], Communication | None] = lambda shapes: None
     ghost_batch_size: int | None = 128
     seed: int = 0
     execution: Execution = field(default_factory=Execution)
@@ -97,6 +99,7 @@ class Task(pl.LightningModule):
         self._rate: tuple[float, float | None] | None = None  # the factor, and the learning rate that it multiplies
         self._momentum: float | None = None
         self._batch: int | None = None
+        self._ranks_stop = False
 
     # ---- set-up: Lightning calls these once the model is on its device -------------------------------------------------
 
@@ -108,7 +111,19 @@ class Task(pl.LightningModule):
             self.network.forward = torch.compile(self.model)
         self.optimizer = self.recipe.make_optimizer(self.model)
         self.average = self.recipe.make_average(self.model)
+        self.communication = self.recipe.make_communication(self._shapes())
+        if self.communication is not None:
+            self.communication.place(self.execution)
         return self.optimizer
+
+    def _shapes(self) -> Shapes:
+        return {name: each.shape for name, each in self.model.named_parameters() if each.requires_grad}
+
+    def communication_bytes(self) -> float:
+        """The bytes that a worker sends in a step on the average, by formula: four for a number, whatever the precision."""
+        shapes = self._shapes()
+        communication = self.recipe.make_communication(shapes)
+        return dense_bytes(shapes) if communication is None else communication.bytes_per_step(self.recipe.horizon.steps)
 
     def on_fit_start(self) -> None:
         """Set device and ranks, and average gradients over the ranks with DistributedDataParallel's own reducer."""
@@ -144,40 +159,115 @@ class Task(pl.LightningModule):
             if time.perf_counter() > deadline:
                 break
 
+    @property
+    def must_stop(self) -> bool:
+        """True if the run must stop at the present step.
+
+        Several ranks agree on it before they take steps: a signal that comes later counts from the next time, so that no rank
+        stops alone.
+        """
+        return self._ranks_stop if self.execution.world_size > 1 else self.stop.signal is not None
+
     def _any_rank_must_stop(self) -> bool:
         signal = torch.tensor(float(self.stop.signal or 0), device=self.device)
         dist.all_reduce(signal, op=dist.ReduceOp.MAX)
         self.stop.signal = int(signal) or None
-        return self.stop.signal is not None
+        self._ranks_stop = self.stop.signal is not None
+        return self._ranks_stop
 
     def take_step(self) -> None:
         """Update the parameters once, from one global batch."""
-        step, recipe, execution = self.step, self.recipe, self.execution
-        plan = recipe.horizon.plan
-        batch = plan.batch(step)
+        step, communication = self.step, self.communication
+        batch = self.recipe.horizon.plan.batch(step)
         if batch != self._batch:
             self._place_norms(batch)
+        if isinstance(communication, LocalSGD) and communication.is_local(step) and not communication.has_begun:
+            self._begin_local_steps(communication)
         self._follow_schedules(step)
-        objective = self._objective(self.network, step, execution.rank, execution.world_size)
-        with self.watch(objective, self):
-            self.optimizer.step(objective)  # type: ignore[arg-type]  # a closure may return a tensor, as torch's own do
-        objective.finish()
-        if self.evaluations is not None:
-            self.evaluations += objective.evaluations
+        if isinstance(communication, LocalSGD) and communication.is_local(step):
+            loss, norm = self._step_of_workers(communication)
+        else:
+            loss, norm = self._step_of_all()
         if self.average is not None:
             self.average.update(self.model, step)
-        assert objective.value is not None, "the optimizer did not evaluate its closure"
-        self.losses.append(objective.value)
-        if objective.gradient_norm is not None:
-            self.gradient_norms.append(objective.gradient_norm)
+        self.losses.append(loss)
+        if norm is not None:
+            self.gradient_norms.append(norm)
         self.step = step + 1
 
-    def _objective(self, network: Network, step: int, rank: int, ranks: int) -> Objective:
+    def _step_of_all(self) -> tuple[Tensor, Tensor | None]:
+        """One step of the whole batch: the loss, and the norm of the gradient if it is clipped."""
+        execution, exchange = self.execution, None
+        if isinstance(self.communication, Compressor):
+            exchange = self._exchange(self.communication)
+        objective = self._objective(self.network, self.step, execution.rank, execution.world_size, exchange)
+        # Probes may observe the passes of a whole batch only.
+        with self.watch(objective, self) if self.communication is None else _NOBODY:
+            self.optimizer.step(objective)  # type: ignore[arg-type]  # a closure may return a tensor, as torch's own do
+        objective.finish()
+        self._count(objective.evaluations)
+        assert objective.value is not None, "the optimizer did not evaluate its closure"
+        return objective.value, objective.gradient_norm
+
+    def _count(self, evaluations: int) -> None:
+        if self.evaluations is not None:
+            self.evaluations += evaluations
+
+    def _exchange(self, compressor: Compressor) -> Exchange:
+        step = self.step
+        return Exchange(len(compressor.held), lambda gradients: compressor.exchange(gradients, step))
+
+    def _begin_local_steps(self, local: LocalSGD) -> None:
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        local.begin(parameters, self.optimizer, lambda: self.recipe.make_optimizer(self.model))
+        self._rate = self._momentum = None  # schedules set them in all optimizers
+
+    def _step_of_workers(self, local: LocalSGD) -> tuple[Tensor, Tensor | None]:
+        """One step of every worker with its own weights: the mean loss, and the mean norm of gradients if they are clipped."""
+        objectives: list[Objective] = []
+
+        def objective(worker: int) -> Objective:
+            # Alone, as if there were no ranks; the number of a worker gives the places of its examples in the batch.
+            alone = replace(
+                self.execution,
+                adjustable=False,  # what a worker before this one has recorded for batch norm must stay
+                world_size=1,
+                rank=worker,
+                backward=lambda loss, last: self.execution.backward(loss, False),
+            )
+            objectives.append(self._objective(self.network, self.step, worker, local.workers, execution=alone))
+            return objectives[-1]
+
+        local.step(self.step, objective)
+        self._count(objectives[0].evaluations)
+        if self.network.norms:
+            layers.commit_batch_norms(self.network.norms, self.execution.means_over_ranks)
+            self.network.record_norms("follow")
+        losses = [each.value for each in objectives if each.value is not None]
+        norms = [each.gradient_norm for each in objectives if each.gradient_norm is not None]
+        assert len(losses) == len(objectives), "the optimizer did not evaluate its closure"
+        loss = self.execution.mean_over_ranks(torch.stack(losses).mean())
+        return loss, self.execution.mean_over_ranks(torch.stack(norms).mean()) if norms else None
+
+    def _objective(
+        self,
+        network: Network,
+        step: int,
+        rank: int,
+        ranks: int,
+        exchange: Exchange | None = None,
+        execution: Execution | None = None,
+    ) -> Objective:
         """The objective of the share of rank ``rank`` of ``ranks`` in the batch of ``step``."""
         plan = self.recipe.horizon.plan
         inputs, targets = self.source.batch(step, plan.first_sample(step), plan.batch(step), rank, ranks)
         key = dropout_key(self.recipe.seed, step) if network.draw is not None else 0
-        return Objective(network, self.recipe.loss, inputs, targets, self.execution, key)
+        return Objective(network, self.recipe.loss, inputs, targets, execution or self.execution, key, exchange)
+
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        """The optimizer, or those of the workers on this rank."""
+        local = self.communication
+        return list(local.optimizers.values()) if isinstance(local, LocalSGD) and local.has_begun else [self.optimizer]
 
     def check(self, ranks: int) -> None:
         """Raise UserError if the optimizer cannot train this model with this loss; called before Lightning moves anything.
@@ -222,23 +312,33 @@ class Task(pl.LightningModule):
         if rate != self._rate:
             self._rate = rate
             factor, base = rate
-            for group in self.optimizer.param_groups:
+            for group in self._groups():
                 group["lr"] = (group["initial_lr"] if base is None else base) * factor
         momentum = schedule.momentum(step)
         if self.recipe.momentum_schedule is not None:
             momentum = self.recipe.momentum_schedule(step)
         if momentum is not None and momentum != self._momentum:
             self._momentum = momentum
-            for group in self.optimizer.param_groups:
+            for group in self._groups():
                 if "momentum" in group:
                     group["momentum"] = momentum
                 elif "betas" in group:
                     group["betas"] = (momentum, *group["betas"][1:])
 
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self._optimizers() for group in optimizer.param_groups]
+
     def _place_norms(self, batch: int) -> None:
-        """Fix the groups that batch norm normalizes together: ``ghost_batch_size`` consecutive examples of the global batch."""
+        """Fix the groups that batch norm normalizes together: ``ghost_batch_size`` consecutive examples of the global batch.
+
+        Workers normalize by themselves, so that a group is at most a worker's share.
+        """
         self._batch = batch
         if not self.network.norms:
+            return
+        if self.communication is not None:
+            share = batch // self.communication.workers
+            layers.set_ghost_batch_size(self.model, min(self.recipe.ghost_batch_size or share, share))
             return
         share = batch // self.execution.world_size
         group = min(self.recipe.ghost_batch_size or batch, batch)
@@ -255,8 +355,16 @@ class Task(pl.LightningModule):
 
     # ---- state for checkpoints ------------------------------------------------------------------------------------------
 
+    @property
+    def gathers(self) -> bool:
+        """True if the state is spread over several ranks."""
+        return self.communication is not None and self.execution.world_size > 1
+
     def training_state(self) -> dict[str, Any]:
-        """All state on which later steps depend, as tensors and plain values."""
+        """All state on which later steps depend, as tensors and plain values.
+
+        What workers remember is gathered on rank 0: with ``gathers`` all ranks must call this at the same time.
+        """
         scale = self.execution.loss_scale
         return {
             "step": self.step,
@@ -265,6 +373,7 @@ class Task(pl.LightningModule):
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.recipe.schedule.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
+            "communication": self.communication.state_dict() if self.communication is not None else None,
             "loss_scale": scale.state_dict() if scale is not None else None,
             "seconds": self.clock.read(),
             "losses": torch.stack(self.losses).cpu() if self.losses else None,
@@ -283,6 +392,10 @@ class Task(pl.LightningModule):
         self.recipe.schedule.load_state_dict(state["schedule"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        if self.communication is not None:
+            if isinstance(self.communication, LocalSGD) and state["communication"]["workers"]:
+                self._begin_local_steps(self.communication)
+            self.communication.load_state_dict(state["communication"])
         if self.execution.loss_scale is not None:
             self.execution.loss_scale.load_state_dict(state["loss_scale"])
         self.clock.elapsed = state["seconds"]

@@ -115,7 +115,7 @@ def test_runs_in_every_state_are_in_their_groups(tmp_path):
         ("optimizer.beta2=0.9", False),
         ("ghost_batch_size=64", False),
         ("budget.epochs=2", False),
-        ("trainer.compression=fp16", False),
+        ("communication=fp16", False),
     ],
 )
 def test_the_setting_is_the_science_but_for_the_seed(tmp_path, word, same):

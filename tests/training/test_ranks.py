@@ -1,4 +1,4 @@
-"""Several ranks of one run: what compression sends, who waits for whom, who writes, and how they part."""
+"""Several ranks of one run: what workers remember, who waits for whom, who writes, and how they part."""
 
 import os
 import signal
@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from optbench import config
-from optbench.config import RunConfig
 from optbench.errors import UserError
-from optbench.training import build, run
+from optbench.training import run
 from optbench.training.launch_environment import launched
 from optbench.training.meeting import meet
 from optbench.training.task import Task
@@ -102,68 +101,36 @@ def on_two_ranks(folder, *words, before=lambda rank: None):
     return end(pids), [path.read_text() for path in outputs], chosen
 
 
-def only_run(folder):
+def only_run(folder, results="results"):
     from optbench.store import RunDirectory
 
-    (path,) = (folder / "results" / "runs").iterdir()
+    (path,) = (folder / results / "runs").iterdir()
     return RunDirectory(path)
 
 
-def trained_weights(folder):
-    state = torch.load(only_run(folder).checkpoint, weights_only=True)
-    return state["task"]["model"]
-
-
-# ---- compression --------------------------------------------------------------------------------------------------------
-
-
-def weights_by_hand(chosen, compress):
-    """Three steps of SGD on the mean of two gradients, each of half a batch, that ``compress`` has gone over."""
-    read = RunConfig.of(chosen)
-    task = build.build_task(read, build.load_data(read))
-    rate, _ = config.learning_rate(read)
-    parameters = list(task.model.parameters())
-    for step in range(3):
-        sent = []
-        for rank in range(2):
-            inputs, targets = task.source.batch(step, 64 * step, 64, rank, 2)
-            loss = torch.nn.functional.cross_entropy(task.model(inputs), targets)
-            sent.append([compress(gradient) / 2 for gradient in torch.autograd.grad(loss, parameters)])
-        with torch.no_grad():
-            for parameter, *parts in zip(parameters, *sent, strict=True):
-                parameter -= rate * sum(parts).float()
-    return task.model.state_dict()
-
-
-def test_fp16_sums_gradients_in_fp16(tmp_path):
-    codes, outputs, chosen = on_two_ranks(tmp_path, "trainer.compression=fp16")
-    assert codes == [0, 0], outputs
-    reached = trained_weights(tmp_path)
-    expected, exact = weights_by_hand(chosen, torch.Tensor.half), weights_by_hand(chosen, lambda gradient: gradient)
-    for name, weights in reached.items():
-        distance = float((weights - exact[name]).abs().max())
-        assert distance > 1e-6, name
-        assert float((weights - expected[name]).abs().max()) < distance / 20, name
+# ---- what workers send ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    "words",
     [
-        (["trainer.compression=fp16", "trainer.devices=1"], r"trainer\.compression=fp16: one rank sends no gradients"),
-        (["trainer.compression=bf16"], r"trainer\.compression=bf16: torch sums .* on GPUs only; accepted .*: none, fp16"),
+        ["communication=sign"],
+        ["communication=local", "communication.period=4", "optimizer=momentum"],
     ],
-)  # fmt: skip
-def test_compression_that_would_not_be_applied_is_refused(words, message):
-    with pytest.raises(UserError, match=message):
-        config.compose([*WORDS, *words])
-
-
-def test_bf16_is_refused_where_no_gpu_is_found():
-    chosen = config.compose([*WORDS, "trainer.accelerator=auto", "trainer.compression=bf16"])
-    if torch.cuda.is_available():
-        return
-    with pytest.raises(UserError, match=r"trainer\.compression=bf16"):
-        build.build_trainer(RunConfig.of(chosen), [])
+    ids=lambda words: words[0],
+)
+def test_what_workers_remember_goes_on_with_another_number_of_ranks(tmp_path, words):
+    """Two ranks fail in the middle of a period after the checkpoint of step 2; one rank continues, and ends where one ends."""
+    words = [*words, "communication.workers=4", "precision=fp64", "budget.steps=6", "checkpoint_every=2"]
+    codes, outputs, chosen = on_two_ranks(tmp_path, *words, before=failing(1, no_room, step=3))
+    assert codes == [1, 1], outputs
+    alone = {**chosen, "trainer": {**chosen["trainer"], "devices": 1}}
+    assert run.execute(alone).state == "done"
+    assert run.execute({**alone, "results_dir": str(tmp_path / "whole")}).state == "done"
+    continued, whole = (torch.load(only_run(tmp_path / name, "").checkpoint) for name in ("results", "whole"))
+    assert continued["task"]["communication"]["workers"].keys() == {0, 1, 2, 3}
+    for name, weights in whole["task"]["model"].items():
+        torch.testing.assert_close(continued["task"]["model"][name], weights, rtol=1e-9, atol=1e-12)
 
 
 # ---- waiting ------------------------------------------------------------------------------------------------------------
@@ -223,14 +190,14 @@ def test_a_run_in_other_hands_is_left_alone_by_all_ranks(tmp_path):
     assert list(directory.path.iterdir()) == []
 
 
-def failing(rank_that_fails, how):
+def failing(rank_that_fails, how, step=1):
     def before(rank):
         if rank != rank_that_fails:
             return
         take_step = Task.take_step
 
         def fail(task):
-            if task.step == 1:
+            if task.step == step:
                 how()
             take_step(task)
 
@@ -253,6 +220,14 @@ def test_the_rank_that_fails_says_why_and_only_rank_0_writes_it(tmp_path, rank):
     log = directory.log.read_text()
     assert "in no_room" in log
     assert log.count("Traceback") == 1
+
+
+def test_a_signal_to_one_rank_stops_both_at_the_same_step(tmp_path):
+    """Rank 1 is told to stop while it takes a step, and rank 0 never."""
+    told = failing(1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    codes, outputs, _ = on_two_ranks(tmp_path, "log_every=1", "budget.steps=6", before=told)
+    assert codes == [0, 0], outputs
+    assert outputs == ["preempted stopped by SIGTERM at step 2\n"] * 2
 
 
 def test_a_rank_that_is_killed_ends_the_other_too(tmp_path):
