@@ -1,8 +1,9 @@
 """Tell the kind of weight decay of a method from what it changes in a step, and compare it with the stated kind."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from optbench.testing.outcomes import Broken, Found, NotApplicable, excess
@@ -104,11 +105,7 @@ def _kind(subject: Subject, **options: Any) -> tuple[str, bool]:
             for name in matrices
         )
 
-    biases = any(
-        excess({name: end[name]}, {name: base[name]}) > _ROUNDING
-        for end, base in zip(decayed, without, strict=True)
-        for name in start.keys() - matrices
-    )
+    biases = _decays_biases(subject, start, start.keys() - matrices, **options)
     if is_close(lambda weight, base: base):
         return NONE, biases
     is_coupled = all(
@@ -134,6 +131,22 @@ def _kind(subject: Subject, **options: Any) -> tuple[str, bool]:
     return OWN, biases
 
 
+def _decays_biases(subject: Subject, start: dict[str, Tensor], biases: Set[str], **options: Any) -> bool:
+    """True if decay moves biases whose gradients are zero.
+
+    With gradients, a method that has one step size for all weights would move them by it, whose own decay has changed it.
+    """
+    decayed, without = (
+        _steps(subject, start, lambda name: 0.0, still=biases, weight_decay=decay, **options)[0]
+        for decay in (_DECAY, _NEXT_TO_NONE)
+    )
+    return any(
+        excess({name: end[name]}, {name: base[name]}) > _ROUNDING
+        for end, base in zip(decayed, without, strict=True)
+        for name in biases
+    )
+
+
 def _rate(end: dict[str, Tensor], base: dict[str, Tensor], start: dict[str, Tensor]) -> float:
     """The factor on the weights that explains most of what the decay has changed in a step."""
     largest = max((name for name in start if start[name].ndim > 1), key=lambda name: start[name].numel())
@@ -149,9 +162,16 @@ def _is_close(end: Tensor, expected: Tensor, base: Tensor) -> bool:
 
 
 def _steps(
-    subject: Subject, start: dict[str, Tensor], added: Callable[[str], float], **options: Any
+    subject: Subject,
+    start: dict[str, Tensor],
+    added: Callable[[str], float],
+    still: Set[str] = frozenset(),
+    **options: Any,
 ) -> tuple[Path, float]:
-    """The weights after each of a few steps, at given places with gradients + ``added(name)`` · θ, and the learning rate."""
+    """The weights after each of a few steps, at given places with gradients + ``added(name)`` · θ, and the learning rate.
+
+    still: the names of weights whose gradients are zero.
+    """
     session = Session(subject, **options)
     ends = []
     for step, place in enumerate(_PLACES):
@@ -159,6 +179,7 @@ def _steps(
         gradients = {
             name: (weight.flip(0) * (1 + step)).sin() + added(name) * here[name] for name, weight in start.items()
         }
+        gradients |= {name: torch.zeros_like(start[name]) for name in still}
         session.move_to(here)
         session.step_with(gradients)
         ends.append(session.weights())

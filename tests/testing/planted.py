@@ -318,6 +318,13 @@ class DecayWithoutTheRate(Clean):
         parameter.mul_(1 - group["weight_decay"])
 
 
+class DecayOfBiases(Clean):
+    """It decays all weights alike, whatever their group says."""
+
+    def decay(self, group, parameter):
+        parameter.mul_(1 - self.rate(group) * max(each["weight_decay"] for each in self.param_groups))
+
+
 class DecayIgnored(Clean):
     def decay(self, group, parameter):
         pass

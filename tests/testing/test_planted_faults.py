@@ -112,3 +112,12 @@ def test_a_promise_that_does_not_fit_is_stated_with_the_reason():
     card = testing.certify("optimizer=rprop", checks=["schedules"])
     assert card["zero rate"].reason == "stated: as of the learning rate"
     assert testing.certify("torch.optim.Rprop", checks=["zero rate"])["zero rate"].outcome == "failed"
+
+
+def test_a_step_size_for_all_weights_is_not_taken_for_a_decay_of_biases():
+    """Adai divides by a mean over all weights, which the decay of some changes for the others."""
+    card = testing.certify("optimizer=zoo", "optimizer.name=adai", checks=["weight decay"])
+    assert (card.passed, card["weight decay"].values["biases"]) == (True, "not decayed")
+    for name, biases in (("DecayOfBiases", "decayed"), ("Clean", "not decayed")):
+        card = testing.certify(f"{PLACE}.{name}", checks=["weight decay"])
+        assert card["weight decay"].values["biases"] == biases
