@@ -93,7 +93,7 @@ def test_folders_add_to_ours_in_their_order_and_relative_ones_are_those_of_here(
     write(here / "one", model__mine="defaults: [mlp]\nhidden: [7]\n", model__one="defaults: [mlp]\n")
     write(here / "two", model__two="defaults: [mine]\n")
     monkeypatch.setenv("OPTBENCH_CONF", os.pathsep.join(["one", str(here / "two"), "one"]))
-    ours = {path.stem for path in (configuration.conf_dir() / "model").glob("*.yaml")}
+    ours = {path.stem for path in (configuration.conf_dir() / "model").glob("[!_]*.yaml")}
     assert list(configuration.choices("model"))[-3:] == ["mine", "one", "two"]
     assert set(configuration.choices("model")) == ours | {"mine", "one", "two"}
     # Each place may inherit from the others.

@@ -563,9 +563,8 @@ def test_every_parameter_of_every_model_has_factors_or_a_reason(name):
         "tokens": TOKENS,
     }
     with torch.device("meta"):
-        model = load_target(Choice.of("model", choice), nn.Module)(
-            specs[choice["info"]["accepts"][0]], **config.options(choice)
-        )
+        read = Choice.of("model", choice)
+        model = load_target(read, nn.Module)(specs[choice["info"]["accepts"][0]], **read.options)
     layers, plain = find_layers(model)
     factored = [id(parameter) for layer in layers for parameter in layer.parameters]
     reasons = dict(model.named_parameters())
