@@ -19,7 +19,8 @@ def finish(results, config, seconds, samples, size):
     (run.path / "ballast").write_bytes(b"0" * (size - sum(path.stat().st_size for path in run.path.iterdir())))
     run.append({"event": "evaluation", "step": 10, "seconds": seconds})
     run.finish({"state": "done", "seconds_training": seconds, "samples": samples})
-    return sum(path.stat().st_size for path in run.path.rglob("*")), sum(1 for _ in run.path.rglob("*"))
+    files = [path for path in run.path.rglob("*") if path.is_file()]
+    return len(files), sum(path.stat().st_size for path in files)
 
 
 def test_nothing_is_known_without_earlier_runs(tmp_path):
@@ -35,7 +36,7 @@ def test_runs_cost_what_like_ones_did_for_each_example(tmp_path):
         finish(tmp_path, composed("batch=64", f"seed={seed}"), each * 640, 640, 9000 + 1000 * seed)
         for seed, each in costs
     ]
-    finish(tmp_path, composed("batch=256"), 0.5 * 2560, 2560, 50_000)
+    sizes.append(finish(tmp_path, composed("batch=256"), 0.5 * 2560, 2560, 50_000))
     same, other, unlike = composed("batch=64", "seed=9"), composed("batch=32"), composed("model=mlp")
     alone = estimate(tmp_path, [same])
     assert alone.seconds == pytest.approx(0.02 * 640)
@@ -44,8 +45,10 @@ def test_runs_cost_what_like_ones_did_for_each_example(tmp_path):
     together = estimate(tmp_path, [same, other, unlike])
     assert together.seconds == pytest.approx(0.02 * 640 + 0.025 * 320)
     assert (together.known, together.unknown) == (2, 1)
-    (_, files), *_ = sizes
-    assert together.files == 2 * files
-    # The folders are larger than what was written before the end; the median of four lies between the two in the middle.
-    assert sizes[1][0] < alone.bytes < 50_000
+    assert together.files == 2 * 7
+    assert {files for files, _ in sizes} == {7}
+    # Of the four runs of this model and optimizer, the two in the middle.
+    first, second = sorted(size for _, size in sizes)[1:3]
+    assert alone.bytes == (first + second) / 2
+    assert together.bytes == 2 * alone.bytes
     assert "nothing is known of 1 others" in together.in_words()
