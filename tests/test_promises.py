@@ -106,7 +106,9 @@ def test_a_recorder_remembers_what_it_has_seen():
     changed = {name for name, value in vars(recorder).items() if not callable(value) and value != before.get(name)}
     # When it last wrote is a matter of the clock, whether it writes one of the rank, and the loss is for those who watch.
     changed -= {"_last_checkpoint", "_writes", "loss"}
-    # A copy of the probes is never equal to them; what they remember is tested with them.
-    changed -= {"probes"}
+    # A copy of the probes, and of the memory and seconds that were measured, is never equal to them; what they remember is
+    # tested with them.
+    assert {"probes", "measured"} <= set(recorder.state())
+    changed -= {"probes", "measured"}
     assert changed == {"last_row", "evaluation", "first_loss", "results", "outcome"}
     assert changed <= set(recorder.state())

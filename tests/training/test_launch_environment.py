@@ -130,7 +130,7 @@ def test_the_innermost_launch_of_several_counts():
 
 
 def of(devices, num_nodes=1):
-    return Devices("cpu", devices, num_nodes, "none", 600.0, True)
+    return Devices("cpu", devices, num_nodes, 600.0, True)
 
 
 @pytest.mark.parametrize(
