@@ -25,7 +25,7 @@ from optbench.models.shapes import Enlarge
 CONF = Path(__file__).parents[2] / "conf" / "model"
 MODELS = {
     path.stem: options
-    for path in sorted(CONF.glob("*.yaml"))
+    for path in sorted(CONF.glob("[!_]*.yaml"))
     if "image" in (options := yaml.safe_load(path.read_text()))["info"]["accepts"]
     and not options["_target_"].startswith("optbench.models.recurrent.")
 }
