@@ -47,7 +47,8 @@ def headline(small: bool, results: str) -> list[str]:
         ]
     words += [f"data_dir={ROOT / 'data'}", "eval_every=100%"]
     precisions = ["fp32", "bf16"] if small else ["fp32", "tf32", "bf16"]
-    rows, of_sgd = [], {}
+    rows: list[str] = []
+    of_sgd: dict[str, float] = {}
     for precision in precisions:
         for optimizer in ("momentum", "kfac"):
             ends = []
@@ -73,7 +74,7 @@ def summary(small: bool, folder: str, *words: str) -> dict[str, Any]:
         return dict(optbench.run(*words).summary or {})
     subprocess.run([sys.executable, "-m", "optbench", *words], check=True, stdout=subprocess.DEVNULL)
     [found] = optbench.load(folder).to_dict("records")
-    return dict(found)
+    return {str(name): value for name, value in found.items()}
 
 
 def sharing(small: bool, results: str) -> list[str]:
