@@ -1,4 +1,4 @@
-"""What the workers that share a batch send each other: compressed gradients, or averages of weights."""
+"""Communication between the workers that share a batch: compressed gradients, or averages of weights."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What workers that share a batch send each other: the contract, and compressed gradients with error feedback.
+"""The contract of communication between the workers that share a batch, and compressed gradients with error feedback.
 
 A worker is one of W equal consecutive shares of the global batch. Workers are a part of the science: W changes the numbers.
 Ranks are hardware: each holds W / ranks whole workers, and their number changes the numbers only by rounding. A payload is
@@ -31,7 +31,7 @@ def dense_bytes(shapes: Shapes) -> float:
 
 
 class Communication:
-    """How W workers that share a batch agree on the next weights.
+    """The exchange by which W workers that share a batch agree on the next weights.
 
     shapes: of the trained parameters, by name. workers: W.
     """

@@ -11,7 +11,7 @@ from optbench.communication.base import NUMBER, Compressor, Shapes
 
 
 class PowerSGD(Compressor):
-    """What is received is P Qᵀ, of rank r, for the mean M over the workers of every matrix p_w = g_w + e_w (m, n).
+    """Every worker receives P Qᵀ, of rank r, for the mean M over the workers of every matrix p_w = g_w + e_w (m, n).
 
     Vogels, Karimireddy & Jaggi 2019 (arXiv 1905.13727), algorithm 1, one step of subspace iteration from the Q of the last
     step:  P ← orthogonalize(mean p_w Q)  (m, r),  Q ← mean p_wᵀ P  (n, r),  e_w ← p_w - P (p_wᵀ P)ᵀ.

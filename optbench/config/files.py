@@ -203,7 +203,7 @@ def _shared(group: str) -> dict[str, Mapping[str, str]]:
 
 
 def left_out_of_run_id(group: str, choice: Mapping[str, Any]) -> list[str]:
-    """What of a choice is in no run id: the options that its file lists, and those that every choice of the group has."""
+    """The options of a choice that are in no run id: those that its file lists, and those that every choice of the group has."""
     return [*choice["info"].get("not_in_run_id", []), *shared_options(group)]
 
 

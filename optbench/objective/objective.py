@@ -22,7 +22,7 @@ from optbench.objective.products.graph import Part
 
 @dataclass(frozen=True)
 class Exchange:
-    """What becomes of the gradients of the workers that share a batch, where they are not simply averaged.
+    """The exchange of the gradients of the workers that share a batch, where they are not simply averaged.
 
     workers: the number of them on this rank, of equal consecutive shares. receive: their gradients by name, each of the mean
     loss over a worker's share -> the gradient that every worker receives.
@@ -78,14 +78,15 @@ class Objective(ExampleProducts):
             network.record_norms("record" if record else "hold")
             self._norms_are_recorded |= record
         scale = execution.loss_scale
-        if self._exchange is not None:
-            value = self._receive(self._exchange)
-        else:
-            value = self.within_memory(lambda: self._accumulate(scale.factor if scale else 1.0))
+
+        def evaluate() -> Tensor:
+            return self.within_memory(lambda: self._accumulate(scale.factor if scale else 1.0))
+
+        value = self._receive(self._exchange) if self._exchange is not None else evaluate()
         while scale is not None and scale.grew_too_large(network.parameters):
             if network.norms:
                 network.record_norms("hold")
-            value = self.within_memory(lambda: self._accumulate(scale.factor))
+            value = evaluate()
         if execution.clip_norm is not None:
             self.gradient_norm = nn.utils.clip_grad_norm_(network.parameters, execution.clip_norm)
         value = execution.mean_over_ranks(value)

@@ -51,7 +51,8 @@ def estimate(results_dir: str | Path, configs: Sequence[Config]) -> Estimate:
     """Estimate the training seconds of ``configs`` by the median pace of the finished runs in ``results_dir``."""
     if not configs:
         return Estimate(0.0, 0, 0)
-    pace, sizes = _pace_of_earlier_runs(results_dir)
+    pace, earlier = _earlier_runs(results_dir)
+    sizes: dict[tuple[Any, ...], tuple[float, float]] = {}  # of the kinds that are planned
     seconds, files, size, known, examples = 0.0, 0.0, 0.0, 0, 0
     for config in configs:
         steps, batch = _length(config), config["batch"]
@@ -63,17 +64,18 @@ def estimate(results_dir: str | Path, configs: Sequence[Config]) -> Estimate:
         if seconds_an_example is not None:
             seconds += seconds_an_example * steps * batch
             known += 1
-            files += sizes[key[:-1]][0]
-            size += sizes[key[:-1]][1]
+            kind = key[:-1]
+            if kind not in sizes:
+                sizes[kind] = _size_of_runs(results_dir, earlier[kind][-_MEASURED:])
+            files += sizes[kind][0]
+            size += sizes[kind][1]
     return Estimate(seconds, known, len(configs) - known, files, size, examples)
 
 
-def _pace_of_earlier_runs(
-    results_dir: str | Path,
-) -> tuple[dict[tuple[Any, ...], float], dict[tuple[Any, ...], tuple[float, float]]]:
+def _earlier_runs(results_dir: str | Path) -> tuple[dict[tuple[Any, ...], float], dict[tuple[Any, ...], list[str]]]:
     """The median of the seconds for each example, by the values of `_LIKENESS`, with and without the batch.
 
-    And the medians of the files and of the bytes of a run, by the same values without the batch.
+    And the ids of the runs, by the same values without the batch.
     """
     paces: dict[tuple[Any, ...], list[float]] = defaultdict(list)
     folders: dict[tuple[Any, ...], list[str]] = defaultdict(list)
@@ -87,11 +89,11 @@ def _pace_of_earlier_runs(
             folders[key[:-1]].append(run["run_id"])
             for part in (key, key[:-1]):
                 paces[part].append(run["seconds_training"] / run["samples"])
-    sizes = {key: _size_of_runs(results_dir, run_ids[-_MEASURED:]) for key, run_ids in folders.items()}
-    return {part: median(seen) for part, seen in paces.items()}, sizes
+    return {part: median(seen) for part, seen in paces.items()}, dict(folders)
 
 
 def _size_of_runs(results_dir: str | Path, run_ids: Sequence[str]) -> tuple[float, float]:
+    """The medians of the files and of the bytes of these runs."""
     found = [[size for _, size in files_of(RunDirectory.at(results_dir, run_id).path)] for run_id in run_ids]
     return median(map(len, found)), median(map(sum, found))
 
