@@ -18,6 +18,7 @@ from optbench.config import Chosen, files, resolve, run_id, search_path
 from optbench.errors import UserError
 from optbench.sweep.grid import expand as module
 from optbench.sweep.grid.expand import expand
+from optbench.system import file_cache
 
 SMALL = ["dataset=digits", "model=mlp"]
 DEMO = """\
@@ -374,6 +375,7 @@ def test_choices_that_change_are_read_again(tmp_path, monkeypatch):
 
 
 def test_a_choice_that_has_not_changed_for_long_is_parsed_once(conf, monkeypatch):
+    monkeypatch.setattr(file_cache, "CLOCK_NANOSECONDS", 0)  # the files of this test are seconds old
     configuration.read_choice("optimizer", "adam")
     monkeypatch.setattr(files, "read_yaml", None)
     assert configuration.read_choice("optimizer", "adam")["name"] == "adam"
