@@ -1,8 +1,9 @@
 """The plug-ins for Hydra: the sweeper of `python -m optbench --multirun`, and the search path of its choices."""
 
 import builtins
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from optbench.system.file_cache import FileCache
+
+_LOADED: FileCache[ConfigResult] = FileCache()
 
 
 @dataclass
@@ -64,12 +69,18 @@ class OptbenchConfigSource(FileConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         """Called by Hydra for every file that it composes."""
+        path = Path(self.path, self._normalize_file_name(config_path))
+        # Hydra composes each kind of cell anew, and would parse all files each time.
+        kept = _LOADED.get(path, lambda: self._load(path, config_path), kind=self.provider)
+        return replace(kept, config=copy.deepcopy(kept.config))
+
+    def _load(self, path: Path, config_path: str) -> ConfigResult:
         from optbench.config import current_file
         from optbench.errors import UserError
         from optbench.moved import mentions
 
         result = super().load_config(config_path)
-        if not mentions(Path(self.path, self._normalize_file_name(config_path)).read_text(encoding="utf-8")):
+        if not mentions(path.read_text(encoding="utf-8")):
             return result
         group, _, name = config_path.removesuffix(".yaml").rpartition("/")
         content = OmegaConf.to_container(result.config, resolve=False)
