@@ -89,7 +89,7 @@ def optbench_segment(settings: list[str], raw: RawData, steps: int, device: str)
     )
     with tempfile.TemporaryDirectory() as folder:
         directory = RunDirectory.at(folder, "run")
-        directory.create(config.to_yaml(chosen))
+        directory.create(chosen)
         read = RunConfig.of(chosen)
         task = build.build_task(read, raw)
         # The display is rendered even without a terminal.

@@ -20,6 +20,7 @@ from optbench.config import (
 )
 from optbench.config.schema import OptionType
 from optbench.config.tuning import trial_options
+from optbench.config.yaml_text import write_yaml
 from optbench.errors import UserError
 
 DIGITS = ("dataset=digits", "model=mlp")
@@ -215,7 +216,7 @@ def test_the_run_id_of_the_default_configuration_is_what_it_was(default):
 
 
 def test_the_run_id_survives_being_frozen_and_read_back(default):
-    frozen = configuration.to_yaml(compose(["trial=2", "optimizer=adam", "eval_every=5%"]))
+    frozen = write_yaml(compose(["trial=2", "optimizer=adam", "eval_every=5%"]))
     read = yaml.safe_load(frozen)
     assert run_id(read) == run_id(resolve(read)) == run_id(compose(["trial=2", "optimizer=adam", "eval_every=5%"]))
     assert list(read) == list(default)

@@ -176,7 +176,7 @@ def test_a_choice_of_ones_own_holds_that_inherits_another(place, monkeypatch):
     monkeypatch.setenv("OPTBENCH_CONF", str(conf))
     config = configuration.compose([*WORDS, "optimizer=mine", "results_dir=results"])
     directory = RunDirectory.at("results", configuration.run_id(config))
-    directory.create(configuration.to_yaml(config))
+    directory.create(config)
     assert configuration.thaw(directory) == config
 
 
@@ -330,7 +330,7 @@ def test_reports_are_not_written_through_a_link(place, capsys, folder):
     path.parent.mkdir(exist_ok=True)
     path.symlink_to(place / "outside")
     other = configuration.compose([*WORDS, "seed=1", "results_dir=results"])
-    RunDirectory.at("results", configuration.run_id(other)).create(configuration.to_yaml(other))
+    RunDirectory.at("results", configuration.run_id(other)).create(other)
     before = contents(place / "outside")
     words = (
         ["compare", directory.run_id, configuration.run_id(other)] if folder == "comparisons" else ["report", "theirs"]

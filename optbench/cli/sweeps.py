@@ -5,7 +5,6 @@ import re
 import signal
 from collections.abc import Iterable, Sequence
 
-from optbench import config as configuration
 from optbench.cli.parser import Parser
 from optbench.config import Config, compose, settle, thaw
 from optbench.errors import UserError
@@ -79,7 +78,7 @@ def retry(words: Sequence[str]) -> int:
     else:
         run_ids = _put_back(plan, frozen, given.restart, bool(given.run))
     for run_id in run_ids:
-        plan.directory(run_id).create(configuration.to_yaml(configs[run_id]), replace=True)
+        plan.directory(run_id).create(configs[run_id], replace=True)
     if not run_ids:
         counts = ", ".join(f"{count} {state}" for state, count in seen.counts.items() if count)
         print(f"{plan.name}: nothing to retry ({counts or 'it has no runs'})")

@@ -30,7 +30,7 @@ from optbench.config.files import (
 )
 from optbench.config.fitting import check_groups
 from optbench.config.frozen import settle, thaw, thaw_to_measure
-from optbench.config.identity import run_id, science, setting, to_yaml
+from optbench.config.identity import run_id, science, setting
 from optbench.config.inheritance import check_choice, read_choice
 from optbench.config.lengths import check_lengths
 from optbench.config.places import check_own, check_sweep_name, folder
@@ -101,7 +101,6 @@ __all__ = [
     "thaw",
     "thaw_to_measure",
     "title",
-    "to_yaml",
     "training_examples",
     "works_as",
 ]

@@ -11,7 +11,6 @@ from optbench.config.durations import Budget
 from optbench.config.files import GROUPS, SCIENCE_KEYS, Config, file_of, known_as, left_out_of_run_id, name_of, options
 from optbench.config.run_config import Choice, Devices
 from optbench.config.schema import OptionType
-from optbench.config.yaml_text import write_yaml
 from optbench.moved import published_key, published_target
 
 # Launchers and trackers are not part of the science.
@@ -84,8 +83,3 @@ def setting(config: Mapping[str, Any]) -> str:
 def _digest(numbers: Config) -> str:
     canonical = json.dumps(numbers, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:10]
-
-
-def to_yaml(config: Mapping[str, Any]) -> str:
-    """A resolved configuration as YAML text, in the order of the front page."""
-    return write_yaml(dict(config))

@@ -48,6 +48,9 @@ class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[mi
     """A dumper that quotes text that either dialect would read as another type."""
 
 
+_SECTIONS: dict[tuple[str, str], str] = {}
+_SECTIONS_KEPT = 4096
+
 _Loader.add_implicit_resolver(_FLOAT, _FLOATS, _FLOATS_BEGIN)
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP]
@@ -63,4 +66,20 @@ def read_yaml(text: str) -> Any:
 
 def write_yaml(value: Any) -> str:
     """``value``, of plain types, as YAML text that `read_yaml` reads as an equal value; keys keep their order."""
+    if not isinstance(value, dict) or not value:
+        return _dumped(value)
+    return "".join(_section(key, part) for key, part in value.items())
+
+
+def _section(key: Any, part: Any) -> str:
+    """One key of a mapping as text. The cells of a sweep share most of theirs, and PyYAML needs milliseconds for all."""
+    known = (repr(key), repr(part))  # 1, 1.0 and True are equal, and have different texts
+    if known not in _SECTIONS:
+        if len(_SECTIONS) >= _SECTIONS_KEPT:
+            _SECTIONS.clear()
+        _SECTIONS[known] = _dumped({key: part})
+    return _SECTIONS[known]
+
+
+def _dumped(value: Any) -> str:
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)

@@ -4,6 +4,7 @@ import hashlib
 import os
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -140,16 +141,21 @@ class RunDirectory:
         with reporting("create", self.path):
             self.path.mkdir(parents=True, exist_ok=True)
 
-    def create(self, config_yaml: str, replace: bool = False) -> bool:
+    def create(self, configuration: str | Mapping[str, Any], replace: bool = False) -> bool:
         """Make the directory with its frozen configuration, as pending; True if this call made it.
+
+        configuration: of plain types, or the text of a YAML file that holds it.
 
         A directory that exists with the same configuration is left as it is. If it exists with another one, raises
         `UserError`, naming the keys that differ; with ``replace`` it takes the new one instead. The caller must then know
         that the difference cannot change the run, such as another machine on which it continues.
         """
-        config = _parse_yaml(config_yaml)
+        if isinstance(configuration, str):
+            text, config = configuration, _parse_yaml(configuration)
+        else:
+            text, config = _as_yaml(configuration), dict(configuration)
         self.make()
-        content = config_yaml.encode()
+        content = text.encode()
         path = self.path / "config.yaml"
         created = not path.exists() and write_if_absent(path, content)
         if not created:
@@ -393,6 +399,12 @@ def _survives_json(config: dict[str, Any]) -> bool:
 
 def _digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _as_yaml(config: Mapping[str, Any]) -> str:
+    from optbench.config.yaml_text import write_yaml
+
+    return write_yaml(dict(config))
 
 
 def _parse_yaml(text: str) -> dict[str, Any]:

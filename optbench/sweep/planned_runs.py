@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from optbench import config as configuration
 from optbench.config import Config
 from optbench.provenance import Standing, Vintages, in_words
 from optbench.store import RunDirectory, tidy
@@ -73,7 +72,7 @@ class PlannedRuns:
             config = self.configs[run_id]
             if config["tracker"].get("group", "") is None:
                 config = {**config, "tracker": {**config["tracker"], "group": self.plan.name}}
-            self.plan.directory(run_id).create(configuration.to_yaml(config), replace=True)
+            self.plan.directory(run_id).create(config, replace=True)
         if self._retry == "stale":
             begun = [self.plan.directory(run_id) for run_id in self.to_do if run_id in self.stale]
             reset(begun, (*FINISHED, "failed", "preempted", "running", "pending"), restart=True)

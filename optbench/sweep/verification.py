@@ -82,7 +82,7 @@ def computed_again(
         tracker = configuration.read_choice("tracker", "none")
         for run_id, config in configs.items():
             again = {**config, **machine, **changed, "tracker": tracker}
-            scratch.directory(run_id).create(configuration.to_yaml(again))
+            scratch.directory(run_id).create(again)
         scratch.extend([Entry(run_id, {}) for run_id in configs], {})
         local.launch(scratch, list(configs), configs.values(), launcher)
         yield scratch

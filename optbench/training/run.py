@@ -129,7 +129,7 @@ def _train_locked(prepared: "_Prepared") -> Outcome:
             prepared.decide("it is done")
             prepared.part()
             return Outcome(directory.status().state, "", directory.summary(), directory)
-        directory.create(configuration.to_yaml(config.text), replace=True)  # the run id guarantees the same science
+        directory.create(config.text, replace=True)  # the run id guarantees the same science
         directory.remove_leftovers()
         if config.force:
             directory.clear()

@@ -29,7 +29,7 @@ def stored(root, runs, experiment="things"):
     for words, accuracy, cell in runs:
         config = configuration.compose([*WORDS, *words])
         directory = plan.directory(configuration.run_id(config))
-        directory.create(configuration.to_yaml(config))
+        directory.create(config)
         results = {f"{part}_accuracy": accuracy for part in ("train", "validation", "test")}
         results |= {f"{part}_loss": 1 - accuracy for part in ("train", "validation", "test")}
         results |= {"gap_accuracy": 0.0, "gap_loss": 0.0, "run_id": directory.run_id, "status": "done"}

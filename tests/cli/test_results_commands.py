@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("an_empty_folder_and_an_empty_queue")
 def make_run(seed, state="done", loss=0.5, results="results"):
     config = configuration.compose([*WORDS, f"seed={seed}"])
     run = RunDirectory.at(results, configuration.run_id(config))
-    run.create(configuration.to_yaml(config))
+    run.create(config)
     if state == "pending":
         return run
     run.append({"event": "evaluation", "step": 4, "seconds": 1.0 + seed, "validation_loss": loss})

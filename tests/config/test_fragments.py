@@ -171,5 +171,5 @@ def test_a_configuration_that_an_earlier_version_froze_has_none(tmp_path):
     assert RunConfig.of(earlier).checkpointing == 0
     directory = RunDirectory.at(tmp_path, run_id(config))
     directory.make()
-    directory.create(configuration.to_yaml(earlier))
+    directory.create(earlier)
     assert configuration.thaw(directory)["model"]["checkpointing"] == 0

@@ -2,7 +2,7 @@
 
 import pytest
 
-from optbench.config import compose, run_id, thaw, to_yaml
+from optbench.config import compose, run_id, thaw
 from optbench.errors import UserError
 from optbench.store import RunDirectory, load
 
@@ -47,7 +47,7 @@ def test_ids_from_before_there_was_communication_stay(known, words, compression,
     typed = {**info["schema"], "compression": "one of none, fp16, bf16"}
     frozen["trainer"] |= {"compression": compression, "info": {**info, "schema": typed}}
     directory = RunDirectory(tmp_path / "results" / "runs" / known)
-    directory.create(to_yaml(frozen))
+    directory.create(frozen)
     assert run_id(directory.config()) == known
     assert load(tmp_path / "results")["run_id"].tolist() == [known]
     if compression == "none":

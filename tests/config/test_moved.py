@@ -7,7 +7,7 @@ import pytest
 
 from optbench import moved
 from optbench.__main__ import main
-from optbench.config import compose, current_words, read_choice, run_id, thaw, to_yaml
+from optbench.config import compose, current_words, read_choice, run_id, thaw
 from optbench.config.targets import imported
 from optbench.errors import UserError
 from optbench.moved import current_target, published_target
@@ -58,7 +58,7 @@ def test_a_run_keeps_its_id_and_is_read_with_the_targets_of_now(tmp_path):
     first["averaging"] = {**config["averaging"], "_target_": "optbench.averaging.ExponentialMovingAverage"}
     assert run_id(first) == run_id(config)
     directory = RunDirectory(tmp_path / "runs" / run_id(config))
-    directory.create(to_yaml(first))
+    directory.create(first)
     assert directory.config() == config
 
 
@@ -258,7 +258,7 @@ def run(tmp_path):
     """The directory of a run that was begun before the names changed, and its configuration in those of now."""
     config = compose([*SMALL, *EARLIER, f"results_dir={tmp_path}"])
     directory = RunDirectory.at(tmp_path, run_id(config))
-    directory.create(to_yaml(earlier(config)))
+    directory.create(earlier(config))
     return directory, config
 
 
@@ -277,7 +277,7 @@ def test_a_frozen_configuration_is_read_in_the_names_of_now(run, quick, capsys):
 def test_a_frozen_configuration_with_both_names_is_damaged(tmp_path):
     config = compose(SMALL)
     directory = RunDirectory.at(tmp_path, run_id(config))
-    directory.create(to_yaml({**config, "norm_batch": 32}))
+    directory.create({**config, "norm_batch": 32})
     assert "ghost_batch_size is there twice" in load(tmp_path)["problem"][0]
 
 

@@ -1,5 +1,6 @@
 """YAML in one dialect, Hydra's: held against OmegaConf's own loader, and against what Hydra composes."""
 
+import copy
 import math
 import re
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import yaml
 from omegaconf._utils import get_yaml_loader
 
-from optbench.config import choices, compose, read_choice, search_path, to_yaml
+from optbench.config import choices, compose, read_choice, search_path
 from optbench.config.yaml_text import YAMLError, read_yaml, write_yaml
 from optbench.store import RunDirectory
 
@@ -83,9 +84,17 @@ def test_a_number_is_the_same_in_a_choice_in_a_word_and_in_a_frozen_configuratio
     typed = compose(["optimizer=adam", "dataset=digits", "model=mlp", "optimizer.learning_rate=2e-3"])
     assert typed == in_the_file
     run = RunDirectory(tmp_path / "run")
-    run.create(to_yaml(in_the_file))
+    run.create(in_the_file)
     (run.path / "config.json").unlink()
     assert run.config() == in_the_file
+
+
+def test_a_mapping_is_written_as_by_pyyaml_whatever_was_written_before():
+    for value in (1, 1.0, True, "1", None, 1e-5, float("inf"), {"a": 1}, {"a": True}, ["x", {}], {}, "two\nlines" * 30):
+        config = {"same": value, "batch": {"deep": copy.deepcopy([value])}, 3: "a number"}
+        written = write_yaml(config)
+        assert written == yaml.dump(config, Dumper=yaml.SafeDumper, sort_keys=False, width=120)
+        assert repr(read_yaml(written)) == repr(config)
 
 
 def test_a_frozen_configuration_of_before_reads_as_before():

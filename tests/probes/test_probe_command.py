@@ -132,7 +132,7 @@ def test_a_run_without_a_checkpoint_is_told(finished, tmp_path, capsys):
 
     chosen = config.compose([*WORDS, "seed=5"])
     directory = RunDirectory.at(tmp_path, config.run_id(chosen))
-    directory.create(config.to_yaml(chosen))
+    directory.create(chosen)
     assert main(["probe", directory.run_id, "--results-dir", str(tmp_path), "probe=trace"]) == 2
     assert "has no checkpoint to measure (pending); train it first" in capsys.readouterr().err
 

@@ -27,7 +27,7 @@ def finished(folder, words, code, checkpoint="a checkpoint"):
     """A run of ``words`` as it is left in the store, without training; ``code``: "now", None or a fingerprint."""
     config = configuration.compose([*WORDS, *words, f"results_dir={folder}"])
     directory = RunDirectory.at(folder, configuration.run_id(config))
-    directory.create(configuration.to_yaml(config))
+    directory.create(config)
     directory.append({"event": "train", "step": 6, "loss": 99.0})
     directory.checkpoint.parent.mkdir()
     directory.checkpoint.write_text(checkpoint)

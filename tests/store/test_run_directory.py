@@ -1,5 +1,6 @@
 import errno
 import json
+import math
 import os
 import re
 import subprocess
@@ -103,6 +104,16 @@ def test_the_quick_configuration_says_the_same_as_the_yaml(tmp_path, text):
     run = RunDirectory.at(tmp_path, "x")
     run.create(text)
     assert repr(run.config()) == repr(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize(
+    "config", [{"rate": 1e-05, "on": True, "n": 1, "list": [1.0]}, {"bound": math.inf}, {1: "one"}]
+)
+def test_a_configuration_that_is_no_text_is_what_its_file_says(tmp_path, config):
+    run = RunDirectory.at(tmp_path, "x")
+    assert run.create(config) is True
+    assert repr(run.config()) == repr(yaml.safe_load((run.path / "config.yaml").read_text())) == repr(config)
+    assert run.create(config) is False
 
 
 def test_the_quick_configuration_does_not_outlive_a_change(run):

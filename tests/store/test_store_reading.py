@@ -79,7 +79,7 @@ def test_runs_in_every_state_are_in_their_groups(tmp_path):
         run = make(
             tmp_path,
             f"run-{state}",
-            configuration.to_yaml(config),
+            config,
             summary=ended if state in ("done", "diverged") else None,
             state=state,
         )
@@ -123,7 +123,7 @@ def test_the_setting_is_the_science_but_for_the_seed(tmp_path, word, same):
 
     words = ["optimizer=adam", "model=mlp", "dataset=digits", "trainer=ddp", "budget.epochs=1"]
     for name, chosen in (("a", words), ("b", [*words, word])):
-        make(tmp_path, name, configuration.to_yaml(configuration.compose(chosen)))
+        make(tmp_path, name, configuration.compose(chosen))
     assert (load(tmp_path)["setting"].nunique() == 1) == same
 
 

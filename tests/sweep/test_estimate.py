@@ -15,7 +15,7 @@ def composed(*words):
 
 def finish(results, config, seconds, samples, size):
     run = RunDirectory.at(results, configuration.run_id(config))
-    run.create(configuration.to_yaml(config))
+    run.create(config)
     (run.path / "ballast").write_bytes(b"0" * (size - sum(path.stat().st_size for path in run.path.iterdir())))
     run.append({"event": "evaluation", "step": 10, "seconds": seconds})
     run.finish({"state": "done", "seconds_training": seconds, "samples": samples})
