@@ -199,17 +199,39 @@ def _on_gpu(config: RunConfig) -> bool:
 
 def _refusal(config: RunConfig, unit: int, whole: MicroBatch, workers: int) -> str:
     needed = memory.short(whole.fixed + unit * whole.each)
+    ways = ", ".join([*_ways(config, unit, workers), "micro_batch=N to try it all the same"])
+    return (
+        f"micro_batch=auto: {unit} of {whole.share} examples, the fewest that can pass at once, need about {needed}, and "
+        f"this run may use {memory.short(whole.there)}; accepted: {ways}"
+    )
+
+
+def shortage(config: RunConfig, task: Task, error: BaseException, choice: MicroBatch | None, workers: int = 1) -> str:
+    """The message of a run in which memory ran out by ``error``: what was tried and expected, and the options that help.
+
+    choice: of ``micro_batch=auto``, None for a size that was given. workers: as for `choose`.
+    """
+    share = task.recipe.horizon.plan.largest // max(config.trainer.ranks, config.workers)
+    size, unit = min(task.execution.micro_batch or share, share), _unit(config, task, share)
+    ways = [f"micro_batch={max(size // 2 // unit, 1) * unit}"] if size > unit else []
+    expected = f"; expected was {choice.describe()}" if choice is not None else ""
+    return (
+        f"memory ran out at {size} examples at once ({str(error).splitlines()[0]}{expected}); accepted: "
+        f"{', '.join([*ways, *_ways(config, unit, workers)])}"
+    )
+
+
+def _ways(config: RunConfig, unit: int, workers: int) -> list[str]:
+    """What a user can change for a run to need less memory."""
     ways = []
     if unit > 1:
         ways.append("a smaller ghost_batch_size")
     if config.cached_graphs != 1:
         ways.append("cached_graphs=1")
+    if config.checkpointing == 0 and config.optimizer.info.get("family") != "second_order":
+        ways.append("model.checkpointing=4")
     if config.precision in ("fp32", "tf32", "fp64"):
         ways.append("precision=bf16")
     if workers > 1:
         ways.append("fewer launcher.workers")
-    ways += ["a smaller model", "micro_batch=N to try it all the same"]
-    return (
-        f"micro_batch=auto: {unit} of {whole.share} examples, the fewest that can pass at once, need about {needed}, and "
-        f"this run may use {memory.short(whole.there)}; accepted: {', '.join(ways)}"
-    )
+    return [*ways, "a smaller model"]

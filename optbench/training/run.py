@@ -18,6 +18,7 @@ from optbench.config import Config
 from optbench.config.run_config import RunConfig
 from optbench.data.raw import RawData
 from optbench.errors import UserError
+from optbench.objective.execution import is_out_of_memory
 from optbench.probes.drawing import draw
 from optbench.provenance import Sources, as_text, continued, environment
 from optbench.store import RunDirectory, RunLock, StoreError
@@ -193,6 +194,19 @@ def execute_as_rank(directory: RunDirectory, console: Console, stop: Stop) -> Ou
         return Outcome("failed", why, None, directory, signal=stop.signal)
 
 
+@contextmanager
+def _explaining_shortage(
+    config: RunConfig, task: Task, choice: micro_batch.MicroBatch | None, sharers: int
+) -> Iterator[None]:
+    """Raise UserError in place of an allocator's error, which names only the bytes of one tensor."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(micro_batch.shortage(config, task, error, choice, sharers)) from error
+
+
 class _Prepared:
     """A run with its data and its model in memory, of which nothing has been written yet."""
 
@@ -212,11 +226,13 @@ class _Prepared:
         trackers.check(config.text["tracker"])
         task = build_task(config, (load or load_data)(config), stop)
         # Before the optimizer's own check, which may evaluate a batch.
+        self._sharers = sharers
         self.micro_batch = micro_batch.choose(config, task, sharers) if config.micro_batch == "auto" else None
         if self.micro_batch is not None:
             task.execution.micro_batch = self.micro_batch.examples
         self._saved_bytes = _saved_bytes(config, task) if self.micro_batch is None else self.micro_batch.saved
-        task.check(config.trainer.ranks)
+        with _explaining_shortage(config, task, self.micro_batch, sharers):
+            task.check(config.trainer.ranks)
         # The bench's own draws are pure functions of the seed; other packages' optimizers may use torch's generators.
         torch.manual_seed(randomness.key(config.seed, "torch"))
         shown = config.progress and launched().rank == 0
@@ -252,7 +268,7 @@ class _Prepared:
             self._ranks.part(in_order)
 
     def _fit(self) -> None:
-        with _telling_others(self._met):
+        with _telling_others(self._met), _explaining_shortage(self.config, self.task, self.micro_batch, self._sharers):
             self.trainer.fit(self.task, train_dataloaders=StepTokens(self.task))
         self.part()
 
