@@ -51,6 +51,18 @@ def uniform(draw_key: int | Tensor, position: Tensor) -> Tensor:
     return (bits(draw_key, position) >> 8).to(torch.float32) * 2.0**-24
 
 
+def normal(draw_key: int | Tensor, position: Tensor) -> Tensor:
+    """Standard normal float64 draws, one for each ``position`` (int64, any shape), between -5.4 and 5.4."""
+    return normal_of(uniform(draw_key, position))
+
+
+def normal_of(uniforms: Tensor) -> Tensor:
+    """Standard normal float64 draws from ``uniforms``, float32 draws on [0, 1), by the inverse of the distribution function."""
+    # Half of the spacing of float32 draws keeps 0 from becoming minus infinity.
+    found: Tensor = torch.special.ndtri(uniforms.to(torch.float64) + 2.0**-25)
+    return found
+
+
 def integers(draw_key: int | Tensor, position: Tensor, high: int) -> Tensor:
     """Integers uniform on 0 .. high - 1 (int64), one for each ``position``; ``high`` must be below 2**31."""
     return (bits(draw_key, position) * high) >> 32

@@ -214,3 +214,15 @@ def test_every_place_of_a_permutation_is_uniform():
     # Successive epochs are independent: the same example is in the same place once in `length` times.
     same = (orders[1:] == orders[:-1]).double().mean()
     assert abs(same - 1 / length) < 5 * math.sqrt(1 / length / length / count)
+
+
+def test_normal_draws_are_the_quantiles_of_uniform_ones():
+    position = torch.arange(100_000)
+    found = randomness.normal(11, position)
+    assert found.dtype == torch.float64
+    # Half a step of the uniform draws is added, so that 0 has a finite quantile.
+    expected = stats.norm.ppf(randomness.uniform(11, position).double().numpy() + 2.0**-25)
+    torch.testing.assert_close(found, torch.from_numpy(expected), rtol=1e-12, atol=1e-12)
+    assert stats.kstest(found.numpy(), "norm").pvalue > 1e-3
+    zero = randomness.normal_of(torch.zeros(1))
+    assert zero.item() == pytest.approx(-5.42, abs=0.01)

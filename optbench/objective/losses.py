@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from optbench import randomness
 from optbench.config.run_config import Choice
 from optbench.config.targets import load_target
 from optbench.data.spec import DataSpec
@@ -262,8 +263,7 @@ class SquaredError(Loss):
     @torch.no_grad()
     def sample(self, outputs: Tensor, targets: Tensor, uniforms: Tensor) -> Tensor:
         """Draws from the normal distribution around the outputs of variance 1 if ``half``, else 1/2."""
-        # Half of the spacing of float32 draws keeps 0 from becoming minus infinity.
-        normal = torch.special.ndtri(uniforms.to(torch.float64) + 2.0**-25)
+        normal = randomness.normal_of(uniforms)
         working = _working(outputs)
         found: Tensor = working + (normal / math.sqrt(2 * self._scale)).to(working.dtype)
         return found

@@ -37,12 +37,18 @@ class Objective(ExampleProducts):
 
     network: the model, in train mode. loss: (outputs, targets) -> mean over the given examples. dropout_key: identifies
     this step's dropout masks. A call zeroes the gradients, evaluates the loss and its gradient into ``parameter.grad`` and
-    returns the loss, a 0-d tensor. Every call within a step uses the same dropout masks, and only the first one is recorded
-    in the running statistics of batch norm, which move when ``finish`` is called.
+    returns the loss, a 0-d tensor. Every evaluation within a step uses the same dropout masks, and only the first call is
+    recorded in the running statistics of batch norm, which move when ``finish`` is called. ``value`` is the loss of the first
+    evaluation, a call or `loss`. ``evaluations``, ``values`` and ``products`` count calls, losses alone, and vectors multiplied.
+
+    trains: True for the objective of a training step, of which a first `loss` is recorded like a call, as a method may use no
+    gradients. The objective of a probe must leave the running statistics alone.
 
     exchange: with it the gradient is what workers receive from each other, and may be evaluated only once a step, because what
     they send is remembered. Clipping applies to what they receive. All other results are of the whole batch as ever.
     """
+
+    trains = False
 
     def __init__(
         self,
@@ -57,8 +63,10 @@ class Objective(ExampleProducts):
         self.network = network
         self.loss_function = loss
         self.execution = execution or Execution(device=inputs.device)
-        self.evaluations = 0
-        self.value: Tensor | None = None  # the loss of the first evaluation, at the start of the step
+        self.evaluations = 0  # calls
+        self.values = 0  # of the loss alone
+        self.products = 0
+        self.value: Tensor | None = None
         self.gradient_norm: Tensor | None = None
         self._key = dropout_key
         # Where in the global batch this rank's examples begin: the ranks hold equal shares, in order.
@@ -73,10 +81,7 @@ class Objective(ExampleProducts):
         """Zero the gradients, fill them with the gradient of the global mean loss, and return that loss."""
         network, execution = self.network, self.execution
         self._graphs.drop_stale()
-        if network.norms:
-            record = network.model.training and not self._norms_are_recorded
-            network.record_norms("record" if record else "hold")
-            self._norms_are_recorded |= record
+        self._begin_evaluation()
         scale = execution.loss_scale
 
         def evaluate() -> Tensor:
@@ -90,10 +95,18 @@ class Objective(ExampleProducts):
         if execution.clip_norm is not None:
             self.gradient_norm = nn.utils.clip_grad_norm_(network.parameters, execution.clip_norm)
         value = execution.mean_over_ranks(value)
-        if self.evaluations == 0:
+        if self.value is None:
             self.value = value
         self.evaluations += 1
         return value
+
+    def _begin_evaluation(self, may_record: bool = True) -> None:
+        """Let batch norm record the first evaluation of the step, and no other."""
+        network = self.network
+        if network.norms:
+            record = may_record and network.model.training and not self._norms_are_recorded
+            network.record_norms("record" if record else "hold")
+            self._norms_are_recorded |= record
 
     def _accumulate(self, scale: float) -> Tensor:
         for parameter in self.network.parameters:
@@ -159,12 +172,11 @@ class Objective(ExampleProducts):
     def loss(self, at: Sequence[Tensor] | None = None) -> Tensor:
         """The global mean loss without its gradient, at the present parameters or at ``at``.
 
-        ``at``: one tensor for each of ``model.parameters()``, in their order. Gradients and running statistics do not change.
+        ``at``: one tensor for each of ``model.parameters()``, in their order. Gradients do not change.
         """
         network = self.network
         self._graphs.drop_stale()
-        if network.norms:
-            network.record_norms("hold")
+        self._begin_evaluation(may_record=self.trains)
         swapped = None
         if at is not None:
             if len(at) != len(network.named_parameters):
@@ -182,7 +194,11 @@ class Objective(ExampleProducts):
             if swapped is not None:
                 for parameter, own in zip(network.named_parameters.values(), swapped, strict=True):
                     parameter.data = own
-        return self.execution.mean_over_ranks(total)
+        value = self.execution.mean_over_ranks(total)
+        if self.value is None:
+            self.value = value
+        self.values += 1
+        return value
 
     def loss_with(self, parameters: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
         """The global mean loss where ``parameters`` of the model have other ``values``, and the others their own."""

@@ -167,8 +167,7 @@ class EntropySGD(torch.optim.Optimizer):
         number = self.param_groups[0]["outer_step"] * self._inner_steps + self._at
         key = randomness.key(self._seed, "entropy_sgd", number)
         positions = torch.arange(sum(map(torch.numel, parameters)), device=parameters[0].device)
-        # Half of the spacing of float32 draws keeps 0 from becoming minus infinity.
-        normal = torch.special.ndtri(randomness.uniform(key, positions).to(torch.float64) + 2.0**-25)
+        normal = randomness.normal(key, positions)
         return [part.to(own) for part, own in zip(unflatten(normal, parameters), parameters, strict=True)]
 
     def _outer_step(self, anchors: dict[Tensor, Tensor]) -> None:

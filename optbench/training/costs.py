@@ -24,7 +24,7 @@ def costs(config: RunConfig, task: Task, measured: Measured, saved_bytes: float 
     model_flops_per_step: of one evaluation of the loss and its gradient on a batch (see `optbench.training.flops`).
     model_flops_utilization: model FLOPs of all steps, over those that the devices could have made at their peak in the seconds
     of training (Chowdhery et al. 2022, "PaLM", arXiv 2204.02311, appendix B). evaluation_share: seconds of evaluation over
-    those of evaluation and training.
+    those of evaluation and training. oracle_values, oracle_gradients, oracle_products: see `optbench.objective.oracle`.
     """
     taken = measured.state()  # the peak of the run, before anything is counted
     parameters = list(task.model.parameters())
@@ -38,6 +38,7 @@ def costs(config: RunConfig, task: Task, measured: Measured, saved_bytes: float 
     return {
         "seconds_evaluation": evaluation,
         "evaluation_share": evaluation / (evaluation + seconds) if evaluation is not None and seconds > 0 else None,
+        **{f"oracle_{name}": count for name, count in task.calls.state_dict().items()},
         "examples_per_second": samples / seconds if seconds > 0 else None,
         "flops_per_step": of_step,
         "model_flops_per_step": of_model,
@@ -62,7 +63,8 @@ def _flops(config: RunConfig, task: Task) -> tuple[int | None, int | None]:
     of_model = Fraction(sum(each.model * times for each, times in counted), steps)
     # Apart from its evaluations, it computes no products of matrices.
     if isinstance(task.optimizer, torch.optim.LBFGS):
-        return round(of_model), None if task.evaluations is None else round(of_model * task.evaluations / steps)
+        evaluations = task.calls.gradients
+        return round(of_model), None if evaluations is None else round(of_model * evaluations / steps)
     of_steps = [each.step * times for each, times in counted if each.step is not None]
     return round(of_model), round(sum(of_steps, Fraction(0)) / steps) if len(of_steps) == len(counted) else None
 

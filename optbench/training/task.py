@@ -25,6 +25,7 @@ from optbench.models import layers
 from optbench.models.converting import check_passes
 from optbench.objective import Exchange, Execution, Network, Objective, dropout_key
 from optbench.objective.losses import Loss
+from optbench.objective.oracle import OracleCalls
 from optbench.schedules import Schedule, hessian
 from optbench.schedules.momentum import MomentumSchedule
 from optbench.system.signals import Stop
@@ -85,9 +86,7 @@ class Task(pl.LightningModule):
         self.model = model
         self.source, self.recipe, self.execution = source, recipe, recipe.execution
         self.step = 0
-        self.evaluations: int | None = (
-            0  # of the loss and its gradient; None after a checkpoint that did not count them
-        )
+        self.calls = OracleCalls()
         self.finished = False
         self.stop = stop or Stop()
         self.clock = Clock()
@@ -201,17 +200,14 @@ class Task(pl.LightningModule):
         if isinstance(self.communication, Compressor):
             exchange = self._exchange(self.communication)
         objective = self._objective(self.network, self.step, execution.rank, execution.world_size, exchange)
+        objective.trains = True
         # Probes may observe the passes of a whole batch only.
         with self.watch(objective, self) if self.communication is None else _NOBODY:
             self.optimizer.step(objective)  # type: ignore[arg-type]  # a closure may return a tensor, as torch's own do
         objective.finish()
-        self._count(objective.evaluations)
+        self.calls.add(objective)
         assert objective.value is not None, "the optimizer did not evaluate its closure"
         return objective.value, objective.gradient_norm
-
-    def _count(self, evaluations: int) -> None:
-        if self.evaluations is not None:
-            self.evaluations += evaluations
 
     def _exchange(self, compressor: Compressor) -> Exchange:
         step = self.step
@@ -236,10 +232,11 @@ class Task(pl.LightningModule):
                 backward=lambda loss, last: self.execution.backward(loss, False),
             )
             objectives.append(self._objective(self.network, self.step, worker, local.workers, execution=alone))
+            objectives[-1].trains = True
             return objectives[-1]
 
         local.step(self.step, objective)
-        self._count(objectives[0].evaluations)
+        self.calls.add(objectives[0])
         if self.network.norms:
             layers.commit_batch_norms(self.network.norms, self.execution.means_over_ranks)
             self.network.record_norms("follow")
@@ -368,7 +365,7 @@ class Task(pl.LightningModule):
         scale = self.execution.loss_scale
         return {
             "step": self.step,
-            "evaluations": self.evaluations,
+            "oracle_calls": self.calls.state_dict(),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.recipe.schedule.state_dict(),
@@ -386,7 +383,7 @@ class Task(pl.LightningModule):
     def load_training_state(self, state: dict[str, Any]) -> None:
         """Continue from ``training_state``."""
         self.step = state["step"]
-        self.evaluations = state.get("evaluations")
+        self.calls = OracleCalls.of_checkpoint(state)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.recipe.schedule.load_state_dict(state["schedule"])

@@ -53,6 +53,7 @@ class MatrixProducts(Parts):
     """
 
     loss_function: Callable[[Tensor, Tensor], Tensor]
+    products: int  # vectors multiplied so far
     _first: int  # the position of this rank's first example in the global batch
 
     def _place(self, start: int) -> None:
@@ -71,6 +72,7 @@ class MatrixProducts(Parts):
     def hvps(self, vectors: Sequence[Sequence[Tensor]]) -> list[Vector]:
         """H v for each of ``vectors``: a graph that cannot be kept is built once for all of them."""
         self._check(vectors, "hvp")
+        self.products += len(vectors)
 
         def products(number: int, part: Part) -> list[Vector]:
             graph = self._graph(number, part)
@@ -106,6 +108,7 @@ class MatrixProducts(Parts):
     ) -> list[Vector]:
         """1/N sum_n J_n^T M_n J_n v, where ``middle`` multiplies by M_n."""
         self._check(vectors, name)
+        self.products += len(vectors)
 
         def products(number: int, part: Part) -> list[Vector]:
             graph = self._graph(number, part)
@@ -129,6 +132,7 @@ class MatrixProducts(Parts):
         semi-definite by construction. The exact quadratic model of Martens & Grosse 2015, section 6.4 and appendix C.
         """
         self._check(vectors, "quadratic")
+        self.products += len(vectors)
         loss = self.known_loss()
         gram: Tensor | float = 0.0
         for number, part in enumerate(self._parts):
@@ -149,6 +153,7 @@ class MatrixProducts(Parts):
     def jvp(self, vector: Sequence[Tensor]) -> Tensor:
         """J v: the derivative of the outputs of this rank's examples along a vector, of the shape of ``outputs()``."""
         self._check([vector], "jvp")
+        self.products += 1
         return torch.cat([self._directions(number, part, vector)[1] for number, part in enumerate(self._parts)])
 
     def vjp(self, vector: Tensor) -> Vector:
@@ -157,6 +162,8 @@ class MatrixProducts(Parts):
         So defined, the Gauss-Newton product is ``vjp`` of the loss's Hessian in the outputs applied to ``jvp``, and the
         gradient is ``vjp`` of the gradients of the losses in the outputs.
         """
+
+        self.products += 1
 
         def product(number: int, part: Part) -> list[Vector]:
             graph = self._graph(number, part)
