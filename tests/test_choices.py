@@ -116,11 +116,11 @@ def test_the_facts_that_decide_what_fits_are_of_the_accepted_words():
     for name in choices("model"):
         info = read_choice("model", name)["info"]
         assert info["accepts"]
-        assert set(info["accepts"]) <= {"image", "sequence", "tokens", "table"}
+        assert set(info["accepts"]) <= {"image", "sequence", "tokens", "table", "noise"}
         assert isinstance(info["batch_norm"], bool)
     for name in choices("dataset"):
         info = read_choice("dataset", name)["info"]
-        assert info["kind"] in ("image", "sequence", "tokens", "table")
+        assert info["kind"] in ("image", "sequence", "tokens", "table", "noise")
         assert info["target"] in ("class", "class_per_step", "real", "none")
         assert info["download"] in ("needed", "none")
     kinds = {"class", "class_per_step", "real"}
@@ -141,6 +141,7 @@ def test_the_facts_that_decide_what_fits_are_of_the_accepted_words():
 SMALL_DATA = {
     "digits": {"train_limit": 16},
     "curves": {"examples": 24, "validation": 8},
+    "quadratic": {"dimension": 12, "examples": 16},
     "natpatch": {"examples": 20, "validation": 10},
     "adding": {"length": 12, "examples": 16, "validation": 8},
     "multiplication": {"length": 12, "examples": 16, "validation": 8},
@@ -191,7 +192,7 @@ def data(name):
 
 
 def fitting_model(dataset):
-    names = {"image": "mlp", "sequence": "rnn", "tokens": "gpt"}
+    names = {"image": "mlp", "sequence": "rnn", "tokens": "gpt", "noise": "quadratic"}
     return read_choice(
         "model", "autoencoder" if dataset["info"]["target"] == "none" else names[dataset["info"]["kind"]]
     )
@@ -282,6 +283,7 @@ def test_every_choice_of_the_other_groups_takes_a_step(group):
 @pytest.mark.parametrize("name", choices("model"))
 def test_every_model_at_its_full_size_is_built_without_its_numbers(name):
     """What SMALL_MODELS shrinks above is at least built as its file says."""
+    from optbench.data import quadratic
     from optbench.data.spec import DataSpec
 
     choice = read_choice("model", name)
@@ -290,6 +292,7 @@ def test_every_model_at_its_full_size_is_built_without_its_numbers(name):
         "sequence": DataSpec("sequence", (20, 4), 3),
         "tokens": DataSpec("tokens", (20,), 50, "class_per_step", vocabulary=50),
         "table": DataSpec("table", (7,), 3),
+        "noise": quadratic.load("", dimension=7).spec,
     }
     for kind in choice["info"]["accepts"]:
         with torch.device("meta"):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optbench.data.raw import RawData, Split
+from optbench.data.raw import ExampleStream, RawData, Split
 from optbench.data.spec import DataSpec
 from optbench.errors import UserError
 
@@ -41,6 +41,9 @@ def _check_split(split: Split, raw: RawData, where: str) -> None:
     inputs, targets, spec = split.inputs, split.targets, raw.spec
     if len(inputs) == 0:
         raise UserError(f"{where}: is empty; needs one example or more")
+    if isinstance(inputs, ExampleStream):
+        _check_split(inputs.evaluation, raw, where)
+        return
     if isinstance(inputs, Tensor):
         _check_inputs(inputs, spec, where, floating=_is_floating(raw.train.inputs))
     if spec.target == "none":

@@ -1,8 +1,9 @@
 """The result of every dataset's load function: three splits of tensors, with their description."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from optbench.data.spec import DataSpec
@@ -30,12 +31,31 @@ class ImageStream(Protocol):
         ...
 
 
+@runtime_checkable
+class ExampleStream(Protocol):
+    """Training examples without end, each a pure function of the seed of the run and its number among all samples.
+
+    evaluation: the examples on which the loss of the training set is evaluated.
+    """
+
+    evaluation: "Split"
+
+    def __len__(self) -> int:
+        """The number of samples that count as an epoch."""
+        ...
+
+    def train_batch(self, first: int, count: int, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The inputs and targets of the samples ``first .. first + count - 1``, on ``device``."""
+        ...
+
+
 @dataclass
 class Split:
     """Examples and their targets, tensors on the CPU.
 
     inputs: images uint8 (N, C, H, W), or of a floating-point type in a unit of their own; rows of tables of a floating-point
-    type (N, F), already normalized; sequences float32 (N, T, F); tokens int64 (N, T); or an ``ImageStream`` of N images.
+    type (N, F), already normalized; sequences float32 (N, T, F); tokens int64 (N, T); an ``ImageStream`` of N images; or, of
+    training examples, an ``ExampleStream``, without targets.
     targets: int64 (N,); int64 (N, T), where -100 means no target; float32 (N, outputs); or None.
     """
 

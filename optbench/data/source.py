@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from optbench import randomness
-from optbench.data.raw import RawData, Split
+from optbench.data.raw import ExampleStream, RawData, Split
 from optbench.errors import UserError
 
 
@@ -140,7 +140,9 @@ class BatchSource:
         if reconstruct and isinstance(raw.train.inputs, Tensor) and raw.train.inputs.is_floating_point():
             _check_unit_interval(raw)
         self.reconstruct, self.dtype = reconstruct, dtype
-        self.splits = {"train": raw.train, "validation": raw.validation, "test": raw.test}
+        self._stream = raw.train.inputs if isinstance(raw.train.inputs, ExampleStream) else None
+        train = raw.train if self._stream is None else self._stream.evaluation
+        self.splits = {"train": train, "validation": raw.validation, "test": raw.test}
         self.examples = len(raw.train.inputs)
         self._scale, self._shift = self._affine(raw, normalize and not reconstruct)
         self._orders: dict[int, Tensor] = {}
@@ -193,8 +195,11 @@ class BatchSource:
         """
         share = size // world_size
         offset = rank * share
-        index = self._indices(first_sample + offset, share)
         split = self.splits["train"]
+        if self._stream is not None:
+            inputs, targets = self._stream.train_batch(first_sample + offset, share, self.seed, self.device)
+            return self._placed(inputs), self._placed(targets)
+        index = self._indices(first_sample + offset, share)
         if hasattr(split.inputs, "train_batch"):
             draw_key = randomness.key(self.seed, "augmentation", step)
             images = split.inputs.train_batch(index.tolist(), draw_key, offset)
@@ -243,6 +248,8 @@ class BatchSource:
         ``limit``: use only the first ``limit`` examples.
         """
         data = self.splits[split]
+        if self._stream is not None:
+            limit = None  # only all examples have the mean that they were made for
         count = len(data.inputs) if limit is None else min(limit, len(data.inputs))
         for start in range(rank * size, count, size * world_size):
             stop = min(start + size, count)

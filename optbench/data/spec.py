@@ -1,9 +1,9 @@
 """The facts about a dataset that a model and a loss need."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-Kind = Literal["image", "sequence", "tokens", "table"]
+Kind = Literal["image", "sequence", "tokens", "table", "noise"]
 Target = Literal["class", "class_per_step", "real", "none"]
 
 
@@ -12,13 +12,14 @@ class DataSpec:
     """The shapes of a dataset's examples and targets.
 
     kind: "image": float (channels, height, width); "sequence": float (steps, features); "tokens": int64 (steps,);
-        "table": float (features,).
+        "table": float (features,); "noise": what distinguishes an example of a problem with a known loss, float of any shape.
     shape: the shape of one example, as above.
     outputs: the number of outputs of a model for each prediction: classes, vocabulary size, or real targets.
     target: "class": one int64 class for each example; "class_per_step": int64 (steps,), where -100 means no target;
         "real": float (outputs,); "none": no target (only a reconstruction can be learned).
     vocabulary: the number of distinct tokens, for kind "tokens".
     tolerance: for target "real", a prediction within this distance counts as right.
+    problem: for kind "noise", the facts about the loss that the model needs.
     """
 
     kind: Kind
@@ -27,3 +28,4 @@ class DataSpec:
     target: Target = "class"
     vocabulary: int | None = None
     tolerance: float | None = None
+    problem: Any = None

@@ -26,6 +26,9 @@ COUNTED = frozenset(
         "model_flops_per_step",
         "gradient_bytes",
         "optimizer_state_bytes",
+        "oracle_gradients",
+        "oracle_products",
+        "oracle_values",
         "parameter_bytes",
     )
 )
