@@ -26,6 +26,7 @@ NO_DOWNLOAD = (
     "memorization",
     "curves",
     "natpatch",
+    "quadratic",
 )
 SYSTEM_FOLDER = Path("/usr/share/datasets")  # the folder of Debian's dataset-* packages
 TIMEOUT = 20.0  # seconds without a byte

@@ -44,8 +44,8 @@ class ExampleStream(Protocol):
         """The number of samples that count as an epoch."""
         ...
 
-    def train_batch(self, first: int, count: int, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The inputs and targets of the samples ``first .. first + count - 1``, on ``device``."""
+    def train_batch(self, first: int, count: int, seed: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The inputs and targets of the samples ``first .. first + count - 1``, of ``dtype``, on the CPU."""
         ...
 
 

@@ -197,7 +197,7 @@ class BatchSource:
         offset = rank * share
         split = self.splits["train"]
         if self._stream is not None:
-            inputs, targets = self._stream.train_batch(first_sample + offset, share, self.seed, self.device)
+            inputs, targets = self._stream.train_batch(first_sample + offset, share, self.seed, self.dtype)
             return self._placed(inputs), self._placed(targets)
         index = self._indices(first_sample + offset, share)
         if hasattr(split.inputs, "train_batch"):

@@ -58,7 +58,7 @@ def test_declared_sizes(name):
     assert len(raw.train) == info["size"]["train"]
     assert raw.spec.kind == info["kind"]
     assert raw.spec.target == info["target"]
-    assert list(raw.spec.shape) == info["size"]["shape"] == list(raw.train.inputs.shape[1:])
+    assert list(raw.spec.shape) == info["size"]["shape"] == list(raw.validation.inputs.shape[1:])
     if raw.spec.target.startswith("class"):
         assert raw.spec.outputs == info["size"]["classes"]
         targets = raw.train.targets[raw.train.targets != -100]
