@@ -34,7 +34,7 @@ FROM_THE_GROUP = {
     "dataset": {"data_dir"},
     "schedule": {"horizon", "batch"},
     "momentum_schedule": {"horizon"},
-    "init": {"model", "generator"},
+    "init": {"model", "generator", "results_dir"},
     "averaging": {"model"},
     "communication": {"shapes"},
     "tracker": {"run", "options"},

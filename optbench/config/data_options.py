@@ -46,12 +46,12 @@ def choose_task(config: Config) -> None:
         dataset["task"] = "regression" if regression else "classification"
 
 
-def check_needed(dataset: Mapping[str, Any]) -> None:
-    """Raise UserError for a required option that is missing."""
-    for option, what in dataset["info"].get("needed", {}).items():
-        if not dataset[option]:
-            shown = "null" if dataset[option] is None else dataset[option]
-            raise UserError(f"dataset.{option}={shown}: must be given with dataset={dataset['name']}: {what}")
+def check_needed(group: str, choice: Mapping[str, Any]) -> None:
+    """Raise UserError for a required option of ``choice``, of ``group``, that is missing."""
+    for option, what in choice["info"].get("needed", {}).items():
+        if not choice[option]:
+            shown = "null" if choice[option] is None else choice[option]
+            raise UserError(f"{group}.{option}={shown}: must be given with {group}={choice['name']}: {what}")
 
 
 def check_unused(dataset: Mapping[str, Any]) -> None:

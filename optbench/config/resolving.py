@@ -47,7 +47,8 @@ def resolve(config: Config) -> Config:
     choose_task(config)
     _choose_loss(config)
     check_installed(config["dataset"])
-    check_needed(config["dataset"])
+    for group in ("dataset", "init"):
+        check_needed(group, config[group])
     check_validation(config["dataset"])
     check_fit(RunConfig.of(config))
     identify(config)  # last, because it may read many files

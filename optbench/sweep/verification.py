@@ -2,6 +2,7 @@
 
 import math
 import random
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -83,6 +84,9 @@ def computed_again(
         for run_id, config in configs.items():
             again = {**config, **machine, **changed, "tracker": tracker}
             scratch.directory(run_id).create(again)
+            source = config["init"].get("source")  # of init=run: the run from whose weights it starts
+            if source is not None and not scratch.directory(source).path.exists():
+                shutil.copytree(plan.directory(source).path, scratch.directory(source).path)
         scratch.extend([Entry(run_id, {}) for run_id in configs], {})
         local.launch(scratch, list(configs), configs.values(), launcher)
         yield scratch

@@ -1,5 +1,6 @@
 """Build the objects of a run from its configuration: data, model, task, recorder, trainer."""
 
+import inspect
 import logging
 import math
 import os
@@ -98,7 +99,10 @@ def _initial_model(config: RunConfig, spec: DataSpec) -> nn.Module:
         architecture = load_target(config.model, nn.Module)
         model: nn.Module = converted(architecture(spec, **config.model.options))
         generator = randomness.generator(config.seed, "init")
-        load_target(config.init)(model, generator, **config.init.options)
+        initialize: Callable[..., None] = load_target(config.init)
+        # Only weights that are read from a run need the folder.
+        given = {"results_dir": config.results_dir} if "results_dir" in inspect.signature(initialize).parameters else {}
+        initialize(model, generator, **config.init.options, **given)
     return model
 
 
