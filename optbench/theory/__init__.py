@@ -1,4 +1,4 @@
-"""Closed forms to compare with measurements: random matrices, stability, random slices, the noisy quadratic model (no torch).
+"""Closed forms to compare with measurements: random matrices, stability, random slices, quadratic models with noise (no torch).
 
 Every function takes and returns plain numbers, or numpy arrays if one argument is an array.
 """
@@ -13,8 +13,23 @@ from optbench.theory.learning_rates import (
     least_damping,
     mean_square_threshold,
 )
-from optbench.theory.noisy_quadratic import LinearMethod, risk, second_moment, stationary_second_moment
+from optbench.theory.noisy_quadratic import (
+    LinearMethod,
+    risk,
+    second_moment,
+    stationary_covariance,
+    stationary_second_moment,
+)
 from optbench.theory.random_slices import principal_curvatures, saddle_frequency
+from optbench.theory.rates import (
+    Contraction,
+    gradient_descent,
+    gradient_descent_modulus,
+    largest_nesterov_learning_rate,
+    nesterov,
+    nesterov_modulus,
+    nesterov_on_quadratics,
+)
 from optbench.theory.spiked_additive import noise_radius
 from optbench.theory.spiked_additive import outlier as additive_outlier
 from optbench.theory.spiked_additive import squared_overlap as additive_overlap
@@ -22,6 +37,7 @@ from optbench.theory.spiked_wishart import bulk_edge as wishart_edge
 from optbench.theory.spiked_wishart import outlier as wishart_outlier
 
 __all__ = [
+    "Contraction",
     "HeavyBall",
     "LinearMethod",
     "adaptive_crossover",
@@ -29,18 +45,25 @@ __all__ = [
     "additive_overlap",
     "critical_batch",
     "effective_batch",
+    "gradient_descent",
+    "gradient_descent_modulus",
     "heavy_ball_modulus",
     "largest_adaptive_learning_rate",
     "largest_learning_rate",
     "largest_learning_rate_at_batch",
+    "largest_nesterov_learning_rate",
     "least_damping",
     "mean_square_threshold",
+    "nesterov",
+    "nesterov_modulus",
+    "nesterov_on_quadratics",
     "noise_radius",
     "polyak",
     "principal_curvatures",
     "risk",
     "saddle_frequency",
     "second_moment",
+    "stationary_covariance",
     "stationary_second_moment",
     "wishart_edge",
     "wishart_outlier",

@@ -7,16 +7,12 @@ Source: Polyak 1964, "Some methods of speeding up the convergence of iteration m
 """
 
 import math
-from dataclasses import dataclass
+
+from optbench.theory.rates import Contraction, check_range, larger_modulus
 
 
-@dataclass(frozen=True)
-class HeavyBall:
-    """A learning rate η, a momentum β, and the asymptotic contraction factor of a step."""
-
-    learning_rate: float
-    momentum: float
-    contraction: float
+class HeavyBall(Contraction):
+    """A learning rate η and a momentum β of the heavy-ball method, and the asymptotic contraction factor of a step."""
 
 
 def polyak(largest: float, smallest: float) -> HeavyBall:
@@ -26,8 +22,7 @@ def polyak(largest: float, smallest: float) -> HeavyBall:
 
     Raises ValueError unless 0 < m ≤ L.
     """
-    if not 0 < smallest <= largest < math.inf:
-        raise ValueError(f"curvatures in [{smallest}, {largest}]: must be positive, finite and in ascending order")
+    check_range(largest, smallest)
     upper, lower = math.sqrt(largest), math.sqrt(smallest)
     root = (upper - lower) / (upper + lower)
     return HeavyBall((2 / (upper + lower)) ** 2, root**2, root)
@@ -35,8 +30,4 @@ def polyak(largest: float, smallest: float) -> HeavyBall:
 
 def heavy_ball_modulus(learning_rate: float, momentum: float, curvature: float) -> float:
     """The larger modulus of the two modes of one eigendirection; the method contracts if it is below 1."""
-    half = (1 + momentum - learning_rate * curvature) / 2
-    discriminant = half**2 - momentum
-    if discriminant <= 0:
-        return math.sqrt(momentum)
-    return abs(half) + math.sqrt(discriminant)
+    return larger_modulus(1 + momentum - learning_rate * curvature, momentum)

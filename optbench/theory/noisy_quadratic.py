@@ -66,8 +66,10 @@ def second_moment(method: LinearMethod, variance: float, steps: int, start: floa
     return float(state[method.evaluated, method.evaluated])
 
 
-def stationary_second_moment(method: LinearMethod, variance: float) -> float:
-    """The stationary E θ², from the S that solves S = A S Aᵀ + σ² b bᵀ.
+def stationary_covariance(method: LinearMethod, variance: float) -> Array:
+    """The stationary second moments of the state, (k, k): the S that solves S = A S Aᵀ + σ² b bᵀ.
+
+    For heavy ball, z = (θ, v), it holds cov(θ, v) = -(α/2) Var v, because the variance of θ' = θ - α v' is that of θ.
 
     Raises ValueError if the method is not stable: A has an eigenvalue of modulus 1 or more.
     """
@@ -78,8 +80,12 @@ def stationary_second_moment(method: LinearMethod, variance: float) -> float:
     added = variance * np.outer(method.noise, method.noise)
     # (I - A ⊗ A) vec S = σ² vec b bᵀ; the states have at most two components.
     system = np.eye(matrix.size) - np.kron(matrix, matrix)
-    state = np.linalg.solve(system, added.reshape(-1)).reshape(matrix.shape)
-    return float(state[method.evaluated, method.evaluated])
+    return np.asarray(np.linalg.solve(system, added.reshape(-1)), dtype=np.float64).reshape(matrix.shape)
+
+
+def stationary_second_moment(method: LinearMethod, variance: float) -> float:
+    """The stationary E θ² of the component that is evaluated; raises ValueError as ``stationary_covariance`` does."""
+    return float(stationary_covariance(method, variance)[method.evaluated, method.evaluated])
 
 
 def risk(moments: Sequence[float], curvatures: Sequence[float]) -> float:

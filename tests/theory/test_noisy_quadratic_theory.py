@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from optbench.theory import LinearMethod, risk, second_moment, stationary_second_moment
+from optbench.theory import LinearMethod, risk, second_moment, stationary_covariance, stationary_second_moment
 
 CURVATURES = (1.0, 0.3, 0.05)
 
@@ -52,6 +52,40 @@ def test_an_average_in_the_long_run():
     expected = floor * (1 - gamma) / (1 + gamma) * (1 + gamma * a) / (1 - gamma * a)
     found = stationary_second_moment(LinearMethod.averaged(rate, gamma, h), variance)
     assert found == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        (LinearMethod.momentum(0.05, 0.9, 1.3), 0.3913088),
+        (LinearMethod.nesterov(0.05, 0.9, 1.3), 0.2768385),
+        (LinearMethod.averaged(0.05, 0.9, 1.3), 0.0243089),
+    ],
+    ids=["momentum", "nesterov", "averaged"],
+)
+def test_golden_values_in_the_long_run(method, expected):
+    """Catches heavy ball in place of Nesterov, and θ in place of the average."""
+    assert stationary_second_moment(method, 2.0) == pytest.approx(expected, abs=5e-8)
+
+
+def test_nesterov_in_the_long_run_is_an_arma_process():
+    """θ' = φ₁ θ + φ₂ θ₋₁ - α (1 + μ) ξ + α μ ξ₋₁ with φ₁ = (1 + μ) q and φ₂ = -μ q: the sum of its squared responses."""
+    rate, mu, h = 0.05, 0.9, 1.3
+    q = 1 - rate * h
+    responses = [0.0, -rate * (1 + mu)]
+    responses.append((1 + mu) * q * responses[-1] + rate * mu)
+    for _ in range(2000):
+        responses.append((1 + mu) * q * responses[-1] - mu * q * responses[-2])
+    found = stationary_second_moment(LinearMethod.nesterov(rate, mu, h), 2.0)
+    assert found == pytest.approx(2.0 * np.sum(np.square(responses)), rel=1e-12)
+
+
+def test_the_covariance_of_position_and_buffer():
+    """cov(θ, v) = -(α/2) Var v, exactly; catches a buffer with the other sign, and the v of the step before."""
+    covariance = stationary_covariance(LinearMethod.momentum(0.05, 0.9, 1.3), 2.0)
+    assert covariance[0, 1] == pytest.approx(-0.2677376, abs=5e-8)
+    assert covariance[0, 1] == pytest.approx(-0.05 / 2 * covariance[1, 1], rel=1e-12)
+    assert covariance[1, 0] == pytest.approx(covariance[0, 1], rel=1e-12)
 
 
 def test_nesterov_in_a_simulation():
