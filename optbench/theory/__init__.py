@@ -35,6 +35,7 @@ from optbench.theory.spiked_additive import outlier as additive_outlier
 from optbench.theory.spiked_additive import squared_overlap as additive_overlap
 from optbench.theory.spiked_wishart import bulk_edge as wishart_edge
 from optbench.theory.spiked_wishart import outlier as wishart_outlier
+from optbench.theory.steps_to_target import steps_to_target
 
 __all__ = [
     "Contraction",
@@ -65,6 +66,7 @@ __all__ = [
     "second_moment",
     "stationary_covariance",
     "stationary_second_moment",
+    "steps_to_target",
     "wishart_edge",
     "wishart_outlier",
 ]
