@@ -4,6 +4,7 @@ Every function takes and returns plain numbers, or numpy arrays if one argument 
 """
 
 from optbench.theory.effective_batch import critical_batch, effective_batch
+from optbench.theory.greedy import GreedyStep, greedy_step, information_bound
 from optbench.theory.heavy_ball import HeavyBall, heavy_ball_modulus, polyak
 from optbench.theory.learning_rates import (
     adaptive_crossover,
@@ -39,6 +40,7 @@ from optbench.theory.steps_to_target import steps_to_target
 
 __all__ = [
     "Contraction",
+    "GreedyStep",
     "HeavyBall",
     "LinearMethod",
     "adaptive_crossover",
@@ -48,7 +50,9 @@ __all__ = [
     "effective_batch",
     "gradient_descent",
     "gradient_descent_modulus",
+    "greedy_step",
     "heavy_ball_modulus",
+    "information_bound",
     "largest_adaptive_learning_rate",
     "largest_learning_rate",
     "largest_learning_rate_at_batch",
