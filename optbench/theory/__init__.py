@@ -37,12 +37,15 @@ from optbench.theory.spiked_additive import squared_overlap as additive_overlap
 from optbench.theory.spiked_wishart import bulk_edge as wishart_edge
 from optbench.theory.spiked_wishart import outlier as wishart_outlier
 from optbench.theory.steps_to_target import steps_to_target
+from optbench.theory.tuned_steps import Spectrum, TunedSteps, harmonic_spectrum, steps_by_batch, tuned_steps
 
 __all__ = [
     "Contraction",
     "GreedyStep",
     "HeavyBall",
     "LinearMethod",
+    "Spectrum",
+    "TunedSteps",
     "adaptive_crossover",
     "additive_outlier",
     "additive_overlap",
@@ -51,6 +54,7 @@ __all__ = [
     "gradient_descent",
     "gradient_descent_modulus",
     "greedy_step",
+    "harmonic_spectrum",
     "heavy_ball_modulus",
     "information_bound",
     "largest_adaptive_learning_rate",
@@ -70,7 +74,9 @@ __all__ = [
     "second_moment",
     "stationary_covariance",
     "stationary_second_moment",
+    "steps_by_batch",
     "steps_to_target",
+    "tuned_steps",
     "wishart_edge",
     "wishart_outlier",
 ]
