@@ -14,6 +14,11 @@ from optbench.theory.learning_rates import (
     least_damping,
     mean_square_threshold,
 )
+from optbench.theory.least_squares import (
+    largest_least_squares_learning_rate,
+    least_squares_moments,
+    stationary_least_squares_moments,
+)
 from optbench.theory.noisy_quadratic import (
     LinearMethod,
     risk,
@@ -60,8 +65,10 @@ __all__ = [
     "largest_adaptive_learning_rate",
     "largest_learning_rate",
     "largest_learning_rate_at_batch",
+    "largest_least_squares_learning_rate",
     "largest_nesterov_learning_rate",
     "least_damping",
+    "least_squares_moments",
     "mean_square_threshold",
     "nesterov",
     "nesterov_modulus",
@@ -73,6 +80,7 @@ __all__ = [
     "saddle_frequency",
     "second_moment",
     "stationary_covariance",
+    "stationary_least_squares_moments",
     "stationary_second_moment",
     "steps_by_batch",
     "steps_to_target",
