@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from optbench.store import RunDirectory
+    from optbench.training.outcome import Outcome
     from optbench.training.recorder import OnEvaluation
-    from optbench.training.run import Outcome
 
 HELP = """\
 optbench: a bench for deep-learning optimizers.

@@ -2,10 +2,8 @@
 
 import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -18,48 +16,28 @@ from optbench.config import Config
 from optbench.config.run_config import RunConfig
 from optbench.data.raw import RawData
 from optbench.errors import UserError
-from optbench.objective.execution import is_out_of_memory
 from optbench.probes.drawing import draw
 from optbench.provenance import Sources, as_text, continued, environment
-from optbench.store import RunDirectory, RunLock, StoreError
+from optbench.store import RunDirectory, RunLock
 from optbench.store.claims import Claim
-from optbench.store.run_directory import State
 from optbench.system import terminal
 from optbench.system.signals import Stop, handlers_restored
 from optbench.system.terminal import RunDisplay
 from optbench.training import micro_batch
 from optbench.training.build import build_recorder, build_task, build_trainer, load_data, set_precision
-from optbench.training.costs import costs
-from optbench.training.evaluation import METRICS
 from optbench.training.launch_environment import check_ranks, launched
 from optbench.training.measured import Measured
 from optbench.training.meeting import Meeting
+from optbench.training.outcome import Outcome, details, explaining_shortage, failed, reason, telling_others
 from optbench.training.ranks import Ranks, meet, started_here
-from optbench.training.recorder import WHERE, Audience, LockLost, OnEvaluation, Recorder
+from optbench.training.recorder import Audience, OnEvaluation, Recorder
+from optbench.training.summary import summarize
 from optbench.training.task import StepTokens, Task
 
 PROGRESS_SECONDS = 2.0
 # The code as this process has imported it; files may be edited while it trains.
 _SOURCES = Sources()
 _SOURCES.read_package()
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The outcome of a run: "done", "diverged", "preempted" or "failed", with the reason; and its summary, if it has one.
-
-    "lost": another process has taken over the run. signal: the signal that stopped it. refused: the file system refused a
-    file. mirror: still at work until its `finish` is called.
-    """
-
-    state: str
-    why: str
-    summary: dict[str, Any] | None
-    directory: RunDirectory
-    mirror: trackers.Mirror | None = None
-    tracker_problem: str | None = None
-    signal: int | None = None
-    refused: bool = False
 
 
 # ---- running ----------------------------------------------------------------------------------------------------------------
@@ -102,7 +80,7 @@ def execute(resolved: Config, console: Console | None = None, on_evaluation: OnE
     directory = RunDirectory.at(config.results_dir, configuration.run_id(resolved))
     met = meet(config.trainer) if launch.world_size > 1 else None
     stop, outcome = Stop(), None
-    with _telling_others(met):
+    with telling_others(met):
         prepared = _Prepared(config, directory, console, stop, met=met, on_evaluation=on_evaluation)
         if launch.rank == 0:
             outcome = _train_locked(prepared)
@@ -110,7 +88,7 @@ def execute(resolved: Config, console: Console | None = None, on_evaluation: OnE
         raise stop.error
     if outcome is not None:
         return outcome
-    with _telling_others(met):
+    with telling_others(met):
         assert met is not None
         refusal = met.decision()
     if not refusal:
@@ -140,17 +118,6 @@ def _train_locked(prepared: "_Prepared") -> Outcome:
         return replace(outcome, tracker_problem=outcome.mirror.finish() if outcome.mirror is not None else None)
 
 
-@contextmanager
-def _telling_others(met: Meeting | None) -> Iterator[None]:
-    """Tell the other ranks why this one fails, so that they do not wait for it."""
-    try:
-        yield
-    except BaseException as error:
-        if met is not None:
-            met.report_failure(_reason(error, met.launch.rank), _details(error))
-        raise
-
-
 def execute_claimed(
     claim: Claim,
     console: Console,
@@ -171,7 +138,7 @@ def execute_claimed(
         met = meet(config.trainer) if config.trainer.ranks > 1 else None
         prepared = _Prepared(config, directory, console, stop, load, met, sharers=sharers)
     except Exception as error:
-        return _failed(directory, error, met=met)
+        return failed(directory, error, met=met)
     # The run was marked as running when it was claimed.
     return prepared.train(claim.lock)
 
@@ -185,26 +152,13 @@ def execute_as_rank(directory: RunDirectory, console: Console, stop: Stop) -> Ou
     try:
         config = RunConfig.of(configuration.thaw(directory))
         met = meet(config.trainer)
-        with _telling_others(met):
+        with telling_others(met):
             prepared = _Prepared(config, directory, console, stop, met=met)
         return prepared.follow()
     except Exception as error:
-        why = _reason(error, rank)
-        print(_details(error), file=sys.stderr, end="", flush=True)
+        why = reason(error, rank)
+        print(details(error), file=sys.stderr, end="", flush=True)
         return Outcome("failed", why, None, directory, signal=stop.signal)
-
-
-@contextmanager
-def _explaining_shortage(
-    config: RunConfig, task: Task, choice: micro_batch.MicroBatch | None, sharers: int
-) -> Iterator[None]:
-    """Raise UserError in place of an allocator's error, which names only the bytes of one tensor."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise UserError(micro_batch.shortage(config, task, error, choice, sharers)) from error
 
 
 class _Prepared:
@@ -231,7 +185,7 @@ class _Prepared:
         if self.micro_batch is not None:
             task.execution.micro_batch = self.micro_batch.examples
         self._saved_bytes = _saved_bytes(config, task) if self.micro_batch is None else self.micro_batch.saved
-        with _explaining_shortage(config, task, self.micro_batch, sharers):
+        with explaining_shortage(config, task, self.micro_batch, sharers):
             task.check(config.trainer.ranks)
         # The bench's own draws are pure functions of the seed; other packages' optimizers may use torch's generators.
         torch.manual_seed(randomness.key(config.seed, "torch"))
@@ -268,7 +222,7 @@ class _Prepared:
             self._ranks.part(in_order)
 
     def _fit(self) -> None:
-        with _telling_others(self._met), _explaining_shortage(self.config, self.task, self.micro_batch, self._sharers):
+        with telling_others(self._met), explaining_shortage(self.config, self.task, self.micro_batch, self._sharers):
             self.trainer.fit(self.task, train_dataloaders=StepTokens(self.task))
         self.part()
 
@@ -297,8 +251,8 @@ class _Prepared:
                 self._fit()
             state, why = self.recorder.outcome or "failed", self.recorder.why
         except Exception as error:
-            why = _reason(error, launched().rank)
-            print(_details(error), file=sys.stderr, end="", flush=True)
+            why = reason(error, launched().rank)
+            print(details(error), file=sys.stderr, end="", flush=True)
             self.part(in_order=False)
         return Outcome(state, why, None, self.directory, signal=self.task.stop.signal)
 
@@ -314,7 +268,7 @@ class _Prepared:
             return self._record_end()
         except BaseException as error:
             stopped = self.task.stop.signal
-            outcome = _failed(self.directory, error, stopped, self._met)
+            outcome = failed(self.directory, error, stopped, self._met)
             self.part(in_order=False)
             if self.mirror is not None:
                 self.mirror.finish(0)
@@ -354,40 +308,6 @@ class _Prepared:
         return Outcome(state, recorder.why, summary, self.directory, self.mirror, signal=self.task.stop.signal)
 
 
-def _reason(error: BaseException, rank: int = 0) -> str:
-    """The reason of a failure in one line, with the rank if it is not 0."""
-    expected = isinstance(error, StoreError | UserError)
-    why = str(error) if expected else f"{type(error).__name__}: {error}".splitlines()[0]
-    return why if rank == 0 or why.startswith("rank ") else f"rank {rank}: {why}"
-
-
-def _details(error: BaseException) -> str:
-    """The text of ``error`` for the log: a traceback, or only the message of a StoreError or UserError."""
-    return f"{error}\n" if isinstance(error, StoreError | UserError) else "".join(traceback.format_exception(error))
-
-
-def _failed(
-    directory: RunDirectory, error: BaseException, stopped: int | None = None, met: Meeting | None = None
-) -> Outcome:
-    """Record that a run ended by ``error``. A second request to stop (``stopped``) ends a run at once, as preempted.
-
-    Of several ranks, which have ``met``, the first one to fail gives the reason; the others only lose the connection to it.
-    """
-    refused = isinstance(error, StoreError)
-    why, details = _reason(error), _details(error)
-    if met is not None:
-        why, details = met.report_failure(why, details)
-    state: State = "failed" if stopped is None else "preempted"
-    if isinstance(error, LockLost):
-        return Outcome("lost", "another process took it over", None, directory)
-    # A file system that refuses the run may refuse this, too; the run then stays marked as running, without a process.
-    with suppress(StoreError, OSError):
-        with directory.log.open("a", encoding="utf-8") as log:
-            log.write(details)
-        directory.set_status(state, why)
-    return Outcome(state, why, None, directory, signal=stopped, refused=refused)
-
-
 def _device_names(trainer: pl.Trainer) -> list[str]:
     device = trainer.strategy.root_device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else environment.processor()
@@ -401,48 +321,3 @@ def _saved_bytes(config: RunConfig, task: Task) -> float | None:
             return micro_batch.saved_bytes(config, task)
     except Exception:  # a model of the user's own may raise anything
         return None
-
-
-def summarize(
-    config: RunConfig, task: Task, recorder: Recorder, code: str, saved_bytes: float | None = None
-) -> dict[str, Any]:
-    """The content of summary.json: the run, its ``code``, its outcome, its costs, and the last evaluation.
-
-    saved_bytes: those that autograd keeps of an example, None if unknown.
-    """
-    rate, rule = configuration.learning_rate(config)
-    if rate is None:
-        rate = float(task.optimizer.param_groups[0]["initial_lr"])
-    horizon = task.recipe.horizon
-    metrics = dict.fromkeys(METRICS)
-    # After divergence the last evaluation is left out, because the weights have changed since.
-    if recorder.outcome != "diverged":
-        metrics |= {name: value for name, value in recorder.evaluation.items() if name not in WHERE}
-    steps = recorder.results.get("diverged_step", task.step)
-    targets = dict.fromkeys(("steps_to_target", "samples_to_target", "seconds_to_target"))
-    return {
-        "run_id": configuration.run_id(config.text),
-        "status": recorder.outcome,
-        "why": recorder.why,
-        "code": code,
-        "optimizer": config.optimizer.label,
-        "model": config.model.label,
-        "dataset": config.dataset.label,
-        "batch": config.batch,
-        "seed": config.seed,
-        "trial": config.trial,
-        "learning_rate": rate,
-        "base_learning_rate": config.optimizer.options.get("learning_rate"),
-        "scaling_rule": rule,
-        "communication_bytes": task.communication_bytes(),
-        "parameters": sum(parameter.numel() for parameter in task.model.parameters()),
-        "steps": steps,
-        "epochs": horizon.epoch(steps),
-        "samples": horizon.plan.first_sample(steps),
-        "seconds_training": task.clock.read(),
-        **costs(config, task, recorder.measured, saved_bytes),
-        **metrics,
-        **(targets if config.budget.target is not None else {}),
-        **recorder.results,
-        **recorder.probes.summary(),
-    }

@@ -36,6 +36,7 @@ from optbench.sweep.worker.events import Event, Ready, Refused, RunEnded, RunSta
 from optbench.sweep.worker.supervisor import ALL_WELL, REFUSED, SOME_FAILED, TO_BE_RENEWED, Report, Supervisor
 from optbench.system.signals import Stop
 from optbench.training import build, run
+from optbench.training.outcome import Outcome
 
 
 class _LastData:
@@ -121,7 +122,7 @@ def work(
     return status
 
 
-def _do(claimed: Claim, stop: Stop, load: Callable[[RunConfig], RawData], report: Report, sharers: int) -> run.Outcome:
+def _do(claimed: Claim, stop: Stop, load: Callable[[RunConfig], RawData], report: Report, sharers: int) -> Outcome:
     """Train one run, and release its lock."""
     directory = claimed.directory
     report(RunStarted(directory.run_id))
