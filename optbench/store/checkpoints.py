@@ -4,20 +4,29 @@ A checkpoint is a zip archive, as torch.save makes it; the seal is the archive's
 program read the file unchanged. The seal is JSON (run_id, step, and the size and digest of the history at that step)
 between a mark and the SHA-256 of everything before it. Archives without a comment were written by earlier versions: their
 parts are checked against the archive's own checksums, and their run is unknown.
+
+What the ranks of a run divide among them is in a folder beside, such as step-120.dcp, which they write together before the
+archive; the seal then holds its name and its digest. A folder that no checkpoint names is of a process that was killed.
 """
 
 import hashlib
 import io
+import itertools
 import json
+import os
+import shutil
 import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from optbench.store.files import StoreError, read_bytes, reporting, sync_file, temporary_file
+from optbench.store.files import StoreError, read_bytes, refuse_link, reporting, sync_file, temporary_file
 
 _MARK = b"optbench checkpoint "
 _END_OF_ARCHIVE = b"PK\5\6"  # the record of 22 bytes, the last two of which are the length of the comment
 _DIGITS = hashlib.sha256().digest_size * 2
+_LONGEST_TAIL = 22 + (1 << 16)  # of an archive: the record, and the longest comment
+_BLOCK = 1 << 20
 
 
 class CheckpointRefused(StoreError):
@@ -34,12 +43,15 @@ class Seal:
 
     run_id, step: the run, and the number of steps that it had taken.
     history_bytes, history_digest: the size of history.jsonl at that step, and its digest.
+    shards, shards_digest: the folder of what the ranks divide, and its `digest`; None where they divide nothing.
     """
 
     run_id: str
     step: int
     history_bytes: int
     history_digest: str
+    shards: str | None = None
+    shards_digest: str | None = None
 
 
 class Checkpoints:
@@ -57,7 +69,8 @@ class Checkpoints:
         system refuses.
         """
         assert archive[-22:-18] == _END_OF_ARCHIVE, "not a zip archive without a comment"
-        said = _MARK + json.dumps(asdict(seal)).encode()
+        stated = {name: value for name, value in asdict(seal).items() if value is not None}
+        said = _MARK + json.dumps(stated).encode()
         comment = said + b" "
         length = (len(comment) + _DIGITS).to_bytes(2, "little")
         digest = hashlib.sha256(archive[:-2])
@@ -72,6 +85,27 @@ class Checkpoints:
                     self.last.replace(self.previous)
                 temporary.replace(self.last)
             sync_file(self.folder)
+        self.remove_unused()
+
+    def new_shards(self, step: int) -> Path:
+        """The path of a folder that does not exist yet, for what ranks divide at ``step``; `remove_unused` knows its name."""
+        with reporting("write", self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            names = (f"step-{step}{f'-{number}' if number else ''}.dcp" for number in itertools.count())
+            return next(path for path in map(self.folder.joinpath, names) if not os.path.lexists(path))
+
+    def remove_unused(self) -> None:
+        """Remove the folders of shards to which neither checkpoint refers; all stay if a seal cannot be read."""
+        with reporting("remove", self.folder):
+            folders = [path for path in self.folder.glob("*.dcp") if path.is_dir() and not path.is_symlink()]
+            if not folders:
+                return
+            seals = [_seal_at_the_end(path) for path in (self.last, self.previous) if path.exists()]
+            if None in seals:
+                return
+            for path in folders:
+                if path.name not in {seal.shards for seal in seals if seal is not None}:
+                    shutil.rmtree(path)
 
     def set_aside(self, path: Path) -> None:
         """Rename a refused checkpoint to NAME.ckpt.refused, to make room for the next ones."""
@@ -82,6 +116,43 @@ class Checkpoints:
         """Remove the checkpoint before the last, for a run that is done."""
         with reporting("remove", self.previous):
             self.previous.unlink(missing_ok=True)
+        self.remove_unused()
+
+
+def digest_of_file(path: Path) -> str:
+    """The SHA-256 of the content of ``path``, which must not be a link. Raises OSError."""
+    found = hashlib.sha256()
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        while block := file.read(_BLOCK):
+            found.update(block)
+    return found.hexdigest()
+
+
+def digest(files: Mapping[str, str]) -> str:
+    """The digest of a folder, from those of its ``files`` by name."""
+    return hashlib.sha256("".join(f"{files[name]}  {name}\n" for name in sorted(files)).encode()).hexdigest()
+
+
+def shards_of(path: Path, seal: Seal | None) -> Path | None:
+    """The folder of shards of the checkpoint ``path`` with ``seal``; None if it has none."""
+    return None if seal is None or seal.shards is None else path.with_name(Path(seal.shards).name)
+
+
+def check_shards(path: Path, seal: Seal | None) -> None:
+    """Raise `CheckpointRefused` unless the folder of shards of the checkpoint ``path`` is there, and is what was written.
+
+    Raises `StoreError` if it cannot be read at the moment.
+    """
+    folder = shards_of(path, seal)
+    if folder is None or seal is None:
+        return
+    refuse_link(folder)
+    if not folder.is_dir():
+        raise CheckpointRefused(path, f"stands on shards that are not there, {folder.name}")
+    with reporting("read", folder):
+        found = digest({each.name: digest_of_file(each) for each in sorted(folder.iterdir())})
+    if found != seal.shards_digest:
+        raise CheckpointRefused(path, f"stands on shards that are damaged, {folder.name}")
 
 
 def read(path: Path, run_id: str) -> tuple[bytes, Seal | None]:
@@ -115,6 +186,17 @@ def _read_seal(path: Path, content: bytes) -> Seal:
         return Seal(**json.loads(said))
     except (ValueError, TypeError) as error:
         raise CheckpointRefused(path, f"has a seal that cannot be read ({error})") from error
+
+
+def _seal_at_the_end(path: Path) -> Seal | None:
+    """The seal in the last bytes of ``path``, without a look at the rest; None for a checkpoint without one."""
+    with path.open("rb") as file:
+        file.seek(max(file.seek(0, os.SEEK_END) - _LONGEST_TAIL, 0))
+        tail = file.read()
+    try:
+        return _read_seal(path, tail) if _MARK in tail else None
+    except CheckpointRefused:
+        return None
 
 
 def _check_unsealed(path: Path, content: bytes) -> None:

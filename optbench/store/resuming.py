@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from optbench.store import history
-from optbench.store.checkpoints import CheckpointRefused, Seal, read
+from optbench.store.checkpoints import CheckpointRefused, Seal, check_shards, read
 from optbench.store.files import StoreError, reporting
 from optbench.store.run_directory import RunDirectory
 
@@ -75,6 +75,7 @@ def choose(run: RunDirectory, parse: Callable[[Path, bytes], dict[str, Any]]) ->
         try:
             archive, seal = read(path, run.run_id)
             state = parse(path, archive)
+            check_shards(path, seal)
             if seal is not None:
                 _check_stands(run, path, seal)
         except FileNotFoundError:

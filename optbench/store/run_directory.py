@@ -353,6 +353,7 @@ class RunDirectory:
                 if not path.name.startswith(".config."):
                     path.unlink(missing_ok=True)
         remove_orphans(self.path, "config.")
+        self.checkpoints.remove_unused()
 
     def has_leftovers(self) -> bool:
         """True if the directory holds a lock or incomplete files, of a process at work or of a killed one."""
