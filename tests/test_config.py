@@ -131,7 +131,7 @@ def test_what_is_kept_out_of_the_run_id_is_hardware_and_checks():
         ("communication", "workers"),  # of dense, where a sum of whole gradients is the same for all
         *(
             ("trainer", option)
-            for option in ("accelerator", "devices", "num_nodes", "rendezvous_seconds", "deterministic")
+            for option in ("accelerator", "devices", "num_nodes", "rendezvous_seconds", "deterministic", "sharding")
         ),
     }
 

@@ -25,6 +25,7 @@ FLOORS = [
     ["objective", "analysis"],
     ["curvature"],
     ["optimizers", "schedules.hessian", "communication"],
+    ["training.sharding"],
     ["training.averaging", "training.checkpointing", "training.launch_environment", "training.measured", "trackers"],
     ["training.meeting", "training.task"],
     ["training.evaluation", "probes"],

@@ -79,7 +79,7 @@ class Devices:
     """The devices of a run (the group `trainer`): an accelerator, and ``devices`` ranks on each of ``num_nodes`` machines.
 
     rendezvous_seconds: the longest time that ranks wait for each other. deterministic: on GPUs only kernels that repeat bit
-    for bit.
+    for bit. sharding: what the ranks divide, "none", "zero1" (the optimizer's state) or "fsdp2" (weights and gradients, too).
     """
 
     accelerator: str
@@ -87,11 +87,12 @@ class Devices:
     num_nodes: int
     rendezvous_seconds: float
     deterministic: bool
+    sharding: str = "none"
 
     @classmethod
     def of(cls, choice: Mapping[str, Any]) -> "Devices":
         """Read a composed choice of the group `trainer`."""
-        given = {"rendezvous_seconds": _RENDEZVOUS_SECONDS, **choice}
+        given = {"rendezvous_seconds": _RENDEZVOUS_SECONDS, "sharding": "none", **choice}
         return cls(**{field.name: given[field.name] for field in fields(cls)})
 
     @property

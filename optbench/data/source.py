@@ -248,9 +248,7 @@ class BatchSource:
         ``limit``: use only the first ``limit`` examples.
         """
         data = self.splits[split]
-        if self._stream is not None:
-            limit = None  # only all examples have the mean that they were made for
-        count = len(data.inputs) if limit is None else min(limit, len(data.inputs))
+        count = self._evaluated(split, limit)
         for start in range(rank * size, count, size * world_size):
             stop = min(start + size, count)
             if hasattr(data.inputs, "evaluation_batch"):
@@ -258,6 +256,16 @@ class BatchSource:
             else:
                 inputs = self._prepare(data.inputs[start:stop])
             yield inputs, inputs.flatten(1) if self.reconstruct else data.targets[start:stop]
+
+    def evaluation_batches(self, split: str, size: int, limit: int | None, rank: int, world_size: int) -> int:
+        """The number of batches that `evaluation` yields; rank 0 has the most."""
+        return len(range(rank * size, self._evaluated(split, limit), size * world_size))
+
+    def _evaluated(self, split: str, limit: int | None) -> int:
+        examples = len(self.splits[split].inputs)
+        if self._stream is not None:
+            limit = None  # only all examples have the mean that they were made for
+        return examples if limit is None else min(limit, examples)
 
 
 def _check_unit_interval(raw: RawData) -> None:

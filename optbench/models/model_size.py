@@ -1,5 +1,7 @@
 """Check the size of a model before it is built, on torch's meta device, which allocates no memory."""
 
+import copy
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -95,6 +97,16 @@ def state_copies(make_optimizer: Callable[[nn.Module], torch.optim.Optimizer]) -
     except Exception:  # the method needs an objective, or a whole network
         return 0
     return sum(value.numel() == parameter.numel() for value in state.values() if isinstance(value, torch.Tensor))
+
+
+def without_values(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` on the meta device, for which nothing is allocated."""
+    replaced: dict[int, Any] = {}
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        shape = torch.empty_like(tensor, device="meta")
+        is_parameter = isinstance(tensor, nn.Parameter)
+        replaced[id(tensor)] = nn.Parameter(shape, tensor.requires_grad) if is_parameter else shape
+    return copy.deepcopy(model, replaced)
 
 
 def described(choice: Choice) -> str:

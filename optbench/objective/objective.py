@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from optbench import randomness
 from optbench.errors import UserError
@@ -93,7 +94,8 @@ class Objective(ExampleProducts):
                 network.record_norms("hold")
             value = evaluate()
         if execution.clip_norm is not None:
-            self.gradient_norm = nn.utils.clip_grad_norm_(network.parameters, execution.clip_norm)
+            norm = nn.utils.clip_grad_norm_(network.parameters, execution.clip_norm)
+            self.gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         value = execution.mean_over_ranks(value)
         if self.value is None:
             self.value = value

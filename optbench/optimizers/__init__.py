@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from optbench.config.run_config import Choice
 from optbench.config.targets import load_target
@@ -126,6 +127,9 @@ def _fast_kernels(target: type[torch.optim.Optimizer], parameters: list[nn.Param
     if any(parameter.is_meta for parameter in parameters):
         return {}
     accepted = inspect.signature(target).parameters
+    if any(isinstance(parameter, DTensor) for parameter in parameters):
+        # Rows that ranks hold of a tensor: torch 2.13 divides no fused kernel but Adam's.
+        return {"foreach": True} if "foreach" in accepted else {}
     torchs = _torch_class(target)
     if torchs is not None and "fused" in accepted:
         kernel = f"aten::_fused_{torchs.__name__.lower()}_"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from optbench.config.run_config import Choice
 from optbench.config.targets import load_target
+from optbench.training.sharding.layout import as_part, local, part_of
 
 # The place of a tensor in a module: the table of parameters or of buffers, and the key in it.
 _Place = tuple[MutableMapping[str, Any], str]
@@ -38,7 +39,8 @@ class Average:
     model: the model to average, whose tensors may still move to another device. start: the number of steps before the
     first model that may enter.
 
-    The average is kept in at least float32, so that small changes to a bfloat16 model are not rounded away.
+    The average is kept in at least float32, so that small changes to a bfloat16 model are not rounded away. Of tensors that
+    ranks divide each has its own rows, of the average as of the model.
     """
 
     def __init__(self, model: nn.Module, start: int = 0) -> None:
@@ -51,7 +53,7 @@ class Average:
         # The modules are traversed only once: for a deep model that takes as long as the average itself.
         if model is not self._model:
             self._model, self._places = model, _places(model)
-        return [table[key] for table, key in self._places.values()]
+        return [local(table[key]) for table, key in self._places.values()]
 
     def _takes(self, made: int) -> bool:
         """True if the model enters the average after ``made`` steps."""
@@ -106,7 +108,10 @@ class Average:
 
     def state_dict(self) -> dict[str, Any]:
         """The number of models in the average, and the average by name (empty before the first)."""
-        average = dict(zip(self._places, self._average, strict=True)) if self.active else {}
+        average = {}
+        if self.active:
+            for (name, (table, key)), rows in zip(self._places.items(), self._average, strict=True):
+                average[name] = as_part(rows, table[key])
         return {"updates": self.updates, "average": average}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -115,7 +120,10 @@ class Average:
         if state["updates"] and set(average) != set(self._places):
             raise ValueError(f"the average is of another model: {sorted(set(average) ^ set(self._places))}")
         self.updates = int(state["updates"])
-        self._average = [average[name].clone() for name in self._places] if self.updates else []
+        self._average = []
+        if self.updates:
+            places = self._places.items()
+            self._average = [local(part_of(average[name], table[key])).clone() for name, (table, key) in places]
 
 
 def _kept_as(tensor: Tensor) -> torch.dtype:

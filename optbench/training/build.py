@@ -146,6 +146,7 @@ def build_task(config: RunConfig, raw: RawData, stop: Stop | None = None) -> Tas
             cached_graphs=config.cached_graphs,
         ),
         compile=config.compile,
+        sharding=config.trainer.sharding,
     )
     model = build_model(config, raw).to(source.dtype)
     checkpointing.divide(model, config.checkpointing)
@@ -234,7 +235,7 @@ def build_trainer(config: RunConfig, callbacks: list[pl.Callback], met: Meeting 
         accelerator=accelerator,
         devices=devices.devices,
         num_nodes=devices.num_nodes,
-        strategy=Ranks(devices.rendezvous_seconds, met) if devices.ranks > 1 else "auto",
+        strategy=Ranks(devices.rendezvous_seconds, met, devices.sharding != "fsdp2") if devices.ranks > 1 else "auto",
         # Otherwise Lightning would treat a single rank within a Slurm job as one of the job's tasks.
         plugins=[Cluster(devices)],
         callbacks=callbacks,

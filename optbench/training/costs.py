@@ -12,6 +12,7 @@ from optbench.config.run_config import RunConfig
 from optbench.training import flops
 from optbench.training.gpu_peaks import peak
 from optbench.training.measured import Measured
+from optbench.training.sharding import local
 from optbench.training.task import Task
 
 
@@ -19,8 +20,9 @@ def costs(config: RunConfig, task: Task, measured: Measured, saved_bytes: float 
     """The costs of the run of ``task`` so far; None for each that is unknown. ``saved_bytes``: of an example, by autograd.
 
     parameter_bytes, gradient_bytes: of all weights, and of a gradient of those that train. optimizer_state_bytes: of the
-    tensors that the optimizer keeps between steps, each storage once. activation_bytes: of the tensors that autograd keeps in a
-    forward pass of one micro-batch. flops_per_step: the mean over a period, or over the run where the batch grows.
+    tensors that the optimizer keeps between steps, each storage once. Of what ranks divide, the part of rank 0 counts.
+    activation_bytes: of the tensors that autograd keeps in a forward pass of one micro-batch. flops_per_step: the mean over a
+    period, or over the run where the batch grows.
     model_flops_per_step: of one evaluation of the loss and its gradient on a batch (see `optbench.training.flops`).
     model_flops_utilization: model FLOPs of all steps, over those that the devices could have made at their peak in the seconds
     of training (Chowdhery et al. 2022, "PaLM", arXiv 2204.02311, appendix B). evaluation_share: seconds of evaluation over
@@ -46,7 +48,7 @@ def costs(config: RunConfig, task: Task, measured: Measured, saved_bytes: float 
         **taken,
         "parameter_bytes": _bytes(parameters),
         "gradient_bytes": _bytes([parameter for parameter in parameters if parameter.requires_grad]),
-        "optimizer_state_bytes": state_bytes(task.optimizer),
+        "optimizer_state_bytes": state_bytes(task.sharding.held(task.optimizer)),
         "activation_bytes": None if saved_bytes is None else round(saved_bytes * examples),
     }
 
@@ -80,14 +82,14 @@ def _possible(config: RunConfig, device: torch.device | None, seconds: float) ->
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
     """The bytes of the tensors in the state of ``optimizer``, each storage once, and of what it keeps without saving it."""
     held = {}
-    for tensor in _tensors(optimizer.state_dict()):
+    for tensor in map(local, _tensors(optimizer.state_dict())):
         storage = tensor.untyped_storage()
         held[storage.data_ptr()] = storage.nbytes()
     return sum(held.values()) + (optimizer.unsaved_bytes() if hasattr(optimizer, "unsaved_bytes") else 0)
 
 
 def _bytes(tensors: list[Any]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return sum(local(tensor).numel() * tensor.element_size() for tensor in tensors)
 
 
 def _tensors(state: Any) -> Iterator[Tensor]:

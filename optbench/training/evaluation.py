@@ -38,6 +38,20 @@ class Evaluator:
         metrics[f"{prefix}gap_accuracy"] = train - test if test is not None and train is not None else None
         return metrics
 
+    def _keep_up(self, task: Task, split: str, limit: int | None) -> None:
+        """Pass one example through the model as often as another rank has more batches: they gather its weights together."""
+        execution, source = task.execution, task.source
+        if task.sharding.wraps or execution.world_size == 1:
+            return
+        own, most = (
+            source.evaluation_batches(split, self.batch, limit, rank, execution.world_size)
+            for rank in (execution.rank, 0)
+        )
+        for _ in range(most - own):
+            inputs, _ = next(iter(source.evaluation(split, 1, 1)))
+            with execution.autocast():
+                task.model(inputs)
+
     @torch.no_grad()
     def split(self, task: Task, split: str) -> dict[str, float | None]:
         """The mean loss and accuracy over one split; the accuracy is None if the targets define none."""
@@ -55,6 +69,7 @@ class Evaluator:
             if correct is not None:
                 graded = True
                 totals[2] += correct.double().sum()
+        self._keep_up(task, split, limit)
         task.model.train()
         if execution.world_size > 1:
             # A rank without examples of its own does not know whether the others' were graded, but the sums do.

@@ -24,21 +24,20 @@ Work that several ranks repeat counts once. With micro-batches, K-FAC may collec
 are not counted.
 """
 
-import copy
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, shape_wrapper
 
 from optbench.config.run_config import Choice, RunConfig
 from optbench.models import checkpointing, layers
+from optbench.models.model_size import without_values
 from optbench.objective import Execution, Network, Objective
 from optbench.training.flop_formulas import FORMULAS
 from optbench.training.task import Task
@@ -92,7 +91,7 @@ def _what_matters(optimizer: Choice) -> tuple[Any, ...]:
 
 
 def _counted(config: RunConfig, task: Task, batch: int) -> Flops:
-    model = _without_values(task.model)
+    model = without_values(task.sharding.blueprint or task.model)
     network = Network(model, _META)
     layers.set_ghost_batch_size(model, None)
     model.train()
@@ -125,16 +124,6 @@ def _counted(config: RunConfig, task: Task, batch: int) -> Flops:
         loss: Any = torch.zeros((), device=_META)
         own = [flops_of(lambda: optimizer.step(lambda: loss)) for _ in range(2)][-1]
         return Flops(of_model, of_model + own)
-
-
-def _without_values(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` on the meta device, for which nothing is allocated."""
-    replaced: dict[int, Any] = {}
-    for tensor in itertools.chain(model.parameters(), model.buffers()):
-        shape = torch.empty_like(tensor, device=_META)
-        is_parameter = isinstance(tensor, nn.Parameter)
-        replaced[id(tensor)] = nn.Parameter(shape, tensor.requires_grad) if is_parameter else shape
-    return copy.deepcopy(model, replaced)
 
 
 def flops_of(work: Callable[[], object]) -> int:

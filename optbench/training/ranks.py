@@ -76,19 +76,25 @@ class Cluster(ClusterEnvironment):
 
 
 class Ranks(pl.strategies.DDPStrategy):
-    """DistributedDataParallel between ranks that meet within ``seconds``."""
+    """DistributedDataParallel between ranks that meet within ``seconds``; without ``wraps`` the task divides its own model."""
 
-    def __init__(self, seconds: float, met: meeting.Meeting | None = None) -> None:
+    def __init__(self, seconds: float, met: meeting.Meeting | None = None, wraps: bool = True) -> None:
         # Running statistics are updated once a step by the mean over ranks, so that no buffers need a broadcast.
         super().__init__(broadcast_buffers=False, gradient_as_bucket_view=True)
         self.seconds = seconds
         self.meeting = met
+        self.wraps = wraps
 
     def meet(self, lost: Callable[[], str | None] = lambda: None) -> meeting.Meeting:
         """Wait for the other ranks; only the first call waits."""
         if self.meeting is None:
             self.meeting = meeting.meet(launched(), self.seconds, lost)
         return self.meeting
+
+    def configure_ddp(self) -> None:
+        """Wrap the model, unless the task divides it."""
+        if self.wraps:
+            super().configure_ddp()
 
     def setup_distributed(self) -> None:
         """Make the process group on the meeting's store; Lightning then uses it."""

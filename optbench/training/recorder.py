@@ -118,8 +118,11 @@ class Recorder(pl.Callback):
         start = resuming.choose(directory, checkpointing.parse) if self._writes else resuming.Start()
         # All ranks must load the same checkpoint, also if one of them finds it damaged or missing.
         path = trainer.strategy.broadcast(start.path)
-        state = start.state if self._writes or path is None else checkpointing.load(path, directory.run_id)
-        if state is not None:
+        state, seal = start.state, start.seal
+        if path is not None and not self._writes:
+            state, seal = checkpointing.read_archive(path, directory.run_id)
+        if path is not None and state is not None:
+            checkpointing.read_shards(path, state, seal, task.sharding.room)
             self.load_state(state["recorder"])
             task.load_training_state(state["task"])
         if self._writes:
@@ -274,11 +277,14 @@ class Recorder(pl.Callback):
     def checkpoint(self, trainer: pl.Trainer, task: Task) -> None:
         """Save all state on which later steps depend."""
         state = task.training_state() if self.directory is not None and (self._writes or task.gathers) else None
+        shards: tuple[str, ...] = ()
+        if self.directory is not None and state is not None and task.sharding.divides:
+            shards = checkpointing.write_shards(state, self.directory, task.step, task.sharding.is_part)
         if self.directory is not None and self._writes:
             assert self._digest is not None
             # The history must be on the disk before the checkpoint, because the machine may lose power in between.
             self.directory.flush()
-            seal = Seal(self.directory.run_id, task.step, *self._digest.take())
+            seal = Seal(self.directory.run_id, task.step, *self._digest.take(), *shards)
             checkpointing.save({"task": state, "recorder": self.state()}, self.directory, seal)
         self._last_checkpoint = time.monotonic()
 

@@ -29,6 +29,7 @@ from optbench.objective.oracle import OracleCalls
 from optbench.schedules import Schedule, hessian
 from optbench.schedules.momentum import MomentumSchedule
 from optbench.system.signals import Stop
+from optbench.training import sharding
 from optbench.training.averaging import Average
 
 # A single rank returns to Lightning after this time; several ranks, which must agree, after this number of steps.
@@ -75,6 +76,7 @@ class Recipe:
     seed: int = 0
     execution: Execution = field(default_factory=Execution)
     compile: bool = False
+    sharding: str = "none"
 
 
 class Task(pl.LightningModule):
@@ -90,6 +92,7 @@ class Task(pl.LightningModule):
         self.finished = False
         self.stop = stop or Stop()
         self.clock = Clock()
+        self.sharding = sharding.Sharding()
         self.losses: list[Tensor] = []  # losses of the steps since the last row of the history, on the device
         self.gradient_norms: list[Tensor] = []
         self.next_event: Callable[[int], int] = lambda step: recipe.horizon.steps
@@ -105,10 +108,12 @@ class Task(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Move the data to the model's device, and build the optimizer on the parameters there."""
         self.source.to(self.device)
+        self.sharding = sharding.build(self.recipe.sharding)
+        self.sharding.divide(self.model)
         self.network = Network(self.model, self.device)
         if self.recipe.compile:
             self.network.forward = torch.compile(self.model)
-        self.optimizer = self.recipe.make_optimizer(self.model)
+        self.optimizer = self.sharding.over(self.recipe.make_optimizer(self.model))
         self.average = self.recipe.make_average(self.model)
         self.communication = self.recipe.make_communication(self._shapes())
         if self.communication is not None:
@@ -129,6 +134,7 @@ class Task(pl.LightningModule):
         execution = self.execution
         execution.device, execution.world_size, execution.rank = self.device, self.trainer.world_size, self.global_rank
         replica = self.trainer.strategy.model
+        execution.backward = self.sharding.backward() or execution.backward
         if isinstance(replica, nn.parallel.DistributedDataParallel):
             execution.backward = _averaged_over_ranks(replica)
         self.model.train()
@@ -138,6 +144,7 @@ class Task(pl.LightningModule):
         self.execution.backward = Execution().backward
         for norm in self.network.norms if hasattr(self, "network") else ():
             norm.ranks = None
+        self.sharding.leave()
 
     # ---- training -----------------------------------------------------------------------------------------------------
 
@@ -355,19 +362,20 @@ class Task(pl.LightningModule):
     @property
     def gathers(self) -> bool:
         """True if the state is spread over several ranks."""
-        return self.communication is not None and self.execution.world_size > 1
+        return self.sharding.divides or (self.communication is not None and self.execution.world_size > 1)
 
     def training_state(self) -> dict[str, Any]:
         """All state on which later steps depend, as tensors and plain values.
 
-        What workers remember is gathered on rank 0: with ``gathers`` all ranks must call this at the same time.
+        What workers remember is gathered on rank 0: with ``gathers`` all ranks must call this at the same time. Tensors that
+        ranks divide are those of this rank.
         """
         scale = self.execution.loss_scale
         return {
             "step": self.step,
             "oracle_calls": self.calls.state_dict(),
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.sharding.optimizer_state(self.optimizer),
             "schedule": self.recipe.schedule.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
             "communication": self.communication.state_dict() if self.communication is not None else None,
@@ -384,8 +392,8 @@ class Task(pl.LightningModule):
         """Continue from ``training_state``."""
         self.step = state["step"]
         self.calls = OracleCalls.of_checkpoint(state)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.sharding.load_weights(self.model, state["model"])
+        self.sharding.load_optimizer_state(self.optimizer, state["optimizer"])
         self.recipe.schedule.load_state_dict(state["schedule"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
