@@ -6,10 +6,11 @@ from typing import Any
 from optbench.config.data_options import check_unused, hint, kind_of, target_of
 from optbench.config.derived import batch_plan, learning_rate, training_examples
 from optbench.config.durations import BatchPlan
-from optbench.config.files import choices, content_of, parts_of, path_of
+from optbench.config.files import choices
 from optbench.config.inheritance import read_choice
 from optbench.config.lengths import check_lengths
-from optbench.config.run_config import Choice, RunConfig
+from optbench.config.run_config import RunConfig
+from optbench.config.sharding import check_sharding
 from optbench.errors import UserError
 
 
@@ -63,7 +64,7 @@ def check_fit(config: RunConfig) -> None:
             "accepted: one of the two, model.checkpointing=0 or compile=false"
         )
     _check_communication(config, plan)
-    _check_sharding(config)
+    check_sharding(config)
     if model.info.get("batch_norm"):
         check_groups(config)
     if config.precision == "fp16" and (
@@ -177,65 +178,6 @@ def _check_communication(config: RunConfig, plan: BatchPlan) -> None:
             f"precision=fp16: its loss scaling and communication={communication.name} do not go together; accepted: fp64, "
             "fp32, tf32, bf16, or communication=dense"
         )
-
-
-def _check_sharding(config: RunConfig) -> None:
-    """Raise UserError if ranks cannot divide the state of the optimizer, or the weights, of this run."""
-    sharding, optimizer = config.trainer.sharding, config.optimizer
-    if sharding == "none" or config.trainer.ranks == 1:
-        return
-    typed, whole = f"trainer.sharding={sharding}", "trainer.sharding=none"
-    if sharding not in _shardings_of(optimizer):
-        if sharding == "fsdp2" and "zero1" in _shardings_of(optimizer):
-            why = "needs whole tensors, of which every rank would have rows"
-        elif optimizer.info.get("evaluations") == "several" or optimizer.info.get("family") == "second_order":
-            why = "needs the weights, gradients and products of the whole model on every rank"
-        else:
-            why = f"does not say in its file that ranks may divide it (sharding: [{sharding}] in its info)"
-        able = [name for name in choices("optimizer") if sharding in _shardings_stated(name)]
-        other = f"{whole} or zero1" if "zero1" in _shardings_of(optimizer) else whole
-        raise UserError(f"{typed}: optimizer={optimizer.name} {why}; accepted: {other}, or one of {', '.join(able)}")
-    if config.communication.target is not None:
-        raise UserError(
-            f"{typed}: communication={config.communication.name} has a memory for every worker, and workers have whole "
-            f"gradients; accepted: {whole}, or communication=dense"
-        )
-    other = f"{whole} or zero1"
-    for probe in config.probes:
-        if sharding == "fsdp2" or probe.info.get("reads_optimizer_state"):
-            needs = "all weights" if sharding == "fsdp2" else "the optimizer's whole state"
-            raise UserError(
-                f"{typed}: {probe.group.replace('probe.', 'probe=')} needs {needs} on every rank; accepted: "
-                f"{other if sharding == 'fsdp2' else whole}, or probe=none and afterwards `python -m optbench probe RUN "
-                f"{probe.group.replace('probe.', 'probe=')}`"
-            )
-    if sharding != "fsdp2":
-        return
-    if config.schedule.rule == "lanczos":
-        raise UserError(f"{typed}: schedule={config.schedule.name} needs products with the Hessian; accepted: {other}")
-    if config.compile:
-        raise UserError(f"{typed}: does not go together with compile=true; accepted: {other}, or compile=false")
-    if config.precision == "fp16":
-        raise UserError(f"{typed}: loss scaling needs whole gradients; accepted: {other}, or fp64, fp32, tf32, bf16")
-
-
-def _shardings_of(optimizer: Choice) -> list[str]:
-    """The values of ``trainer.sharding`` with which ``optimizer`` is right."""
-    if path_of("optimizer", optimizer.label) is None:  # one of a package, by its name, or whose file is gone
-        return list(optimizer.info.get("sharding", []))
-    return _shardings_stated(optimizer.label)
-
-
-def _shardings_stated(name: str) -> list[str]:
-    """Those that the file of an optimizer states, or the file that it inherits its class from: another class, another update."""
-    path = path_of("optimizer", name)
-    content = content_of(path) if path is not None else {}
-    info = content.get("info")
-    if isinstance(info, Mapping) and "sharding" in info:
-        return list(info["sharding"])
-    if "_target_" in content:
-        return []
-    return next((found for part in parts_of(content, "optimizer")[::-1] if (found := _shardings_stated(part))), [])
 
 
 def _check_momentum(config: RunConfig) -> None:

@@ -23,10 +23,11 @@ class _TooLarge(Exception):
     """Raised to stop the construction of a model that is known to be too large."""
 
 
-def check(build: Callable[[], nn.Module], what: str, where: torch.device, copies: int = 0) -> None:
+def check(build: Callable[[], nn.Module], what: str, where: torch.device, copies: float = 0) -> None:
     """Raise UserError if the model that ``build`` makes cannot fit on the device ``where``.
 
-    It counts the bytes of weights, gradients and ``copies`` more tensors of their size, such as the optimizer's state.
+    It counts the bytes of weights, gradients and ``copies`` more tensors of their size, such as the optimizer's state; fewer than
+    0 where ranks divide them.
     Counting stops when they exceed the memory, so that it takes at most seconds. A model that cannot be built on the meta
     device is not checked.
     """
@@ -54,8 +55,8 @@ def check(build: Callable[[], nn.Module], what: str, where: torch.device, copies
                 f"{what}: has more than {MOST_PARTS:,} layers and parameters (so far {memory.in_words(bytes_)} of weights); "
                 "accepted: something smaller"
             ) from None
-        needed = bytes_ * (_COPIES + copies)
-        use = " for weights, gradients and the optimizer's state" if copies else " for weights and gradients"
+        needed = int(bytes_ * (_COPIES + copies))
+        use = " for weights, gradients and the optimizer's state" if copies > 0 else " for weights and gradients"
         memory.require(needed, what, there, place, use)
     except UserError:
         raise

@@ -91,7 +91,10 @@ class TwoRanks:
         self._folder = tempfile.TemporaryDirectory(prefix="optbench-ranks-")
         folder = Path(self._folder.name)
         trainer = configuration.compose([*problem.COMMON, *_TWO_RANKS])["trainer"]
-        given = {name: {**config, "trainer": trainer} for name, config in configs.items()}
+        given = {
+            name: {**config, "trainer": {**trainer, "sharding": config["trainer"]["sharding"]}}
+            for name, config in configs.items()
+        }
         (folder / "configs.json").write_bytes(to_json(given))
         with socket.socket() as found:
             found.bind(("127.0.0.1", 0))
@@ -154,9 +157,10 @@ def train_as_rank(folder: str) -> None:
             first = str(error).splitlines()[0] if str(error) else ""
             (Path(folder) / f"{name}.txt").write_text(f"{type(error).__name__}: {first}")
             raise
+        reached = numbers(task)
         if task.global_rank == 0:
             temporary = Path(folder) / f"{name}.{os.getpid()}"
-            torch.save(numbers(task), temporary)
+            torch.save(reached, temporary)
             temporary.replace(Path(folder) / f"{name}.pt")
 
 

@@ -15,8 +15,9 @@ from optbench.config import Config, RunConfig
 from optbench.store.measured import without_measured
 from optbench.testing import problem
 from optbench.testing.outcomes import Broken
-from optbench.training import build, run
+from optbench.training import build, checkpointing, run
 from optbench.training.recorder import Audience
+from optbench.training.sharding import whole
 from optbench.training.task import StepTokens, Task
 
 
@@ -57,10 +58,11 @@ def is_dear(resolved: Config) -> bool:
 
 
 def numbers(task: Task) -> dict[str, Tensor]:
-    """Weights, running statistics and their average, by name."""
-    state = {name: tensor.detach().clone() for name, tensor in task.model.state_dict().items()}
+    """Weights, running statistics and their average, by name; ranks that divide them call this together."""
+    state = {name: whole(tensor).detach().clone() for name, tensor in task.model.state_dict().items()}
     if task.average is not None:
-        state |= {f"average of {name}": tensor for name, tensor in task.average.state_dict()["average"].items()}
+        average = task.average.state_dict()["average"]
+        state |= {f"average of {name}": whole(tensor) for name, tensor in average.items()}
     return state
 
 
@@ -114,6 +116,6 @@ def run_in(folder: Path, resolved: Config, kill_before: tuple[int, ...] = ()) ->
         outcome = run.execute(resolved)
     if outcome.state != "done" or outcome.summary is None:
         raise Broken(f"the run {outcome.state}: {outcome.why}")
-    state = torch.load(outcome.directory.checkpoint, weights_only=True)["task"]
+    state = checkpointing.load(outcome.directory.checkpoint, outcome.directory.run_id)["task"]
     rows = [without_measured(row) for row in outcome.directory.rows()]
     return Ended(without_measured(outcome.summary), rows, state, resumed)

@@ -27,6 +27,7 @@ from optbench.probes import SCHEDULE_OPTIONS, Probe, Probes, ProbeSchedule, Sche
 from optbench.schedules import momentum
 from optbench.store import RunDirectory
 from optbench.system.signals import Stop
+from optbench.training import sharding
 from optbench.training.averaging import build as build_average
 from optbench.training.evaluation import Evaluator
 from optbench.training.measured import Measured
@@ -72,11 +73,13 @@ def check_size(config: RunConfig, spec: DataSpec, make_optimizer: Callable[[nn.M
         return
     gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
     architecture = load_target(choice, nn.Module)
+    divided = sharding.kind(config.trainer.sharding, config.trainer.ranks)
     model_size.check(
         lambda: architecture(spec, **choice.options),
         model_size.described(choice),
         torch.device("cuda" if gpu else "cpu"),
-        model_size.state_copies(make_optimizer),
+        # The model is built whole, and then divided.
+        max(divided.tensors_held(model_size.state_copies(make_optimizer), config.trainer.ranks), 1.0) - 2,
     )
 
 
@@ -235,7 +238,7 @@ def build_trainer(config: RunConfig, callbacks: list[pl.Callback], met: Meeting 
         accelerator=accelerator,
         devices=devices.devices,
         num_nodes=devices.num_nodes,
-        strategy=Ranks(devices.rendezvous_seconds, met, devices.sharding != "fsdp2") if devices.ranks > 1 else "auto",
+        strategy=Ranks(devices.rendezvous_seconds, met) if devices.ranks > 1 else "auto",
         # Otherwise Lightning would treat a single rank within a Slurm job as one of the job's tasks.
         plugins=[Cluster(devices)],
         callbacks=callbacks,

@@ -18,6 +18,7 @@ from optbench.errors import UserError
 from optbench.models import checkpointing, layers, model_size
 from optbench.objective import Network
 from optbench.system import memory
+from optbench.training import sharding
 from optbench.training.build import build_task, load_data
 from optbench.training.task import Task
 
@@ -170,17 +171,20 @@ def _fixed_bytes(config: RunConfig, task: Task) -> int:
     """The bytes beside those of passes: the program, data, weights, gradients, the optimizer's state, factors."""
     optimizer = task.recipe.make_optimizer(task.model)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in task.model.parameters())
-    copies = 1 + model_size.state_copies(task.recipe.make_optimizer)
+    ranks = config.trainer.ranks
+    divided = sharding.kind(config.trainer.sharding, ranks)
+    state = float(model_size.state_copies(task.recipe.make_optimizer))
     if config.optimizer.info.get("family") == "second_order":
-        copies = max(copies, 1 + _VECTORS)
+        state = max(state, _VECTORS)
+    copies = divided.tensors_held(state, ranks)
     if task.recipe.make_average(task.model) is not None:
-        copies += 1
+        copies += divided.tensors_held(0, ranks) / 2  # as the weights
     if config.communication.target is not None:
         # Of each worker: its gradient and its error, or its weights and its optimizer's state.
         copies += config.workers // config.trainer.ranks * (2 + model_size.state_copies(task.recipe.make_optimizer))
     factors = optimizer.working_bytes() if hasattr(optimizer, "working_bytes") else 0
     program = _CONTEXT if _on_gpu(config) else _PROGRAM
-    return int(program + task.source.nbytes + weights * (1 + copies) + factors)
+    return int(program + task.source.nbytes + weights * copies + divided.bytes_gathered(task.model) + factors)
 
 
 def _available(config: RunConfig, workers: int) -> int | None:

@@ -19,6 +19,7 @@ from optbench.config.run_config import Devices
 from optbench.sweep.launchers.local import worker_environment
 from optbench.training import meeting
 from optbench.training.launch_environment import check_ranks, launched
+from optbench.training.task import Task
 
 # Ranks started here have this time to end by themselves once rank 0 has ended.
 _GRACE_SECONDS = 30.0
@@ -76,14 +77,13 @@ class Cluster(ClusterEnvironment):
 
 
 class Ranks(pl.strategies.DDPStrategy):
-    """DistributedDataParallel between ranks that meet within ``seconds``; without ``wraps`` the task divides its own model."""
+    """DistributedDataParallel, or the sharding of a `Task`, between ranks that meet within ``seconds``."""
 
-    def __init__(self, seconds: float, met: meeting.Meeting | None = None, wraps: bool = True) -> None:
+    def __init__(self, seconds: float, met: meeting.Meeting | None = None) -> None:
         # Running statistics are updated once a step by the mean over ranks, so that no buffers need a broadcast.
         super().__init__(broadcast_buffers=False, gradient_as_bucket_view=True)
         self.seconds = seconds
         self.meeting = met
-        self.wraps = wraps
 
     def meet(self, lost: Callable[[], str | None] = lambda: None) -> meeting.Meeting:
         """Wait for the other ranks; only the first call waits."""
@@ -91,10 +91,20 @@ class Ranks(pl.strategies.DDPStrategy):
             self.meeting = meeting.meet(launched(), self.seconds, lost)
         return self.meeting
 
+    def model_to_device(self) -> None:
+        """Move the model to the device of this rank; of weights that ranks divide only this rank's rows, block by block."""
+        self._task.divide(self.root_device)
+        super().model_to_device()
+
     def configure_ddp(self) -> None:
-        """Wrap the model, unless the task divides it."""
-        if self.wraps:
+        """Wrap the model, unless its sharding averages the gradients."""
+        if self._task.sharding.wraps:
             super().configure_ddp()
+
+    @property
+    def _task(self) -> Task:
+        assert isinstance(self.lightning_module, Task)
+        return self.lightning_module
 
     def setup_distributed(self) -> None:
         """Make the process group on the meeting's store; Lightning then uses it."""

@@ -105,11 +105,17 @@ class Task(pl.LightningModule):
 
     # ---- set-up: Lightning calls these once the model is on its device -------------------------------------------------
 
+    def divide(self, device: torch.device) -> None:
+        """Divide what the recipe says over the ranks of the process group, of which this one has ``device``.
+
+        A task for which nobody calls this keeps everything, as one rank by itself does.
+        """
+        self.sharding = sharding.build(self.recipe.sharding)
+        self.sharding.divide(self.model, device)
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Move the data to the model's device, and build the optimizer on the parameters there."""
         self.source.to(self.device)
-        self.sharding = sharding.build(self.recipe.sharding)
-        self.sharding.divide(self.model)
         self.network = Network(self.model, self.device)
         if self.recipe.compile:
             self.network.forward = torch.compile(self.model)

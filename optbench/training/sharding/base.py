@@ -27,8 +27,8 @@ class Sharding:
     #: The whole model on the meta device, where that cannot be copied from the model any more.
     blueprint: nn.Module | None = None
 
-    def divide(self, model: nn.Module) -> None:
-        """Divide the weights of ``model``, which is on its device; all ranks have the same."""
+    def divide(self, model: nn.Module, device: torch.device) -> None:
+        """Divide the weights of ``model``, which are the same on all ranks, and move the part of this rank to ``device``."""
 
     def over(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """The optimizer that steps in place of ``optimizer``, which has been built for all parameters and taken no step."""
@@ -44,6 +44,16 @@ class Sharding:
 
     def leave(self) -> None:
         """Drop all references to the process group, which will be destroyed."""
+
+    @classmethod
+    def tensors_held(cls, state: float, ranks: int) -> float:
+        """The tensors of the size of all weights that a rank holds: weights, gradients, and ``state`` of the optimizer."""
+        return 2 + state
+
+    @classmethod
+    def bytes_gathered(cls, model: nn.Module) -> int:
+        """The bytes that a rank holds in addition while it passes through ``model``."""
+        return 0
 
     # ---- state for checkpoints ------------------------------------------------------------------------------------------
 

@@ -32,12 +32,11 @@ class FSDP2(Sharding):
         self._weights: dict[str, Tensor] = {}  # by the names of the state dict
         self._parameters: list[Tensor] = []  # of the optimizer, in the order of its groups
 
-    def divide(self, model: nn.Module) -> None:
+    def divide(self, model: nn.Module, device: torch.device) -> None:
         """Turn the parameters into DTensors, of which each rank keeps its rows."""
         model = converted(model)
         self.blueprint = without_values(model)
-        parameter = next(model.parameters())
-        mesh = init_device_mesh(parameter.device.type, (torch.distributed.get_world_size(),))
+        mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
         for block in [*blocks(model), model]:
             # The root, too: a pass without gradients would leave it gathered, while averages change its rows.
             fully_shard(block, mesh=mesh, reshard_after_forward=True)
@@ -60,6 +59,17 @@ class FSDP2(Sharding):
             loss.backward()
 
         return backward
+
+    @classmethod
+    def tensors_held(cls, state: float, ranks: int) -> float:
+        """(2 + state) / N."""
+        return (2 + state) / ranks
+
+    @classmethod
+    def bytes_gathered(cls, model: nn.Module) -> int:
+        """The weights and gradients of the rest of the model, which outlasts its blocks, and of the largest block."""
+        sizes = [sum(map(_nbytes, block.parameters())) for block in blocks(model)]
+        return 2 * (sum(map(_nbytes, model.parameters())) - sum(sizes) + max(sizes, default=0))
 
     def leave(self) -> None:
         """Drop the reference to the divided model."""
@@ -129,6 +139,10 @@ def blocks(model: nn.Module) -> list[nn.Module]:
         for block in dict.fromkeys(found)
         if all(uses[parameter] <= set(block.modules()) for parameter in block.parameters())
     ]
+
+
+def _nbytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 def _is_container(module: nn.Module) -> bool:

@@ -12,6 +12,11 @@ def local(tensor: Tensor) -> Tensor:
     return tensor._local_tensor if isinstance(tensor, DTensor) else tensor
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """All of ``tensor``, gathered from the ranks if they divide it, which must then call this together."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
 def part_of(tensor: Tensor, like: Tensor) -> Tensor:
     """The ``tensor`` divided as ``like`` is, where it is whole and ``like`` is divided; every rank must hold it."""
     if not isinstance(like, DTensor) or isinstance(tensor, DTensor):

@@ -47,6 +47,11 @@ class ZeRO1(Sharding):
         """The optimizer for the parameters of this rank."""
         return optimizer.optim if isinstance(optimizer, ZeroRedundancyOptimizer) else optimizer
 
+    @classmethod
+    def tensors_held(cls, state: float, ranks: int) -> float:
+        """2 + state / N."""
+        return 2 + state / ranks
+
     def leave(self) -> None:
         """Drop the reference to the process group."""
         if self._optimizer is not None:
