@@ -32,6 +32,12 @@ OPTIONS = {
     "communication=power_sgd": ("communication.rank=2",),
 }
 TRAINED = [*OPTIMIZERS, *COMMUNICATIONS]
+# What ranks divide of the run of an optimizer, for all that say in their files that ranks may.
+SHARDED = [
+    f"{name} {sharding}"
+    for name in OPTIMIZERS
+    for sharding in config.read_choice("optimizer", name)["info"].get("sharding", [])
+]
 # What is tested of every optimizer below, and what is only measured or needs a device.
 APART = {"micro-batch", "ranks", "kill", "memory", "time", "device"}
 # The promises that a choice breaks, as far as it is known; each with the reason.
@@ -80,6 +86,28 @@ def two_ranks(undisturbed):
 @pytest.mark.parametrize("optimizer", TRAINED)
 def test_two_ranks_give_what_one_gives(optimizer, undisturbed, two_ranks):
     assert not invariance.ranks(undisturbed[optimizer], two_ranks, optimizer).note
+
+
+@pytest.fixture(scope="module")
+def two_ranks_that_divide(undisturbed):
+    """Two ranks that train all of them, as `two_ranks` does."""
+    configs = {}
+    for name in SHARDED:
+        optimizer, sharding = name.split()
+        chosen = undisturbed[optimizer].config
+        trainer = {**chosen["trainer"], "sharding": sharding}
+        configs[name] = {**chosen, "micro_batch": chosen["ghost_batch_size"], "trainer": trainer}
+    ranks = invariance.TwoRanks(configs)
+    yield ranks
+    ranks.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("promises")
+@pytest.mark.parametrize("name", SHARDED)
+def test_two_ranks_that_divide_give_what_one_gives(name, undisturbed, two_ranks_that_divide):
+    """In micro-batches, too, so that these make no difference either; tests/training/test_sharding.py kills such runs."""
+    assert not invariance.ranks(undisturbed[name.split()[0]], two_ranks_that_divide, name).note
 
 
 @pytest.mark.parametrize("optimizer", TRAINED)

@@ -7,7 +7,7 @@ that compares runs: `verify`, `merge`, the conformance suite and the tests.
 from collections.abc import Mapping
 from typing import Any
 
-#: Depend on the machine, on the moment or on the micro-batch; beside these, every name that contains "seconds".
+#: Depend on the machine, on the moment, on the ranks or on the micro-batch; beside these, every name that contains "seconds".
 MEASURED = frozenset(
     (
         "activation_bytes",
@@ -16,6 +16,7 @@ MEASURED = frozenset(
         "model_flops_utilization",
         "peak_device_bytes",
         "peak_host_bytes",
+        "rank_bytes",
     )
 )
 #: Follow from the configuration; summaries of earlier versions lack them.
@@ -33,7 +34,13 @@ COUNTED = frozenset(
     )
 )
 #: Of these, whole numbers, also where some runs lack them.
-INTEGERS = ("activation_bytes", "peak_device_bytes", "peak_host_bytes", *sorted(COUNTED - {"communication_bytes"}))
+INTEGERS = (
+    "activation_bytes",
+    "peak_device_bytes",
+    "peak_host_bytes",
+    "rank_bytes",
+    *sorted(COUNTED - {"communication_bytes"}),
+)
 
 
 def without_measured(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The costs of a run for its summary: memory in bytes, FLOPs, and how fast and how well the device was used."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any
 
@@ -12,7 +12,7 @@ from optbench.config.run_config import RunConfig
 from optbench.training import flops
 from optbench.training.gpu_peaks import peak
 from optbench.training.measured import Measured
-from optbench.training.sharding import local
+from optbench.training.sharding import local, state_bytes
 from optbench.training.task import Task
 
 
@@ -20,9 +20,9 @@ def costs(config: RunConfig, task: Task, measured: Measured, saved_bytes: float 
     """The costs of the run of ``task`` so far; None for each that is unknown. ``saved_bytes``: of an example, by autograd.
 
     parameter_bytes, gradient_bytes: of all weights, and of a gradient of those that train. optimizer_state_bytes: of the
-    tensors that the optimizer keeps between steps, each storage once. Of what ranks divide, the part of rank 0 counts.
-    activation_bytes: of the tensors that autograd keeps in a forward pass of one micro-batch. flops_per_step: the mean over a
-    period, or over the run where the batch grows.
+    tensors that the optimizer keeps between steps, each storage once. These are whole, whatever ranks divide; rank_bytes is
+    what rank 0 holds of them between steps. activation_bytes: of the tensors that autograd keeps in a forward pass of one
+    micro-batch. flops_per_step: the mean over a period, or over the run where the batch grows.
     model_flops_per_step: of one evaluation of the loss and its gradient on a batch (see `optbench.training.flops`).
     model_flops_utilization: model FLOPs of all steps, over those that the devices could have made at their peak in the seconds
     of training (Chowdhery et al. 2022, "PaLM", arXiv 2204.02311, appendix B). evaluation_share: seconds of evaluation over
@@ -30,6 +30,7 @@ def costs(config: RunConfig, task: Task, measured: Measured, saved_bytes: float 
     """
     taken = measured.state()  # the peak of the run, before anything is counted
     parameters = list(task.model.parameters())
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
     plan = task.recipe.horizon.plan
     seconds, samples = task.clock.read(), plan.first_sample(task.step)
     share = plan.largest // max(config.trainer.ranks, config.workers)
@@ -47,8 +48,9 @@ def costs(config: RunConfig, task: Task, measured: Measured, saved_bytes: float 
         "model_flops_utilization": of_model * task.step / possible if of_model is not None and possible else None,
         **taken,
         "parameter_bytes": _bytes(parameters),
-        "gradient_bytes": _bytes([parameter for parameter in parameters if parameter.requires_grad]),
-        "optimizer_state_bytes": state_bytes(task.sharding.held(task.optimizer)),
+        "gradient_bytes": _bytes(trained),
+        "optimizer_state_bytes": task.sharding.whole_state_bytes(task.optimizer),
+        "rank_bytes": _bytes(map(local, parameters + trained)) + state_bytes(task.sharding.held(task.optimizer)),
         "activation_bytes": None if saved_bytes is None else round(saved_bytes * examples),
     }
 
@@ -79,22 +81,5 @@ def _possible(config: RunConfig, device: torch.device | None, seconds: float) ->
     return None if rate is None else rate * seconds * config.trainer.ranks
 
 
-def state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """The bytes of the tensors in the state of ``optimizer``, each storage once, and of what it keeps without saving it."""
-    held = {}
-    for tensor in map(local, _tensors(optimizer.state_dict())):
-        storage = tensor.untyped_storage()
-        held[storage.data_ptr()] = storage.nbytes()
-    return sum(held.values()) + (optimizer.unsaved_bytes() if hasattr(optimizer, "unsaved_bytes") else 0)
-
-
-def _bytes(tensors: list[Any]) -> int:
-    return sum(local(tensor).numel() * tensor.element_size() for tensor in tensors)
-
-
-def _tensors(state: Any) -> Iterator[Tensor]:
-    if isinstance(state, Tensor):
-        yield state
-    elif isinstance(state, dict | list | tuple):
-        for value in state.values() if isinstance(state, dict) else state:
-            yield from _tensors(value)
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -145,6 +145,10 @@ class Task(pl.LightningModule):
             execution.backward = _averaged_over_ranks(replica)
         self.model.train()
 
+    def on_train_end(self) -> None:
+        """Count what ranks divide, while they are connected."""
+        self.sharding.count(self.optimizer)
+
     def leave_ranks(self) -> None:
         """Drop all references to the process group, which will be destroyed."""
         self.execution.backward = Execution().backward

@@ -15,6 +15,7 @@ from optbench.system import memory
 from optbench.testing.trained import Killed
 from optbench.training import costs, run
 from optbench.training.measured import Measured
+from optbench.training.sharding import state_bytes
 from optbench.training.task import Task
 
 TINY = ["dataset=digits", "model=mlp", "tracker=none", "progress=false", "budget.steps=6", "micro_batch=32"]
@@ -42,6 +43,7 @@ def test_bytes_of_weights_gradients_and_state(tmp_path, optimizer, numbers):
     summary = executed(tmp_path, f"optimizer={optimizer}").summary
     assert summary["parameter_bytes"] == summary["gradient_bytes"] == 4 * WEIGHTS
     assert summary["optimizer_state_bytes"] == 4 * numbers
+    assert summary["rank_bytes"] == 4 * (2 * WEIGHTS + numbers)
     assert summary.keys() >= MEASURED | COUNTED
 
 
@@ -158,4 +160,4 @@ def test_state_in_one_storage_counts_once():
     weight = torch.nn.Parameter(torch.zeros(5))
     optimizer = torch.optim.SGD([weight], lr=0.1)
     optimizer.state[weight] = {"one": base[:5], "other": base[5:]}
-    assert costs.state_bytes(optimizer) == 40
+    assert state_bytes(optimizer) == 40

@@ -4,10 +4,10 @@ import torch.distributed as dist
 
 from optbench.training.sharding.base import Sharding
 from optbench.training.sharding.fsdp2 import FSDP2
-from optbench.training.sharding.layout import local, whole
+from optbench.training.sharding.layout import local, state_bytes, whole
 from optbench.training.sharding.zero1 import ZeRO1
 
-__all__ = ["Sharding", "build", "kind", "local", "whole"]
+__all__ = ["Sharding", "build", "kind", "local", "state_bytes", "whole"]
 
 _KINDS: dict[str, type[Sharding]] = {"none": Sharding, "zero1": ZeRO1, "fsdp2": FSDP2}
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from optbench.objective.execution import Backward
+from optbench.training.sharding.layout import state_bytes
 
 #: The way to a tensor in the state of training: the keys of nested dictionaries.
 Place = tuple[str | int, ...]
@@ -41,6 +42,13 @@ class Sharding:
     def backward(self) -> Backward | None:
         """A backward pass that averages gradients over the ranks; None where DistributedDataParallel, or nobody, does it."""
         return None
+
+    def count(self, optimizer: torch.optim.Optimizer) -> None:
+        """Remember what `whole_state_bytes` needs of the other ranks; all ranks call it together, at the end of training."""
+
+    def whole_state_bytes(self, optimizer: torch.optim.Optimizer) -> int:
+        """The bytes of the optimizer's state (`state_bytes`) on all ranks that divide it, as if on one."""
+        return state_bytes(optimizer, whole=True)
 
     def leave(self) -> None:
         """Drop all references to the process group, which will be destroyed."""

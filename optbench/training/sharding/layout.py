@@ -1,5 +1,6 @@
-"""The layout of tensors of which every rank holds rows: torch's DTensor, its local part, and the same part of others."""
+"""The layout of tensors of which every rank holds rows: torch's DTensor, its local part, the same part of others, their bytes."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -39,3 +40,27 @@ def room_for(like: Tensor, dtype: torch.dtype) -> Tensor:
     """A new tensor with the shape and the division of ``like``."""
     rows: Any = torch.empty_like(local(like), dtype=dtype)
     return as_part(rows, like)
+
+
+def state_bytes(optimizer: torch.optim.Optimizer, whole: bool = False) -> int:
+    """The bytes of the tensors in the state of ``optimizer``, each storage once, and of what it keeps without saving it.
+
+    Of tensors that ranks divide, those of this rank count; if ``whole``, those of all ranks.
+    """
+    held = {}
+    for tensor in _tensors(optimizer.state_dict()):
+        own = local(tensor)
+        storage = own.untyped_storage()
+        divided = whole and own is not tensor
+        # Empty parts have no address.
+        key = storage.data_ptr() or id(tensor)
+        held[key] = tensor.numel() * tensor.element_size() if divided else storage.nbytes()
+    return sum(held.values()) + (optimizer.unsaved_bytes() if hasattr(optimizer, "unsaved_bytes") else 0)
+
+
+def _tensors(state: Any) -> Iterator[Tensor]:
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, dict | list | tuple):
+        for value in state.values() if isinstance(state, dict) else state:
+            yield from _tensors(value)

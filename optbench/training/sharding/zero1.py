@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from optbench.training.sharding.base import Place, Sharding
+from optbench.training.sharding.layout import state_bytes
 
 
 class ZeRO1(Sharding):
@@ -24,6 +25,7 @@ class ZeRO1(Sharding):
     def __init__(self) -> None:
         self._numbers: dict[Tensor, int] = {}  # of all parameters, in the order of the groups
         self._own: list[int] = []  # those of this rank, in the order of its groups
+        self._bytes = 0
         self._optimizer: ZeroRedundancyOptimizer | None = None
 
     def over(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -46,6 +48,16 @@ class ZeRO1(Sharding):
     def held(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """The optimizer for the parameters of this rank."""
         return optimizer.optim if isinstance(optimizer, ZeroRedundancyOptimizer) else optimizer
+
+    def count(self, optimizer: torch.optim.Optimizer) -> None:
+        """Add up the bytes of all ranks."""
+        counted = [0] * dist.get_world_size()
+        dist.all_gather_object(counted, state_bytes(self.held(optimizer)))
+        self._bytes = sum(counted)
+
+    def whole_state_bytes(self, optimizer: torch.optim.Optimizer) -> int:
+        """The sum over ranks that `count` has found."""
+        return self._bytes
 
     @classmethod
     def tensors_held(cls, state: float, ranks: int) -> float:
