@@ -51,6 +51,7 @@ def alone():
     return {name: (numbers(task), state_bytes(task.optimizer)) for name, task in tasks.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharding", SHARDINGS)
 def test_two_ranks_end_where_one_ends_with_a_part_of_the_bytes(tmp_path, alone, sharding):
     devices = ["trainer=ddp", f"trainer.sharding={sharding}"]
@@ -138,13 +139,15 @@ WORDS = [
 ]  # fmt: skip
 
 
-def on_two(folder, sharding, *words, stop=None):
-    """Train on two ranks; with ``stop`` rank 1 is killed before that step, and rank 0 fails."""
+def on_two(folder, sharding, *words, stop=None, before=None):
+    """Train on two ranks; with ``stop`` rank 1 is killed before that step, and ``before(rank)`` prepares another failure."""
     chosen = config.compose([*WORDS, *words, f"trainer.sharding={sharding}", f"results_dir={folder / 'results'}"])
 
     def work(rank):
         if stop is not None:
             failing(1, lambda: os.kill(os.getpid(), signal.SIGKILL), step=stop)(rank)
+        if before is not None:
+            before(rank)
         outcome = run.execute(chosen)
         print(outcome.state, outcome.why)
         assert outcome.state == "done"
@@ -153,7 +156,7 @@ def on_two(folder, sharding, *words, stop=None):
     outputs = [folder / f"rank{rank}.txt" for rank in range(2)]
     pids = [start(lambda rank=rank: work(rank), place(rank, port), outputs[rank]) for rank in range(2)]
     codes, said = end(pids), [path.read_text() for path in outputs]
-    assert (codes == [0, 0]) == (stop is None), said
+    assert (codes == [0, 0]) == (stop is None and before is None), said
     return only_run(folder)
 
 
@@ -188,22 +191,52 @@ def results(directory):
     return without_measured(directory.summary()), [without_measured(row) for row in directory.rows()]
 
 
+def killed_in(name, rank_that_dies, step):
+    """Rank ``rank_that_dies`` is killed as it calls ``checkpointing.name`` for the checkpoint of ``step``."""
+
+    def before(rank):
+        write_shards, function = checkpointing.write_shards, getattr(checkpointing, name)
+        present = []
+
+        def remember(state, directory, at, is_part):
+            present.append(at)
+            return write_shards(state, directory, at, is_part)
+
+        def die(*arguments, **options):
+            if present[-1] == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **options)
+
+        if rank == rank_that_dies:
+            checkpointing.write_shards = remember
+            setattr(checkpointing, name, die)
+
+    return before
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("sharding", SHARDINGS)
-def test_a_killed_run_ends_bit_for_bit_where_an_undisturbed_one_does(tmp_path, sharding):
+def test_a_run_that_is_killed_in_a_checkpoint_ends_bit_for_bit_where_an_undisturbed_one_does(tmp_path, sharding):
+    """Once when all shards are written and the checkpoint is not, and once when only one of the ranks has written its own."""
+
+    def kept(directory):
+        return {path.name for path in directory.checkpoints.folder.iterdir()}
+
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
     whole = on_two(tmp_path / "whole", sharding)
-    killed = on_two(tmp_path / "killed", sharding, stop=5)
-    assert {path.name for path in killed.checkpoints.folder.iterdir()} == {
-        "last.ckpt", "previous.ckpt", "step-4.dcp", "step-2.dcp",
-    }  # fmt: skip
-    killed = on_two(tmp_path / "killed", sharding)
+    killed = on_two(tmp_path / "killed", sharding, before=killed_in("save", 0, step=4))
+    assert kept(killed) == {"last.ckpt", "step-2.dcp", "step-4.dcp"}
+    on_two(tmp_path / "killed", sharding, before=killed_in("save_tensors", 1, step=6))
+    assert kept(killed) >= {"last.ckpt", "previous.ckpt", "step-2.dcp", "step-4.dcp"}
+    assert state_of(killed)["step"] == 4
+    on_two(tmp_path / "killed", sharding)
     found, expected = dict(tensors(state_of(killed))), dict(tensors(state_of(whole)))
     assert {name.split("/")[1] for name in expected} >= {"model", "optimizer", "average"}
     assert found.keys() == expected.keys()
     assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
     assert results(killed) == results(whole)
-    assert {path.name for path in killed.checkpoints.folder.iterdir()} == {"last.ckpt", "step-8.dcp"}
+    assert kept(killed) == {"last.ckpt", "step-8.dcp"}
 
 
 @pytest.fixture(scope="module")
@@ -219,12 +252,14 @@ def on_one_fp64(folder):
     return outcome.directory
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_sharding_and_number_of_ranks(tmp_path, undisturbed):
     for sharding, stop in (("none", 3), ("zero1", 5), ("fsdp2", 7)):
         on_two(tmp_path, sharding, "precision=fp64", stop=stop)
     close(state_of(on_one_fp64(tmp_path)), undisturbed)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_fsdp2_with_zero1(tmp_path, undisturbed):
     on_two(tmp_path, "fsdp2", "precision=fp64", stop=5)
     close(state_of(on_two(tmp_path, "zero1", "precision=fp64")), undisturbed)
@@ -332,3 +367,25 @@ def test_what_ranks_cannot_divide_is_refused_by_name(words, why):
         )
     # One rank divides nothing.
     config.compose(["dataset=digits", "model=mlp", "optimizer=sgd", *rest, f"trainer.sharding={sharding}"])
+
+
+OWN = {
+    "same": ("defaults: [adam]\nbeta1: 0.5\n", True),
+    "other_class": ("defaults: [adam]\n_target_: torch.optim.Adamax\n", False),
+    "stated": ("defaults: [adam]\n_target_: torch.optim.Adamax\ninfo: {sharding: [zero1]}\n", True),
+    "heir": ("defaults: [other_class]\nbeta1: 0.5\n", False),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_class_of_ones_own_states_anew_that_ranks_may_divide_its_state(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("OPTBENCH_CONF", str(tmp_path))
+    (tmp_path / "optimizer").mkdir()
+    for each, (content, _) in OWN.items():
+        (tmp_path / "optimizer" / f"{each}.yaml").write_text(content)
+    words = ["dataset=digits", "model=mlp", f"optimizer={name}", "trainer=ddp", "trainer.sharding=zero1"]
+    if OWN[name][1]:
+        assert config.compose(words)["trainer"]["sharding"] == "zero1"
+    else:
+        with pytest.raises(UserError, match=rf"optimizer={name} does not say in its file"):
+            config.compose(words)
