@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from optbench import config
+from optbench.config import RunConfig
 from optbench.errors import UserError
 from optbench.probes import posthoc
 from optbench.store import StoreError
@@ -18,7 +19,8 @@ from optbench.store.checkpoints import digest, digest_of_file, read
 from optbench.store.measured import without_measured
 from optbench.testing import problem
 from optbench.testing.trained import numbers, trained
-from optbench.training import checkpointing, run
+from optbench.training import checkpointing, micro_batch, run
+from optbench.training.build import build_task, load_data
 from optbench.training.sharding import build, local, state_bytes
 from optbench.training.sharding.fsdp2 import blocks
 from tests.training.test_ranks import end, failing, free_port, only_run, place, start
@@ -92,11 +94,12 @@ def test_an_optimizer_over_zero1_is_torchs_own_bit_for_bit(tmp_path):
         dist.init_process_group("gloo")
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
-        for method, options in ((torch.optim.AdamW, {"lr": 0.1}), (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9})):
+        sgd, adagrad = torch.optim.SGD, torch.optim.Adagrad  # which has its state from the beginning
+        for method, options in ((torch.optim.AdamW, {}), (sgd, {"momentum": 0.9}), (adagrad, {})):
             mine, theirs = copy.deepcopy(model), copy.deepcopy(model)
             zero1 = build("zero1")
-            optimizer = zero1.over(method([{"params": list(mine[i].parameters())} for i in (0, 2)], **options))
-            reference = method(theirs.parameters(), **options)
+            optimizer = zero1.over(method([{"params": list(mine[i].parameters())} for i in (0, 2)], lr=0.1, **options))
+            reference = method(theirs.parameters(), lr=0.1, **options)
             for step in range(4):
                 inputs = torch.randn(6, 5, generator=torch.Generator().manual_seed(step))
                 for group in [*optimizer.param_groups, *reference.param_groups]:
@@ -157,13 +160,10 @@ def on_two(folder, sharding, *words, stop=None, before=None):
     pids = [start(lambda rank=rank: work(rank), place(rank, port), outputs[rank]) for rank in range(2)]
     codes, said = end(pids), [path.read_text() for path in outputs]
     assert (codes == [0, 0]) == (stop is None and before is None), said
-    return only_run(folder)
-
-
-def on_one(folder):
-    outcome = run.execute(config.compose([*WORDS, "trainer.devices=1", f"results_dir={folder / 'results'}"]))
-    assert outcome.state == "done", outcome.why
-    return outcome.directory
+    directory = only_run(folder)
+    if stop is not None:
+        assert state_of(directory)["step"] == stop - 1, said
+    return directory
 
 
 def state_of(directory, name="last"):
@@ -245,18 +245,21 @@ def undisturbed(tmp_path_factory):
     return state_of(directory)
 
 
-def on_one_fp64(folder):
-    words = [*WORDS, "precision=fp64", "trainer.devices=1", f"results_dir={folder / 'results'}"]
+def on_one_fp64(folder, *words):
+    words = [*WORDS, "precision=fp64", *words, "trainer.devices=1", f"results_dir={folder / 'results'}"]
     outcome = run.execute(config.compose(words))
     assert outcome.state == "done", outcome.why
     return outcome.directory
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_another_sharding_and_number_of_ranks(tmp_path, undisturbed):
+def test_a_run_goes_on_with_another_sharding_and_number_of_ranks(tmp_path):
+    """With a method whose kernels differ: torch's fused SGD does not take rows of tensors."""
+    (tmp_path / "whole").mkdir()
     for sharding, stop in (("none", 3), ("zero1", 5), ("fsdp2", 7)):
-        on_two(tmp_path, sharding, "precision=fp64", stop=stop)
-    close(state_of(on_one_fp64(tmp_path)), undisturbed)
+        on_two(tmp_path, sharding, "precision=fp64", "optimizer=momentum", stop=stop)
+    whole = on_one_fp64(tmp_path / "whole", "optimizer=momentum")
+    close(state_of(on_one_fp64(tmp_path, "optimizer=momentum")), state_of(whole))
 
 
 @pytest.mark.slow
@@ -389,3 +392,17 @@ def test_a_class_of_ones_own_states_anew_that_ranks_may_divide_its_state(tmp_pat
     else:
         with pytest.raises(UserError, match=rf"optimizer={name} does not say in its file"):
             config.compose(words)
+
+
+def test_the_bytes_for_micro_batches_are_those_of_what_a_rank_holds():
+    """Of Adam's 4 + 4 + 8 bytes a weight and the average's 4; fsdp2 gathers the largest block, 64 x 128 and its bias."""
+    words = ["dataset=digits", "model=mlp", "optimizer=adam", "averaging=ema", "trainer=ddp", "trainer.devices=4"]
+    fixed = {}
+    for sharding in ("none", *SHARDINGS):
+        read_once = RunConfig.of(config.compose([*words, f"trainer.sharding={sharding}"]))
+        task = build_task(read_once, load_data(read_once))
+        fixed[sharding] = micro_batch._fixed_bytes(read_once, task)
+    weights = 64 * 128 + 128 + 128 * 10 + 10
+    assert fixed["none"] - fixed["zero1"] == weights * 8 * 3 // 4
+    gathered = 2 * 4 * (64 * 128 + 128)
+    assert fixed["none"] - fixed["fsdp2"] == weights * 20 * 3 // 4 - gathered
