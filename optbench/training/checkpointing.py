@@ -7,8 +7,6 @@ The keys of that folder are the places of tensors in the state, as JSON.
 
 import io
 import json
-import pickle
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +14,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
-from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 
-from optbench.store import RunDirectory, StoreError
+from optbench.store import RunDirectory
 from optbench.store.checkpoints import (
     CheckpointRefused,
     Seal,
@@ -36,20 +29,8 @@ from optbench.store.files import reporting, sync_file
 from optbench.training.sharding.base import Place
 
 State = dict[str, Any]
-_DESCRIPTION = ".metadata"  # the file in which torch.distributed.checkpoint describes a folder
 #: The place, shape and type of a divided tensor -> a new tensor for what is needed of it; None if nothing is.
 Room = Callable[[Place, torch.Size, torch.dtype], Tensor | None]
-# What the description of a folder of shards may consist of; a pickle with anything else is not read.
-_METADATA = {
-    "torch.distributed.checkpoint.metadata": {
-        "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta", "TensorProperties", "TensorStorageMetadata",
-        "_MEM_FORMAT_ENCODING",
-    },
-    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
-    "torch": {"Size", "bfloat16", "bool", "float16", "float32", "float64", "int16", "int32", "int64", "int8", "uint8"},
-    "torch.serialization": {"_get_layout"},
-    "pathlib": {"Path", "PosixPath"},
-}  # fmt: skip
 
 
 def save(state: State, run: RunDirectory, seal: Seal) -> None:
@@ -67,18 +48,16 @@ def write_shards(
 
     Returns the folder's name and digest once all of it is on the disk. Raises StoreError if the file system refuses.
     """
+    from optbench.training import shard_files
+
     given = [run.checkpoints.new_shards(step) if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(given)
     (folder,) = given
     assert folder is not None
     parts: dict[str, Tensor] = {}
     _take_out(state, (), is_part, parts)
-    try:
-        save_tensors(parts, storage_writer=FileSystemWriter(folder, sync_files=True))
-    except CheckpointException as error:
-        rank, (reason, _) = next(iter(error.failures.items()))
-        raise StoreError(f"cannot write {folder}: rank {rank}: {reason}") from error
-    names = [f"__{dist.get_rank()}_*"] + ([_DESCRIPTION] if dist.get_rank() == 0 else [])
+    shard_files.write(folder, parts)
+    names = [f"__{dist.get_rank()}_*"] + ([shard_files.DESCRIPTION] if dist.get_rank() == 0 else [])
     with reporting("read", folder):
         own = {path.name: digest_of_file(path) for name in names for path in folder.glob(name)}
         sync_file(folder)
@@ -126,19 +105,11 @@ def read_shards(path: Path, state: State, seal: Seal | None, room: Room) -> None
     folder = shards_of(path, seal)
     if folder is None:
         return
+    # Not at the top: few runs have shards, and torch.distributed.checkpoint takes a tenth of a second of every process.
+    from optbench.training import shard_files
+
     try:
-        reader = _Reader(folder)
-        wanted = {}
-        for key, stored in reader.read_metadata().state_dict_metadata.items():
-            if not isinstance(stored, TensorStorageMetadata):
-                raise pickle.UnpicklingError(f"{key} is no tensor")
-            tensor = room(tuple(json.loads(key)), stored.size, stored.properties.dtype)
-            if tensor is not None:
-                wanted[key] = tensor
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            if wanted:
-                load_tensors(wanted, storage_reader=reader, no_dist=True)
+        wanted = shard_files.read(folder, lambda key, shape, dtype: room(tuple(json.loads(key)), shape, dtype))
     except Exception as error:  # the type depends on the place of the damage
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointRefused(path, f"stands on shards that cannot be read, {folder.name}: {first}") from error
@@ -148,25 +119,6 @@ def read_shards(path: Path, state: State, seal: Seal | None, room: Room) -> None
         for each in place:
             inner = inner.setdefault(each, {})
         inner[name] = tensor
-
-
-class _Reader(FileSystemReader):
-    """Reads the description of a folder without running code in it, which torch's own reader would do."""
-
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        with (Path(self.path) / _DESCRIPTION).open("rb") as file:
-            metadata = _Unpickler(file).load()
-        if not isinstance(metadata, Metadata) or metadata.storage_meta is None:
-            raise pickle.UnpicklingError("it describes no checkpoint")
-        metadata.storage_meta.load_id = self.load_id
-        return metadata
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if name not in _METADATA.get(module, ()):
-            raise pickle.UnpicklingError(f"it names {module}.{name}")
-        return super().find_class(module, name)
 
 
 def load(path: Path, run_id: str) -> State:

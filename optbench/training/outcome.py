@@ -36,6 +36,10 @@ class Outcome:
     refused: bool = False
 
 
+class MemoryShortage(UserError):
+    """Memory ran out while a run was trained; the cause is the allocator's error."""
+
+
 def reason(error: BaseException, rank: int = 0) -> str:
     """The reason of a failure in one line, with the rank if it is not 0."""
     expected = isinstance(error, StoreError | UserError)
@@ -44,7 +48,12 @@ def reason(error: BaseException, rank: int = 0) -> str:
 
 
 def details(error: BaseException) -> str:
-    """The text of ``error`` for the log: a traceback, or only the message of a StoreError or UserError."""
+    """The text of ``error`` for the log: a traceback, or only the message of a StoreError or UserError.
+
+    Where memory ran out it is both: the place tells which tensor was too large.
+    """
+    if isinstance(error, MemoryShortage) and error.__cause__ is not None:
+        return details(error.__cause__) + f"{error}\n"
     return f"{error}\n" if isinstance(error, StoreError | UserError) else "".join(traceback.format_exception(error))
 
 
@@ -85,10 +94,10 @@ def telling_others(met: Meeting | None) -> Iterator[None]:
 def explaining_shortage(
     config: RunConfig, task: Task, choice: micro_batch.MicroBatch | None, sharers: int
 ) -> Iterator[None]:
-    """Raise UserError in place of an allocator's error, which names only the bytes of one tensor."""
+    """Raise MemoryShortage for an allocator's error, which names only the bytes of one tensor."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise UserError(micro_batch.shortage(config, task, error, choice, sharers)) from error
+        raise MemoryShortage(micro_batch.shortage(config, task, error, choice, sharers)) from error

@@ -216,7 +216,10 @@ def test_the_rank_that_fails_says_why_and_only_rank_0_writes_it(tmp_path, rank):
     assert codes == [1, 1], outputs
     directory = only_run(tmp_path)
     assert directory.status().state == "failed"
-    assert directory.status().why == ("rank 1: " if rank else "") + "MemoryError: no room on this rank"
+    why = directory.status().why
+    assert why.startswith("rank 1: memory ran out at " if rank else "memory ran out at ")
+    assert "(no room on this rank; expected was micro_batch=" in why
+    assert "; accepted: micro_batch=" in why
     log = directory.log.read_text()
     assert "in no_room" in log
     assert log.count("Traceback") == 1

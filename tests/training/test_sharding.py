@@ -19,7 +19,7 @@ from optbench.store.checkpoints import digest, digest_of_file, read
 from optbench.store.measured import without_measured
 from optbench.testing import problem
 from optbench.testing.trained import numbers, trained
-from optbench.training import checkpointing, micro_batch, run
+from optbench.training import checkpointing, micro_batch, run, shard_files
 from optbench.training.build import build_task, load_data
 from optbench.training.sharding import build, local, state_bytes
 from optbench.training.sharding.fsdp2 import blocks
@@ -191,11 +191,11 @@ def results(directory):
     return without_measured(directory.summary()), [without_measured(row) for row in directory.rows()]
 
 
-def killed_in(name, rank_that_dies, step):
-    """Rank ``rank_that_dies`` is killed as it calls ``checkpointing.name`` for the checkpoint of ``step``."""
+def killed_in(module, name, rank_that_dies, step):
+    """Rank ``rank_that_dies`` is killed as it calls ``module.name`` for the checkpoint of ``step``."""
 
     def before(rank):
-        write_shards, function = checkpointing.write_shards, getattr(checkpointing, name)
+        write_shards, function = checkpointing.write_shards, getattr(module, name)
         present = []
 
         def remember(state, directory, at, is_part):
@@ -209,7 +209,7 @@ def killed_in(name, rank_that_dies, step):
 
         if rank == rank_that_dies:
             checkpointing.write_shards = remember
-            setattr(checkpointing, name, die)
+            setattr(module, name, die)
 
     return before
 
@@ -225,9 +225,9 @@ def test_a_run_that_is_killed_in_a_checkpoint_ends_bit_for_bit_where_an_undistur
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
     whole = on_two(tmp_path / "whole", sharding)
-    killed = on_two(tmp_path / "killed", sharding, before=killed_in("save", 0, step=4))
+    killed = on_two(tmp_path / "killed", sharding, before=killed_in(checkpointing, "save", 0, step=4))
     assert kept(killed) == {"last.ckpt", "step-2.dcp", "step-4.dcp"}
-    on_two(tmp_path / "killed", sharding, before=killed_in("save_tensors", 1, step=6))
+    on_two(tmp_path / "killed", sharding, before=killed_in(shard_files, "write", 1, step=6))
     assert kept(killed) >= {"last.ckpt", "previous.ckpt", "step-2.dcp", "step-4.dcp"}
     assert state_of(killed)["step"] == 4
     on_two(tmp_path / "killed", sharding)
