@@ -17,12 +17,11 @@ import torch
 from torch import Generator, Tensor
 
 from optbench import randomness
+from optbench.data.normal_rows import NormalRows
 from optbench.data.raw import RawData, Split
 from optbench.data.spec import DataSpec
 from optbench.errors import UserError
 from optbench.system import memory
-
-_BLOCK = 2**14  # numbers drawn at a time: enough to hide the cost of a call, few enough to stay in a cache
 
 
 @dataclass(frozen=True)
@@ -48,18 +47,14 @@ class NoiseStream:
         self.examples, self.problem, self.scale, self.level = examples, problem, scale, level
         self.evaluation = evaluation
         self._scale = scale  # in the type of the last batch
-        self._width = len(scale) + problem.multiplicative
-        self._rows = max(_BLOCK // self._width, 1)
-        self._block: tuple[tuple[int, int], Tensor] | None = (
-            None  # the last one that was kept, with its seed and number
-        )
+        self._normal = NormalRows(len(scale) + problem.multiplicative)
 
     def __len__(self) -> int:
         return self.examples
 
     def train_batch(self, first: int, count: int, seed: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The inputs and targets of the examples ``first .. first + count - 1`` of the run with ``seed``, on the CPU."""
-        drawn = self._normal(first, count, seed, dtype)
+        drawn = self._normal.draw(first, count, seed, dtype)
         if self._scale.dtype != dtype:
             self._scale = self.scale.to(dtype)
         if not self.problem.multiplicative:
@@ -68,30 +63,6 @@ class NoiseStream:
         if self.problem.rotation is not None:
             inputs = inputs @ self.problem.rotation.to(dtype).T
         return inputs, self.level * drawn[:, -1:]
-
-    def _normal(self, first: int, count: int, seed: int, dtype: torch.dtype) -> Tensor:
-        """Rows ``first .. first + count - 1`` of the standard normal numbers of a run, drawn in blocks of rows."""
-        found, at = torch.empty(count, self._width), 0  # in float32, which takes a sixth of the time
-        while at < count:
-            number, start = divmod(first + at, self._rows)
-            part = found[at : at + self._rows - start]
-            if len(part) == self._rows:
-                self._draw(part, seed, number)
-            else:
-                part.copy_(self._kept(seed, number)[start : start + len(part)])
-            at += len(part)
-        return found.to(dtype)
-
-    def _kept(self, seed: int, number: int) -> Tensor:
-        """A block of which batches take parts."""
-        if self._block is None or self._block[0] != (seed, number):
-            rows = torch.empty(self._rows, self._width)
-            self._draw(rows, seed, number)
-            self._block = (seed, number), rows
-        return self._block[1]
-
-    def _draw(self, rows: Tensor, seed: int, number: int) -> None:
-        rows.normal_(generator=randomness.generator(seed, "noise of examples", number))
 
 
 def load(

@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 
 from optbench import config
-from optbench.data import quadratic
+from optbench.data import normal_rows
 from optbench.data.quadratic import eigenvalues_of, haar_rotation, load
 from optbench.data.source import BatchSource
 from optbench.errors import UserError
@@ -121,7 +121,7 @@ def test_gradients_have_the_stated_mean_and_covariance(noise, rotation):
 
 
 def test_examples_are_functions_of_the_seed_and_their_number(monkeypatch):
-    monkeypatch.setattr(quadratic, "_BLOCK", 40)  # five rows at a time
+    monkeypatch.setattr(normal_rows, "_BLOCK", 40)  # five rows at a time
     raw = load("", dimension=7, noise="multiplicative", examples=10)
     source = BatchSource(raw, seed=2, dtype=torch.float64)
     whole = source.batch(3, 24, 12)
