@@ -116,14 +116,14 @@ def test_the_facts_that_decide_what_fits_are_of_the_accepted_words():
     for name in choices("model"):
         info = read_choice("model", name)["info"]
         assert info["accepts"]
-        assert set(info["accepts"]) <= {"image", "sequence", "tokens", "table", "noise"}
+        assert set(info["accepts"]) <= {"image", "sequence", "tokens", "table", "noise", "problem"}
         assert isinstance(info["batch_norm"], bool)
     for name in choices("dataset"):
         info = read_choice("dataset", name)["info"]
-        assert info["kind"] in ("image", "sequence", "tokens", "table", "noise")
-        assert info["target"] in ("class", "class_per_step", "real", "none")
+        assert info["kind"] in ("image", "sequence", "tokens", "table", "noise", "problem")
+        assert info["target"] in ("class", "class_per_step", "real", "value", "none")
         assert info["download"] in ("needed", "none")
-    kinds = {"class", "class_per_step", "real"}
+    kinds = {"class", "class_per_step", "real", "value"}
     losses = {name: read_choice("loss", name)["info"] for name in choices("loss")}
     chosen = losses.pop("auto")["chooses"]
     assert chosen.keys() == kinds | {"none", "reconstruction"}
@@ -138,10 +138,15 @@ def test_the_facts_that_decide_what_fits_are_of_the_accepted_words():
 
 # ---- every model on every kind of data that it accepts ---------------------------------------------------------------------
 
+PROBLEMS = (
+    "rosenbrock", "nesterov_skokov", "beale", "branin", "pl_sine", "star_convex", "saddle", "phase_retrieval",
+    "matrix_factorization", "tensor_decomposition", "deep_linear",
+)  # fmt: skip
 SMALL_DATA = {
     "digits": {"train_limit": 16},
     "curves": {"examples": 24, "validation": 8},
     "quadratic": {"dimension": 12, "examples": 16},
+    **{name: {"examples": 16, "noise": 0.1} for name in PROBLEMS},
     "natpatch": {"examples": 20, "validation": 10},
     "adding": {"length": 12, "examples": 16, "validation": 8},
     "multiplication": {"length": 12, "examples": 16, "validation": 8},
@@ -192,7 +197,7 @@ def data(name):
 
 
 def fitting_model(dataset):
-    names = {"image": "mlp", "sequence": "rnn", "tokens": "gpt", "noise": "quadratic"}
+    names = {"image": "mlp", "sequence": "rnn", "tokens": "gpt", "noise": "quadratic", "problem": "problem"}
     return read_choice(
         "model", "autoencoder" if dataset["info"]["target"] == "none" else names[dataset["info"]["kind"]]
     )
@@ -269,6 +274,9 @@ def test_every_choice_of_the_other_groups_takes_a_step(group):
             chosen["model"] = read_choice("model", "irnn")
         if group == "loss" and name == "bernoulli":
             chosen["model"] = read_choice("model", "autoencoder")
+        if group == "loss" and name == "value":
+            chosen["model"] = read_choice("model", "problem")
+            chosen["dataset"] = read_choice("dataset", "beale") | SMALL_DATA["beale"]
         if group == "loss" and name == "mse":
             chosen["model"] = read_choice("model", "rnn")
             chosen["dataset"] = read_choice("dataset", "adding") | SMALL_DATA["adding"]
@@ -286,6 +294,7 @@ def test_every_choice_of_the_other_groups_takes_a_step(group):
 def test_every_model_at_its_full_size_is_built_without_its_numbers(name):
     """What SMALL_MODELS shrinks above is at least built as its file says."""
     from optbench.data import quadratic
+    from optbench.data.problems import beale
     from optbench.data.spec import DataSpec
 
     choice = read_choice("model", name)
@@ -295,6 +304,7 @@ def test_every_model_at_its_full_size_is_built_without_its_numbers(name):
         "tokens": DataSpec("tokens", (20,), 50, "class_per_step", vocabulary=50),
         "table": DataSpec("table", (7,), 3),
         "noise": quadratic.load("", dimension=7).spec,
+        "problem": beale.load("").spec,
     }
     for kind in choice["info"]["accepts"]:
         with torch.device("meta"):

@@ -21,12 +21,12 @@ _TITLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,59}")
 
 
 def kind_of(dataset: Mapping[str, Any]) -> str:
-    """The kind of the examples: image, sequence, tokens or table."""
+    """The kind of the examples: image, sequence, tokens, table, noise or problem."""
     return _by_option(dataset, "kind")
 
 
 def target_of(dataset: Mapping[str, Any]) -> str:
-    """The kind of the targets: class, class_per_step, real or none."""
+    """The kind of the targets: class, class_per_step, real, value or none."""
     return _by_option(dataset, "target")
 
 

@@ -51,7 +51,7 @@ def _check_split(split: Split, raw: RawData, where: str) -> None:
     if not isinstance(targets, Tensor) or len(targets) != len(inputs):
         there = "no" if targets is None else str(len(targets))
         raise UserError(f"{where}: has {there} targets for {len(inputs)} examples; must be as many")
-    if spec.target == "real":
+    if spec.target in ("real", "value"):
         _check_finite(targets, f"{where}: the targets")
         return
     if targets.dtype != torch.int64 or targets.ndim != (1 if spec.target == "class" else 2):

@@ -27,6 +27,17 @@ NO_DOWNLOAD = (
     "curves",
     "natpatch",
     "quadratic",
+    "rosenbrock",
+    "nesterov_skokov",
+    "beale",
+    "branin",
+    "pl_sine",
+    "star_convex",
+    "saddle",
+    "phase_retrieval",
+    "matrix_factorization",
+    "tensor_decomposition",
+    "deep_linear",
 )
 SYSTEM_FOLDER = Path("/usr/share/datasets")  # the folder of Debian's dataset-* packages
 TIMEOUT = 20.0  # seconds without a byte

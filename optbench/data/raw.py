@@ -56,7 +56,8 @@ class Split:
     inputs: images uint8 (N, C, H, W), or of a floating-point type in a unit of their own; rows of tables of a floating-point
     type (N, F), already normalized; sequences float32 (N, T, F); tokens int64 (N, T); an ``ImageStream`` of N images; or, of
     training examples, an ``ExampleStream``, without targets.
-    targets: int64 (N,); int64 (N, T), where -100 means no target; float32 (N, outputs); or None.
+    targets: int64 (N,); int64 (N, T), where -100 means no target; float32 (N, outputs), or (N, 0) where outputs are losses; or
+    None.
     """
 
     inputs: Any

@@ -8,11 +8,12 @@ be differentiated twice. float16 and bfloat16 outputs are converted to float32 f
     class_per_step    (n, steps, classes)      int64 (n, steps); -100: no target at this step
     real              (n, outputs)             (n, outputs)
     a reconstruction  (n, *shape) or flat      the inputs, (n, *shape) or flat
+    value             (n, 1)                   (n, 0), without numbers
 
 Curvature in the outputs. H_n, the Hessian of the loss of example n in the outputs of example n, comes as a square root B_n,
 B_n B_n^T = H_n. The training loss being the mean over the N examples, its Gauss-Newton matrix is 1/N sum_n J_n^T H_n J_n;
 the factor 1/N is not in H_n. With targets at every step, H_n has one block for each of the T_n steps that have a target,
-1/T_n times the Hessian of that step's loss, and zeros elsewhere. All three losses are negative log-likelihoods of
+1/T_n times the Hessian of that step's loss, and zeros elsewhere. All losses but `Value` are negative log-likelihoods of
 distributions of the exponential family with the outputs as natural parameters (up to constants and to the factor 1/T_n),
 so that the Gauss-Newton matrix is the Fisher matrix of the model's own distribution (Martens 2020, arXiv 1412.1193, section 9).
 """
@@ -299,6 +300,26 @@ class Bernoulli(Loss):
         """Pixels, each 1 with probability sigmoid(outputs), else 0."""
         working = _working(outputs)
         return (uniforms < working.sigmoid()).to(working.dtype)
+
+
+@dataclass(frozen=True)
+class Value(Loss):
+    """The output of an example is its loss, as of a function to be minimized.
+
+    It is linear in the output. A Gauss-Newton matrix would be 0, and no distribution is described, so that both are refused.
+    """
+
+    def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of every example, (n,)."""
+        if outputs.shape != (len(targets), 1):
+            raise ValueError(f"outputs {tuple(outputs.shape)} and {len(targets)} examples do not match")
+        return _working(outputs)[:, 0]
+
+    def _unknown(self, what: str, method: str) -> UserError:
+        return UserError(
+            f"loss=value: {what} does not exist, because an output is itself a loss; accepted: an optimizer that takes losses, "
+            "gradients or products with the Hessian, or another loss"
+        )
 
 
 def build(choice: Choice) -> Loss:

@@ -29,12 +29,16 @@ _DATA = {
     "image": ("dataset=digits", "dataset.train_limit=200", "dataset.validation=16"),
     "tokens": ("dataset=text", "dataset.sequence_length=12", "dataset.train_limit=200"),
     "sequence": ("dataset=temporal_order_2", "dataset.length=20", "dataset.examples=200", "dataset.validation=16"),
+    "noise": ("dataset=quadratic",),
+    "problem": ("dataset=rosenbrock",),
 }
 _MODEL = {
     "image": ("model=mlp", "model.hidden=[16]"),
     "table": ("model=mlp", "model.hidden=[16]"),
     "sequence": ("model=rnn",),
     "tokens": ("model=gpt", "model.layers=1", "model.heads=2", "model.width=16"),
+    "noise": ("model=quadratic",),
+    "problem": ("model=problem",),
 }
 # A network in which there is much that a probe could change.
 _MEASURED = ("model=wrn", "model.depth=10", "model.width=1", "model.dropout=0.3", *_DATA["image"], "micro_batch=8")

@@ -1,0 +1,426 @@
+"""Problems with known answers: values, gradients and Hessians at known points, their examples, and training on them."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize_scalar
+
+from optbench import config
+from optbench.data.problems import (
+    beale,
+    branin,
+    deep_linear,
+    matrix_factorization,
+    nesterov_skokov,
+    phase_retrieval,
+    pl_sine,
+    rosenbrock,
+    saddle,
+    star_convex,
+    tensor_decomposition,
+)
+from optbench.data.source import BatchSource
+from optbench.errors import UserError
+from optbench.models.problem import Problem as Model
+from optbench.objective.losses import Value
+from optbench.training import run
+
+LOADED = {
+    "rosenbrock": lambda: rosenbrock.load("", dimension=3),
+    "nesterov_skokov": lambda: nesterov_skokov.load("", dimension=4),
+    "beale": lambda: beale.load(""),
+    "branin": lambda: branin.load(""),
+    "pl_sine": lambda: pl_sine.load(""),
+    "star_convex": lambda: star_convex.load(""),
+    "saddle": lambda: saddle.load(""),
+    "phase_retrieval": lambda: phase_retrieval.load("", dimension=4, measurements=None),
+    "phase_retrieval of rows": lambda: phase_retrieval.load("", dimension=4, measurements=40),
+    "matrix_factorization": lambda: matrix_factorization.load("", rows=4, columns=3, singular_values=[3.0, 2.0, 0.5]),
+    "tensor_decomposition": lambda: tensor_decomposition.load(""),
+    "deep_linear": lambda: deep_linear.load(""),
+}
+WORDS = ["model=problem", "batch=1", "tracker=none", "progress=false", "trainer.accelerator=cpu", "precision=fp64"]
+
+
+def numbers(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def problem_of(raw):
+    return raw.spec.problem
+
+
+def gradient(problem, at):
+    return torch.func.grad(problem)(at)
+
+
+def eigenvalues(problem, at):
+    return torch.linalg.eigvalsh(torch.func.hessian(problem)(at))
+
+
+def close(found, *expected, atol=1e-6):
+    torch.testing.assert_close(found, numbers(*expected), rtol=0, atol=atol)
+
+
+# ---- the facts that every problem states ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", LOADED)
+def test_its_minimizers_have_the_lowest_value_and_no_gradient(name):
+    problem = problem_of(LOADED[name]())
+    for point in problem.minimizers:
+        assert float(problem(point)) == pytest.approx(problem.minimum, abs=1e-12)
+        close(gradient(problem, point), *[0.0] * len(point), atol=1e-10)
+    generator = torch.Generator().manual_seed(0)
+    lowest = min(float(problem(5 * torch.randn(len(problem.start), generator=generator).double())) for _ in range(200))
+    assert lowest >= problem.minimum
+
+
+@pytest.mark.parametrize("name", LOADED)
+def test_the_function_falls_from_its_saddles_and_their_gradient_is_0(name):
+    problem = problem_of(LOADED[name]())
+    for point in problem.saddles:
+        close(gradient(problem, point), *[0.0] * len(point), atol=1e-10)
+        generator = torch.Generator().manual_seed(0)
+        steps = 0.3 * torch.randn(300, len(point), generator=generator).double()
+        assert min(float(problem(point + step)) for step in steps) < float(problem(point))
+
+
+@pytest.mark.parametrize("name", ["pl_sine", "star_convex"])
+def test_the_second_derivative_is_within_its_bound(name):
+    problem = problem_of(LOADED[name]())
+    points = torch.linspace(-20, 20, 4001).double()[:, None]
+    curvature = torch.vmap(torch.func.hessian(problem))(points + 1e-4).flatten()
+    assert curvature.abs().max() <= problem.smoothness
+    assert curvature.abs().max() > 0.99 * problem.smoothness
+
+
+# ---- each against closed forms ----------------------------------------------------------------------------------------------
+
+
+def test_pl_sine():
+    problem = problem_of(pl_sine.load(""))
+
+    def ratio(x):
+        return 0.5 * (2 * x + 3 * math.sin(2 * x)) ** 2 / (x**2 + 3 * math.sin(x) ** 2)
+
+    found = minimize_scalar(ratio, bounds=(1.5, 3.0), method="bounded", options={"xatol": 1e-10})
+    assert found.x == pytest.approx(2.2017092, abs=1e-5)
+    assert found.fun == pytest.approx(0.17553098588, abs=1e-10)
+    points = np.linspace(0.01, 30, 100_000)
+    everywhere = 0.5 * (2 * points + 3 * np.sin(2 * points)) ** 2 / (points**2 + 3 * np.sin(points) ** 2)
+    assert found.fun - 1e-7 < problem.pl_constant <= min(found.fun, everywhere.min())
+    assert problem.pl_constant > 1 / 32
+    # Gradient descent with the step 1/8.
+    point, values = problem.start.clone(), []
+    for _ in range(300):
+        values.append(float(problem(point)))
+        point = point - gradient(problem, point) / 8
+    assert values[:3] == pytest.approx([9.0597446, 7.0492337, 6.7098483], abs=1e-7)
+    ratios = [after / before for before, after in itertools.pairwise(values) if before > 1e-200]
+    assert max(ratios) == pytest.approx(0.95186, abs=1e-5)
+    assert max(ratios) <= 1 - problem.pl_constant / 8
+
+
+def test_star_convex():
+    problem = problem_of(star_convex.load(""))
+    assert float(problem(numbers(-2.0))) == pytest.approx(2 * (1 - math.exp(-2)))
+    points = torch.cat([torch.logspace(-4, 1.5, 200), -torch.logspace(-4, 1.5, 200)]).double()[:, None]
+    ratios = torch.stack([gradient(problem, x) @ x / problem(x) for x in points])
+    assert (ratios >= problem.quasar_constant - 1e-12).all()
+    assert ratios[0] == pytest.approx(2, abs=1e-3)
+    assert ratios[199] == pytest.approx(1, abs=1e-3)
+    close(eigenvalues(problem, numbers(2.0)), 0.0, atol=1e-12)
+    close(eigenvalues(problem, numbers(3.0)), -math.exp(-3), atol=1e-12)
+    assert float(problem(numbers(0.0))) == 0.0
+    close(gradient(problem, numbers(0.0)), 0.0)
+
+
+def test_rosenbrock():
+    problem = problem_of(rosenbrock.load(""))
+    assert float(problem(problem.start)) == pytest.approx(24.2)
+    close(gradient(problem, problem.start), -215.6, -88.0, atol=1e-10)
+    close(eigenvalues(problem, problem.start), 23.633, 1506.367, atol=1e-3)
+    close(eigenvalues(problem, numbers(1.0, 1.0)), 501 - math.sqrt(250601), 501 + math.sqrt(250601), atol=1e-9)
+    wide = problem_of(rosenbrock.load("", dimension=5))
+    close(wide.start, -1.2, 1.0, -1.2, 1.0, -1.2)
+    # 2.2² + 100 · 0.44², then 0 + 100 · 2.2², and both again.
+    assert float(wide(wide.start)) == pytest.approx(2 * (4.84 + 19.36 + 484))
+
+
+def test_nesterov_skokov():
+    problem = problem_of(nesterov_skokov.load("", dimension=4))
+    close(problem.start, -1.0, 1.0, 1.0, 1.0)
+    assert float(problem(problem.start)) == 1.0
+    # On the curve of Chebyshev polynomials xᵢ = cos(2^(i-1) a) only the first term is left.
+    for angle in (0.3, 1.1, 2.9):
+        point = numbers(*(math.cos(2**number * angle) for number in range(4)))
+        assert float(problem(point)) == pytest.approx((math.cos(angle) - 1) ** 2 / 4)
+    assert float(problem(numbers(0.0, 0.0, 0.0, 0.0))) == 0.25 + 3
+
+
+def test_beale():
+    problem = problem_of(beale.load(""))
+    close(problem.minimizers[0], 3.0, 0.5)
+    # The residuals are 0, so that the Hessian is 2 JᵀJ, with the rows (yᵏ - 1, k x yᵏ⁻¹) of J.
+    rows = numbers(-0.5, 3.0, -0.75, 3.0, -0.875, 2.25).view(3, 2)
+    torch.testing.assert_close(torch.func.hessian(problem)(numbers(3.0, 0.5)), 2 * rows.T @ rows)
+    close(eigenvalues(problem, numbers(3.0, 0.5)), 0.3014636, 48.9797864, atol=1e-7)
+    close(problem.saddles[0], 0.0, 1.0)
+    assert float(problem(problem.saddles[0])) == 14.203125
+    close(torch.func.hessian(problem)(problem.saddles[0]), *[[0.0, 27.75], [27.75, 0.0]])
+    assert float(problem(numbers(0.0, 0.0))) == 14.203125
+    assert float(problem(numbers(1.0, 2.0))) == pytest.approx(2.5**2 + 5.25**2 + 9.625**2)
+
+
+def test_branin():
+    problem = problem_of(branin.load(""))
+    close(problem.minimizers[:, 0], -math.pi, math.pi, 3 * math.pi)
+    close(problem.minimizers[:, 1], 12.275, 2.275, 2.475, atol=1e-12)
+    assert problem.minimum == pytest.approx(5 / (4 * math.pi))
+    assert problem.minimum == pytest.approx(0.397887, abs=1e-6)
+    assert float(problem(numbers(0.0, 0.0))) == pytest.approx(36 + 20 - 10 / (8 * math.pi))
+    for point in problem.saddles:
+        assert float(problem(point)) == pytest.approx(20 - 10 / (8 * math.pi))
+        low, high = eigenvalues(problem, point)
+        assert low < 0 < high
+
+
+def test_saddle():
+    problem = problem_of(saddle.load(""))
+    close(eigenvalues(problem, problem.saddles[0]), -1.0, 1.0, atol=1e-12)
+    assert problem.minimum == -0.25
+    assert sorted(problem.minimizers.tolist()) == [[0.0, -1.0], [0.0, 1.0]]
+    close(eigenvalues(problem, problem.minimizers[0]), 1.0, 2.0, atol=1e-12)
+    # Gradient descent with the step 0.1 leaves |y₀| for 0.1 after about ln(0.1 / |y₀|) / ln 1.1 steps.
+    for start, steps in ((1e-3, 49), (1e-6, 121)):
+        point, count = numbers(0.5, start), 0
+        while abs(point[1]) < 0.1:
+            point, count = point - 0.1 * gradient(problem, point), count + 1
+        assert count == steps
+        assert count == pytest.approx(math.log(0.1 / start) / math.log(1.1), abs=1)
+
+
+def test_phase_retrieval():
+    size = 5
+    problem = problem_of(phase_retrieval.load("", dimension=size, measurements=None, generation_seed=3))
+    hidden, other = problem.minimizers
+    assert hidden.norm() == pytest.approx(1)
+    assert torch.equal(other, -hidden)
+    close(eigenvalues(problem, hidden), *[2.0] * (size - 1), 6.0, atol=1e-12)
+    close(eigenvalues(problem, torch.zeros_like(hidden)), -3.0, *[-1.0] * (size - 1), atol=1e-12)
+    [between] = problem.saddles
+    assert float(between @ hidden) == pytest.approx(0, abs=1e-12)
+    assert float(problem(between)) == pytest.approx(2 / 3)
+    close(eigenvalues(problem, between), -2.0, *[0.0] * (size - 2), 2.0, atol=1e-12)
+    assert float(problem.distance(0.5 * other)) == pytest.approx(0.5)
+    # A single row: ¼ ((aᵀz)² - (aᵀx)²)².
+    single = phase_retrieval.PhaseRetrieval(numbers(0.6, 0.8), numbers(1.0, 2.0)[None], numbers(1.0, 0.0))
+    assert float(single(numbers(3.0, -1.0))) == pytest.approx((1 - 2.2**2) ** 2 / 4)
+
+
+def test_many_measurements_are_their_mean():
+    sampled = problem_of(phase_retrieval.load("", dimension=4, measurements=400_000))
+    mean = problem_of(phase_retrieval.load("", dimension=4, measurements=None))
+    assert torch.equal(sampled.minimizers, mean.minimizers)
+    assert float(sampled(sampled.start)) == pytest.approx(float(mean(mean.start)), rel=0.03)
+
+
+@pytest.mark.parametrize("size", [5, 20])
+def test_a_spectral_start_is_near_the_solution(size):
+    distances = []
+    for seed in range(10):
+        raw = phase_retrieval.load("", size, 300 * size, "spectral", seed)
+        distances.append(float(problem_of(raw).distance(problem_of(raw).start)))
+    assert np.median(distances) < 0.2
+    random = problem_of(phase_retrieval.load("", size, 300 * size, "random", 0))
+    assert random.distance(random.start) > 0.5
+
+
+def test_a_spectral_start_needs_measurements():
+    with pytest.raises(UserError, match=r"dataset\.start=spectral: is a minimizer with dataset\.measurements=null"):
+        phase_retrieval.load("", measurements=None, start="spectral")
+
+
+def test_matrix_factorization():
+    raw = matrix_factorization.load("", rows=5, columns=4, rank=2, singular_values=[3.0, 2.0, 1.0, 0.5])
+    problem = problem_of(raw)
+    close(torch.linalg.svdvals(problem.target), 3.0, 2.0, 1.0, 0.5, atol=1e-12)
+    assert problem.minimum == pytest.approx((1 + 0.25) / 2)
+    assert float(problem(torch.zeros(18).double())) == pytest.approx((9 + 4 + 1 + 0.25) / 2)
+    assert eigenvalues(problem, torch.zeros(18).double())[0] == pytest.approx(-3)
+    left, right = problem.factors(problem.minimizers[0])
+    torch.testing.assert_close(left.T @ left, right.T @ right)
+    # From a random start gradient descent reaches the minimum: there is no other one.
+    weights = problem.start.clone()
+    for _ in range(1500):
+        weights = weights - 0.1 * gradient(problem, weights)
+    assert float(problem(weights)) == pytest.approx(problem.minimum, abs=1e-12)
+
+
+def test_the_balance_of_two_factors_drifts_with_the_learning_rate():
+    problem = problem_of(matrix_factorization.load("", start_size=0.5))
+
+    def drift(rate, time=4.0):
+        def balance(weights):
+            left, right = problem.factors(weights)
+            return left.T @ left - right.T @ right
+
+        weights = problem.start
+        for _ in range(round(time / rate)):
+            weights = weights - rate * gradient(problem, weights)
+        return float((balance(weights) - balance(problem.start)).norm())
+
+    large, small = drift(0.01), drift(0.005)
+    assert large / small == pytest.approx(2, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"singular_values": [1.0] * 6},
+            r"dataset\.singular_values=\[.*\]: more than M of 6 x 5 has; accepted: at most 5",
+        ),
+        ({"rank": 6}, r"dataset\.rank=6: more than M of 6 x 5 has; accepted: at most 5"),
+    ],
+)
+def test_factorizations_that_cannot_be_made(options, message):
+    with pytest.raises(UserError, match=message):
+        matrix_factorization.load("", **options)
+
+
+def test_tensor_decomposition():
+    problem = problem_of(tensor_decomposition.load("", dimension=3))
+    components = problem.components
+    torch.testing.assert_close(components @ components.T, torch.eye(3).double())
+    permuted = components[[2, 0, 1]] * numbers(-1.0, 2.0, -0.3)[:, None]
+    assert float(problem(permuted.flatten())) == pytest.approx(0, abs=1e-12)
+    assert float(problem(components[[1, 1, 1]].flatten())) == pytest.approx(6)
+    # Against the tensor, written out.
+    tensor = torch.einsum("ki,kj,kl,km->ijlm", *[components] * 4)
+    units = problem.start.view(3, 3)
+    written = sum(
+        torch.einsum("ijlm,i,j,l,m", tensor, units[i], units[i], units[j], units[j])
+        for i in range(3)
+        for j in range(3)
+        if i != j
+    )
+    assert float(problem(problem.start)) == pytest.approx(float(written))
+    assert float(problem(3 * problem.start)) == pytest.approx(float(written))
+
+
+def test_deep_linear():
+    problem = problem_of(deep_linear.load("", layers=3, singular_values=[2.0, 0.5]))
+    close(torch.linalg.svdvals(problem.target), 2.0, 0.5, atol=1e-12)
+    origin = torch.zeros(12).double()
+    assert float(problem(origin)) == pytest.approx((4 + 0.25) / 2)
+    close(eigenvalues(problem, origin), *[0.0] * 12, atol=1e-12)
+    first, second, third = problem.start.view(3, 2, 2)
+    expected = 0.5 * float(((third @ second @ first - problem.target) ** 2).sum())
+    assert float(problem(problem.start)) == pytest.approx(expected)
+    shallow = problem_of(deep_linear.load("", layers=2, singular_values=[2.0, 0.5]))
+    assert eigenvalues(shallow, torch.zeros(8).double())[0] == pytest.approx(-2)
+
+
+# ---- examples, model and loss -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", LOADED)
+def test_the_loss_of_every_split_is_the_function(name):
+    raw = LOADED[name]()
+    source = BatchSource(raw, seed=0, dtype=torch.float64)
+    model = Model(raw.spec)
+    for split in ("train", "validation", "test"):
+        [(inputs, targets)] = source.evaluation(split, 1000, limit=1)
+        assert Value()(model(inputs), targets).item() == problem_of(raw)(problem_of(raw).start).item()
+
+
+def test_gradients_of_examples_have_the_stated_noise():
+    raw = rosenbrock.load("", noise=0.7)
+    problem, count = problem_of(raw), 100_000
+    inputs, targets = BatchSource(raw, seed=3, dtype=torch.float64).batch(0, 0, count)
+    model = Model(raw.spec, start=[0.5, 2.0])
+
+    def loss_of(weights, row):
+        outputs = torch.func.functional_call(model, {"weights": weights}, (row[None],))
+        return Value()(outputs, row.new_empty(1, 0))
+
+    at = numbers(0.5, 2.0)
+    gradients = torch.vmap(torch.func.grad(loss_of), (None, 0))(at, inputs)
+    mean = numbers(-2 * 0.5 - 400 * 0.5 * 1.75, 200 * 1.75)
+    assert ((gradients.mean(0) - mean).abs() < 5 * 0.7 / math.sqrt(count)).all()
+    torch.testing.assert_close(gradients.T.cov(), 0.49 * torch.eye(2).double(), rtol=0.02, atol=0.01)
+    assert targets.shape == (count, 0)
+    # The Hessian of every example is that of the function.
+    torch.testing.assert_close(torch.func.hessian(loss_of)(at, inputs[7]), torch.func.hessian(problem)(at))
+
+
+def test_examples_are_functions_of_the_seed_and_their_number():
+    source = BatchSource(beale.load("", noise=1.0, examples=10), seed=2, dtype=torch.float64)
+    whole = source.batch(3, 24, 12)[0]
+    assert torch.equal(torch.cat([source.batch(3, 24, 12, rank, 3)[0] for rank in range(3)]), whole)
+    assert torch.equal(source.batch(9, 30, 6)[0], whole[6:])
+    assert len(source.batch(0, 0, 50)[0].unique(dim=0)) == 50
+    assert not torch.equal(BatchSource(beale.load("", noise=1.0), 4, dtype=torch.float64).batch(3, 24, 12)[0], whole)
+
+
+def test_starts_and_data_that_do_not_fit():
+    from optbench.data import quadratic
+
+    with pytest.raises(UserError, match=r"model\.start=\[1\.0\]: has 1 numbers; accepted: null .* 2"):
+        Model(beale.load("").spec, start=[1.0])
+    with pytest.raises(UserError, match="model=problem: needs the function of its data"):
+        Model(quadratic.load("").spec)
+    with pytest.raises(ValueError, match="do not match"):
+        Value()(torch.zeros(3), torch.zeros(3, 0))
+
+
+# ---- training on them ---------------------------------------------------------------------------------------------------------
+
+
+def test_gradient_descent_is_the_loop_written_out(tmp_path):
+    words = ["optimizer=sgd", "dataset=beale", "optimizer.learning_rate=0.01", "budget.steps=100"]
+    outcome = run.execute(config.compose([*WORDS, *words, f"results_dir={tmp_path}"]))
+    assert outcome.state == "done", outcome.why
+    x, y = 1.0, 1.0
+    for _ in range(100):
+        errors = [c - x + x * y**k for k, c in ((1, 1.5), (2, 2.25), (3, 2.625))]
+        along_x = sum(2 * e * (y**k - 1) for k, e in enumerate(errors, 1))
+        along_y = sum(2 * e * k * x * y ** (k - 1) for k, e in enumerate(errors, 1))
+        x, y = x - 0.01 * along_x, y - 0.01 * along_y
+    value = sum((c - x + x * y**k) ** 2 for k, c in ((1, 1.5), (2, 2.25), (3, 2.625)))
+    for split in ("train", "validation", "test"):
+        assert outcome.summary[f"{split}_loss"] == pytest.approx(value, rel=1e-9)
+    assert value < 1
+
+
+NEED_OUTPUTS = ["ekfac", "hessian_free", "kfac", "kfac_natural", "lm", "score_ggn"]
+
+
+@pytest.mark.parametrize("name", NEED_OUTPUTS)
+def test_methods_that_need_the_curvature_of_outputs_are_refused_before_training(tmp_path, name):
+    words = [f"optimizer={name}", "dataset=beale", "budget.steps=2"]
+    with pytest.raises(UserError) as refusal:
+        run.execute(config.compose([*WORDS, *words, f"results_dir={tmp_path}"]))
+    cause = (
+        "no layer has Kronecker factors" if "kfac" in name else "loss=value: the curvature of the loss in its outputs"
+    )
+    assert cause in str(refusal.value)
+    assert not list(tmp_path.rglob("summary.json"))
+
+
+@pytest.mark.parametrize("name", ["saddle_free", "damped_newton"])
+def test_newton_types_train_by_products_with_the_hessian(tmp_path, name):
+    words = [f"optimizer={name}", "dataset=rosenbrock", "budget.steps=40", "divergence_factor=null"]
+    outcome = run.execute(config.compose([*WORDS, *words, f"results_dir={tmp_path}"]))
+    assert outcome.state == "done", outcome.why
+    assert outcome.summary["test_loss"] < 1e-8
+
+
+def test_a_loss_that_does_not_fit_is_refused():
+    with pytest.raises(UserError, match="loss=mse: does not fit model=problem on dataset=beale"):
+        config.compose([*WORDS, "dataset=beale", "loss=mse", "budget.steps=2"])
