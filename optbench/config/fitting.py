@@ -74,6 +74,10 @@ def check_fit(config: RunConfig) -> None:
             f"precision=fp16: optimizer={optimizer.name} evaluates the objective more than once a step, and loss scaling "
             "is for first-order methods; accepted: fp64, fp32, tf32, bf16"
         )
+    if config.clip_norm is not None and optimizer.info.get("gradients") == "none":
+        raise UserError(
+            f"clip_norm={config.clip_norm}: optimizer={optimizer.name} takes losses alone, no gradient to clip; accepted: null"
+        )
     _check_momentum(config)
     learning_rate(config)  # raises UserError for an unknown rule, and for a rate beyond the range of floats
     if examples is not None:

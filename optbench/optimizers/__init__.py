@@ -27,6 +27,7 @@ from optbench.optimizers.muon import Muon
 from optbench.optimizers.nadam import NAdam
 from optbench.optimizers.saddle_free_newton import SaddleFreeNewton
 from optbench.optimizers.score_ggn import SCoReGGN
+from optbench.optimizers.zeroth_order import ZerothOrder
 
 __all__ = [
     "EKFAC",
@@ -43,6 +44,7 @@ __all__ = [
     "NAdam",
     "SCoReGGN",
     "SaddleFreeNewton",
+    "ZerothOrder",
     "build",
     "with_decoupled_weight_decay",
 ]

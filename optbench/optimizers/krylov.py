@@ -104,11 +104,11 @@ def _stored_iterations() -> Iterator[int]:
 # ---- helpers for methods that use flat vectors --------------------------------------------------------------------------
 
 
-def require_objective(closure: object, method: str) -> Objective:
-    """``closure``, if it is an objective; raises UserError for a closure without second derivatives."""
+def require_objective(closure: object, method: str, needs: str = "products with second derivatives") -> Objective:
+    """``closure``, if it is an objective; raises UserError for a closure without what the ``method`` ``needs``."""
     if not isinstance(closure, Objective):
         raise UserError(
-            f"{method}.step(closure={type(closure).__name__}): needs products with second derivatives; accepted is an "
+            f"{method}.step(closure={type(closure).__name__}): needs {needs}; accepted is an "
             "optbench.objective.Objective, which is the closure of one batch"
         )
     return closure

@@ -76,6 +76,7 @@ def test_what_is_not_known_is_refused():
 LINEAR = {"sgd", "momentum", "nesterov", "asgd", "kfac", "ekfac"}
 NONE = {
     "entropy_sgd", "rprop", "lbfgs", "lm", "score_ggn", "hessian_free", "kfac_natural", "damped_newton", "saddle_free",
+    "zeroth_order",
 }  # fmt: skip
 
 
