@@ -2,45 +2,19 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
-from optbench.curvature.lanczos import lanczos, on_flat_vectors, orthonormal_extension
-from optbench.errors import UserError
+from optbench.curvature.lanczos import on_flat_vectors
 from optbench.objective import Objective
 from optbench.objective.vectors import flatten, unflatten
 from optbench.optimizers import krylov
 from optbench.optimizers.base import require, require_common
 from optbench.optimizers.groups import parameters_given, trainable
-
-# The number of unit vectors that are multiplied by the Hessian at a time.
-_TOGETHER = 64
-
-
-@dataclass(frozen=True)
-class _Subspace:
-    """The Hessian H in an orthonormal basis V of a subspace: VᵀHV = Y diag(e) Yᵀ, with e and Y in float64 on the CPU.
-
-    basis: (k, P), the columns of V as rows; None for the whole space.
-    """
-
-    basis: Tensor | None
-    values: Tensor
-    vectors: Tensor
-
-    def coordinates(self, gradient: Tensor) -> Tensor:
-        """YᵀVᵀg, (k,)."""
-        inside = gradient if self.basis is None else self.basis @ gradient
-        return self.vectors.T @ inside.to("cpu", torch.float64)
-
-    def vector(self, coordinates: Tensor, like: Tensor) -> Tensor:
-        """VYc, (P,), on the device and in the type of ``like``."""
-        inside = (self.vectors @ coordinates).to(like)
-        return inside if self.basis is None else inside @ self.basis
+from optbench.optimizers.subspace import Projection, Subspace, check_twice_differentiable, require_dense_fits
 
 
 class SaddleFreeNewton(torch.optim.Optimizer):
@@ -101,12 +75,7 @@ class SaddleFreeNewton(torch.optim.Optimizer):
         }
         super().__init__(parameters_given(params), defaults)
         group = krylov.only_group(self, type(self).__name__)
-        size = sum(parameter.numel() for parameter in group["params"] if parameter.requires_grad)
-        if subspace == "dense" and size > dense_limit:
-            raise UserError(
-                f"subspace=dense: {type(self).__name__} of {size} parameters needs a Hessian of {size} x {size}, beyond "
-                f"dense_limit={dense_limit}; accepted: subspace=krylov, a smaller model, or a larger limit"
-            )
+        require_dense_fits(self, group)
         self.diagnostics: dict[str, float] = {}
 
     @classmethod
@@ -116,13 +85,7 @@ class SaddleFreeNewton(torch.optim.Optimizer):
 
     def check(self, objective: Objective) -> None:
         """Raise UserError if no step can be taken on ``objective``: torch must be able to differentiate its model twice."""
-        try:
-            objective.hvp([torch.zeros_like(parameter) for parameter in objective.network.parameters])
-        except RuntimeError as error:
-            raise UserError(
-                f"model: {type(objective.network.model).__name__} cannot be differentiated twice ({error}); accepted: a model "
-                "without such operations, or an optimizer that needs no Hessian, such as hessian_free"
-            ) from error
+        check_twice_differentiable(objective)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -171,7 +134,7 @@ class SaddleFreeNewton(torch.optim.Optimizer):
         objective: Objective,
         group: dict[str, Any],
         parameters: list[Tensor],
-        space: _Subspace,
+        space: Subspace,
         gradient: Tensor,
         before: float,
     ) -> Tensor | None:
@@ -192,31 +155,13 @@ class SaddleFreeNewton(torch.optim.Optimizer):
 
     def _subspace(
         self, objective: Objective, group: dict[str, Any], parameters: list[Tensor], gradient: Tensor
-    ) -> _Subspace:
+    ) -> Subspace:
         if group["subspace"] == "dense":
-            return _Subspace(None, *torch.linalg.eigh(_dense_hessian(objective, parameters)))
+            return Subspace.whole(objective, parameters)
         product = on_flat_vectors(objective.hvp, parameters)
-        found = lanczos(product, gradient, group["krylov_dimension"])
-        basis, matrix = found.basis, found.matrix
+        found = Projection.krylov(product, gradient, group["krylov_dimension"])
         if all("previous_step" in self.state[parameter] for parameter in parameters):
-            previous = flatten([self.state[parameter]["previous_step"] for parameter in parameters])
-            direction = orthonormal_extension(basis, previous)
-            if direction is not None:
-                basis = torch.cat([basis, direction.unsqueeze(0)])
-                border = (basis @ product(direction)).to("cpu", torch.float64)
-                matrix = torch.block_diag(matrix, border[-1])
-                matrix[-1] = matrix[:, -1] = border
-        return _Subspace(basis, *torch.linalg.eigh(matrix))
-
-
-def _dense_hessian(objective: Objective, parameters: list[Tensor]) -> Tensor:
-    """H of all parameters, (P, P), float64 on the CPU, exactly symmetric."""
-    size = sum(parameter.numel() for parameter in parameters)
-    units = torch.eye(size, dtype=parameters[0].dtype, device=parameters[0].device)
-    rows = [
-        flatten(row).to("cpu", torch.float64)
-        for some in units.split(_TOGETHER)
-        for row in objective.hvps([unflatten(unit, parameters) for unit in some])
-    ]
-    matrix = torch.stack(rows)
-    return (matrix + matrix.T) / 2
+            found, _ = found.extended(
+                product, flatten([self.state[parameter]["previous_step"] for parameter in parameters])
+            )
+        return found.diagonalized()
