@@ -64,7 +64,7 @@ PROBLEMS = {
     "large batches": Problem(
         "64-16-10, batch 256, 20 steps",
         ["model.hidden=[16]", "batch=256", "budget.steps=20"],
-        ("lbfgs", "hessian_free", "damped_newton", "saddle_free"),
+        ("lbfgs", "hessian_free", "damped_newton", "saddle_free", "cubic_newton"),
     ),
     "large batches, longer": Problem(
         "64-16-10, batch 256, 100 steps", ["model.hidden=[16]", "batch=256", "budget.steps=100"], ("kfac_natural",)

@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 from optbench.config.run_config import Choice
 from optbench.config.targets import load_target
 from optbench.errors import UserError
+from optbench.optimizers.cubic_newton import CubicNewton
 from optbench.optimizers.damped_newton import DampedNewton
 from optbench.optimizers.decoupled import with_decoupled_weight_decay
 from optbench.optimizers.ekfac import EKFAC
@@ -25,6 +26,7 @@ from optbench.optimizers.levenberg_marquardt import LevenbergMarquardt
 from optbench.optimizers.lion import Lion
 from optbench.optimizers.muon import Muon
 from optbench.optimizers.nadam import NAdam
+from optbench.optimizers.perturbed_sgd import PerturbedSGD
 from optbench.optimizers.saddle_free_newton import SaddleFreeNewton
 from optbench.optimizers.score_ggn import SCoReGGN
 from optbench.optimizers.zeroth_order import ZerothOrder
@@ -34,6 +36,7 @@ __all__ = [
     "KFAC",
     "LAMB",
     "LARS",
+    "CubicNewton",
     "DampedNewton",
     "EntropySGD",
     "HessianFree",
@@ -42,6 +45,7 @@ __all__ = [
     "Lion",
     "Muon",
     "NAdam",
+    "PerturbedSGD",
     "SCoReGGN",
     "SaddleFreeNewton",
     "ZerothOrder",
