@@ -48,7 +48,7 @@ def write_shards(
 
     Returns the folder's name and digest once all of it is on the disk. Raises StoreError if the file system refuses.
     """
-    from optbench.training import shard_files
+    from optbench.training.sharding import files as shard_files
 
     given = [run.checkpoints.new_shards(step) if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(given)
@@ -106,7 +106,7 @@ def read_shards(path: Path, state: State, seal: Seal | None, room: Room) -> None
     if folder is None:
         return
     # Not at the top: few runs have shards, and torch.distributed.checkpoint takes a tenth of a second of every process.
-    from optbench.training import shard_files
+    from optbench.training.sharding import files as shard_files
 
     try:
         wanted = shard_files.read(folder, lambda key, shape, dtype: room(tuple(json.loads(key)), shape, dtype))

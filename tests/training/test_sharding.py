@@ -19,9 +19,9 @@ from optbench.store.checkpoints import digest, digest_of_file, read
 from optbench.store.measured import without_measured
 from optbench.testing import problem
 from optbench.testing.trained import numbers, trained
-from optbench.training import checkpointing, micro_batch, run, shard_files
+from optbench.training import checkpointing, micro_batch, run
 from optbench.training.build import build_task, load_data
-from optbench.training.sharding import build, local, state_bytes
+from optbench.training.sharding import build, files, local, state_bytes
 from optbench.training.sharding.fsdp2 import blocks
 from tests.training.test_ranks import end, failing, free_port, only_run, place, start
 
@@ -227,7 +227,7 @@ def test_a_run_that_is_killed_in_a_checkpoint_ends_bit_for_bit_where_an_undistur
     whole = on_two(tmp_path / "whole", sharding)
     killed = on_two(tmp_path / "killed", sharding, before=killed_in(checkpointing, "save", 0, step=4))
     assert kept(killed) == {"last.ckpt", "step-2.dcp", "step-4.dcp"}
-    on_two(tmp_path / "killed", sharding, before=killed_in(shard_files, "write", 1, step=6))
+    on_two(tmp_path / "killed", sharding, before=killed_in(files, "write", 1, step=6))
     assert kept(killed) >= {"last.ckpt", "previous.ckpt", "step-2.dcp", "step-4.dcp"}
     assert state_of(killed)["step"] == 4
     on_two(tmp_path / "killed", sharding)
