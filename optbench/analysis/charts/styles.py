@@ -87,6 +87,9 @@ _METHODS = (
     "Levenberg-Marquardt",
     "SCoRe-GGN",
     "Entropy-SGD",
+    "Cubic Newton",
+    "Perturbed SGD",
+    "Zeroth order",
 )
 # Other labels on charts of several studies.
 _OTHERS = {"measured": 0, "train": 0, "test": 1, "validation": 2}
