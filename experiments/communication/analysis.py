@@ -7,6 +7,7 @@ from communication_charts import charts_of
 from communication_conditions import (
     CELL,
     CONSTANT,
+    DENSE,
     METRIC,
     RATE,
     chosen_rates,
@@ -15,12 +16,21 @@ from communication_conditions import (
     reported,
     reporting,
 )
-from communication_differences import against_dense, change_with_batch, in_points, paired, sorted_minus_alike
+from communication_differences import (
+    against_dense,
+    against_rates_of_dense,
+    change_with_batch,
+    in_points,
+    minus_shortest_period,
+    paired,
+    sorted_minus_alike,
+)
 
 from optbench.analysis.findings import Findings
 from optbench.analysis.study import Study
 
 QUESTION = "How much accuracy do compressed gradients and local steps cost, for the bytes that they save?"
+SAME_AS_DENSE = ("bf16", "fp16", "local steps, H = 1")
 ACCURACY, LOSS = "test_accuracy", "train_loss"
 
 
@@ -46,7 +56,9 @@ def analyse(study: Study) -> Findings:
         "minus_dense": _minus_dense(constant, [smallest]),
         "minus_dense_larger_batches": _minus_dense(constant, larger),
         "minus_dense_decayed": _minus_dense(decayed, [smallest]),
+        "minus_dense_at_rates": against_rates_of_dense(runs[runs["schedule"] == CONSTANT], constant, ACCURACY),
         "sorted_minus_alike": sorted_minus_alike(constant, ACCURACY, smallest),
+        "minus_shortest_period": minus_shortest_period(constant, ACCURACY, smallest),
         "change_with_batch": change_with_batch(constant, ACCURACY),
         "chosen_rates": rates,
         "by_rate": by_rate,
@@ -115,7 +127,12 @@ def _notes(tables: dict[str, pd.DataFrame], report: pd.DataFrame, rates: pd.Data
             f"The training loss is above that of dense, by the same kind of interval, in {len(higher)} of {len(known)} "
             f"conditions{named}."
         )
+    periods = tables.get("minus_shortest_period", pd.DataFrame())
+    for shards, own in periods.groupby("shards") if len(periods) else ():
+        each = ", ".join(f"H = {row['period']} {in_points(row)}" for _, row in own.iterrows())
+        notes.append(f"On shards {shards}, local steps minus those of H = {own['minus'].iloc[0]}: {each}.")
     notes += _feedback(report[report["schedule"] == CONSTANT], batch)
+    notes += _checks(tables, batch)
     decayed = _accuracy(tables, "minus_dense_decayed")
     if len(decayed):
         each = ", ".join(f"{row['condition']} {in_points(row)}" for _, row in decayed.iterrows())
@@ -143,6 +160,32 @@ def _notes(tables: dict[str, pd.DataFrame], report: pd.DataFrame, rates: pd.Data
     if diverged := int((report["status"] == "diverged").sum()):
         notes.append(
             f"{diverged} of {len(report)} runs that report diverged; their pairs have no difference, and are counted."
+        )
+    return notes
+
+
+def _checks(tables: dict[str, pd.DataFrame], batch: int) -> list[str]:
+    """How far the choice of rates alone moves a price: of what dense itself computes, and against other rates of dense."""
+    notes = []
+    prices = _accuracy(tables, "minus_dense")
+    same = prices[prices["condition"].isin(SAME_AS_DENSE)] if len(prices) else prices
+    if len(same):
+        rates = tables["chosen_rates"].set_index(CELL)[RATE]
+        each = ", ".join(
+            f"{row['condition']} {in_points(row)} (rate {rates[row['condition'], CONSTANT, batch]:g}, dense "
+            f"{rates[DENSE, CONSTANT, batch]:g})"
+            for _, row in same.iterrows()
+        )
+        notes.append(
+            f"These compute what dense computes, up to rounding, so that their price is that of the choice of rates: {each}. A "
+            "price of this size says nothing."
+        )
+    table = tables.get("minus_dense_at_rates", pd.DataFrame())
+    for size, own in table[table["best"]].groupby("batch") if len(table) else ():
+        each = ", ".join(f"{row['condition']} {in_points(row)}" for _, row in own.iterrows())
+        notes.append(
+            f"At batch {size} against dense at rate {own['dense_rate'].iloc[0]:g}, the best for the seeds that report, which "
+            f"favours dense: {each}."
         )
     return notes
 

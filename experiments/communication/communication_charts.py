@@ -6,7 +6,10 @@ import pandas as pd
 from communication_conditions import CONSTANT, LOCAL, METRIC, RATE
 
 from optbench.analysis.charts.chart import Chart, Reference, Series
+from optbench.analysis.charts.layout import Values
 
+# Rates that hardly train would hide the differences between the others.
+LEAST_SHOWN = 0.65
 _PANELS = {"test_accuracy": "Test accuracy", "train_loss": "Training loss"}
 
 
@@ -41,28 +44,23 @@ def _against_bytes(own: pd.DataFrame) -> Chart:
         log_x=True,
         share_y=False,
         series=series,
+        values={"Test accuracy": Values(percent=True)},
     )
 
 
 def _minus_dense(prices: pd.DataFrame, batch: int) -> Chart:
     series = []
-    for result, panel in (("test_accuracy", "Test accuracy (points)"), ("train_loss", "Training loss")):
-        rows = prices[prices["metric"] == result] if len(prices) else prices
-        factor = 100 if result == "test_accuracy" else 1
-        if len(rows):
-            low, high = factor * rows["joint_low"], factor * rows["joint_high"]
-            y = factor * rows["difference"]
-            series.append(
-                Series(label="minus dense", x=rows["condition"], y=y, kind="points", low=low, high=high, panel=panel)
-            )
+    rows = prices[prices["metric"] == "test_accuracy"] if len(prices) else prices
+    if len(rows):
+        y, low, high = (100 * rows[name] for name in ("difference", "joint_low", "joint_high"))
+        series.append(Series(label="minus dense", x=rows["condition"], y=y, kind="points", low=low, high=high))
     return Chart(
         name="minus_dense",
-        title=f"Differences to dense at batch {batch}",
-        caption="Paired by seed, each condition at its chosen rate; Student intervals that hold for all rows of a panel together "
+        title=f"Test accuracy minus that of dense at batch {batch}",
+        caption="Paired by seed, each condition at its chosen rate; Student intervals that hold for all rows together "
         "(95 %, Bonferroni).",
-        y_label="Difference to dense",
+        y_label="Test accuracy minus dense (points)",
         horizontal=True,
-        share_y=False,
         series=series,
         references=[Reference(0.0)],
     )
@@ -117,7 +115,7 @@ _OWN_INTERVAL = {"y": "difference", "low": "low", "high": "high"}
 def _rates(by_rate: pd.DataFrame) -> Chart:
     """The validation accuracy by which rates were chosen, in a panel for each batch, sorted shards and the other schedule."""
     series = []
-    known = by_rate[by_rate[METRIC].notna()]
+    known = by_rate[by_rate[METRIC] > LEAST_SHOWN]
     for (size, condition, schedule), rows in known.groupby(["batch", "condition", "schedule"], sort=False):
         panel = "sorted shards" if "sorted" in condition else f"batch {size}"
         panel += "" if schedule == CONSTANT else f", {schedule}"
@@ -126,10 +124,13 @@ def _rates(by_rate: pd.DataFrame) -> Chart:
     return Chart(
         name="rates",
         title="Validation accuracy against the learning rate",
-        caption="Means over the seeds of the search, by which rates were chosen. A rate at which a seed diverged is left out.",
+        caption="Means over the seeds of the search, by which rates were chosen. A rate at which a seed diverged is left out, "
+        f"and one with a mean below {LEAST_SHOWN:.0%}.",
         x_label="Learning rate",
         y_label="Validation accuracy",
         percent_y=True,
         log_x=True,
+        ticks_at_x=True,
+        share_y=False,
         series=series,
     )

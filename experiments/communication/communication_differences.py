@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from communication_conditions import DENSE, LOCAL
+from communication_conditions import DENSE, LOCAL, RATE
 
 from optbench.analysis.statistics.intervals import Interval, student
 from optbench.analysis.statistics.pairs import differences_by_seed
@@ -66,20 +66,54 @@ def against_dense(report: pd.DataFrame, metric: str, batch: int) -> pd.DataFrame
     return paired(report, metric, [({"condition": name, "batch": batch}, name, DENSE, batch) for name in names])
 
 
+def against_rates_of_dense(runs: pd.DataFrame, report: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Every other condition, at its chosen rate, minus dense at each rate with which dense has all seeds of ``report``.
+
+    Columns as in `against_dense`, and: dense_rate; dense, the mean of dense at this rate; best, True for the rate of dense with
+    the highest mean at the batch. The choice of this one favours dense, because it is made on the same seeds.
+    """
+    dense = runs[(runs["condition"] == DENSE) & (runs["status"] == "done") & runs["seed"].isin(report["seed"])]
+    tables = []
+    for batch, others in report[report["condition"] != DENSE].groupby("batch"):
+        seeds = report.loc[(report["condition"] == DENSE) & (report["batch"] == batch), "seed"].nunique()
+        for rate, own in dense[dense["batch"] == batch].groupby(RATE):
+            if own["seed"].nunique() == seeds:
+                table = against_dense(pd.concat([own, others]), metric, int(batch))
+                tables.append(table.assign(dense_rate=rate, dense=float(own[metric].mean())))
+    if not tables:
+        return pd.DataFrame()
+    found = pd.concat(tables, ignore_index=True)
+    return found.assign(best=found["dense"] == found.groupby("batch")["dense"].transform("max"))
+
+
+def _local(report: pd.DataFrame, batch: int) -> pd.DataFrame:
+    """The conditions of local steps at ``batch``: a row for each period, a column for each kind of shards."""
+    local = report[(report["batch"] == batch) & (report["method"] == LOCAL)]
+    found: pd.DataFrame = local.pivot_table(index="period", columns="shards", values="condition", aggfunc="first")
+    return found
+
+
 def sorted_minus_alike(report: pd.DataFrame, metric: str, batch: int) -> pd.DataFrame:
     """Local steps on sorted shards minus those on shards alike, for every period."""
-    local = report[(report["batch"] == batch) & (report["method"] == LOCAL)]
-    names = local.drop_duplicates(["period", "shards"]).pivot_table(
-        index="period", columns="shards", values="condition", aggfunc="first"
-    )
-    if {"alike", "sorted"} - {*names.columns}:
+    names = _local(report, batch)
+    if not {"alike", "sorted"} <= {*names.columns}:
         return pd.DataFrame()
-    names = names.dropna()
+    rows = names.dropna().iterrows()
     return paired(
-        report,
-        metric,
-        [({"period": int(period)}, row["sorted"], row["alike"], batch) for period, row in names.iterrows()],
+        report, metric, [({"period": int(period)}, row["sorted"], row["alike"], batch) for period, row in rows]
     )
+
+
+def minus_shortest_period(report: pd.DataFrame, metric: str, batch: int) -> pd.DataFrame:
+    """Local steps of every period minus those of the shortest, on the same kind of shards."""
+    comparisons = []
+    for shards, names in _local(report, batch).items():
+        first, *others = names.dropna().items()
+        comparisons += [
+            ({"shards": shards, "period": int(period), "minus": int(first[0])}, name, first[1], batch)
+            for period, name in others
+        ]
+    return paired(report, metric, comparisons)
 
 
 def change_with_batch(report: pd.DataFrame, metric: str) -> pd.DataFrame:
