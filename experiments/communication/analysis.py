@@ -7,6 +7,7 @@ from communication_charts import charts_of
 from communication_conditions import (
     CELL,
     CONSTANT,
+    DECAYED,
     DENSE,
     METRIC,
     RATE,
@@ -24,6 +25,7 @@ from communication_differences import (
     minus_shortest_period,
     paired,
     sorted_minus_alike,
+    with_best_dense,
 )
 
 from optbench.analysis.findings import Findings
@@ -32,6 +34,7 @@ from optbench.analysis.study import Study
 QUESTION = "How much accuracy do compressed gradients and local steps cost, for the bytes that they save?"
 SAME_AS_DENSE = ("bf16", "fp16", "local steps, H = 1")
 ACCURACY, LOSS = "test_accuracy", "train_loss"
+FALLING = " with a rate that falls to zero along a cosine"
 
 
 def analyse(study: Study) -> Findings:
@@ -49,17 +52,19 @@ def analyse(study: Study) -> Findings:
             tables={"chosen_rates": rates},
         )  # fmt: skip
     smallest = int(results["batch"].min())
-    constant, decayed = (report[(report["schedule"] == CONSTANT) == wanted] for wanted in (True, False))
-    larger = [int(batch) for batch in sorted(constant["batch"].unique()) if batch > smallest]
-    tables = {
-        "results": results.sort_values(["batch", "bytes"], ascending=[True, False]),
-        "minus_dense": _minus_dense(constant, [smallest]),
-        "minus_dense_larger_batches": _minus_dense(constant, larger),
-        "minus_dense_decayed": _minus_dense(decayed, [smallest]),
-        "minus_dense_at_rates": against_rates_of_dense(runs[runs["schedule"] == CONSTANT], constant, ACCURACY),
+    tables = {"results": results.sort_values(["schedule", "batch", "bytes"], ascending=[True, True, False])}
+    for schedule, end in ((CONSTANT, ""), (DECAYED, "_decayed")):
+        own, all_rates = report[report["schedule"] == schedule], runs[runs["schedule"] == schedule]
+        tables[f"minus_dense{end}"] = _minus_dense(own, [smallest])
+        tables[f"minus_dense_at_rates{end}"] = against_rates_of_dense(all_rates, own, ACCURACY)
+    constant = report[report["schedule"] == CONSTANT]
+    at_best = with_best_dense(runs[runs["schedule"] == CONSTANT], constant, ACCURACY)
+    tables |= {
+        "minus_dense_larger_batches": _minus_dense(constant, sorted({*constant["batch"]} - {smallest})),
         "sorted_minus_alike": sorted_minus_alike(constant, ACCURACY, smallest),
         "minus_shortest_period": minus_shortest_period(constant, ACCURACY, smallest),
         "change_with_batch": change_with_batch(constant, ACCURACY),
+        "change_with_batch_at_best_rate": change_with_batch(at_best, ACCURACY),
         "chosen_rates": rates,
         "by_rate": by_rate,
     }
@@ -81,29 +86,40 @@ def _accuracy(tables: dict[str, pd.DataFrame], name: str) -> pd.DataFrame:
 # ---- words --------------------------------------------------------------------------------------------------------------
 
 
+def _listed(rows: pd.DataFrame, name: str = "condition") -> str:
+    before = "H = " if name == "period" else ""
+    return ", ".join(f"{before}{row[name]} {in_points(row)}" for _, row in rows.iterrows())
+
+
 def _answer(tables: dict[str, pd.DataFrame], batch: int) -> str:
-    prices = _accuracy(tables, "minus_dense")
+    prices, rates = _accuracy(tables, "minus_dense"), tables.get("minus_dense_at_rates", pd.DataFrame())
     alike = prices[~prices["condition"].str.contains("sorted")] if len(prices) else prices
-    if alike.empty:
+    if alike.empty or rates.empty:
         return "Not enough runs for an answer: no condition has a seed in common with dense."
-    known = alike[alike["joint_low"].notna()]
-    each = ", ".join(f"{row['condition']} {in_points(row)}" for _, row in alike.iterrows())
-    words = f"Test accuracy minus that of dense at batch {batch}, in points, on shards alike: {each}."
-    if len(known):
-        below, above = (known["joint_high"] < 0).sum(), (known["joint_low"] > 0).sum()
+    best = rates[rates["best"] & (rates["batch"] == batch)][["condition", "joint_low", "joint_high"]]
+    both = alike.merge(best, on="condition", suffixes=("", "_best")).dropna(subset=["joint_low", "joint_low_best"])
+    words = f"Not enough seeds for intervals at batch {batch}."
+    if len(both):
+        lose = both[(both["joint_high"] < 0) & (both["joint_high_best"] < 0)]
+        gain = both[(both["joint_low"] > 0) & (both["joint_low_best"] > 0)]
         words = (
-            f"Of {len(known)} ways to send less at batch {batch}, on shards alike, {below} lose test accuracy against dense and "
-            f"{above} gain some, by intervals that hold for all together. {words}"
+            f"Of {len(both)} ways to send less at batch {batch}, on shards alike, {_counted(lose, 'lose')} and "
+            f"{_counted(gain, 'gain')} test accuracy, in points and by intervals that hold for all together, against dense both "
+            "at its chosen rate and at its best rate for the seeds that report."
         )
     shards, change = tables.get("sorted_minus_alike"), tables.get("change_with_batch")
     if shards is not None:
-        each = ", ".join(f"H = {row['period']} {in_points(row)}" for _, row in shards.iterrows())
-        words += f" Sorted shards change local steps by: {each}."
+        words += f" Sorted shards change local steps by: {_listed(shards, 'period')}."
     if change is not None:
-        each = ", ".join(f"{row['condition']} {in_points(row)}" for _, row in change.iterrows())
         first = change.iloc[0]
-        words += f" From batch {first['small']} to {first['large']} the difference to dense changes by: {each}."
+        words += (
+            f" From batch {first['small']} to {first['large']} the difference to dense changes by: {_listed(change)}."
+        )
     return words
+
+
+def _counted(rows: pd.DataFrame, verb: str) -> str:
+    return f"{len(rows)} {verb} ({_listed(rows)})" if len(rows) else f"none {verb}s"
 
 
 def _notes(tables: dict[str, pd.DataFrame], report: pd.DataFrame, rates: pd.DataFrame, batch: int) -> list[str]:
@@ -129,21 +145,26 @@ def _notes(tables: dict[str, pd.DataFrame], report: pd.DataFrame, rates: pd.Data
         )
     periods = tables.get("minus_shortest_period", pd.DataFrame())
     for shards, own in periods.groupby("shards") if len(periods) else ():
-        each = ", ".join(f"H = {row['period']} {in_points(row)}" for _, row in own.iterrows())
-        notes.append(f"On shards {shards}, local steps minus those of H = {own['minus'].iloc[0]}: {each}.")
-    notes += _feedback(report[report["schedule"] == CONSTANT], batch)
-    notes += _checks(tables, batch)
-    decayed = _accuracy(tables, "minus_dense_decayed")
-    if len(decayed):
-        each = ", ".join(f"{row['condition']} {in_points(row)}" for _, row in decayed.iterrows())
         notes.append(
-            f"With a rate that falls to zero along a cosine, test accuracy minus that of dense at batch {batch}, in points: "
-            f"{each}."
+            f"On shards {shards}, local steps minus those of H = {own['minus'].iloc[0]}: {_listed(own, 'period')}."
         )
-    larger = _accuracy(tables, "minus_dense_larger_batches")
-    for size, own in larger.groupby("batch") if len(larger) else ():
-        each = ", ".join(f"{row['condition']} {in_points(row)}" for _, row in own.iterrows())
-        notes.append(f"At batch {size}, test accuracy minus that of dense, in points: {each}.")
+    notes += [*_feedback(report[report["schedule"] == CONSTANT], batch), *_same_as_dense(tables, batch)]
+    for name, words in (("minus_dense", ""), ("minus_dense_larger_batches", ""), ("minus_dense_decayed", FALLING)):
+        table = _accuracy(tables, name)
+        for size, own in table.groupby("batch") if len(table) else ():
+            notes.append(f"Test accuracy minus that of dense at batch {size}{words}, in points: {_listed(own)}.")
+    for name, words in (("minus_dense_at_rates", ""), ("minus_dense_at_rates_decayed", FALLING)):
+        table = tables.get(name, pd.DataFrame())
+        for size, own in table[table["best"]].groupby("batch") if len(table) else ():
+            notes.append(
+                f"The same at batch {size}{words} against dense at rate {own['dense_rate'].iloc[0]:g}, its best for the seeds "
+                f"that report, which favours dense: {_listed(own)}."
+            )
+    change = tables.get("change_with_batch_at_best_rate")
+    if change is not None:
+        notes.append(
+            f"Against dense at these rates the difference to dense changes with the batch by: {_listed(change)}."
+        )
     edge = rates[rates["at_edge"] & rates[RATE].notna()]
     if len(edge):
         cells = ", ".join(f"{row['condition']} at batch {row['batch']}" for _, row in edge.iterrows())
@@ -164,30 +185,20 @@ def _notes(tables: dict[str, pd.DataFrame], report: pd.DataFrame, rates: pd.Data
     return notes
 
 
-def _checks(tables: dict[str, pd.DataFrame], batch: int) -> list[str]:
-    """How far the choice of rates alone moves a price: of what dense itself computes, and against other rates of dense."""
-    notes = []
-    prices = _accuracy(tables, "minus_dense")
+def _same_as_dense(tables: dict[str, pd.DataFrame], batch: int) -> list[str]:
+    """A sentence on the conditions that compute what dense computes: how far the choice of rates alone moves a price."""
+    prices, rates = _accuracy(tables, "minus_dense"), tables["chosen_rates"].set_index(CELL)[RATE]
     same = prices[prices["condition"].isin(SAME_AS_DENSE)] if len(prices) else prices
-    if len(same):
-        rates = tables["chosen_rates"].set_index(CELL)[RATE]
-        each = ", ".join(
-            f"{row['condition']} {in_points(row)} (rate {rates[row['condition'], CONSTANT, batch]:g}, dense "
-            f"{rates[DENSE, CONSTANT, batch]:g})"
-            for _, row in same.iterrows()
-        )
-        notes.append(
-            f"These compute what dense computes, up to rounding, so that their price is that of the choice of rates: {each}. A "
-            "price of this size says nothing."
-        )
-    table = tables.get("minus_dense_at_rates", pd.DataFrame())
-    for size, own in table[table["best"]].groupby("batch") if len(table) else ():
-        each = ", ".join(f"{row['condition']} {in_points(row)}" for _, row in own.iterrows())
-        notes.append(
-            f"At batch {size} against dense at rate {own['dense_rate'].iloc[0]:g}, the best for the seeds that report, which "
-            f"favours dense: {each}."
-        )
-    return notes
+    if same.empty:
+        return []
+    each = ", ".join(
+        f"{row['condition']} {in_points(row)} (rate {rates[row['condition'], CONSTANT, batch]:g})"
+        for _, row in same.iterrows()
+    )
+    return [
+        "These compute what dense computes, up to rounding, so that their price is that of the choice of rates (dense "
+        f"{rates[DENSE, CONSTANT, batch]:g}): {each}. A price of this size says nothing."
+    ]
 
 
 def _feedback(report: pd.DataFrame, batch: int) -> list[str]:
@@ -199,5 +210,4 @@ def _feedback(report: pd.DataFrame, batch: int) -> list[str]:
     )
     if table.empty:
         return []
-    each = ", ".join(f"{row['condition']} {in_points(row)}" for _, row in table.iterrows())
-    return [f"Error feedback adds at batch {batch}, in points of test accuracy: {each}."]
+    return [f"Error feedback adds at batch {batch}, in points of test accuracy: {_listed(table)}."]

@@ -16,7 +16,7 @@ RESULTS = ("test_accuracy", "train_loss")
 SEARCH = (0, 1, 2)
 DENSE, LOCAL = "dense", "local steps"
 CELL = ["condition", "schedule", "batch"]
-CONSTANT = "constant"
+CONSTANT, DECAYED = "constant", "cosine"
 _SHORT = {"dense": DENSE, "qsgd": "QSGD", "power_sgd": "PowerSGD", "top_k": "top-1 %"}
 
 

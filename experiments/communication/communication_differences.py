@@ -1,7 +1,7 @@
 """Differences paired by seed, each with its own 95 % interval and with one that holds for all of a table together."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,18 +72,34 @@ def against_rates_of_dense(runs: pd.DataFrame, report: pd.DataFrame, metric: str
     Columns as in `against_dense`, and: dense_rate; dense, the mean of dense at this rate; best, True for the rate of dense with
     the highest mean at the batch. The choice of this one favours dense, because it is made on the same seeds.
     """
-    dense = runs[(runs["condition"] == DENSE) & (runs["status"] == "done") & runs["seed"].isin(report["seed"])]
     tables = []
-    for batch, others in report[report["condition"] != DENSE].groupby("batch"):
-        seeds = report.loc[(report["condition"] == DENSE) & (report["batch"] == batch), "seed"].nunique()
-        for rate, own in dense[dense["batch"] == batch].groupby(RATE):
-            if own["seed"].nunique() == seeds:
-                table = against_dense(pd.concat([own, others]), metric, int(batch))
-                tables.append(table.assign(dense_rate=rate, dense=float(own[metric].mean())))
-    if not tables:
-        return pd.DataFrame()
-    found = pd.concat(tables, ignore_index=True)
-    return found.assign(best=found["dense"] == found.groupby("batch")["dense"].transform("max"))
+    for (batch, rate), own in _dense_by_rate(runs, report):
+        others = report[(report["condition"] != DENSE) & (report["batch"] == batch)]
+        table = against_dense(pd.concat([own, others]), metric, int(batch))
+        tables.append(table.assign(dense_rate=rate, dense=float(own[metric].mean())))
+    found = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    return (
+        found.assign(best=found["dense"] == found.groupby("batch")["dense"].transform("max")) if len(found) else found
+    )
+
+
+def with_best_dense(runs: pd.DataFrame, report: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """``report`` with the runs of dense at its best rate for the seeds of ``report``, which favours dense."""
+    best: dict[int, pd.DataFrame] = {}
+    for (batch, _), own in _dense_by_rate(runs, report):
+        if batch not in best or own[metric].mean() > best[batch][metric].mean():
+            best[batch] = own
+    return pd.concat([*best.values(), report[report["condition"] != DENSE]])
+
+
+def _dense_by_rate(runs: pd.DataFrame, report: pd.DataFrame) -> Iterator[tuple[tuple[int, float], pd.DataFrame]]:
+    """The runs of dense at each batch and rate that has all seeds with which dense is in ``report``."""
+    chosen = report[report["condition"] == DENSE]
+    dense = runs[(runs["condition"] == DENSE) & (runs["status"] == "done")]
+    for (batch, rate), own in dense.groupby(["batch", RATE]):
+        seeds = chosen.loc[chosen["batch"] == batch, "seed"]
+        if len(seeds) and set(seeds) <= set(own["seed"]):
+            yield (int(batch), float(rate)), own[own["seed"].isin(seeds)]
 
 
 def _local(report: pd.DataFrame, batch: int) -> pd.DataFrame:
