@@ -19,7 +19,7 @@ def charts_of(tables: Mapping[str, pd.DataFrame], batch: int) -> list[Chart]:
     own = results[(results["batch"] == batch) & (results["schedule"] == CONSTANT)]
     charts = [
         _against_bytes(own),
-        _minus_dense(tables.get("minus_dense", pd.DataFrame()), batch),
+        _minus_dense(tables, batch),
         _shards(own),
         _batches(tables),
         _rates(tables["by_rate"]),
@@ -44,21 +44,25 @@ def _against_bytes(own: pd.DataFrame) -> Chart:
         log_x=True,
         share_y=False,
         series=series,
-        values={"Test accuracy": Values(percent=True)},
+        values={"Test accuracy": Values("Test accuracy", percent=True)},
     )
 
 
-def _minus_dense(prices: pd.DataFrame, batch: int) -> Chart:
+def _minus_dense(tables: Mapping[str, pd.DataFrame], batch: int) -> Chart:
+    prices, rates = (tables.get(name, pd.DataFrame()) for name in ("minus_dense", "minus_dense_at_rates"))
     series = []
-    rows = prices[prices["metric"] == "test_accuracy"] if len(prices) else prices
-    if len(rows):
-        y, low, high = (100 * rows[name] for name in ("difference", "joint_low", "joint_high"))
-        series.append(Series(label="minus dense", x=rows["condition"], y=y, kind="points", low=low, high=high))
+    for label, rows in (
+        ("dense at its chosen rate", prices[prices["metric"] == "test_accuracy"] if len(prices) else prices),
+        ("dense at its best rate", rates[rates["best"] & (rates["batch"] == batch)] if len(rates) else rates),
+    ):
+        if len(rows):
+            y, low, high = (100 * rows[name] for name in ("difference", "joint_low", "joint_high"))
+            series.append(Series(label=label, x=rows["condition"], y=y, kind="points", low=low, high=high))
     return Chart(
         name="minus_dense",
         title=f"Test accuracy minus that of dense at batch {batch}",
-        caption="Paired by seed, each condition at its chosen rate; Student intervals that hold for all rows together "
-        "(95 %, Bonferroni).",
+        caption="Paired by seed, each condition at its chosen rate, against dense at the rate that the search has chosen and at "
+        "the one that is best for the seeds that report; Student intervals that hold for all rows together (95 %, Bonferroni).",
         y_label="Test accuracy minus dense (points)",
         horizontal=True,
         series=series,
@@ -86,20 +90,21 @@ def _shards(own: pd.DataFrame) -> Chart:
 
 
 def _batches(tables: Mapping[str, pd.DataFrame]) -> Chart:
-    parts = [tables[name] for name in ("minus_dense", "minus_dense_larger_batches") if name in tables]
+    rates, larger = (
+        tables.get(name, pd.DataFrame()) for name in ("minus_dense_at_rates", "minus_dense_larger_batches")
+    )
     series: list[Series] = []
-    if len(parts) == 2:
-        rows = pd.concat(parts)
-        rows = rows[rows["metric"] == "test_accuracy"]
-        for condition in parts[1]["condition"].unique():
+    if len(rates) and len(larger):
+        rows = rates[rates["best"]]
+        for condition in larger["condition"].unique():
             own = rows[rows["condition"] == condition].sort_values("batch")
             points = {name: 100 * own[column] for name, column in _OWN_INTERVAL.items()}
             series.append(Series(label=str(condition), x=own["batch"], **points))
     return Chart(
         name="larger_batches",
         title="Differences to dense against batch size at equal epochs",
-        caption="Test accuracy minus that of dense at the same batch, paired by seed, each at its chosen rate; 95 % Student "
-        "intervals, each by itself.",
+        caption="Test accuracy minus that of dense at the same batch, paired by seed; each condition at its chosen rate, dense "
+        "at the one that is best for the seeds that report. 95 % Student intervals, each by itself.",
         x_label="Batch size (examples)",
         y_label="Test accuracy minus dense (points)",
         log_x=True,
