@@ -94,8 +94,7 @@ def with_best_dense(runs: pd.DataFrame, report: pd.DataFrame, metric: str) -> pd
 
 def _dense_by_rate(runs: pd.DataFrame, report: pd.DataFrame) -> Iterator[tuple[tuple[int, float], pd.DataFrame]]:
     """The runs of dense at each batch and rate that has all seeds with which dense is in ``report``."""
-    chosen = report[report["condition"] == DENSE]
-    dense = runs[(runs["condition"] == DENSE) & (runs["status"] == "done")]
+    chosen, dense = (own[(own["condition"] == DENSE) & (own["status"] == "done")] for own in (report, runs))
     for (batch, rate), own in dense.groupby(["batch", RATE]):
         seeds = chosen.loc[chosen["batch"] == batch, "seed"]
         if len(seeds) and set(seeds) <= set(own["seed"]):
