@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from optbench import randomness
 from optbench.data import arrays, npz
 from optbench.data.source import BatchSource
 from optbench.data.spec import DataSpec
@@ -105,7 +106,7 @@ def test_images_of_bytes_and_of_floating_point(tmp_path, layout, dtype):
     for _ in range(2):  # and the second time the same
         [(inputs, _)] = source.evaluation("test", 100)
         np.testing.assert_allclose(inputs.numpy(), expected, atol=1e-12)
-    index = source._order(0)[:6]
+    index = randomness.permutation(0, "order", 0, source.examples)[:6]
     batch = (values[train][index.numpy()] - mean[:, None, None]) / std[:, None, None]
     np.testing.assert_allclose(source.batch(0, 0, 6)[0].numpy(), batch, atol=1e-12)
 
