@@ -32,6 +32,8 @@ _PROGRAM, _CONTEXT = 700 * 10**6, 500 * 10**6
 # Vectors of the length of all parameters that methods keep whose state a toy does not show.
 _VECTORS = 10
 _MEASURED = 2  # examples: the fewest that batch norm can normalize
+# The bytes of an example and those beside, by `_kind`: a worker measures once what its runs have in common.
+_KNOWN: dict[str, tuple[float, int]] = {}
 
 
 @dataclass(frozen=True)
@@ -94,14 +96,27 @@ def _measure(config: RunConfig, task: Task, workers: int) -> MicroBatch | None:
         return None
     share = task.recipe.horizon.plan.largest // max(config.trainer.ranks, config.workers)
     copies = int(config.optimizer.info.get("activations", 1)) * max(config.cached_graphs or 1, 1)
+    kind = _kind(config, task)
     try:
-        with torch.random.fork_rng(devices=[]):
-            saved, fixed = saved_bytes(config, task), _fixed_bytes(config, task)
+        if kind not in _KNOWN:
+            with torch.random.fork_rng(devices=[]):
+                _KNOWN[kind] = saved_bytes(config, task), _fixed_bytes(config, task)
+        saved, fixed = _KNOWN[kind]
     except UserError:
         raise
     except Exception:  # a model of the user's own may raise anything
         return None
     return MicroBatch(share, None, int(saved * PEAK * copies), fixed, there, saved)
+
+
+def _kind(config: RunConfig, task: Task) -> str:
+    """All that the measured bytes depend on; the cells of a sweep often differ in rates and seeds alone."""
+    text = config.text
+    optimizer = {name: value for name, value in text["optimizer"].items() if name != "learning_rate"}
+    groups = [text[group] for group in ("model", "loss", "communication", "averaging", "trainer", "schedule", "init")]
+    spec = task.source.spec
+    data = spec.kind, spec.shape, spec.outputs, spec.vocabulary, task.source.nbytes
+    return repr((groups, optimizer, config.precision, bool(config.probes), data))
 
 
 def _unit(config: RunConfig, task: Task, share: int) -> int:

@@ -101,7 +101,29 @@ def test_what_cannot_fit_is_one_message():
         chosen(3 * (whole.fixed + 10 * whole.each), *words, workers=3)
 
 
-def test_measuring_leaves_no_trace():
+def test_runs_of_one_kind_are_measured_once(monkeypatch):
+    monkeypatch.setattr(micro_batch, "_KNOWN", {})
+    measured = []
+    original = micro_batch.saved_bytes
+    monkeypatch.setattr(micro_batch, "saved_bytes", lambda *given: measured.append(1) or original(*given))
+    words = ["model=mlp", "batch=256"]
+    first = chosen(10**12, *words)
+    for others in (["seed=3"], ["optimizer.learning_rate=0.5"], ["budget.steps=7"]):
+        assert chosen(10**12, *words, *others) == first
+    assert len(measured) == 1
+    for others in (
+        ["model.hidden=[32]"],
+        ["optimizer=adam"],
+        ["precision=bf16"],
+        ["probe=trace"],
+        ["dataset.train_limit=300"],
+    ):
+        chosen(10**12, *words, *others)
+    assert len(measured) == 6
+
+
+def test_measuring_leaves_no_trace(monkeypatch):
+    monkeypatch.setattr(micro_batch, "_KNOWN", {})
     read, task = task_of(
         "model=wrn", "model.depth=10", "model.width=1", "batch=32", "ghost_batch_size=16", "model.dropout=0.5"
     )
