@@ -102,6 +102,18 @@ def test_gradients_and_running_statistics_are_the_same_to_the_bit(name, dtype):
     assert any(tensor.abs().max() > 0 for key, tensor in parts.items() if key.startswith("gradient"))
 
 
+def lstm_in_bfloat16():
+    """Whether this machine has it: oneDNN needs AVX-512."""
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.nn.LSTM(3, 4, batch_first=True)(torch.zeros(2, 5, 3))
+    except RuntimeError as error:
+        if "could not create a primitive" in str(error):
+            return False
+        raise
+    return True
+
+
 @pytest.mark.parametrize("name", ["wrn", "transformer", "lstm"])
 @pytest.mark.parametrize(
     "settings",
@@ -109,6 +121,8 @@ def test_gradients_and_running_statistics_are_the_same_to_the_bit(name, dtype):
     ids=str,
 )
 def test_also_in_micro_batches_and_under_autocast(name, settings):
+    if name == "lstm" and "dtype" in settings and not lstm_in_bfloat16():
+        pytest.skip("torch has no LSTM in bfloat16 for this processor")
     whole, _ = step(name, 0, torch.float32, Execution(**settings))
     parts, some = step(name, FAMILIES[name][1], torch.float32, Execution(**settings))
     assert_same(parts, whole)
