@@ -12,6 +12,8 @@ from torch.func import functional_call, hessian, jacrev
 from optbench import config
 from optbench.config import Choice
 from optbench.config.targets import load_target
+from optbench.data import quadratic
+from optbench.data.problems import rosenbrock
 from optbench.data.spec import DataSpec
 from optbench.errors import UserError
 from optbench.models.language import RecurrentLanguageModel
@@ -561,6 +563,8 @@ def test_every_parameter_of_every_model_has_factors_or_a_reason(name):
         "image": DataSpec("image", (3, 32, 32), 10),
         "sequence": DataSpec("sequence", (20, 4), 3),
         "tokens": TOKENS,
+        "noise": quadratic.load("", dimension=3).spec,
+        "problem": rosenbrock.load("").spec,
     }
     with torch.device("meta"):
         read = Choice.of("model", choice)
