@@ -49,8 +49,6 @@ class Objective(ExampleProducts):
     they send is remembered. Clipping applies to what they receive. All other results are of the whole batch as ever.
     """
 
-    trains = False
-
     def __init__(
         self,
         network: Network,
@@ -60,8 +58,9 @@ class Objective(ExampleProducts):
         execution: Execution | None = None,
         dropout_key: int = 0,
         exchange: Exchange | None = None,
+        trains: bool = False,
     ) -> None:
-        self.network = network
+        self.network, self.trains = network, trains
         self.loss_function = loss
         self.execution = execution or Execution(device=inputs.device)
         self.evaluations = 0  # calls

@@ -216,8 +216,9 @@ class Task(pl.LightningModule):
         execution, exchange = self.execution, None
         if isinstance(self.communication, Compressor):
             exchange = self._exchange(self.communication)
-        objective = self._objective(self.network, self.step, execution.rank, execution.world_size, exchange)
-        objective.trains = True
+        objective = self._objective(
+            self.network, self.step, execution.rank, execution.world_size, exchange, trains=True
+        )
         # Probes may observe the passes of a whole batch only.
         with self.watch(objective, self) if self.communication is None else _NOBODY:
             self.optimizer.step(objective)  # type: ignore[arg-type]  # a closure may return a tensor, as torch's own do
@@ -248,8 +249,7 @@ class Task(pl.LightningModule):
                 rank=worker,
                 backward=lambda loss, last: self.execution.backward(loss, False),
             )
-            objectives.append(self._objective(self.network, self.step, worker, local.workers, execution=alone))
-            objectives[-1].trains = True
+            objectives.append(self._objective(self.network, self.step, worker, local.workers, None, alone, trains=True))
             return objectives[-1]
 
         local.step(self.step, objective)
@@ -271,12 +271,13 @@ class Task(pl.LightningModule):
         ranks: int,
         exchange: Exchange | None = None,
         execution: Execution | None = None,
+        trains: bool = False,
     ) -> Objective:
         """The objective of the share of rank ``rank`` of ``ranks`` in the batch of ``step``."""
         plan = self.recipe.horizon.plan
         inputs, targets = self.source.batch(step, plan.first_sample(step), plan.batch(step), rank, ranks)
         key = dropout_key(self.recipe.seed, step) if network.draw is not None else 0
-        return Objective(network, self.recipe.loss, inputs, targets, execution or self.execution, key, exchange)
+        return Objective(network, self.recipe.loss, inputs, targets, execution or self.execution, key, exchange, trains)
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         """The optimizer, or those of the workers on this rank."""

@@ -23,12 +23,12 @@ TINY = [
 ]
 
 
-def problem(micro=None):
+def problem(micro=None, trains=False):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 5), BatchNorm(5), nn.Linear(5, 3)).double()
     set_ghost_batch_size(model, 4)
     inputs, targets = torch.randn(8, 4).double(), torch.arange(8) % 3
-    objective = Objective(Network(model), CrossEntropy(), inputs, targets, Execution(micro_batch=micro))
+    objective = Objective(Network(model), CrossEntropy(), inputs, targets, Execution(micro_batch=micro), trains=trains)
     return model, inputs, targets, objective
 
 
@@ -39,8 +39,7 @@ def statistics_after_one_step(model, inputs):
 
 @pytest.mark.parametrize("micro", [None, 4])
 def test_the_first_loss_of_a_training_step_is_recorded_like_a_call(micro):
-    model, inputs, targets, objective = problem(micro)
-    objective.trains = True
+    model, inputs, targets, objective = problem(micro, trains=True)
     expected, loss = statistics_after_one_step(model, inputs), F.cross_entropy(model(inputs), targets)
     model[1].recorded.clear()
     model[1].running_mean.zero_()
