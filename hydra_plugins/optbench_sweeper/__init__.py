@@ -19,7 +19,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from optbench.system.file_cache import FileCache
 
-_LOADED: FileCache[ConfigResult] = FileCache()
+_PARSED: FileCache[ConfigResult] = FileCache()
 
 
 @dataclass
@@ -69,17 +69,14 @@ class OptbenchConfigSource(FileConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         """Called by Hydra for every file that it composes."""
-        path = Path(self.path, self._normalize_file_name(config_path))
-        # Hydra composes each kind of cell anew, and would parse all files each time.
-        kept = _LOADED.get(path, lambda: self._load(path, config_path), kind=self.provider)
-        return replace(kept, config=copy.deepcopy(kept.config))
-
-    def _load(self, path: Path, config_path: str) -> ConfigResult:
         from optbench.config import current_file
         from optbench.errors import UserError
         from optbench.moved import mentions
 
-        result = super().load_config(config_path)
+        path = Path(self.path, self._normalize_file_name(config_path))
+        # Hydra composes each kind of cell anew, and would parse all files each time.
+        parsed = _PARSED.get(path, lambda: super(OptbenchConfigSource, self).load_config(config_path), self.provider)
+        result = replace(parsed, config=copy.deepcopy(parsed.config))
         if not mentions(path.read_text(encoding="utf-8")):
             return result
         group, _, name = config_path.removesuffix(".yaml").rpartition("/")
