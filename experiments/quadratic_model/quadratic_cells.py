@@ -58,7 +58,7 @@ def compare(runs: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
 
 
 def predicted(name: str, learning_rate: float, second: float, run: Mapping[str, object]) -> dict[str, float]:
-    """What the theory says of one replica, for the spectrum, the noise and the start of ``run``.
+    """The prediction of the theory for one replica, for the spectrum, the noise and the start of ``run``.
 
     theory: the first step at which E R ≤ `TARGET`, infinity if there is none. floor: the stationary E R over the target; infinity
     if a direction is not stable. spread: the stationary standard deviation of R over the target.

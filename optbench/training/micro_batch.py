@@ -241,7 +241,7 @@ def shortage(config: RunConfig, task: Task, error: BaseException, choice: MicroB
 
 
 def _ways(config: RunConfig, unit: int, workers: int) -> list[str]:
-    """What a user can change for a run to need less memory."""
+    """The options with which a run needs less memory."""
     ways = []
     if unit > 1:
         ways.append("a smaller ghost_batch_size")

@@ -103,7 +103,7 @@ def test_gradients_and_running_statistics_are_the_same_to_the_bit(name, dtype):
 
 
 def lstm_in_bfloat16():
-    """Whether this machine has it: oneDNN needs AVX-512."""
+    """True if this machine has one: oneDNN needs AVX-512."""
     try:
         with torch.autocast("cpu", torch.bfloat16):
             torch.nn.LSTM(3, 4, batch_first=True)(torch.zeros(2, 5, 3))

@@ -48,7 +48,7 @@ def ranks(folder, work, count=2):
 
 @pytest.fixture(scope="module")
 def alone():
-    """What one rank reaches, and the bytes of its optimizer's state, by the name of the method."""
+    """The numbers that one rank reaches, and the bytes of its optimizer's state, by the name of the method."""
     tasks = {name: trained(config.compose([*COMMON, *words])) for name, words in METHODS.items()}
     return {name: (numbers(task), state_bytes(task.optimizer)) for name, task in tasks.items()}
 
