@@ -105,10 +105,7 @@ def table_of_segments(rounds: int) -> list[str]:
         return evaluate
 
     times = timed({str(segments): gradient(model) for segments, model in models.items()}, rounds, CPU)
-    held = {
-        segments: max(held_bytes(model, inputs, frozenset({number})) for number in range(max(segments, 1)))
-        for segments, model in models.items()
-    }
+    held = {segments: most_bytes(model, inputs, segments) for segments, model in models.items()}
     lines = ["| segments | most bytes held | of no segments | time of a gradient |", "| ---: | ---: | ---: | ---: |"]
     return lines + [
         f"| {segments or 'none'} | {held[segments]:,} | {held[segments] / held[0]:.2f} | "
@@ -117,23 +114,13 @@ def table_of_segments(rounds: int) -> list[str]:
     ]
 
 
-def held_bytes(model: nn.Module, inputs: Tensor, segments: frozenset[int]) -> int:
-    """The bytes that autograd keeps, without the parameters, while the backward pass computes ``segments`` anew."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with (
-        checkpointing.keeping(checkpointing.chains(model), segments),
-        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
-    ):
-        _graph = model(inputs)  # as long as it lives, no two storages share an address
-    return sum(kept.values())
+def most_bytes(model: nn.Module, inputs: Tensor, segments: int) -> int:
+    """The bytes that autograd keeps while the backward pass computes the largest of the segments anew."""
+    kept = [
+        checkpointing.kept_bytes(model, lambda: model(inputs), frozenset({number}))
+        for number in range(max(segments, 1))
+    ]
+    return max(kept)
 
 
 def main() -> None:

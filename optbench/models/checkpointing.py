@@ -140,6 +140,25 @@ def keeping(chains: Sequence[Chain], kept: frozenset[int] | None = None) -> Iter
             chain.kept = own
 
 
+def kept_bytes(model: nn.Module, forward: Callable[[], object], segments: frozenset[int] | None = None) -> int:
+    """The bytes that autograd keeps of ``forward()``, each storage once, without those of parameters and buffers of ``model``.
+
+    ``segments`` keep their activations (None: all), as while the backward pass computes them anew.
+    """
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with keeping(chains(model), segments), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        _graph = forward()  # as long as it lives, no two storages share an address
+    return sum(kept.values())
+
+
 def recomputing() -> bool:
     """True within a recomputation: a forward hook that collects something sees each pass a second time there."""
     return getattr(_here, "recomputing", False)

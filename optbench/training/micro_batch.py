@@ -146,12 +146,17 @@ def saved_bytes(config: RunConfig, task: Task) -> float:
     segments = max((len(chain.lengths) for chain in network.chains), default=0) if _trains_only(config, task) else 0
     groups = [(norm, norm.group, norm.ranks) for norm in network.norms]
     training = task.model.training
+
+    def forward() -> Tensor:
+        with torch.autocast("cpu", dtype=task.execution.dtype, enabled=task.execution.dtype is not None):
+            return task.recipe.loss(task.model(inputs), targets)
+
     network.record_norms("hold")
     layers.set_ghost_batch_size(task.model, len(inputs))
     task.model.train()
     try:
         return max(
-            _bytes_of_pass(task, network, inputs, targets, None if segments == 0 else frozenset({number}))
+            checkpointing.kept_bytes(task.model, forward, None if segments == 0 else frozenset({number}))
             for number in range(max(segments, 1))
         ) / len(inputs)
     finally:
@@ -159,27 +164,6 @@ def saved_bytes(config: RunConfig, task: Task) -> float:
         network.record_norms("follow")
         for norm, group, ranks in groups:
             norm.group, norm.ranks = group, ranks
-
-
-def _bytes_of_pass(task: Task, network: Network, inputs: Tensor, targets: Tensor, whole: frozenset[int] | None) -> int:
-    """The bytes that a forward pass leaves for the backward pass; the segments ``whole`` (None: all) keep their activations."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*task.model.parameters(), *task.model.buffers())}
-    kept: dict[int, int] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with (
-        checkpointing.keeping(network.chains, whole),
-        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
-        torch.autocast("cpu", dtype=task.execution.dtype, enabled=task.execution.dtype is not None),
-    ):
-        # As long as the graph lives, no two storages share an address.
-        _graph = task.recipe.loss(task.model(inputs), targets)
-    return sum(kept.values())
 
 
 def _fixed_bytes(config: RunConfig, task: Task) -> int:
