@@ -112,6 +112,9 @@ def _initial_model(config: RunConfig, spec: DataSpec) -> nn.Module:
 
 def build_task(config: RunConfig, raw: RawData, stop: Stop | None = None) -> Task:
     """The task that trains ``config`` on ``raw`` from step 0 until ``stop``; raises UserError if it cannot be built."""
+    order = None
+    if config.sorted_shards:
+        order = SampleOrder.sorted_by_label(raw.train.targets, config.workers, config.seed)
     source = BatchSource(
         raw,
         config.seed,
@@ -119,7 +122,7 @@ def build_task(config: RunConfig, raw: RawData, stop: Stop | None = None) -> Tas
         normalize=config.dataset.options.get("normalize", True),
         reconstruct=bool(config.model.info.get("reconstructs")),
         dtype=torch.float64 if config.precision == "fp64" else torch.float32,
-        order=_order(config, raw),
+        order=order,
     )
     # The size of some datasets is known only from their files.
     configuration.check_lengths(config, len(raw.train.inputs))
@@ -158,12 +161,6 @@ def build_task(config: RunConfig, raw: RawData, stop: Stop | None = None) -> Tas
     if layers.batch_norms(model):  # even if its file does not state it
         configuration.check_groups(config, len(raw.train.inputs))
     return Task(model, source, recipe, stop)
-
-
-def _order(config: RunConfig, raw: RawData) -> SampleOrder:
-    if config.sorted_shards:
-        return SampleOrder.sorted_by_label(raw.train.targets, config.workers, config.seed)
-    return SampleOrder.shuffled(len(raw.train), config.seed)
 
 
 def build_recorder(
