@@ -165,3 +165,9 @@ def test_commands_that_need_no_torch_import_none(words, tmp_path):
 
 def test_the_look_at_what_is_loaded_can_see_torch(tmp_path):
     assert "torch" in heavy_after("import optbench.randomness", tmp_path)
+
+
+def test_no_two_test_files_have_one_name():
+    """pytest imports a test file by its bare name, and refuses the second of one name where one process collects both."""
+    names = [path.name for path in Path(__file__).parent.rglob("*.py") if path.name not in ("__init__.py", "conftest.py")]
+    assert {name for name in names if names.count(name) > 1} == set()
