@@ -26,7 +26,8 @@ FLOORS = [
     ["curvature"],
     ["optimizers", "schedules.hessian", "communication"],
     ["training.sharding"],
-    ["training.averaging", "training.checkpointing", "training.launch_environment", "training.measured", "trackers"],
+    ["training.averaging", "training.checkpointing", "training.launch_environment", "training.measured"],
+    ["training.reducer", "trackers"],
     ["training.meeting", "training.task"],
     ["training.evaluation", "probes"],
     ["training.recorder", "training.ranks"],
@@ -169,5 +170,7 @@ def test_the_look_at_what_is_loaded_can_see_torch(tmp_path):
 
 def test_no_two_test_files_have_one_name():
     """pytest imports a test file by its bare name, and refuses the second of one name where one process collects both."""
-    names = [path.name for path in Path(__file__).parent.rglob("*.py") if path.name not in ("__init__.py", "conftest.py")]
+    names = [
+        path.name for path in Path(__file__).parent.rglob("*.py") if path.name not in ("__init__.py", "conftest.py")
+    ]
     assert {name for name in names if names.count(name) > 1} == set()

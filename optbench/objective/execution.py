@@ -59,7 +59,8 @@ class Execution:
 
     micro_batch: examples in one pass, None for all. adjustable: True if it may be halved where memory runs out. dtype: the
     type in which autocast computes, None for no autocast. world_size: the number of ranks that share the batch. backward:
-    differentiates one micro-batch's loss; its flag marks the last one, after which gradients are averaged over ranks.
+    differentiates one micro-batch's loss; its flag marks the last one, after which gradients are averaged over ranks. average:
+    averages the gradients of parameters over ranks, after backward passes without that flag; None if nothing can.
     clip_norm: the largest global norm of the gradient. cached_graphs: the number of micro-batches whose graphs products with
     second derivatives may keep at a time, None for all.
     """
@@ -72,6 +73,7 @@ class Execution:
     world_size: int = 1
     rank: int = 0
     backward: Backward = _backward
+    average: Callable[[Sequence[nn.Parameter]], None] | None = None
     clip_norm: float | None = None
     cached_graphs: int | None = 1
 
@@ -93,6 +95,14 @@ class Execution:
             dist.all_reduce(value)
             value /= self.world_size
         return value
+
+    def on_any_rank(self, here: bool) -> bool:
+        """True if ``here`` is true on one of the ranks."""
+        if self.world_size == 1:
+            return here
+        found = torch.tensor(float(here), device=self.device)
+        dist.all_reduce(found, op=dist.ReduceOp.MAX)
+        return bool(found)
 
     def means_over_ranks(self, lists: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
         """Each tensor of ``lists`` as its mean over the ranks, all in one message."""

@@ -72,7 +72,7 @@ class Objective(ExampleProducts):
         # Where in the global batch this rank's examples begin: the ranks hold equal shares, in order.
         self._first = len(inputs) * self.execution.rank
         self._norms_are_recorded = False
-        self.may_halve = self.execution.adjustable and self.execution.world_size == 1
+        self.may_halve = self.execution.adjustable and self._may_fail_alone
         self._exchange = exchange
         self._workers = exchange.workers if exchange is not None else 1
         self._split(inputs, targets)
@@ -85,7 +85,11 @@ class Objective(ExampleProducts):
         scale = execution.loss_scale
 
         def evaluate() -> Tensor:
-            return self.within_memory(lambda: self._accumulate(scale.factor if scale else 1.0))
+            value = self.within_memory(lambda: self._accumulate(scale.factor if scale else 1.0))
+            if self._averages_afterwards:
+                assert execution.average is not None
+                execution.average(network.parameters)
+            return value
 
         value = self._receive(self._exchange) if self._exchange is not None else evaluate()
         while scale is not None and scale.grew_too_large(network.parameters):
@@ -101,6 +105,19 @@ class Objective(ExampleProducts):
         self.evaluations += 1
         return value
 
+    @property
+    def _may_fail_alone(self) -> bool:
+        """True if a pass sends nothing to other ranks, so that one of them can repeat it."""
+        execution = self.execution
+        return execution.world_size == 1 or (
+            execution.average is not None and all(norm.ranks is None for norm in self.network.norms)
+        )
+
+    @property
+    def _averages_afterwards(self) -> bool:
+        """True if ranks average their gradients once all know that memory has sufficed, and not in the last backward pass."""
+        return self.may_halve and self.execution.world_size > 1
+
     def _begin_evaluation(self, may_record: bool = True) -> None:
         """Let batch norm record the first evaluation of the step, and no other."""
         network = self.network
@@ -113,7 +130,7 @@ class Objective(ExampleProducts):
         for parameter in self.network.parameters:
             parameter.grad = None
         total: Tensor | None = None
-        last = len(self._parts) - 1
+        last = -1 if self._averages_afterwards else len(self._parts) - 1
         for number, part in enumerate(self._parts):
             loss = self._forward(part)
             if part.weight != 1.0:

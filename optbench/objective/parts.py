@@ -13,10 +13,14 @@ from optbench.objective.products.graph import KeptGraphs, Part
 Result = TypeVar("Result")
 
 
+class _Shortage(Exception):
+    """Memory ran out on one of the ranks; raised on all of them."""
+
+
 class Parts:
     """This rank's examples of one global batch, in the micro-batches in which they pass through the network.
 
-    may_halve: whether `within_memory` may make the micro-batches smaller. _workers: the equal consecutive shares of the examples
+    may_halve: True if `within_memory` may make the micro-batches smaller. _workers: the equal consecutive shares of the examples
     that belong to different workers; no micro-batch belongs to two.
     """
 
@@ -25,6 +29,7 @@ class Parts:
     _parts: list[Part]
     _graphs: KeptGraphs
     may_halve: bool
+    _attempting: bool = False
     _workers: int = 1
 
     def _split(self, inputs: Tensor, targets: Tensor) -> None:
@@ -51,24 +56,39 @@ class Parts:
     def within_memory(self, compute: Callable[[], Result]) -> Result:
         """``compute()``; where memory runs out, again in micro-batches of half the size, if the size is optbench's to choose.
 
-        ``compute`` must leave nothing behind when it fails. Several ranks would have to agree, so there a failure stands. Raises
-        UserError where not even the smallest micro-batch fits.
+        ``compute`` must leave nothing behind when it fails. It may call `within_memory`, and fails as a whole. Ranks must compute
+        alike, and what they send to each other must follow such an inner call: after each call they agree that none has failed.
+        Raises UserError where not even the smallest micro-batch fits.
         """
         if not self.may_halve:
             return compute()
-        self.may_halve = False  # what is computed within it fails as a whole
+        if self._attempting:
+            return self._together(compute)
+        self._attempting = True
         try:
             while True:
                 try:
-                    return compute()
-                except (MemoryError, RuntimeError) as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    problem = str(error).splitlines()[0]
-                # Not before the error is gone, whose frames hold the tensors that did not fit.
+                    return self._together(compute)
+                except _Shortage as shortage:
+                    problem = str(shortage)
+                # Not before the exception is gone, whose frames may hold tensors of the attempt.
                 self._halve(problem)
         finally:
-            self.may_halve = True
+            self._attempting = False
+
+    def _together(self, compute: Callable[[], Result]) -> Result:
+        """``compute()``; raises _Shortage on every rank if memory runs out on one of them."""
+        problem = None
+        try:
+            result = compute()
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            problem = str(error).splitlines()[0]
+        # Not before the error is gone, whose frames hold the tensors that did not fit.
+        if self.execution.on_any_rank(problem is not None):
+            raise _Shortage(problem or "on another rank")
+        return result
 
     def _halve(self, problem: str) -> None:
         size = max(len(part.inputs) for part in self._parts)

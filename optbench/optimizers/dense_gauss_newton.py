@@ -228,7 +228,9 @@ def _mode(objective: Objective, evaluation: bool) -> contextlib.AbstractContextM
 
 
 def _outputs_and_targets(objective: Objective) -> tuple[Tensor, Tensor]:
-    passes = [(recorded.outputs.detach(), recorded.targets) for recorded in objective.recorded_passes()]
+    passes = objective.within_memory(
+        lambda: [(recorded.outputs.detach(), recorded.targets) for recorded in objective.recorded_passes()]
+    )
     return torch.cat([outputs for outputs, _ in passes]), torch.cat([targets for _, targets in passes])
 
 

@@ -54,14 +54,13 @@ class EKFAC(KFAC):
 
     def _evaluate(self, objective: Objective) -> Tensor:
         renew = self._inversion_is_due() or self.bases is None
-        more = [] if renew else [SecondMoments(self.factors.layers, self.bases or [])]
         if self.steps % self.factor_period:
             loss = objective()
         else:
-            loss, examples = self.factors.evaluate_and_update(objective, more)
-            for moments in more:
+            loss, found = self.factors.evaluate_and_update(objective, list if renew else lambda: [self._new_moments()])
+            for moments in found:
                 self.averaged += 1
-                newest = moments.means(objective.execution, examples)
+                newest = moments.means(objective.execution, objective.examples)
                 torch._foreach_lerp_(self.moments, newest, self.factors.newest_weight(self.averaged))
         if renew:
             self._renew(objective)
@@ -81,10 +80,19 @@ class EKFAC(KFAC):
         placement.share_in_column(parts)
         self.bases = [(a, g) for a, g in parts]
         self.called = [bool(each.any()) for each in current.inputs]
-        moments = SecondMoments(self.factors.layers, self.bases)
+
+        def collected() -> SecondMoments:
+            moments = self._new_moments()
+            collect(objective, self.factors.layers, [moments], self.factors.targets, self.factors.key())
+            return moments
+
         with torch.enable_grad():
-            examples = collect(objective, self.factors.layers, [moments], self.factors.targets, self.factors.key())
-        self.moments, self.averaged = moments.means(objective.execution, examples), 1
+            moments = objective.within_memory(collected)
+        self.moments, self.averaged = moments.means(objective.execution, objective.examples), 1
+
+    def _new_moments(self) -> SecondMoments:
+        assert self.bases is not None
+        return SecondMoments(self.factors.layers, self.bases)
 
     def _precondition(self, gradients: Sequence[Tensor]) -> list[Tensor]:
         assert self.bases is not None

@@ -236,8 +236,10 @@ def _mean_squared_gradients(objective: Objective, probes: int, seed: int, update
     function of ``seed``, ``update``, the probe and the example's position in the global batch.
     """
     loss = objective.known_loss()
-    gradients = torch.cat(
-        [loss.output_gradient(each.outputs, each.targets).flatten(1) for each in objective.recorded_passes()]
+    gradients = objective.within_memory(
+        lambda: torch.cat(
+            [loss.output_gradient(each.outputs, each.targets).flatten(1) for each in objective.recorded_passes()]
+        )
     )
     execution, mine = objective.execution, len(gradients)
     position = execution.rank * mine + torch.arange(mine, device=gradients.device)

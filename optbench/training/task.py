@@ -31,6 +31,7 @@ from optbench.schedules.momentum import MomentumSchedule
 from optbench.system.signals import Stop
 from optbench.training import sharding
 from optbench.training.averaging import Average
+from optbench.training.reducer import Reducer
 
 # A single rank returns to Lightning after this time; several ranks, which must agree, after this number of steps.
 SECONDS_AT_A_TIME = 0.2
@@ -142,7 +143,8 @@ class Task(pl.LightningModule):
         replica = self.trainer.strategy.model
         execution.backward = self.sharding.backward() or execution.backward
         if isinstance(replica, nn.parallel.DistributedDataParallel):
-            execution.backward = _averaged_over_ranks(replica)
+            reducer = Reducer(replica)
+            execution.backward, execution.average = reducer.backward, reducer.average
         self.model.train()
 
     def on_train_end(self) -> None:
@@ -151,7 +153,7 @@ class Task(pl.LightningModule):
 
     def leave_ranks(self) -> None:
         """Drop all references to the process group, which will be destroyed."""
-        self.execution.backward = Execution().backward
+        self.execution.backward, self.execution.average = Execution().backward, None
         for norm in self.network.norms if hasattr(self, "network") else ():
             norm.ranks = None
         self.sharding.leave()
@@ -434,15 +436,3 @@ class StepTokens:
         """Yield tokens until the task is finished."""
         while not self.task.finished:
             yield 0
-
-
-def _averaged_over_ranks(replica: nn.parallel.DistributedDataParallel) -> Callable[[Tensor, bool], None]:
-    from pytorch_lightning.overrides.distributed import prepare_for_backward
-
-    def backward(loss: Tensor, last: bool) -> None:
-        # Gradients accumulate on each rank; the reducer averages them during the last micro-batch's backward pass.
-        replica.require_backward_grad_sync = last
-        prepare_for_backward(replica, loss)
-        loss.backward()
-
-    return backward

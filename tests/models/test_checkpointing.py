@@ -216,8 +216,8 @@ def test_layers_inputs_and_derivatives_are_counted_once(targets):
     found, _ = find_layers(model)
     sums = FactorSums(found)
     assert can_collect_in_training(objective, found, targets)
-    _, examples = evaluate_and_collect(objective, found, [sums], targets, key=7)
-    factors = sums.means(objective.execution, examples)
+    evaluate_and_collect(objective, found, [sums], targets, key=7)
+    factors = sums.means(objective.execution, 6)
     assert sums.positions == [1, 1, 1]  # calls of each layer in a pass
     # a a^T with a one for the bias, and g g^T, by hand.
     hidden = torch.tanh(model[0](inputs)).detach()

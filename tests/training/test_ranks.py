@@ -11,6 +11,7 @@ import torch
 
 from optbench import config
 from optbench.errors import UserError
+from optbench.optimizers.kronecker.statistics import FactorSums, SecondMoments
 from optbench.training import run
 from optbench.training.launch_environment import launched
 from optbench.training.meeting import meet
@@ -223,6 +224,61 @@ def test_the_rank_that_fails_says_why_and_only_rank_0_writes_it(tmp_path, rank):
     log = directory.log.read_text()
     assert "in no_room" in log
     assert log.count("Traceback") == 1
+
+
+def narrow(owner, method, examples):
+    """Make ``method`` fail on rank 1, from step 1 on, if its last argument is, or has as its length, more than ``examples``."""
+    step = [0]
+    take_step = Task.take_step
+
+    def counted(task):
+        step[0] = task.step
+        take_step(task)
+
+    def before(rank):
+        if rank == 0:
+            return
+        original = getattr(owner, method)
+
+        def limited(self, *given):
+            size = given[-1] if isinstance(given[-1], int) else len(given[-1])
+            if step[0] > 0 and size > examples:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            return original(self, *given)
+
+        setattr(owner, method, limited)
+        Task.take_step = counted
+
+    return before
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "owner", "method"),
+    [
+        ("momentum", torch.nn.Linear, "forward"),
+        ("hessian_free", torch.nn.Linear, "forward"),
+        # Within the evaluation, whose gradients ranks average; and after it.
+        ("ekfac", torch.nn.Linear, "forward"),
+        ("ekfac", FactorSums, "add_gradients"),
+        ("ekfac", SecondMoments, "add_gradients"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+def test_ranks_halve_the_micro_batch_together(tmp_path, optimizer, owner, method):
+    words = ["model=mlp", "precision=fp64", "budget.steps=4", "evaluate_train=8", "dataset.validation=8"]
+    ends = []
+    # A size that is given stays, and its gradients are averaged in the last backward pass.
+    for size, before in ((32, lambda rank: None), ("auto", narrow(owner, method, 8))):
+        (tmp_path / str(size)).mkdir()
+        given = [*words, f"optimizer={optimizer}", f"micro_batch={size}"]
+        codes, outputs, _ = on_two_ranks(tmp_path / str(size), *given, before=before)
+        assert codes == [0, 0], outputs
+        directory = only_run(tmp_path / str(size))
+        assert directory.status().state == "done"
+        ends.append(torch.load(directory.checkpoint, weights_only=True)["task"]["model"])
+    rounding = 1e-7 if optimizer == "hessian_free" else 1e-10  # which conjugate gradients amplify
+    for name, expected in ends[0].items():
+        torch.testing.assert_close(ends[1][name], expected, rtol=0, atol=rounding)
 
 
 def test_a_signal_to_one_rank_stops_both_at_the_same_step(tmp_path):

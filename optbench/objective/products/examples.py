@@ -76,12 +76,7 @@ class ExampleProducts(MatrixProducts):
     def per_example_losses(self) -> Tensor:
         """The loss of every example of this rank, (n,)."""
         loss = self.known_loss()
-        return torch.cat(
-            [
-                loss.per_example(self._part_outputs(number, part), part.targets)
-                for number, part in enumerate(self._parts)
-            ]
-        )
+        return self._of_examples(lambda number, part: loss.per_example(self._part_outputs(number, part), part.targets))
 
     @full_precision()
     @torch.no_grad()
@@ -91,12 +86,11 @@ class ExampleProducts(MatrixProducts):
         Each draw is a function of ``key`` (see ``randomness.key``), the outputs, and the example's position in the global
         batch: it depends on micro-batches and ranks only if rounding moves an output across a draw.
         """
-        return torch.cat(
-            [
-                self.sample_targets_of(Recorded(self._part_outputs(number, part), part.targets, part.start), key)
-                for number, part in enumerate(self._parts)
-            ]
-        )
+
+        def sampled(number: int, part: Part) -> Tensor:
+            return self.sample_targets_of(Recorded(self._part_outputs(number, part), part.targets, part.start), key)
+
+        return self._of_examples(sampled)
 
     @full_precision()
     @torch.no_grad()

@@ -179,7 +179,7 @@ class MatrixProducts(Parts):
     @torch.no_grad()
     def outputs(self) -> Tensor:
         """The outputs of this rank's examples."""
-        return torch.cat([self._part_outputs(number, part) for number, part in enumerate(self._parts)])
+        return self._of_examples(self._part_outputs)
 
     # ---- computation --------------------------------------------------------------------------------------------------
 
@@ -275,6 +275,10 @@ class MatrixProducts(Parts):
             }
             outputs, directions = forward_ad.unpack_dual(functional_call(self.network.model, duals, (part.inputs,)))
             return outputs, torch.zeros_like(outputs) if directions is None else directions
+
+    def _of_examples(self, found: Callable[[int, Part], Tensor]) -> Tensor:
+        """``found`` for every micro-batch, one after the other."""
+        return self.within_memory(lambda: torch.cat([found(number, part) for number, part in enumerate(self._parts)]))
 
     @full_precision()
     def _mean(self, count: int, contribution: Callable[[int, Part], list[Vector]]) -> list[Vector]:

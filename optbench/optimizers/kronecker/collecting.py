@@ -34,19 +34,16 @@ class Call:
 
 def collect(
     objective: Objective, layers: Sequence[Layer], collectors: Sequence[Collector], targets: str, key: int
-) -> int:
-    """Pass all micro-batches of this rank to every collector, at targets of the kind ``targets``; returns its examples.
+) -> None:
+    """Pass all micro-batches of this rank to every collector, at targets of the kind ``targets``.
 
     Takes one forward pass, and one backward pass without the gradients of the parameters; for ``targets="exact"`` one for
     each output of an example. key: identifies the draws of sampled targets.
     """
     calls: list[Call] = []
-    total = 0
     with _hooks(layers, calls, training=False), full_precision():
         for recorded in objective.recorded_passes():
-            total += len(recorded.targets)
             _take(objective, recorded, calls, collectors, targets, key, retain=False)
-    return total
 
 
 def evaluate_and_collect(
@@ -55,8 +52,8 @@ def evaluate_and_collect(
     collectors: Sequence[Collector],
     targets: str = "empirical",
     key: int = 0,
-) -> tuple[Tensor, int]:
-    """Evaluate ``objective()``, and ``collect`` within it; returns the loss and the number of examples.
+) -> Tensor:
+    """Evaluate ``objective()``, and ``collect`` within it; returns the loss.
 
     The forward pass of training is reused, and for empirical targets also its backward pass. Requires
     ``can_collect_in_training``.
@@ -65,10 +62,9 @@ def evaluate_and_collect(
         return _evaluate_and_collect_empirical(objective, layers, collectors)
     calls: list[Call] = []
     with _hooks(layers, calls, training=False):
-        loss = objective.observed(
+        return objective.observed(
             lambda recorded: _take(objective, recorded, calls, collectors, targets, key, retain=True)
         )
-    return loss, objective.examples
 
 
 def _take(
@@ -100,7 +96,7 @@ def _take(
 
 def _evaluate_and_collect_empirical(
     objective: Objective, layers: Sequence[Layer], collectors: Sequence[Collector]
-) -> tuple[Tensor, int]:
+) -> Tensor:
     calls: list[Call] = []
     size = objective.examples
     micro = [0]
@@ -128,7 +124,7 @@ def _evaluate_and_collect_empirical(
         flush()
     finally:
         handle.remove()
-    return loss, size
+    return loss
 
 
 def can_collect_in_training(objective: Objective, layers: Sequence[Layer], targets: str) -> bool:

@@ -1,7 +1,7 @@
 """Running averages of the Kronecker factors of a model, and the inverses made from them."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from optbench.optimizers.kronecker.inverses import METHODS, Inverses
 from optbench.optimizers.kronecker.layers import find_layers
 from optbench.optimizers.kronecker.placement import Placement
 from optbench.optimizers.kronecker.statistics import APPROXIMATIONS, Collector, Factors, FactorSums
+
+Further = TypeVar("Further", bound=Collector)
 
 
 def placed_beside(weight: Tensor, saved: Sequence[Tensor], copy: bool = False) -> list[Tensor]:
@@ -89,37 +91,43 @@ class KroneckerFactors:
 
     # ---- statistics ---------------------------------------------------------------------------------------------------
 
-    def of_batch(self, objective: Objective, more: Sequence[Collector] = ()) -> tuple[Factors, int]:
-        """The factors of the global batch, and the number of this rank's examples; ``more`` collectors use the same passes."""
-        sums = FactorSums(self.layers, self.approximation, self.neighbours)
-        examples = collect(objective, self.layers, [sums, *more], self.targets, self.key())
-        return sums.means(objective.execution, examples), examples
+    def of_batch(self, objective: Objective, more: Callable[[], list[Further]] = list) -> tuple[Factors, list[Further]]:
+        """The factors of the global batch; and ``more()``, collectors that use the same passes, made anew where these fail."""
+
+        def collected() -> tuple[FactorSums, list[Further]]:
+            sums, further = FactorSums(self.layers, self.approximation, self.neighbours), more()
+            collect(objective, self.layers, [sums, *further], self.targets, self.key())
+            return sums, further
+
+        sums, further = objective.within_memory(collected)
+        return sums.means(objective.execution, objective.examples), further
 
     def key(self) -> int:
         """The key of the draws of targets of the next update."""
         return randomness.key(self.seed, "targets of Kronecker factors", self.updates)
 
-    def update(self, objective: Objective, more: Sequence[Collector] = ()) -> int:
-        """Add the factors of the current batch to the running averages; returns the number of this rank's examples."""
-        batch, examples = self.of_batch(objective, more)
+    def update(self, objective: Objective, more: Callable[[], list[Further]] = list) -> list[Further]:
+        """Add the factors of the current batch to the running averages; returns the collectors of ``more``."""
+        batch, further = self.of_batch(objective, more)
         self.average(batch)
-        return examples
+        return further
 
-    def evaluate_and_update(self, objective: Objective, more: Sequence[Collector] = ()) -> tuple[Tensor, int]:
-        """``objective()`` and ``update``, from one forward pass if possible; the loss, and the number of this rank's examples."""
-        if can_collect_in_training(objective, self.layers, self.targets):
+    def evaluate_and_update(
+        self, objective: Objective, more: Callable[[], list[Further]] = list
+    ) -> tuple[Tensor, list[Further]]:
+        """``objective()`` and ``update``, from one forward pass if possible; the loss, and the collectors of ``more``."""
+        if not can_collect_in_training(objective, self.layers, self.targets):
+            loss = objective()
+            return loss, self.update(objective, more)
 
-            def collected() -> tuple[Tensor, int, FactorSums]:
-                sums = FactorSums(self.layers, self.approximation, self.neighbours)
-                found = evaluate_and_collect(objective, self.layers, [sums, *more], self.targets, self.key())
-                return *found, sums
+        def collected() -> tuple[Tensor, FactorSums, list[Further]]:
+            sums, further = FactorSums(self.layers, self.approximation, self.neighbours), more()
+            loss = evaluate_and_collect(objective, self.layers, [sums, *further], self.targets, self.key())
+            return loss, sums, further
 
-            # What other collectors have seen cannot be taken back.
-            loss, examples, sums = collected() if more else objective.within_memory(collected)
-            self.average(sums.means(objective.execution, examples))
-            return loss, examples
-        loss = objective()
-        return loss, self.update(objective, more)
+        loss, sums, further = objective.within_memory(collected)
+        self.average(sums.means(objective.execution, objective.examples))
+        return loss, further
 
     def average(self, batch: Factors) -> None:
         """Move the running averages towards the factors of a batch."""
