@@ -72,6 +72,7 @@ class Objective(ExampleProducts):
         # Where in the global batch this rank's examples begin: the ranks hold equal shares, in order.
         self._first = len(inputs) * self.execution.rank
         self._norms_are_recorded = False
+        self._recorded_before = [len(norm.recorded) for norm in network.norms]
         self.may_halve = self.execution.adjustable and self._may_fail_alone
         self._exchange = exchange
         self._workers = exchange.workers if exchange is not None else 1

@@ -31,6 +31,8 @@ class Parts:
     may_halve: bool
     _attempting: bool = False
     _workers: int = 1
+    # The groups that each batch norm has recorded in this step for the objectives of other workers.
+    _recorded_before: list[int]
 
     def _split(self, inputs: Tensor, targets: Tensor) -> None:
         size, share = len(inputs), len(inputs) // self._workers
@@ -99,9 +101,9 @@ class Parts:
                 f"{'a smaller ghost_batch_size, ' if unit > 1 else ''}precision=bf16, a smaller model, fewer workers"
             )
         self._graphs.drop()
-        for norm in self.network.norms:
+        for norm, count in zip(self.network.norms, self._recorded_before, strict=True):
             if norm.recording == "record":
-                norm.recorded.clear()
+                del norm.recorded[count:]
         self.execution.micro_batch = size // 2 // unit * unit
         inputs = torch.cat([part.inputs for part in self._parts])
         self._split(inputs, torch.cat([part.targets for part in self._parts]))

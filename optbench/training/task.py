@@ -245,8 +245,9 @@ class Task(pl.LightningModule):
         def objective(worker: int) -> Objective:
             # Alone, as if there were no ranks; the number of a worker gives the places of its examples in the batch.
             alone = replace(
-                self.execution,
-                adjustable=False,  # what a worker before this one has recorded for batch norm must stay
+                objectives[-1].execution if objectives else self.execution,
+                # Not on several ranks, whose sizes would differ, so that they could not halve them together later.
+                adjustable=self.execution.adjustable and self.execution.world_size == 1,
                 world_size=1,
                 rank=worker,
                 backward=lambda loss, last: self.execution.backward(loss, False),
@@ -255,6 +256,7 @@ class Task(pl.LightningModule):
             return objectives[-1]
 
         local.step(self.step, objective)
+        self.execution.micro_batch = objectives[-1].execution.micro_batch
         self.calls.add(objectives[0])
         if self.network.norms:
             layers.commit_batch_norms(self.network.norms, self.execution.means_over_ranks)

@@ -228,6 +228,35 @@ def test_factors_of_kfac_are_the_same():
         torch.testing.assert_close(found, right, rtol=1e-9, atol=1e-11)
 
 
+def test_workers_with_their_own_weights_repeat_a_pass_too(tmp_path, monkeypatch):
+    # The second worker must not drop the statistics that the first one has recorded for batch norm.
+    words = ["model=wrn", "model.depth=10", "model.width=1", "batch=32", "ghost_batch_size=4", "precision=fp64"]
+    words += [
+        "communication=local",
+        "communication.workers=2",
+        "communication.period=2",
+        "evaluate_train=8",
+        "dataset.validation=8",
+    ]
+    ends, whole = [], []
+    original = torch.nn.Linear.forward
+
+    def limited(layer, inputs):
+        if torch.is_grad_enabled() and len(inputs) > 9:
+            whole.append(layer)
+            if len(whole) > 1:
+                raise RuntimeError(SHORT)
+        return original(layer, inputs)
+
+    for name, size in (("plenty", "null"), ("narrow", "auto")):
+        outcome = run.execute(config.compose([*TINY, *words, f"micro_batch={size}", f"results_dir={tmp_path / name}"]))
+        assert outcome.state == "done", outcome.why
+        ends.append(torch.load(outcome.directory.checkpoint, weights_only=True)["task"]["model"])
+        monkeypatch.setattr(torch.nn.Linear, "forward", limited)
+    for name, expected in ends[0].items():
+        torch.testing.assert_close(ends[1][name], expected, rtol=1e-9, atol=1e-11)
+
+
 def test_the_smallest_micro_batch_that_does_not_fit_is_one_message():
     with pytest.raises(UserError, match=r"memory ran out at 4 examples at once.*a smaller ghost_batch_size"):
         objective(tight(3))()
