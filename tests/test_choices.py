@@ -145,6 +145,7 @@ PROBLEMS = (
 )  # fmt: skip
 SMALL_DATA = {
     "digits": {"train_limit": 16},
+    "digits_table": {"train_limit": 16},
     "curves": {"examples": 24, "validation": 8},
     "quadratic": {"dimension": 12, "examples": 16},
     **{name: {"examples": 16, "noise": 0.1} for name in PROBLEMS},
@@ -198,7 +199,14 @@ def data(name):
 
 
 def fitting_model(dataset):
-    names = {"image": "mlp", "sequence": "rnn", "tokens": "gpt", "noise": "quadratic", "problem": "problem"}
+    names = {
+        "image": "mlp",
+        "sequence": "rnn",
+        "tokens": "gpt",
+        "noise": "quadratic",
+        "problem": "problem",
+        "table": "mlp",
+    }
     return read_choice(
         "model", "autoencoder" if dataset["info"]["target"] == "none" else names[dataset["info"]["kind"]]
     )
