@@ -82,17 +82,20 @@ def _criteria(table: pd.DataFrame, means: pd.DataFrame) -> list[str]:
         )
     predicted = own.dropna(subset=["over_prediction"])
     if len(predicted):
-        ratios = predicted["over_prediction"]
+        ratios, both = predicted["over_prediction"], predicted["both_over_prediction"]
         inside = (ratios - 1).abs() <= NEAR_PREDICTION
+        low, high = predicted["over_prediction_low"].min(), predicted["over_prediction_high"].max()
+        reach = "" if pd.isna(low) else f"; intervals over seeds reach from {low:.2f} to {high:.2f}"
         notes.append(
             f"Criterion 2, the covariance term is within {NEAR_PREDICTION:.0%} of its prediction: "
             f"{_verdict(bool(inside.all()))}. It is {_range(ratios)} times the prediction, and within in {int(inside.sum())} of "
-            f"{len(ratios)} settings."
+            f"{len(ratios)} settings{reach}."
             + "".join(
                 f" Outside: n = {row['examples']}, λ = {row['penalty']:g}, η = {row['learning_rate']:g}, b = {row['batch']} with "
                 f"{interval(row, 'over_prediction'):.2f}."
                 for _, row in predicted[~inside].iterrows()
             )
+            + f" With the bias term, which holds the error of the iterates' mean, it is {_range(both)}."
         )
     sizes = own[own["examples"] == own["examples"].max()]
     sizes = sizes[sizes["penalty"] == sizes["penalty"].max()]
@@ -125,8 +128,9 @@ def _networks(table: pd.DataFrame, means: pd.DataFrame) -> list[str]:
     notes = []
     for model, own in means[(means["model"] != "logreg")].groupby("model"):
         runs = table[table["model"] == model]
-        predicted = own["over_prediction"].dropna()
-        theory = f" and the covariance term is {_range(predicted)} times its prediction" if len(predicted) else ""
+        predicted, both = own["over_prediction"].dropna(), own["both_over_prediction"].dropna()
+        theory = f", and the covariance term is {_range(predicted)} times its prediction" if len(predicted) else ""
+        theory += f", {_range(both)} with the bias term" if len(both) else ""
         largest = int(own["shift_is_largest"].sum())
         notes.append(
             f"{panel(str(model))}: the shift is the largest term in {largest} of {len(runs)} runs, Q/G is "

@@ -32,14 +32,14 @@ def at_most_examples(table: pd.DataFrame) -> pd.DataFrame:
 def terms_chart(table: pd.DataFrame) -> Chart:
     """The terms of the test loss against T."""
     own = at_most_examples(table)
-    own = own[own["drawing"] == own["drawing"].max()].sort_values("temperature")
+    own = own[own["drawing"] == own["drawing"].max()].sort_values(["model", "temperature"])
     series = [
         Series(
             label=label,
             x=cell["temperature"],
             y=cell[name],
             panel=panel(model),
-            kind="points" if name in ("sum", "excess") else "line",
+            kind="points",  # several rates and batches have one temperature
         )
         for model, cell in own.groupby("model", sort=False)
         for name, label in _LABELS.items()
@@ -60,7 +60,7 @@ def terms_chart(table: pd.DataFrame) -> Chart:
 
 def covariance_chart(table: pd.DataFrame) -> Chart:
     """The covariance term over its prediction against T."""
-    own = at_most_examples(table).dropna(subset=["over_prediction"]).sort_values("temperature")
+    own = at_most_examples(table).dropna(subset=["over_prediction"]).sort_values(["model", "temperature"])
     series = [
         Series(
             label=drawing,

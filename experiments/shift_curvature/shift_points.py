@@ -25,7 +25,8 @@ def points(study: Study) -> pd.DataFrame:
     """One row for each finished run that has been measured: the setting, the seed, T = η/(2b), the values of the probe.
 
     Values from test labels have no prefix; those from train alone begin with train_. share: the shift term over the sum.
-    ratio: Q/G. accuracy: of the sum, over the measured rise of the mean test loss. over_prediction: of the covariance term.
+    ratio: Q/G. accuracy: of the sum, over the measured rise of the mean test loss. over_prediction: of the covariance term;
+    both_over_prediction: of the covariance term and the bias term, in which the error of the mean of few relaxation times is.
     """
     rows = []
     for _, run in study.runs.iterrows():
@@ -51,6 +52,7 @@ def points(study: Study) -> pd.DataFrame:
         ratio=table["shift"] / table["shift_excess"],
         accuracy=table["sum"] / table["excess"],
         over_prediction=table["covariance"] / table["covariance_predicted"],
+        both_over_prediction=(table["covariance"] + table["bias"]) / table["covariance_predicted"],
     ).sort_values([*SETTING, "seed"], ignore_index=True)
 
 
@@ -64,7 +66,7 @@ def settings(table: pd.DataFrame) -> pd.DataFrame:
         row = dict(zip(SETTING, key, strict=True)) | {"temperature": cell["temperature"].iloc[0], "seeds": len(cell)}
         row |= {name: float(cell[name].mean()) for name in (*TERMS, "sum", "excess", "shift_excess", "train_excess")}
         row |= {name: float(cell[name].mean()) for name in ("covariance_predicted", "shift_by_train", "shift_norm")}
-        for name in ("shift", "covariance", "share", "ratio", "accuracy", "over_prediction"):
+        for name in ("shift", "covariance", "share", "ratio", "accuracy", "over_prediction", "both_over_prediction"):
             found = student(cell[name].dropna().to_numpy())
             row |= {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
         others = cell[[name for name in TERMS if name != "shift"]].abs().max(axis=1)

@@ -89,6 +89,7 @@ def test_the_terms_of_a_setting_are_means_over_seeds_with_students_interval(find
     assert (row["temperature"], row["seeds"], row["shift_is_largest"]) == (1 / 32, 3, 3)
     assert row["covariance_predicted"] == pytest.approx(0.1 / 32)
     assert row["over_prediction"] == pytest.approx(1.05)
+    assert row["both_over_prediction"] == pytest.approx(1.05 + 0.001 * 320)
     assert row["ratio"] == pytest.approx(0.97)
     assert row["accuracy"] == pytest.approx(1 / 1.02)
     shares = [shift / (shift - 0.001 + 0.105 / 32 * noise(seed)) for seed, shift in zip(SEEDS, shifts, strict=True)]
