@@ -14,11 +14,15 @@ from optbench.errors import UserError
 class Problem(nn.Module):
     """θ, of which the loss of an example with the noise ζ is f(θ) + ⟨ζ, θ⟩ (see ``optbench.data.problems.problem``).
 
-    It begins at ``start``, or where the problem says. Weights and numbers of the problem are in float64 until the module is
-    converted. Raises UserError for data without such a problem, and for a start of another length.
+    It begins at ``start``, or where the problem says, plus a normal draw with the standard deviation ``spread`` in each weight,
+    from torch's generator: the seed of a run is then that of its start. With ``excess``, f is less its minimum, so that 0 is the
+    lowest loss of every problem. Weights and numbers of the problem are in float64 until
+    the module is converted. Raises UserError for data without such a problem, and for a start of another length.
     """
 
-    def __init__(self, data: DataSpec, start: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, data: DataSpec, start: Sequence[float] | None = None, spread: float = 0.0, excess: bool = False
+    ) -> None:
         super().__init__()
         problem = data.problem
         if not isinstance(problem, Function):
@@ -30,9 +34,10 @@ class Problem(nn.Module):
                 f"problem has weights, {len(problem.start)}"
             )
         self.function = copy.deepcopy(problem)  # which is converted with the weights
-        self.weights = nn.Parameter(at.clone())
+        self.lowest = problem.minimum if excess else 0.0
+        self.weights = nn.Parameter(at + spread * torch.randn(len(at), dtype=torch.float64) if spread else at.clone())
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """ζ (n, d) -> f(θ) + ζ θ, (n, 1)."""
-        value: Tensor = self.function(self.weights)
+        """ζ (n, d) -> f(θ) + ζ θ, (n, 1), or f(θ) - minimum + ζ θ."""
+        value: Tensor = self.function(self.weights) - self.lowest
         return value + inputs @ self.weights[:, None]

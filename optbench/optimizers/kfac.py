@@ -80,9 +80,7 @@ class KFAC(torch.optim.Optimizer):
         self.factors = KroneckerFactors(
             model, targets, approximation, factor_decay, max_factor_size, fraction=placement, seed=seed
         )
-        if not self.factors.layers:
-            lines = "; ".join(self.factors.describe())
-            raise UserError(f"optimizer={type(self).__name__.lower()}: no layer has Kronecker factors: {lines}")
+        self.factors.require_layers(type(self).__name__.lower())
         self.damping, self.kl_clip, self.inverse = damping, kl_clip, inverse
         self.factor_period, self.inverse_period = factor_period, inverse_period
         self.steps = 0

@@ -88,8 +88,7 @@ class KFACNatural(torch.optim.Optimizer):
         self.structure, self.adaptive_momentum = structure, adaptive_momentum
         tridiagonal = structure == "block_tridiagonal"
         self.factors = KroneckerFactors(model, targets, approximation, factor_decay, neighbours=tridiagonal, seed=seed)
-        if not self.factors.layers:
-            raise UserError(f"optimizer=kfac_natural: no layer has Kronecker factors: {'; '.join(self.describe())}")
+        self.factors.require_layers("kfac_natural")
         if tridiagonal:
             require_chain(self.factors)
         self.damping_period, self.damping_factor = damping_period, damping_decay**damping_period

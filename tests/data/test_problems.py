@@ -28,7 +28,7 @@ from optbench.data.source import BatchSource
 from optbench.errors import UserError
 from optbench.models.problem import Problem as Model
 from optbench.objective.losses import Value
-from optbench.training import run
+from optbench.training import build, run
 
 LOADED = {
     "rosenbrock": lambda: rosenbrock.load("", dimension=3),
@@ -410,6 +410,34 @@ def test_examples_are_functions_of_the_seed_and_their_number():
     assert not torch.equal(BatchSource(beale.load("", noise=1.0), 4, dtype=torch.float64).batch(3, 24, 12)[0], whole)
 
 
+def test_seeds_spread_over_the_start():
+    def weights(seed, *words):
+        given = ["dataset=rosenbrock", "dataset.dimension=400", f"seed={seed}", *words]
+        composed = config.RunConfig.of(config.compose([*WORDS, "optimizer=sgd", *given]))
+        return build.build_model(composed, build.load_data(composed)).weights.detach()
+
+    start = problem_of(rosenbrock.load("", dimension=400)).start
+    assert torch.equal(weights(0), start)
+    first, second = (weights(seed, "model.spread=0.3") - start for seed in (0, 1))
+    assert torch.equal(weights(0, "model.spread=0.3") - start, first)
+    for drawn in (first, second):
+        assert abs(drawn.mean()) < 4 * 0.3 / math.sqrt(400)
+        assert drawn.std() == pytest.approx(0.3, rel=0.15)
+    assert not torch.allclose(first, second)
+    torch.testing.assert_close(weights(0, "model.spread=0.6") - start, 2 * first)
+
+
+@pytest.mark.parametrize("name", ["branin", "saddle", "matrix_factorization", "beale"])
+def test_an_excess_is_the_function_less_its_minimum(name):
+    raw = LOADED[name]()
+    problem, noise = problem_of(raw), torch.ones(3, len(problem_of(raw).start)).double()
+    at = (problem.start + 0.2).tolist()
+    found = Model(raw.spec, start=at, excess=True)(noise)
+    torch.testing.assert_close(found, Model(raw.spec, start=at)(noise) - problem.minimum)
+    lowest = Model(raw.spec, start=problem.minimizers[0].tolist(), excess=True)(0 * noise)
+    assert lowest.abs().max() < 1e-12
+
+
 def test_starts_and_data_that_do_not_fit():
     from optbench.data import quadratic
 
@@ -452,6 +480,7 @@ def test_methods_that_need_the_curvature_of_outputs_are_refused_before_training(
         "no layer has Kronecker factors" if "kfac" in name else "loss=value: the curvature of the loss in its outputs"
     )
     assert cause in str(refusal.value)
+    assert "; accepted: " in str(refusal.value)
     assert not list(tmp_path.rglob("summary.json"))
 
 

@@ -64,6 +64,14 @@ class KroneckerFactors:
         self.current: Factors | None = None
         self._placement: Placement | None = None
 
+    def require_layers(self, optimizer: str) -> None:
+        """Raise UserError, in the name of ``optimizer``, if no layer of the model has factors."""
+        if not self.layers:
+            raise UserError(
+                f"optimizer={optimizer}: no layer has Kronecker factors: {'; '.join(self.describe())}; accepted: a model with "
+                "linear, convolutional or recurrent layers, or another optimizer"
+            )
+
     def describe(self) -> list[str]:
         """A line for each factored layer with the sizes of its factors, then one for each other parameter with the reason."""
         lines = []
