@@ -92,13 +92,14 @@ def test_the_function_falls_from_its_saddles_and_their_gradient_is_0(name):
         assert min(float(problem(point + step)) for step in steps) < float(problem(point))
 
 
-@pytest.mark.parametrize("name", ["pl_sine", "star_convex"])
-def test_the_second_derivative_is_within_its_bound(name):
+@pytest.mark.parametrize(("name", "lowest"), [("pl_sine", -4.0), ("star_convex", -math.exp(-3))])
+def test_the_second_derivative_is_within_its_bound(name, lowest):
     problem = problem_of(LOADED[name]())
     points = torch.linspace(-20, 20, 4001).double()[:, None]
     curvature = torch.vmap(torch.func.hessian(problem))(points + 1e-4).flatten()
     assert curvature.abs().max() <= problem.smoothness
     assert curvature.abs().max() > 0.99 * problem.smoothness
+    assert curvature.min() == pytest.approx(lowest, abs=1e-4)
 
 
 # ---- each against closed forms ----------------------------------------------------------------------------------------------
@@ -207,6 +208,19 @@ def test_saddle():
         assert count == pytest.approx(math.log(0.1 / start) / math.log(1.1), abs=1)
 
 
+def test_momentum_leaves_a_saddle_point_faster():
+    """|y| grows by the larger root of z² - (1 + β + α) z + β, 1 + √0.1 = 1.316228 for α = 0.1 and β = 0.9, against 1 + α."""
+    problem = problem_of(saddle.load(""))
+    for momentum, factor in ((0.0, 1.1), (0.9, 1.316228)):
+        point = torch.nn.Parameter(numbers(0.0, 1e-12))
+        method, heights = torch.optim.SGD([point], 0.1, momentum), []
+        for _ in range(60):
+            heights.append(float(point[1].detach()))
+            point.grad = gradient(problem, point.detach())
+            method.step()
+        assert heights[-1] / heights[-2] == pytest.approx(factor, abs=1e-6)
+
+
 def test_phase_retrieval():
     size = 5
     problem = problem_of(phase_retrieval.load("", dimension=size, measurements=None, generation_seed=3))
@@ -241,6 +255,18 @@ def test_a_spectral_start_is_near_the_solution(size):
     assert np.median(distances) < 0.2
     random = problem_of(phase_retrieval.load("", size, 300 * size, "random", 0))
     assert random.distance(random.start) > 0.5
+
+
+def test_a_spectral_start_has_the_root_of_the_mean_of_the_squares_as_length():
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(600, 4, dtype=torch.float64, generator=generator)
+    for size in (1.0, 3.0):
+        hidden = size * numbers(0.5, -0.5, 0.5, 0.5)
+        squares = (rows @ hidden) ** 2
+        start = phase_retrieval.spectral_start(rows, squares)
+        assert start.norm() == pytest.approx(math.sqrt(float(squares.mean())))
+        assert start.norm() == pytest.approx(size, rel=0.15)
+        assert abs(float(start @ hidden)) == pytest.approx(float(start.norm()) * size, rel=0.05)
 
 
 def test_a_spectral_start_needs_measurements():

@@ -50,6 +50,9 @@ def test_random_steps_are_uniform_in_the_ball():
     assert (found.mean(0).abs() < 5 * radius / math.sqrt((size + 2) * count)).all()
     expected = radius**2 / (size + 2) * torch.eye(size).double()
     torch.testing.assert_close(found.T.cov(), expected, rtol=0.1, atol=6 * radius**2 / (size + 2) / math.sqrt(count))
+    # No axis is preferred: E u_i^4 = 3 / (d (d + 2)) for directions u, of which that of a cube has less.
+    fourth = ((found / found.norm(dim=1, keepdim=True)) ** 4).sum(1) / size
+    assert abs(fourth.mean() - 3 / (size * (size + 2))) < 4 * fourth.std() / math.sqrt(count)
 
 
 def test_random_steps_are_functions_of_the_seed_and_the_step():
@@ -98,6 +101,16 @@ def test_the_distance_from_a_saddle_point_grows_by_its_curvature(distance, steps
     distances = (points - numbers(0.0, 1.0)).norm(dim=1)
     assert int((distances > 0.05).nonzero()[0]) == steps
     assert steps == pytest.approx(math.log(0.05 / distance) / math.log(1 + 27.75e-3), abs=2.5)
+
+
+@pytest.mark.parametrize(("distance", "steps"), [(1e-3, 486), (1e-6, 991)])
+def test_along_the_stable_direction_it_first_shrinks(distance, steps):
+    """From (0, 1) + r (1, 1) / √2 the way is more than twice as long, so that random steps must have all directions."""
+    offset = distance / math.sqrt(2)
+    points = descend((offset, 1 + offset), 1100, radius=0.0, threshold=0.0)
+    distances = (points - numbers(0.0, 1.0)).norm(dim=1)
+    assert distances[100] < 0.2 * distance
+    assert int((distances > 0.05).nonzero()[0]) == pytest.approx(steps, abs=5)
 
 
 @pytest.mark.parametrize("seed", range(5))
