@@ -48,15 +48,18 @@ def step_of(config):
 @pytest.mark.parametrize(("problem", "count"), [("nesterov_skokov", 9), ("saddle", 18)])
 def test_every_method_has_three_step_sizes_on_a_problem(problem, count):
     """On the saddle problem once more, from its ridge."""
-    lattice = {}
+    lattice, count_of_cells = {}, 0
     for config in expanded("laptop", "seed=0", f"dataset={problem}"):
         spread = config["model"]["spread"]
         lattice.setdefault((config["optimizer"]["name"], spread), set()).add(step_of(config))
         assert config["budget"]["target"] == 1e-8
         assert config["precision"] == "fp64"
+        assert config["optimizer"]["name"] != "cubic_newton" or config["optimizer"]["learning_rate"] == 1
+        count_of_cells += 1
     assert {name for name, _ in lattice} == METHODS
     assert len(lattice) == count
     assert all(len(steps) == 3 for steps in lattice.values())
+    assert count_of_cells == 3 * count
 
 
 def test_smoke_has_every_part():
