@@ -93,7 +93,10 @@ def _of_calls(calls: pd.DataFrame) -> list[str]:
         return notes
     for problem, own in calls[calls["problem"] != RIDGE].groupby("problem", sort=False):
         arrived = own[np.isfinite(own["calls"])].sort_values("calls")
-        late = [f"{method(row['optimizer'])} {row['why']}" for _, row in own[own["arrived"] < own["seeds"]].iterrows()]
+        late = [
+            f"{method(row.optimizer)} ({row.arrived} of {row.seeds}: {row.why})"
+            for row in own[own["arrived"] < own["seeds"]].itertuples()
+        ]
         words = f"{problem}: "
         if len(arrived):
             fewest = [f"{method(row.optimizer)} ({row.calls:.0f})" for row in arrived[:3].itertuples()]
@@ -155,14 +158,20 @@ def _of_dimension(share: pd.DataFrame, grown: dict[str, Interval]) -> list[str]:
                 f"Zeroth order with c = {row.c:g} and {row.weights} weights does not reach the loss of the comparison."
             )
             continue
+        arrived = "" if row.arrived == row.seeds else f" ({row.arrived} of {row.seeds} seeds arrive)"
         inside = "within" if row.ratio <= TOLERANCE and row.ratio >= 1 / TOLERANCE else "outside of"
         kind = "Softmax regression" if row.model == "logreg" else "A network"
         notes.append(
             f"{kind} with {row.weights} weights, c = {row.c:g}: the sum of step sizes without gradients is "
-            f"{Interval(row.ratio, row.low, row.high):.2f} times that of gradient descent, {inside} a factor of {TOLERANCE}."
+            f"{Interval(row.ratio, row.low, row.high):.2f} times that of gradient descent, {inside} a factor of "
+            f"{TOLERANCE}{arrived}."
         )
     if grown:
-        verdict = "steps grow as d" if abs(grown["ratio"].estimate) <= FLAT else "steps do not grow as d"
+        verdict = (
+            "at equal sums they grow as d"
+            if abs(grown["ratio"].estimate) <= FLAT
+            else "at equal sums they do not grow as d"
+        )
         notes.append(
             f"Over the networks the steps without gradients grow as (d + 2)^{grown['steps']:.2f}, and the ratio of the sums of "
             f"step sizes as (d + 2)^{grown['ratio']:.2f}: {verdict}."

@@ -49,18 +49,33 @@ def chosen(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else runs.iloc[:0]
 
 
-def reason(run: pd.Series, history: pd.DataFrame) -> str:
-    """The reason why ``run`` has not reached the target: from the evaluations of the ``history`` of all runs."""
+def reason(run: pd.Series, history: pd.DataFrame) -> tuple[str, float]:
+    """Why ``run`` has not reached the target, and the value of f - f* that this is about (NaN for a run that diverged).
+
+    It follows from the evaluations of the ``history`` of all runs.
+    """
     if run["status"] == "diverged" or not math.isfinite(run["excess"]):
-        return "diverges"
+        return "diverges", math.nan
     own = history[(history["run_id"] == run["run_id"]) & (history["event"] == "evaluation")].sort_values("step")
     losses = own["validation_loss"].to_numpy(float)
     late = losses[len(losses) // 2 :]
     if len(late) > 1 and abs(late[-1] - late[0]) <= STALLED * late[0]:
-        return f"stays at {late[-1]:.2g}"
+        return "stays at {}", float(late[-1])
     if len(late) > 1 and late[-1] > late[0]:
-        return f"moves around {np.median(late):.2g}"
-    return f"is at {run['excess']:.2g} after {int(run['steps'])} steps"
+        return "moves around {}", float(np.median(late))
+    return f"is at {{}} after {int(run['steps'])} steps", float(run["excess"])
+
+
+def reasons(runs: pd.DataFrame, history: pd.DataFrame) -> str:
+    """The reasons of all ``runs``, each with the range of its values."""
+    found: dict[str, list[float]] = {}
+    for _, run in runs.iterrows():
+        words, value = reason(run, history)
+        found.setdefault(words, []).append(value)
+    ranges = {
+        words: list(dict.fromkeys(f"{value:.2g}" for value in (min(own), max(own)))) for words, own in found.items()
+    }
+    return ", ".join(words.format(" to ".join(ranges[words])) for words in found)
 
 
 def table(runs: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
@@ -75,7 +90,6 @@ def table(runs: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
         lattice = runs.loc[(runs["problem"] == problem) & (runs["optimizer"] == optimizer), "step_size"]
         edges = cell["step_size"].isin([lattice.min(), lattice.max()])
         row["at_an_end"] = int(edges.sum())
-        failed = [reason(run, history) for _, run in cell[~cell["reached"]].iterrows()]
-        row["why"] = "; ".join(dict.fromkeys(failed))
+        row["why"] = reasons(cell[~cell["reached"]], history)
         rows.append(row)
     return pd.DataFrame(rows)

@@ -99,23 +99,21 @@ def flow_chart(path: pd.DataFrame) -> Chart:
 
 
 def dimension_chart(ratios: pd.DataFrame) -> Chart:
-    """The ratio of the sums of step sizes to a loss, against the number of weights."""
-    series = [
-        Series(
-            label=f"{ {'mlp': 'network', 'logreg': 'softmax regression'}[model] }, c = {c:g}",
-            x=own["weights"], y=own["ratio"], low=own["low"].fillna(own["ratio"]), high=own["high"].fillna(own["ratio"]),
-        )
-        for (model, c), own in (ratios[ratios["ratio"].notna()].groupby(["model", "c"]) if len(ratios) else ())
-    ]  # fmt: skip
+    """The ratio of the sums of step sizes to a loss, against the number of weights of the networks."""
+    own = ratios[ratios["ratio"].notna() & (ratios["model"] == "mlp")] if len(ratios) else ratios
+    series = []
+    for c, part in own.groupby("c") if len(own) else ():
+        bounds = {name: part[name].fillna(part["ratio"]) for name in ("low", "high")}
+        series.append(Series(label=f"networks, c = {c:g}", x=part["weights"], y=part["ratio"], **bounds))
     return Chart(
         name="dimension",
         title="Sum of step sizes without gradients over that of gradient descent",
         caption="To the same train loss from the same weights: 1 means that steps grow in proportion to d + 2. Bars are 95 % "
         "Student intervals over seeds.",
         x_label="Weights d",
-        y_label="Without gradients / gradient descent",
+        y_label="Ratio of sums",
         log_x=True,
         ticks_at_x=True,
         series=series,
-        references=[Reference(1.0, "gradient flow")],
+        references=[Reference(1.0, "gradient descent")],
     )

@@ -42,7 +42,8 @@ def times(path: pd.DataFrame) -> pd.DataFrame:
             found = {name: _time(part, level) for name, part in (("time", own), ("flow_time", flow))}
             steps = found["time"] * (weights + 2) / c
             row = {"model": model, "weights": weights, "c": c, "seed": seed, "level": level, **found, "steps": steps}
-            rows.append(row | {"ratio": found["time"] / found["flow_time"] if math.isfinite(steps) else math.nan})
+            both = math.isfinite(found["time"]) and math.isfinite(found["flow_time"])
+            rows.append(row | {"ratio": found["time"] / found["flow_time"] if both else math.nan})
     return pd.DataFrame(rows)
 
 

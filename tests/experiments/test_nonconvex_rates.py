@@ -231,6 +231,7 @@ def test_each_seed_is_reported_at_the_step_size_that_the_others_choose(tmp_path)
     assert table.loc[("beale", "sgd"), "why"] == "is at 4.3e-05 after 1000 steps"
     assert math.isinf(table.loc[("beale", "sgd"), "calls"])
     assert "SGD 1, L-BFGS 1, Adam 0" in findings.answer
+    assert "beale: no method arrives; not with every seed: Adam (0 of 3: moves around 0.0012)" in words
 
 
 def test_a_step_size_with_which_all_diverge_is_named(tmp_path):
@@ -310,10 +311,21 @@ def test_steps_without_gradients_that_grow_as_the_dimension(tmp_path, penalty):
     )
     assert (table["c"] == 10).all()
     words = " ".join(findings.notes)
-    assert (": steps grow as d" in words) == (penalty == 0)
+    assert (": at equal sums they grow as d" in words) == (penalty == 0)
     assert ("outside of a factor of 1.25" in words) == (penalty > 0)
     for chart in findings.charts:
         assert chart.matplotlib().axes, chart.name
+
+
+def test_a_loss_that_gradient_descent_does_not_reach_is_no_comparison(tmp_path):
+    slow = dict.fromkeys(range(1, 20), 2.0)
+    own = {step: 2.3 * math.exp(-step / 61.2) for step in range(1, 300)}
+    runs = [(on_digits(name, rate, 0, 8), losses, {"parameters": 610}) for name, rate, losses in (
+        ("sgd", 0.25, slow), ("zeroth_order", 10 / 612, own),
+    )]  # fmt: skip
+    findings = analysis_of("nonconvex_rates")(store(tmp_path, runs))
+    assert findings.tables["sums_of_step_sizes"]["arrived"].tolist() == [0]
+    assert "Zeroth order with c = 10 and 610 weights does not reach the loss of the comparison." in findings.notes
 
 
 @pytest.mark.parametrize("kept", [0, 1, 4])
