@@ -234,6 +234,17 @@ def test_each_seed_is_reported_at_the_step_size_that_the_others_choose(tmp_path)
     assert "beale: no method arrives; not with every seed: Adam (0 of 3: moves around 0.0012)" in words
 
 
+def test_a_seed_has_no_part_in_its_own_choice():
+    """Of the medians 4 and 6 of all seeds the first is the smaller; of seeds 1 and 2 alone it is 6.5."""
+    rows = [
+        {"problem": "beale", "optimizer": "sgd", "seed": seed, "step_size": step, "calls": calls, "excess": excess}
+        for step, excess, own in ((0.1, 9e-9, (1, 9, 4)), (0.2, 1e-9, (6, 6, 6)))
+        for seed, calls in enumerate(own)
+    ]
+    found = module("oracle_cells").chosen(pd.DataFrame(rows)).set_index("seed")["step_size"]
+    assert found.to_dict() == {0: 0.2, 1: 0.1, 2: 0.1}
+
+
 def test_a_step_size_with_which_all_diverge_is_named(tmp_path):
     runs = [(on_problem("beale", "sgd", 5.0, seed), {10: 1.0}, {"status": "diverged"}) for seed in range(3)]
     table = analysis_of("nonconvex_rates")(store(tmp_path, [*lattice_runs()[:3], *runs])).tables["oracle_calls"]
