@@ -35,6 +35,7 @@ SMALLER = {
     "landscape": {"points": 3},
     "noise_scale": {"window": 3},
     "profile": {"closest": 0.001, "per_decade": 2, "random": 1, "normalized": 1, "steps": 2},
+    "phase_space": {"window": 3, "directions": 2, "steps": 3},
     "sharpness": {"iterations": 2},
     "shift": {"iterations": 2},
     "spectrum": {"steps": 3, "vectors": 2},
@@ -47,6 +48,7 @@ REMEMBERED = {
     "gradient_statistics": {"cosine"},
     "noise_scale": None,
     "profile": {"step", "secant", "cosine", "oscillation_exponent"},
+    "phase_space": None,
 }
 
 

@@ -29,11 +29,12 @@ SMALLER = {
     "log_spaced": "null", "start": "true", "batch_sizes": "[1,5]", "box_dimensions": 2, "largest": 1, "smallest": 1,
     "closest": 0.001, "per_decade": 2,
 }  # fmt: skip
-STEPS = {"spectrum": 3, "eigenvalues": 3, "stability": 3, "batch_hessian": 2, "profile": 3}
+STEPS = {"spectrum": 3, "eigenvalues": 3, "stability": 3, "batch_hessian": 2, "profile": 3, "phase_space": 3}
 for name in PROBES:
     known = config.read_choice("probe", name)["info"]["schema"]
     options = SMALLER | ({"steps": STEPS[name]} if name in STEPS else {})
     options |= {"points": 100} if name == "spectrum" else {}
+    options |= {"directions": 1} if name == "phase_space" else {}
     # At the start it halves the share of each rank, which makes parts of another size.
     options |= {"start": "false"} if name == "noise_scale" else {}
     WORDS += [f"probe.{name}.{option}={value}" for option, value in options.items() if option in known]
