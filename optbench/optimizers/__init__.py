@@ -11,6 +11,8 @@ from torch.distributed.tensor import DTensor
 from optbench.config.run_config import Choice
 from optbench.config.targets import load_target
 from optbench.errors import UserError
+from optbench.optimizers.adahessian import AdaHessian
+from optbench.optimizers.ademamix import AdEMAMix
 from optbench.optimizers.cubic_newton import CubicNewton
 from optbench.optimizers.damped_newton import DampedNewton
 from optbench.optimizers.decoupled import with_decoupled_weight_decay
@@ -24,11 +26,17 @@ from optbench.optimizers.lamb import LAMB
 from optbench.optimizers.lars import LARS
 from optbench.optimizers.levenberg_marquardt import LevenbergMarquardt
 from optbench.optimizers.lion import Lion
+from optbench.optimizers.mars import MARS
 from optbench.optimizers.muon import Muon
 from optbench.optimizers.nadam import NAdam
 from optbench.optimizers.perturbed_sgd import PerturbedSGD
+from optbench.optimizers.prodigy import Prodigy
 from optbench.optimizers.saddle_free_newton import SaddleFreeNewton
+from optbench.optimizers.sam import SAM
 from optbench.optimizers.score_ggn import SCoReGGN
+from optbench.optimizers.shampoo import Shampoo
+from optbench.optimizers.soap import SOAP
+from optbench.optimizers.sophia import Sophia
 from optbench.optimizers.zeroth_order import ZerothOrder
 
 __all__ = [
@@ -36,6 +44,11 @@ __all__ = [
     "KFAC",
     "LAMB",
     "LARS",
+    "MARS",
+    "SAM",
+    "SOAP",
+    "AdEMAMix",
+    "AdaHessian",
     "CubicNewton",
     "DampedNewton",
     "EntropySGD",
@@ -46,8 +59,11 @@ __all__ = [
     "Muon",
     "NAdam",
     "PerturbedSGD",
+    "Prodigy",
     "SCoReGGN",
     "SaddleFreeNewton",
+    "Shampoo",
+    "Sophia",
     "ZerothOrder",
     "build",
     "with_decoupled_weight_decay",

@@ -80,6 +80,15 @@ class FirstOrderOptimizer(torch.optim.Optimizer):
         return list(directions)
 
 
+def unhooked(optimizer: type[torch.optim.Optimizer]) -> Callable[..., Any]:
+    """The ``step`` of a class without the hooks in which torch wraps it once there is an instance.
+
+    A subclass that calls its base's step needs it: the hooks must run once, around its own step.
+    """
+    step: Any = optimizer.step
+    return step.__wrapped__ if getattr(step, "hooked", False) else step
+
+
 def norms(tensors: list[Tensor]) -> Tensor:
     """The Euclidean norm of each tensor, as one vector."""
     return torch.stack(torch._foreach_norm(tensors))

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from optbench.optimizers.base import unhooked
+
 # One class for each base, so that two optimizers of the same kind are of the same type.
 _CLASSES: dict[type[torch.optim.Optimizer], type[torch.optim.Optimizer]] = {}
 
@@ -20,10 +22,7 @@ def with_decoupled_weight_decay(base: type[torch.optim.Optimizer]) -> type[torch
     """
     if base in _CLASSES:
         return _CLASSES[base]
-    # torch wraps a class's step in its hooks when the first instance is made; the hooks must run once, around this step.
-    base_step: Any = base.step
-    if getattr(base_step, "hooked", False):
-        base_step = base_step.__wrapped__
+    base_step = unhooked(base)
 
     class Decoupled(base):  # type: ignore[valid-type, misc]
         @torch.no_grad()

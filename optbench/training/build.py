@@ -129,10 +129,10 @@ def build_task(config: RunConfig, raw: RawData, stop: Stop | None = None) -> Tas
     horizon = configuration.horizon(config, len(raw.train.inputs))
     rate, _ = configuration.learning_rate(config)
     averaging = config.averaging.in_steps(horizon)
-    exchanged = config.communication.in_steps(horizon)
+    exchanged, chosen = config.communication.in_steps(horizon), config.optimizer.in_steps(horizon)
 
     def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
-        return optimizers.build(config.optimizer, model, rate, config.seed)
+        return optimizers.build(chosen, model, rate, config.seed)
 
     check_size(config, raw.spec, make_optimizer)
     recipe = Recipe(
