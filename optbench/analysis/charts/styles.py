@@ -90,6 +90,15 @@ _METHODS = (
     "Cubic Newton",
     "Perturbed SGD",
     "Zeroth order",
+    "SAM",
+    "ASAM",
+    "Shampoo",
+    "SOAP",
+    "Prodigy",
+    "AdEMAMix",
+    "MARS-AdamW",
+    "Sophia-H",
+    "AdaHessian",
 )
 # Other labels on charts of several studies.
 _OTHERS = {"measured": 0, "train": 0, "test": 1, "validation": 2}
