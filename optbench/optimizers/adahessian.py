@@ -24,7 +24,7 @@ class AdaHessian(torch.optim.Optimizer):
     product with the Hessian a step. Within each window of a convolution's kernel D is replaced by its mean, of |D| with
     ``spatial_average="absolute"`` (the authors' code), of D with "signed" (as the paper has it), or by none.
 
-    hessian_power: p. seed: z is a function of (seed, step, position of the weight).
+    hessian_power: p. seed: z is a function of (seed, step, name of the tensor, position in it).
 
     Source: Yao, Gholami, Shen, Mustafa, Keutzer & Mahoney 2021, "AdaHessian: an adaptive second order optimizer for machine
     learning" (arXiv 2006.00719), algorithm 1, and its authors' code. Decay is decoupled, as in the code.

@@ -85,8 +85,8 @@ def unhooked(optimizer: type[torch.optim.Optimizer]) -> Callable[..., Any]:
 
     A subclass that calls its base's step needs it: the hooks must run once, around its own step.
     """
-    step: Any = optimizer.step
-    return step.__wrapped__ if getattr(step, "hooked", False) else step
+    step: Callable[..., Any] = optimizer.step
+    return getattr(step, "__wrapped__", step) if getattr(step, "hooked", False) else step
 
 
 def norms(tensors: list[Tensor]) -> Tensor:

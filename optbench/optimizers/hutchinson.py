@@ -12,13 +12,13 @@ def hessian_diagonal(objective: Objective, seed: int, step: int) -> dict[int, Te
     """z ∘ H z for the Hessian H of ``objective`` at its present weights and one z of random signs, by the id of each parameter.
 
     Its expectation is the diagonal of H (Bekas, Kokiopoulou & Saad 2007, after Hutchinson 1989). The signs are functions of
-    (``seed``, ``step``, position of the weight among all of the network), equal on all ranks.
+    (``seed``, ``step``, name of the tensor, position in it), equal on all ranks.
     """
-    parameters = objective.network.parameters
-    key, first, signs = randomness.key(seed, "hutchinson", step), 0, []
+    parameters, signs = objective.network.parameters, []
+    names = {id(parameter): name for name, parameter in objective.network.named_parameters.items()}
     for parameter in parameters:
-        position = torch.arange(first, first + parameter.numel(), device=parameter.device)
+        key = randomness.key(seed, f"hutchinson of {names[id(parameter)]}", step)
+        position = torch.arange(parameter.numel(), device=parameter.device)
         signs.append((1 - 2 * (randomness.bits(key, position) & 1)).to(parameter.dtype).view(parameter.shape))
-        first += parameter.numel()
     products = objective.hvp(signs)
     return {id(parameter): sign * product for parameter, sign, product in zip(parameters, signs, products, strict=True)}

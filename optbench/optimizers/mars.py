@@ -89,4 +89,5 @@ class MARS(FirstOrderOptimizer):
         found: Tensor = gradient + self._gamma * beta1 / (1 - beta1) * (gradient - before)
         if not self._exact:
             state["gradient_before"] = gradient.clone()
-        return found / found.norm().clamp(min=1.0)
+        length: Tensor = found.norm().clamp(min=1.0)
+        return found / length

@@ -117,7 +117,8 @@ class SOAP(FirstOrderOptimizer):
             rest = torch.eye(len(exact), dtype=exact.dtype, device=exact.device) - kept @ kept.T
             ladder = torch.linspace(2, 1, len(exact), dtype=exact.dtype, device=exact.device)
             vectors = torch.cat([kept, torch.linalg.eigh((rest * ladder) @ rest)[1].flip(1)[:, : len(exact) - rank]], 1)
-        return vectors.to(factor.dtype)
+        basis: Tensor = vectors.to(factor.dtype)
+        return basis
 
     def _refresh(self, state: dict[str, Any], name: str) -> None:
         factor, basis = state[name], state[f"{name}_basis"]

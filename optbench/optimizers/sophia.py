@@ -26,8 +26,8 @@ class Sophia(torch.optim.Optimizer):
     without bias corrections. Entries with a small or negative h move by lr, in the direction of the sign of m. A product with the
     Hessian of the batch is taken once in ``period`` steps.
 
-    gamma: γ. seed: z is a function of (seed, number of the estimate, position of the weight). ``diagnostics`` holds unclipped,
-    the share of entries that were not clipped in the last step with a product.
+    gamma: γ. seed: z is a function of (seed, number of the estimate, name of the tensor, position in it). ``diagnostics`` holds
+    unclipped, the share of entries that were not clipped in the last step with a product.
 
     Source: Liu, Li, Hall, Liang & Ma 2023, "Sophia: a scalable stochastic second-order optimizer for language model pre-training"
     (arXiv 2305.14342), algorithm 3 with the estimator of algorithm 1, whose z is Gaussian: signs have less variance.
@@ -52,7 +52,6 @@ class Sophia(torch.optim.Optimizer):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "step": 0}
         super().__init__(parameters_given(params), defaults)
         self._gamma, self._period, self._seed = gamma, period, seed
-        self.diagnostics: dict[str, float] = {}
 
     @classmethod
     def from_model(
@@ -64,6 +63,12 @@ class Sophia(torch.optim.Optimizer):
     def check(self, objective: Objective) -> None:
         """Raise UserError if no step can be taken on ``objective``: torch must be able to differentiate its model twice."""
         check_twice_differentiable(objective)
+
+    @property
+    def diagnostics(self) -> dict[str, float]:
+        """The share of entries that were not clipped, if there was a product."""
+        share = self.param_groups[0].get("unclipped")  # in a group, as a run that continues writes the same history
+        return {} if share is None else {"unclipped": share}
 
     @property
     def steps(self) -> int:
@@ -111,5 +116,5 @@ class Sophia(torch.optim.Optimizer):
                 parameter.add_(ratio.clamp_(-1, 1), alpha=-group["lr"])
         if counts:
             entries = sum(parameter.numel() for group in self.param_groups for parameter in group["params"])
-            self.diagnostics = {"unclipped": float(torch.stack(counts).sum()) / entries}
+            self.param_groups[0]["unclipped"] = float(torch.stack(counts).sum()) / entries
         return loss

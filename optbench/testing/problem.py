@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from optbench.config.durations import BatchPlan, Horizon
 from optbench.randomness import generator
 
 # Batch norm in groups smaller than the batch, and dropout: the two layers that break the first two promises where nobody
@@ -33,6 +34,8 @@ _SMALLER = {
     "score_ggn": _FEWEST,
     "zeroth_order": ("clip_norm=null",),  # which it refuses
 }
+# The length of the run in which durations among an optimizer's options are counted: 100 steps of 64 of 6,400 examples.
+HORIZON = Horizon(BatchPlan(64), examples=6400, steps=100)
 BATCHES = 5
 EXAMPLES, FEATURES, CLASSES = 12, 6, 3
 

@@ -57,9 +57,10 @@ class Subject:
 
     @cached_property
     def choice(self) -> Choice:
-        """The optimizer as a choice."""
+        """The optimizer as a choice, with durations in steps."""
         # Clipping changes nothing in it, and methods without gradients refuse it.
-        return Choice.of("optimizer", self.configured(*problem.COMMON, "clip_norm=null")["optimizer"])
+        configured = self.configured(*problem.COMMON, "clip_norm=null")
+        return Choice.of("optimizer", configured["optimizer"]).in_steps(problem.HORIZON)
 
     @property
     def without_decay(self) -> dict[str, Any]:
