@@ -294,6 +294,8 @@ def test_every_choice_of_the_other_groups_takes_a_step(group):
         if group == "optimizer" and name == "zoo" and importlib.util.find_spec("pytorch_optimizer") is None:
             continue
         task, still = train_one_step(**chosen)
+        if name == "soap":
+            continue  # its first gradient makes the bases, and no step
         # A learning rate may start from zero; whatever else, a step moves the weights.
         moved = task.optimizer.param_groups[0]["lr"] == 0 or len(still) < len(list(task.model.parameters()))
         assert moved, name

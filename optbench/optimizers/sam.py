@@ -36,11 +36,10 @@ class SAM(torch.optim.SGD):
         adaptive: bool = False,
         eta: float = 0.01,
         weight_decay: float = 0.0,
-        **kernels: Any,
     ) -> None:
         require(radius >= 0, "radius", radius, ">= 0")
         require(eta >= 0, "eta", eta, ">= 0")
-        super().__init__(parameters_given(params), lr=lr, momentum=momentum, weight_decay=weight_decay, **kernels)
+        super().__init__(parameters_given(params), lr=lr, momentum=momentum, weight_decay=weight_decay)
         self._radius, self._adaptive, self._eta = radius, adaptive, eta
 
     @torch.no_grad()

@@ -126,4 +126,6 @@ class SOAP(FirstOrderOptimizer):
         state["exp_avg_sq"] = state["exp_avg_sq"].index_select(0 if name == "left" else 1, order)
         basis = basis[:, order]
         moved = factor @ basis + self._shift * factor.trace() / len(factor) * basis
-        state[f"{name}_basis"] = torch.linalg.qr(moved)[0]
+        # There is no QR of half precision.
+        wide = moved.to(torch.promote_types(moved.dtype, torch.float32))
+        state[f"{name}_basis"] = torch.linalg.qr(wide)[0].to(moved.dtype)

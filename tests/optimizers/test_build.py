@@ -84,6 +84,7 @@ class TestEveryChoice:
         info = config["info"]
         needs_more = info["family"] == "second_order" or info.get("gradients") == "none"
         needs_more &= config["_target_"].startswith("optbench.")
+        needs_more |= bool(info.get("products"))
         losses = [optimizer.step(objective() if needs_more else closure).item() for _ in range(30)]
         assert losses[-1] < losses[0]
 
@@ -236,7 +237,9 @@ def test_a_model_with_nothing_to_train_is_refused(choice, model):
         build(choice("adam"), model.requires_grad_(False), 0.1)
 
 
-@pytest.mark.parametrize("name", ["kfac", "ekfac", "kfac_natural", "hessian_free", "entropy_sgd"])
+@pytest.mark.parametrize(
+    "name", ["kfac", "ekfac", "kfac_natural", "hessian_free", "entropy_sgd", "sophia", "adahessian"]
+)
 def test_what_an_optimizer_draws_depends_on_the_seed(name, choice):
     """Two seeds of a study are two samples of everything that is random, the optimizer's own draws too."""
 

@@ -13,8 +13,8 @@ DECOUPLED = ["sgd", "momentum", "adam", "rmsprop"]
 NEED_AN_OBJECTIVE = {
     name
     for name in NAMES
-    if (choice := read_choice("optimizer", name))["info"]["family"] == "second_order"
-    and choice["_target_"].startswith("optbench.")
+    if (info := (choice := read_choice("optimizer", name))["info"]).get("products")
+    or (info["family"] == "second_order" and choice["_target_"].startswith("optbench."))
 }
 VARIANTS = [(name, "optimizer.weight_decay_mode=decoupled", "optimizer.weight_decay=0.1") for name in DECOUPLED]
 VARIANTS += [

@@ -13,7 +13,8 @@ from optbench.config import choices, read_choice
 FIRST_ORDER = [
     name for name in choices("optimizer") if read_choice("optimizer", name)["info"]["scaling"] in ("linear", "sqrt")
 ]
-OF_CURVATURE = {"kfac", "ekfac"}  # whose matrix comes from the model's own outputs, whatever the gradient
+# Their matrix comes from the model's own outputs, or its Hessian, whatever the gradient.
+OF_CURVATURE = {"kfac", "ekfac", "sophia"}
 DEGREES = {"linear": 1.0, "sqrt": 0.0}
 
 
