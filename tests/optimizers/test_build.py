@@ -237,9 +237,7 @@ def test_a_model_with_nothing_to_train_is_refused(choice, model):
         build(choice("adam"), model.requires_grad_(False), 0.1)
 
 
-@pytest.mark.parametrize(
-    "name", ["kfac", "ekfac", "kfac_natural", "hessian_free", "entropy_sgd", "sophia", "adahessian"]
-)
+@pytest.mark.parametrize("name", ["kfac", "ekfac", "kfac_natural", "hessian_free", "entropy_sgd", "adahessian"])
 def test_what_an_optimizer_draws_depends_on_the_seed(name, choice):
     """Two seeds of a study are two samples of everything that is random, the optimizer's own draws too."""
 
