@@ -19,7 +19,7 @@ Check what the bench promises of a choice, within minutes, and write a card of w
 
   python -m optbench certify optimizer=mine              a choice, with options: optimizer.weight_decay=0.1
   python -m optbench certify torch.optim.RAdam           any subclass of torch.optim.Optimizer, by its dotted path
-  python -m optbench certify soap                        a name of the pytorch-optimizer package
+  python -m optbench certify adan                        a name of the pytorch-optimizer package
   python -m optbench certify model=mine                  also dataset=mine and probe=mine
 
 Exit status: 0 if no check has failed, 1 if one has.

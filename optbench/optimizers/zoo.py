@@ -1,4 +1,4 @@
-"""Any optimizer of the pytorch-optimizer package, by name: ``optimizer=zoo optimizer.name=soap``.
+"""Any optimizer of the pytorch-optimizer package, by name: ``optimizer=zoo optimizer.name=adan``.
 
 Optimizers are refused by name if they need more from a training loop than ``step(closure)``, or if loading their state could
 run code. Kron draws from NumPy's global generator, which is not part of any optimizer's state: it does not resume bit for bit.

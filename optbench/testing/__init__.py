@@ -40,7 +40,7 @@ def certify(
         optbench.testing.certify("optimizer=mine").check()
         optbench.testing.certify("optimizer=adam", "optimizer.weight_decay=0.1")
         optbench.testing.certify("torch.optim.RAdam")              # any class of the torch.optim.Optimizer kind
-        optbench.testing.certify("soap")                           # a name of the pytorch-optimizer package
+        optbench.testing.certify("adan")                           # a name of the pytorch-optimizer package
         optbench.testing.certify("model=mine"), certify("dataset=mine"), certify("probe=mine")
 
     words: the choice, and its options as on the command line; '--config-dir=DIR' offers the choices in a folder.

@@ -67,7 +67,7 @@ def test_list_says_who_has_a_card_and_of_which_code(command, tmp_path, monkeypat
     for name, changes in {
         "sgd": {"complete": True},
         "adam": {"code": "0123"},
-        "soap": {"checks": (broken, *rest[1:])},
+        "adan": {"checks": (broken, *rest[1:])},
     }.items():
         dataclasses.replace(card, **{"name": name, "date": "2026-07-01T12:00:00+00:00", **changes}).write(
             tmp_path / "cards"
@@ -78,5 +78,5 @@ def test_list_says_who_has_a_card_and_of_which_code(command, tmp_path, monkeypat
     text = " ".join(out.split())
     assert "(scaling=auto: linear); certified 2026-07-01 Robbins" in text
     assert "certified in part 2026-07-01, by other code than is there now" in text
-    assert "soap: certify failed 2026-07-01: repeat" in text
+    assert "adan: certify failed 2026-07-01: repeat" in text
     assert "certif" not in command("list", "optimizers", "--results-dir", str(tmp_path / "none"))[1]
