@@ -18,8 +18,8 @@ from optbench.system.home import at_home
 
 NO_DOWNLOAD = (
     "digits",
-    "digits_table",
     "text",
+    "digits_table",
     "adding",
     "multiplication",
     "temporal_order_2",
