@@ -18,7 +18,7 @@ class MatrixSensing(MatrixFactorization):
     measurements: (m, rows, columns), the Aᵢ. scale: s. The mean of f over the draws of A is that of `MatrixFactorization`,
     ½ ‖U Vᵀ - M‖², for Gaussian entries with s = 1/m, and for single entries without replacement with s = rows · columns / m.
     At the saddle point 0 the smallest eigenvalue of the Hessian is minus the largest singular value of s Σᵢ ⟨Aᵢ, M⟩ Aᵢ. With
-    enough measurements all minima are global.
+    enough Gaussian measurements all minima are global. From single entries f may also fall towards infinity.
 
     Source: Bhojanapalli, Neyshabur & Srebro 2016 (arXiv 1605.07221) for sensing; Ge, Lee & Ma 2016 (arXiv 1605.07272) for
     completion, whose regularizer is left out.
