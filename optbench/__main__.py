@@ -407,13 +407,19 @@ def _estimate(config: dict[str, Any]) -> list[str]:
     from optbench.sweep.estimate import estimate
 
     lines = [estimate(config["results_dir"], [config]).in_words()]
+    read = configuration.RunConfig.of(config)
+    if read.sorted_shards:
+        lines.append(
+            f"communication.shards=sorted: the training set is ordered by label and cut in {read.workers}; each worker draws "
+            "from its own shard"
+        )
     try:
         _require_data(config)
     except UserError as error:
         return [*lines, f"memory and micro_batch are not known before the data are there: {error}"]
     from optbench.training import micro_batch
 
-    chosen = micro_batch.of_dry_run(configuration.RunConfig.of(config))
+    chosen = micro_batch.of_dry_run(read)
     return lines if chosen is None else [chosen.describe(), *lines]
 
 

@@ -46,6 +46,7 @@ OF_THE_GROUP = {
     "optimizer": {"weight_decay_mode", "decay_norm_and_bias"},
     "tracker": {"finish_timeout"},
     "model": {"checkpointing"},
+    "communication": {"shards"},
 }
 
 

@@ -27,9 +27,10 @@ WORKERS = (
     "communication.workers=2", "batch=8", "ghost_batch_size=2", "dataset.train_limit=64", "dataset.validation=8",
 )  # fmt: skip
 OPTIONS = {
-    "communication=local": ("communication.period=3",),
+    "communication=local": ("communication.period=3", "communication.shards=sorted"),
     "communication=post_local": ("communication.period=2", "communication.start=1"),
     "communication=power_sgd": ("communication.rank=2",),
+    "communication=sign": ("communication.shards=sorted",),
 }
 TRAINED = [*OPTIMIZERS, *COMMUNICATIONS]
 # What is tested of every optimizer below, and what is only measured or needs a device.

@@ -7,7 +7,10 @@ from optbench.communication.local import LocalSGD
 from optbench.config.run_config import Choice
 from optbench.config.targets import load_target
 
-__all__ = ["Communication", "Compressor", "LocalSGD", "Shapes", "build", "dense_bytes"]
+__all__ = ["OF_DATA", "Communication", "Compressor", "LocalSGD", "Shapes", "build", "dense_bytes"]
+
+#: The options that say which examples a worker sees.
+OF_DATA = ("shards",)
 
 
 def build(choice: Choice, shapes: Shapes, seed: int) -> Communication | None:
@@ -18,4 +21,4 @@ def build(choice: Choice, shapes: Shapes, seed: int) -> Communication | None:
     if choice.target is None:
         return None
     target: Callable[..., Communication] = load_target(choice, Communication)
-    return target(shapes, seed=seed, **choice.options)
+    return target(shapes, seed=seed, **choice.without(*OF_DATA))

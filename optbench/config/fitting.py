@@ -166,6 +166,12 @@ def _check_communication(config: RunConfig, plan: BatchPlan) -> None:
             raise UserError(
                 f"{typed}: must have equal shares of batch={stage.batch}; accepted: divisors of {stage.batch}"
             )
+    target = target_of(config.text["dataset"])
+    if config.sorted_shards and target != "class":
+        raise UserError(
+            f"communication.shards=sorted: dataset={config.dataset.name} has no class labels to sort examples by (its targets "
+            f"are of kind {target}); accepted: alike, or data with one class label for each example"
+        )
     if optimizer.info.get("evaluations") == "several":
         raise UserError(
             f"communication={communication.name}: optimizer={optimizer.name} evaluates the objective more than once a step, "

@@ -172,6 +172,11 @@ class RunConfig:
         return 1 if self.communication.target is None else int(self.communication.options["workers"])
 
     @property
+    def sorted_shards(self) -> bool:
+        """True if each worker draws from a shard of its own of the training set, ordered by label."""
+        return self.communication.options.get("shards") == "sorted"
+
+    @property
     def stretch(self) -> int:
         """The epochs that one epoch of a duration lasts: regime adaptation gives a larger batch as many updates as the base."""
         return -(-self.batch // self.base_batch) if self.budget.regime_adaptation else 1

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from optbench import randomness
+from optbench.data.order import SampleOrder
 from optbench.data.raw import RawData, Split
 from optbench.errors import UserError
 
@@ -120,7 +121,8 @@ def _places(count: int, first: int, channels: int, height: int, device: torch.de
 class BatchSource:
     """Training batches and evaluation batches of one dataset, on ``device``.
 
-    reconstruct: the target of an image is the image itself, with values in [0, 1] and no normalization.
+    reconstruct: the target of an image is the image itself, with values in [0, 1] and no normalization. order: of the samples;
+    None: epochs of the whole training set.
     """
 
     def __init__(
@@ -132,6 +134,7 @@ class BatchSource:
         normalize: bool = True,
         reconstruct: bool = False,
         dtype: torch.dtype = torch.float32,
+        order: SampleOrder | None = None,
     ) -> None:
         self.spec, self.seed = raw.spec, seed
         self.augmentation = augmentation or Augmentation()
@@ -143,7 +146,7 @@ class BatchSource:
         self.splits = {"train": raw.train, "validation": raw.validation, "test": raw.test}
         self.examples = len(raw.train.inputs)
         self._scale, self._shift = self._affine(raw, normalize and not reconstruct)
-        self._orders: dict[int, Tensor] = {}
+        self._order = order or SampleOrder.shuffled(self.examples, seed)
         self.to(device)
 
     @property
@@ -160,7 +163,7 @@ class BatchSource:
         }
         if self._scale is not None and self._shift is not None:
             self._scale, self._shift = self._placed(self._scale), self._placed(self._shift)
-        self._orders.clear()
+        self._order.to(self.device)
         self._stock: Tensor | None = None  # made for the first batch, when the device is known
         return self
 
@@ -193,12 +196,12 @@ class BatchSource:
         """
         share = size // world_size
         offset = rank * share
-        index = self._indices(first_sample + offset, share)
+        index = self._order.take(first_sample, size, offset, share)
         split = self.splits["train"]
         if hasattr(split.inputs, "train_batch"):
             draw_key = randomness.key(self.seed, "augmentation", step)
             images = split.inputs.train_batch(index.tolist(), draw_key, offset)
-            upcoming = self._indices(first_sample + size + offset, share).tolist()
+            upcoming = self._order.take(first_sample + size, size, offset, share).tolist()
             split.inputs.prefetch(upcoming, randomness.key(self.seed, "augmentation", step + 1), offset)
             return self._prepare(images.to(self.device)), split.targets.index_select(0, index)
         if self.spec.kind != "image":
@@ -212,22 +215,6 @@ class BatchSource:
         if self.reconstruct:
             return inputs, inputs.flatten(1)
         return inputs, split.targets.index_select(0, index)
-
-    def _indices(self, first: int, count: int) -> Tensor:
-        epoch, start = divmod(first, self.examples)
-        parts = []
-        while count > 0:
-            part = self._order(epoch)[start : start + count]
-            parts.append(part)
-            count -= len(part)
-            epoch, start = epoch + 1, 0
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def _order(self, epoch: int) -> Tensor:
-        if epoch not in self._orders:
-            self._orders = {kept: order for kept, order in self._orders.items() if kept >= epoch - 1}
-            self._orders[epoch] = randomness.permutation(self.seed, "order", epoch, self.examples).to(self.device)
-        return self._orders[epoch]
 
     def _prepare(self, inputs: Tensor) -> Tensor:
         if self._scale is None or self._shift is None:

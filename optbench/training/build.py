@@ -15,6 +15,7 @@ from optbench import config as configuration
 from optbench.config.run_config import Choice, RunConfig
 from optbench.config.targets import load_target
 from optbench.data.checks import check as check_data
+from optbench.data.order import SampleOrder
 from optbench.data.raw import RawData
 from optbench.data.source import Augmentation, BatchSource
 from optbench.data.spec import DataSpec
@@ -111,6 +112,7 @@ def build_task(config: RunConfig, raw: RawData, stop: Stop | None = None) -> Tas
         normalize=config.dataset.options.get("normalize", True),
         reconstruct=bool(config.model.info.get("reconstructs")),
         dtype=torch.float64 if config.precision == "fp64" else torch.float32,
+        order=_order(config, raw),
     )
     # The size of some datasets is known only from their files.
     configuration.check_lengths(config, len(raw.train.inputs))
@@ -148,6 +150,12 @@ def build_task(config: RunConfig, raw: RawData, stop: Stop | None = None) -> Tas
     if layers.batch_norms(model):  # even if its file does not state it
         configuration.check_groups(config, len(raw.train.inputs))
     return Task(model, source, recipe, stop)
+
+
+def _order(config: RunConfig, raw: RawData) -> SampleOrder:
+    if config.sorted_shards:
+        return SampleOrder.sorted_by_label(raw.train.targets, config.workers, config.seed)
+    return SampleOrder.shuffled(len(raw.train), config.seed)
 
 
 def build_recorder(

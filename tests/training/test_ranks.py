@@ -115,7 +115,7 @@ def only_run(folder, results="results"):
     "words",
     [
         ["communication=sign"],
-        ["communication=local", "communication.period=4", "optimizer=momentum"],
+        ["communication=local", "communication.period=4", "communication.shards=sorted", "optimizer=momentum"],
     ],
     ids=lambda words: words[0],
 )
