@@ -1,8 +1,20 @@
 """Test accuracy against the bytes that workers send, on shards alike and sorted, and the price of both in larger batches."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 from communication_charts import charts_of
-from communication_conditions import CELL, METRIC, RATE, chosen_rates, labelled, means_by_rate, reported, reporting
+from communication_conditions import (
+    CELL,
+    CONSTANT,
+    METRIC,
+    RATE,
+    chosen_rates,
+    labelled,
+    means_by_rate,
+    reported,
+    reporting,
+)
 from communication_differences import against_dense, change_with_batch, in_points, paired, sorted_minus_alike
 
 from optbench.analysis.findings import Findings
@@ -27,25 +39,26 @@ def analyse(study: Study) -> Findings:
             tables={"chosen_rates": rates},
         )  # fmt: skip
     smallest = int(results["batch"].min())
-    prices = pd.concat([against_dense(report, metric, smallest) for metric in (ACCURACY, LOSS)], ignore_index=True)
-    larger = [
-        against_dense(report, metric, int(batch))
-        for metric in (ACCURACY, LOSS)
-        for batch in sorted(results["batch"].unique())
-        if batch > smallest
-    ]
+    constant, decayed = (report[(report["schedule"] == CONSTANT) == wanted] for wanted in (True, False))
+    larger = [int(batch) for batch in sorted(constant["batch"].unique()) if batch > smallest]
     tables = {
         "results": results.sort_values(["batch", "bytes"], ascending=[True, False]),
-        "minus_dense": prices,
-        "minus_dense_larger_batches": pd.concat(larger, ignore_index=True) if larger else pd.DataFrame(),
-        "sorted_minus_alike": sorted_minus_alike(report, ACCURACY, smallest),
-        "change_with_batch": change_with_batch(report, ACCURACY),
+        "minus_dense": _minus_dense(constant, [smallest]),
+        "minus_dense_larger_batches": _minus_dense(constant, larger),
+        "minus_dense_decayed": _minus_dense(decayed, [smallest]),
+        "sorted_minus_alike": sorted_minus_alike(constant, ACCURACY, smallest),
+        "change_with_batch": change_with_batch(constant, ACCURACY),
         "chosen_rates": rates,
         "by_rate": by_rate,
     }
     kept = {name: table for name, table in tables.items() if len(table)}
     charts = charts_of(kept, smallest)
     return Findings(QUESTION, _answer(kept, smallest), charts, kept, _notes(kept, report, rates, smallest))
+
+
+def _minus_dense(report: pd.DataFrame, batches: Sequence[int]) -> pd.DataFrame:
+    tables = [against_dense(report, metric, batch) for metric in (ACCURACY, LOSS) for batch in batches]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def _accuracy(tables: dict[str, pd.DataFrame], name: str) -> pd.DataFrame:
@@ -102,7 +115,14 @@ def _notes(tables: dict[str, pd.DataFrame], report: pd.DataFrame, rates: pd.Data
             f"The training loss is above that of dense, by the same kind of interval, in {len(higher)} of {len(known)} "
             f"conditions{named}."
         )
-    notes += _feedback(report, batch)
+    notes += _feedback(report[report["schedule"] == CONSTANT], batch)
+    decayed = _accuracy(tables, "minus_dense_decayed")
+    if len(decayed):
+        each = ", ".join(f"{row['condition']} {in_points(row)}" for _, row in decayed.iterrows())
+        notes.append(
+            f"With a rate that falls to zero along a cosine, test accuracy minus that of dense at batch {batch}, in points: "
+            f"{each}."
+        )
     larger = _accuracy(tables, "minus_dense_larger_batches")
     for size, own in larger.groupby("batch") if len(larger) else ():
         each = ", ".join(f"{row['condition']} {in_points(row)}" for _, row in own.iterrows())

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import pandas as pd
-from communication_conditions import LOCAL, METRIC, RATE
+from communication_conditions import CONSTANT, LOCAL, METRIC, RATE
 
 from optbench.analysis.charts.chart import Chart, Reference, Series
 
@@ -13,7 +13,7 @@ _PANELS = {"test_accuracy": "Test accuracy", "train_loss": "Training loss"}
 def charts_of(tables: Mapping[str, pd.DataFrame], batch: int) -> list[Chart]:
     """All charts that have something to show; ``batch`` is the one at which all conditions were run."""
     results = tables["results"]
-    own = results[results["batch"] == batch]
+    own = results[(results["batch"] == batch) & (results["schedule"] == CONSTANT)]
     charts = [
         _against_bytes(own),
         _minus_dense(tables.get("minus_dense", pd.DataFrame()), batch),
@@ -115,10 +115,12 @@ _OWN_INTERVAL = {"y": "difference", "low": "low", "high": "high"}
 
 
 def _rates(by_rate: pd.DataFrame) -> Chart:
-    """The validation accuracy by which rates were chosen, in a panel for each batch and one for sorted shards."""
+    """The validation accuracy by which rates were chosen, in a panel for each batch, sorted shards and the other schedule."""
     series = []
-    for (size, condition), rows in by_rate[by_rate[METRIC].notna()].groupby(["batch", "condition"], sort=False):
+    known = by_rate[by_rate[METRIC].notna()]
+    for (size, condition, schedule), rows in known.groupby(["batch", "condition", "schedule"], sort=False):
         panel = "sorted shards" if "sorted" in condition else f"batch {size}"
+        panel += "" if schedule == CONSTANT else f", {schedule}"
         label = condition.removesuffix(", sorted shards")
         series.append(Series(label=label, x=rows[RATE], y=rows[METRIC], panel=panel))
     return Chart(

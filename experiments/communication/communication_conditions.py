@@ -15,12 +15,13 @@ RESULTS = ("test_accuracy", "train_loss")
 # Seeds that choose the rate; all others report.
 SEARCH = (0, 1, 2)
 DENSE, LOCAL = "dense", "local steps"
-CELL = ["condition", "batch"]
+CELL = ["condition", "schedule", "batch"]
+CONSTANT = "constant"
 _SHORT = {"dense": DENSE, "qsgd": "QSGD", "power_sgd": "PowerSGD", "top_k": "top-1 %"}
 
 
 def labelled(study: Study) -> pd.DataFrame:
-    """The runs of the study, with the columns condition, method, period (NaN without local steps) and shards."""
+    """The runs of the study, with the columns condition, schedule, method, period (NaN without local steps), shards."""
     runs = study.runs.copy()
     options = {
         name: runs[f"config.communication.{name}"]
@@ -30,6 +31,8 @@ def labelled(study: Study) -> pd.DataFrame:
     }
     runs["period"] = pd.to_numeric(options["period"], errors="coerce")
     runs["shards"] = options["shards"].where(options["shards"].notna(), "alike")
+    schedules = runs.get("config.schedule.name", pd.Series(CONSTANT, index=runs.index))
+    runs["schedule"] = schedules.where(schedules.notna(), CONSTANT)
     words = [
         _words(*row)
         for row in zip(
@@ -55,9 +58,10 @@ def _words(name: Any, feedback: Any, rank: Any, period: float, shards: str) -> t
 
 
 def chosen_rates(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row for every condition and batch: the rate with the best mean validation accuracy over the seeds of the search.
+    """A row for every cell of condition, schedule and batch, with the rate that the seeds of the search choose.
 
-    Columns: those of `select`; lone_choices: the other rates that are chosen if one seed of the search is left out, as text.
+    It is the one with the best mean validation accuracy over these seeds. Columns: those of `select`; lone_choices: the other
+    rates that are chosen if one seed of the search is left out, as text.
     """
     search = runs[runs["seed"].isin(SEARCH)]
     table = select(search, CELL, METRIC, RESULTS, settings=[RATE])
@@ -66,7 +70,7 @@ def chosen_rates(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _without_one(search: pd.DataFrame, row: pd.Series) -> str:
-    own = search[(search["condition"] == row["condition"]) & (search["batch"] == row["batch"])]
+    own = search[(search[CELL] == row[CELL]).all(axis=1)]
     seeds = own["seed"].unique()
     if len(seeds) < 2:
         return ""
@@ -83,7 +87,7 @@ def reporting(runs: pd.DataFrame, rates: pd.DataFrame) -> pd.DataFrame:
 
 
 def reported(report: pd.DataFrame, rates: pd.DataFrame) -> pd.DataFrame:
-    """A row for every condition and batch with runs: the chosen rate, bytes, and mean and spread over the reporting seeds."""
+    """A row for every cell with runs: the chosen rate, bytes, and mean and spread over the reporting seeds."""
     rows = []
     for key, own in report.groupby(CELL, sort=False):
         done = own[own["status"] == "done"]
@@ -105,7 +109,7 @@ def reported(report: pd.DataFrame, rates: pd.DataFrame) -> pd.DataFrame:
 
 
 def means_by_rate(runs: pd.DataFrame, columns: Sequence[str] = (METRIC, *RESULTS)) -> pd.DataFrame:
-    """A row for every condition, batch and rate of the search: means over its seeds, where none diverged."""
+    """A row for every cell and rate of the search: means over its seeds, where none diverged."""
     search = runs[runs["seed"].isin(SEARCH) & runs["status"].isin(["done", "diverged"])]
     rows = []
     for key, own in search.groupby([*CELL, RATE]):

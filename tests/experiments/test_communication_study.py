@@ -37,11 +37,16 @@ def runs(seeds=range(9)):
     """Seeds 0 to 2 choose: 0.2 is best on validation with them, while with the others 0.4 has the best test accuracy."""
     made = []
     for condition, (communication, over, change, sent) in CONDITIONS.items():
-        for batch in (128, 512) if change is not None else (128,):
+        cells = [(128, "constant")] + ([(512, "constant")] if change is not None else [])
+        cells += [(128, "cosine")] if condition in ("dense", "sign") else []
+        for batch, schedule in cells:
             for seed in seeds:
                 for rate in RATES if seed < 3 else (0.2, 0.4):
-                    config = configured("sgd", batch, seed, rate=rate, communication=communication)
+                    config = configured(
+                        "sgd", batch, seed, rate=rate, communication=communication, schedule__name=schedule
+                    )
                     test = 0.8 + over + (change if batch == 512 else 0) + 0.01 * seed + noise(condition, seed)
+                    test += 0.02 * (schedule == "cosine" and condition == "sign")
                     test += 0.05 * (rate == 0.4)
                     validation = 0.8 - 0.1 * abs(np.log2(rate / 0.2))
                     metrics = accuracies(test, 0.05, validation) | {
@@ -59,12 +64,12 @@ def findings(tmp_path_factory):
 
 def test_the_rate_is_chosen_on_validation_by_the_first_seeds_alone(findings):
     rates = findings.tables["chosen_rates"]
-    assert len(rates) == len(CONDITIONS) + 3
+    assert len(rates) == len(CONDITIONS) + 3 + 2
     assert set(rates["base_learning_rate"]) == {0.2}
     assert set(rates["lone_choices"]) == {""}
     results = findings.tables["results"]
     assert set(results["seeds"]) == {6}
-    row = results[(results["condition"] == "sign") & (results["batch"] == 128)].iloc[0]
+    row = results[(results["condition"] == "sign") & (results["schedule"] == "constant")].iloc[0]
     expected = np.array([0.76 + 0.01 * seed + noise("sign", seed) for seed in range(3, 9)])
     assert row["test_accuracy"] == pytest.approx(expected.mean())
     assert row["bytes"] == 130
@@ -109,6 +114,14 @@ def test_shards_batches_and_error_feedback_are_compared(findings):
         assert f"{name} {100 * gain:+.2f} [" in feedback
 
 
+def test_a_decayed_rate_is_compared_with_a_decayed_dense(findings):
+    table = findings.tables["minus_dense_decayed"]
+    [row] = table[table["metric"] == "test_accuracy"].to_dict("records")
+    expected = [-0.04 + 0.02 + noise("sign", seed) - noise("dense", seed) for seed in range(3, 9)]
+    assert (row["condition"], row["difference"]) == ("sign", pytest.approx(np.mean(expected)))
+    assert any(note.startswith("With a rate that falls to zero along a cosine") for note in findings.notes)
+
+
 def test_the_answer_counts_what_is_told_apart(findings):
     table = findings.tables["minus_dense"]
     alike = table[(table["metric"] == "test_accuracy") & ~table["condition"].str.contains("sorted")]
@@ -142,7 +155,8 @@ def test_a_diverged_pair_is_counted_and_has_no_difference(tmp_path):
     lost = next(
         place
         for place, (config, *_) in enumerate(made)
-        if (config["communication"], config["seed"]) == (CONDITIONS["sign"][0], 5)
+        if (config["communication"], config["seed"], config["schedule"]["name"])
+        == (CONDITIONS["sign"][0], 5, "constant")
         and config["optimizer"]["learning_rate"] == 0.2
     )
     made[lost] = (made[lost][0], summarized(made[lost][0]), "diverged", [])
@@ -177,6 +191,7 @@ def test_all_conditions_have_the_same_rates_and_samples(scale):
         {
             "condition": str({key: value for key, value in cell.config["communication"].items() if key != "info"}),
             **{name: cell.config[name] for name in ("batch", "seed")},
+            "schedule": cell.config["schedule"]["name"],
             "rate": cell.config["optimizer"]["learning_rate"],
             "samples": cell.config["budget"]["samples"],
         }
@@ -185,11 +200,21 @@ def test_all_conditions_have_the_same_rates_and_samples(scale):
     assert rows["samples"].nunique() == 1
     assert rows["condition"].nunique() == 19
     search = rows[rows["seed"] < 3]
-    assert search.groupby(["condition", "batch"])["rate"].agg(lambda rates: tuple(sorted(set(rates)))).nunique() == 1
-    assert search.groupby(["condition", "batch"]).size().nunique() == 1
+    assert (
+        search.groupby(["condition", "schedule", "batch"])["rate"]
+        .agg(lambda rates: tuple(sorted(set(rates))))
+        .nunique()
+        == 1
+    )
+    assert search.groupby(["condition", "schedule", "batch"]).size().nunique() == 1
     # All have the same other seeds.
     others = rows[rows["seed"] > 2]
-    assert others.groupby(["condition", "batch"])["seed"].agg(lambda seeds: tuple(sorted(set(seeds)))).nunique() == 1
+    assert (
+        others.groupby(["condition", "schedule", "batch"])["seed"]
+        .agg(lambda seeds: tuple(sorted(set(seeds))))
+        .nunique()
+        == 1
+    )
     assert set(others["batch"]) == set(search["batch"]) == ({128, 512} if scale == "smoke" else {128, 512, 2048, 4096})
 
 
