@@ -1,7 +1,7 @@
 """Steps to a target against the batch: the noisy quadratic model in theory and trained, and a network beside it."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from quadratic_charts import NAMES, model_chart, network_chart, ratio_chart, sav
 
 from optbench.analysis.findings import Findings
 from optbench.analysis.laws.critical_batch import fit_critical_batch, local_slopes
-from optbench.analysis.statistics.intervals import Interval, bootstrap_fit
+from optbench.analysis.statistics.intervals import Interval, bootstrap
 from optbench.analysis.statistics.settings import seeds_only
 from optbench.analysis.statistics.targets import TIMES
 from optbench.analysis.study import Study
@@ -23,9 +23,7 @@ QUESTION = (
     "model describe a network?"
 )
 THEORY = Path(__file__).with_name("tuned_steps.csv")
-REPETITIONS = 500
-
-Fit = Callable[[list[np.ndarray]], float]
+REPETITIONS = 2000
 
 
 def analyse(study: Study) -> Findings:
@@ -84,11 +82,18 @@ def _several(tuned: pd.DataFrame) -> Steps:
     return found
 
 
-def _bounded(function: Fit, strata: list[np.ndarray]) -> dict[str, float]:
-    """The value of ``function`` with its 95 % bootstrap bounds over runs; NaN bounds if every stratum is a single run."""
-    (found,) = bootstrap_fit(lambda arrays: [function(arrays)], strata, REPETITIONS)
-    single = max(map(len, strata)) < 2
-    return {"low": math.nan if single else found.low, "high": math.nan if single else found.high}
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> Interval:
+    """The ratio of the medians, with a bootstrap over runs; no bounds if both are single runs, NaN if a median is infinite."""
+    if not (np.isfinite(np.median(numerator)) and np.isfinite(np.median(denominator))):
+        return Interval(math.nan, math.nan, math.nan)
+    if max(len(numerator), len(denominator)) < 2:
+        return Interval(float(numerator[0] / denominator[0]), math.nan, math.nan)
+
+    def statistic(runs: list[np.ndarray]) -> np.ndarray:
+        with np.errstate(invalid="ignore"):  # a resample may not have reached the target on either side
+            return np.asarray(np.median(runs[0], axis=-1) / np.median(runs[1], axis=-1))
+
+    return bootstrap(statistic, [numerator, denominator], REPETITIONS)
 
 
 def _slopes(steps: Mapping[str, Steps]) -> pd.DataFrame:
@@ -98,21 +103,15 @@ def _slopes(steps: Mapping[str, Steps]) -> pd.DataFrame:
         for name, own in methods.items():
             batches = sorted(own)
             table = local_slopes(np.array(batches), np.array([np.median(own[batch]) for batch in batches]))
-            bounds = []
-            for low, high in pairwise(batches):
-                width = math.log(high / low)
-                pair = [own[low], own[high]]
-                bounds.append(_bounded(lambda a, width=width: math.log(_ratio(a[1], a[0])) / width, pair))
+            ratios = [_ratio(own[high], own[low]) for low, high in pairwise(batches)]
+            with np.errstate(divide="ignore"):
+                for bound in ("low", "high"):
+                    logs = np.log([getattr(ratio, bound) for ratio in ratios])
+                    table[bound] = logs / np.log(np.array(batches[1:]) / np.array(batches[:-1]))
             table.insert(0, "source", source)
             table.insert(1, "method", name)
-            parts.append(pd.concat([table, pd.DataFrame(bounds, columns=["low", "high"])], axis=1))
+            parts.append(table)
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-
-
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> float:
-    """The ratio of the medians; NaN if one is infinite."""
-    values = float(np.median(numerator)), float(np.median(denominator))
-    return values[0] / values[1] if all(map(math.isfinite, values)) else math.nan
 
 
 def _savings(steps: Mapping[str, Steps]) -> pd.DataFrame:
@@ -123,9 +122,9 @@ def _savings(steps: Mapping[str, Steps]) -> pd.DataFrame:
         for name, own in methods.items():
             for batch in sorted(set(own) & set(plain)) if name != "sgd" else ():
                 factor = _ratio(plain[batch], own[batch])
-                if math.isfinite(factor):
-                    bounds = _bounded(lambda arrays: _ratio(*arrays), [plain[batch], own[batch]])
-                    rows.append({"source": source, "method": name, "batch": batch, "factor": factor} | bounds)
+                if math.isfinite(factor.estimate):
+                    row = {"source": source, "method": name, "batch": batch, "factor": factor.estimate}
+                    rows.append(row | {"low": factor.low, "high": factor.high})
     return pd.DataFrame(rows)
 
 
