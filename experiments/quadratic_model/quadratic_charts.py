@@ -45,6 +45,7 @@ def model_chart(theory: pd.DataFrame, best: pd.DataFrame) -> Chart:
         y_label="Steps",
         log_x=True,
         log_y=True,
+        share_y=False,
         series=series,
     )
 
@@ -66,8 +67,8 @@ def ratio_chart(measured: pd.DataFrame) -> Chart:
         ticks_at_x=True,
         series=series,
         references=[
-            Reference(1 - TOLERANCE, "10 % fewer, 10 % more"),
-            Reference(1 + TOLERANCE, "10 % fewer, 10 % more"),
+            Reference(1 - TOLERANCE, f"{TOLERANCE:.0%} fewer"),
+            Reference(1 + TOLERANCE, f"{TOLERANCE:.0%} more"),
         ],
     )
 
