@@ -199,10 +199,6 @@ def _notes(measured: pd.DataFrame, tuned: pd.DataFrame, savings: pd.DataFrame, n
             f"of the seeds {', '.join(map(str, SEARCH_SEEDS))} and reported on the others. {len(lost)} of {len(tuned)} points "
             "did not reach it."
         )
-        if unknown := int(tuned["unknown"].sum()):
-            notes.append(
-                f"{unknown} runs ended before the average of their weights reached the target, and are left out."
-            )
         if edge := int(tuned["at_edge"].sum()):
             notes.append(
                 f"At {edge} of {len(tuned)} points the best learning rate is the smallest or largest of the lattice."

@@ -16,7 +16,7 @@ LOSSES = {
     "adam": "validation_loss",
 }
 STEPS = "steps_to_target"
-#: Steps are counted to this many times budget.target, where runs end: their average lags, and must get there before.
+#: Steps are counted to this many times budget.target, at which runs end: below it the crossing is known on both sides.
 EASIER = 1.5
 #: The seeds that choose the learning rate.
 SEARCH_SEEDS = (0, 1)
@@ -31,8 +31,7 @@ def target_of(runs: pd.DataFrame) -> float:
 def chosen(runs: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
     """One row for each method and batch: the learning rate with the smallest median of steps, as `select` gives it.
 
-    The column values holds the steps of its reporting seeds, infinity for a run that did not reach the target. unknown counts
-    the runs that ended, at budget.target, before the average reached the target: they have no outcome.
+    The column values holds the steps of its reporting seeds, infinity for a run that did not reach the target.
     """
     target = target_of(runs)
     parts = []
@@ -41,16 +40,12 @@ def chosen(runs: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
         if own.empty:
             continue
         timed = times_to_target(own.drop(columns=[*TIMES], errors="ignore"), history, target, column)
-        early = np.isinf(timed[STEPS]) & own["steps_to_target"].notna().to_numpy()
-        timed.loc[early, STEPS] = math.nan
-        timed.loc[early, "status"] = "pending"
         timed = timed.assign(method=name)
         best = select(
             timed, ["method", "batch"], STEPS, [STEPS], ["base_learning_rate"], "median", search_seeds=SEARCH_SEEDS
         )
         values = [_reported(timed, row) for _, row in best.iterrows()]
-        unknown = [int((early & (own["batch"] == batch)).sum()) for batch in best["batch"]]
-        parts.append(best.assign(values=pd.Series(values, index=best.index, dtype=object), unknown=unknown))
+        parts.append(best.assign(values=pd.Series(values, index=best.index, dtype=object)))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
