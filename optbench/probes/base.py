@@ -1,8 +1,9 @@
 """The base class of probes: measurements of a run at one step, which change nothing in the run."""
 
 import contextlib
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +57,8 @@ class Probe(ABC):
 
     #: The number of steps before each measurement that the probe watches (see `watch`).
     window: int = 0
+    #: Seconds spent in `aside` since the last measurement, which are added to those of the next one.
+    seconds_aside: float = 0.0
 
     @abstractmethod
     def measure(self, context: ProbeContext) -> Measurement:
@@ -64,6 +67,24 @@ class Probe(ABC):
     def watch(self, objective: Objective, task: Task) -> contextlib.AbstractContextManager[None]:
         """The context in which the optimizer takes one of the ``window`` steps before a measurement."""
         return contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def aside(self, task: Task) -> Iterator[None]:
+        """Work within `watch` that is no part of the training: the clock of the run stands still."""
+        runs = task.clock.since is not None
+        if task.device.type == "cuda":
+            torch.cuda.synchronize(task.device)  # what was queued counts as training
+        if runs:
+            task.clock.stop()
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            if task.device.type == "cuda":
+                torch.cuda.synchronize(task.device)
+            self.seconds_aside += time.perf_counter() - began
+            if runs:
+                task.clock.start()
 
     def check(self, context: ProbeContext) -> None:  # noqa: B027 - most probes have nothing to check
         """Raise UserError for options that cannot work in this run, before it starts."""

@@ -104,7 +104,8 @@ class Probes:
             measurement, error = self._attempt(task, entry)
             if task.device.type == "cuda":
                 torch.cuda.synchronize(task.device)
-            seconds = time.perf_counter() - began
+            seconds = time.perf_counter() - began + entry.probe.seconds_aside
+            entry.probe.seconds_aside = 0.0
             self._measured[entry.name] = task.step
             self._seconds += seconds
             row: Row = {"probe": entry.name, "probe_seconds": seconds}

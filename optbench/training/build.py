@@ -192,7 +192,8 @@ def build_probes(config: RunConfig, task: Task, directory: RunDirectory | None, 
     horizon, chosen = task.recipe.horizon, []
     for choice in config.probes:
         name = choice.group.removeprefix("probe.")
-        schedule = ProbeSchedule.of(choice.in_steps(horizon).options, horizon.steps)
+        choice = choice.in_steps(horizon)
+        schedule = ProbeSchedule.of(choice.options, horizon.steps)
         if scheduled and schedule.is_empty:
             raise UserError(
                 f"probe.{name}: is due at none of {horizon.steps} steps; accepted: one of {', '.join(SCHEDULE_OPTIONS)} "

@@ -34,13 +34,19 @@ SMALLER = {
     "interpolation": {"points": 3},
     "landscape": {"points": 3},
     "noise_scale": {"window": 3},
+    "phase_space": {"window": 3, "directions": 2, "steps": 3},
     "sharpness": {"iterations": 2},
     "spectrum": {"steps": 3, "vectors": 2},
     "stability": {"steps": 2},
     "trace": {"most": 2},
 }
 # Of what was measured, that which depends on earlier measurements of the live run.
-REMEMBERED = {"displacement": {"moved", "path"}, "gradient_statistics": {"cosine"}, "noise_scale": None}
+REMEMBERED = {
+    "displacement": {"moved", "path"},
+    "gradient_statistics": {"cosine"},
+    "noise_scale": None,
+    "phase_space": None,
+}
 
 
 def composed(folder, probe=None, **options):

@@ -28,11 +28,12 @@ SMALLER = {
     "examples": 15, "points": 3, "vectors": 1, "probes": 1, "most": 2, "iterations": 2, "draws": 1, "every": 1,
     "log_spaced": "null", "start": "true", "batch_sizes": "[1,5]", "box_dimensions": 2, "largest": 1, "smallest": 1,
 }  # fmt: skip
-STEPS = {"spectrum": 3, "eigenvalues": 3, "stability": 3, "batch_hessian": 2}
+STEPS = {"spectrum": 3, "eigenvalues": 3, "stability": 3, "batch_hessian": 2, "phase_space": 3}
 for name in PROBES:
     known = config.read_choice("probe", name)["info"]["schema"]
     options = SMALLER | ({"steps": STEPS[name]} if name in STEPS else {})
     options |= {"points": 100} if name == "spectrum" else {}
+    options |= {"directions": 1} if name == "phase_space" else {}
     # At the start it halves the share of each rank, which makes parts of another size.
     options |= {"start": "false"} if name == "noise_scale" else {}
     WORDS += [f"probe.{name}.{option}={value}" for option, value in options.items() if option in known]
