@@ -19,6 +19,15 @@ from optbench.theory.least_squares import (
     least_squares_moments,
     stationary_least_squares_moments,
 )
+from optbench.theory.multiscale import (
+    Cycle,
+    power_cycle,
+    pseudo_huber,
+    pseudo_huber_cycle,
+    quartic_cycle,
+    saturating_loss,
+    saturating_loss_of_pareto_data,
+)
 from optbench.theory.noisy_quadratic import (
     LinearMethod,
     risk,
@@ -46,6 +55,7 @@ from optbench.theory.tuned_steps import Spectrum, TunedSteps, harmonic_spectrum,
 
 __all__ = [
     "Contraction",
+    "Cycle",
     "GreedyStep",
     "HeavyBall",
     "LinearMethod",
@@ -75,9 +85,15 @@ __all__ = [
     "nesterov_on_quadratics",
     "noise_radius",
     "polyak",
+    "power_cycle",
     "principal_curvatures",
+    "pseudo_huber",
+    "pseudo_huber_cycle",
+    "quartic_cycle",
     "risk",
     "saddle_frequency",
+    "saturating_loss",
+    "saturating_loss_of_pareto_data",
     "second_moment",
     "stationary_covariance",
     "stationary_least_squares_moments",
