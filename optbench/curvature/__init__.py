@@ -15,6 +15,7 @@ from optbench.curvature.lanczos import Lanczos, RitzPairs, RitzValues, lanczos
 from optbench.curvature.normalization import normalize, transposed_groups
 from optbench.curvature.operators import Operator, dense_operator, displaced_loss, in_float64, operator
 from optbench.curvature.power_iteration import PowerIteration, power_iteration
+from optbench.curvature.profiles import Profile, growth_exponents, logarithmic_radii, profile
 from optbench.curvature.sharpness import Sharpness, ball_sharpness, box_sharpness, loss_and_gradient, relative_scale
 from optbench.curvature.surfaces import Line, Surface, evaluation, grid, interpolation, line, model_state
 from optbench.curvature.traces import (
@@ -41,6 +42,7 @@ __all__ = [
     "Operator",
     "PowerIteration",
     "PrincipalPlane",
+    "Profile",
     "ProjectedTrace",
     "Quadrature",
     "RitzPairs",
@@ -58,6 +60,7 @@ __all__ = [
     "extreme_eigenpairs",
     "frobenius_norm",
     "grid",
+    "growth_exponents",
     "hessian_directions",
     "hutch_plus_plus_trace",
     "hutchinson_trace",
@@ -66,6 +69,7 @@ __all__ = [
     "lanczos",
     "lanczos_quadrature",
     "line",
+    "logarithmic_radii",
     "loss_and_gradient",
     "model_state",
     "normalize",
@@ -74,6 +78,7 @@ __all__ = [
     "power_iteration",
     "principal_components",
     "principal_curvatures",
+    "profile",
     "projected_trace",
     "random_direction",
     "relative_scale",

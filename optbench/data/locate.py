@@ -38,6 +38,7 @@ NO_DOWNLOAD = (
     "matrix_factorization",
     "tensor_decomposition",
     "deep_linear",
+    "two_magnitudes",
 )
 SYSTEM_FOLDER = Path("/usr/share/datasets")  # the folder of Debian's dataset-* packages
 TIMEOUT = 20.0  # seconds without a byte

@@ -4,7 +4,7 @@ A loss is called with the outputs of a model and the targets, and returns the me
 be differentiated twice. float16 and bfloat16 outputs are converted to float32 first.
 
     target            outputs                  targets
-    class             (n, classes)             int64 (n,)
+    class             (n, classes)             int64 (n,); for `OneHotSquaredError`, too
     class_per_step    (n, steps, classes)      int64 (n, steps); -100: no target at this step
     real              (n, outputs)             (n, outputs)
     a reconstruction  (n, *shape) or flat      the inputs, (n, *shape) or flat
@@ -49,6 +49,12 @@ def _paired(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(f"outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} do not match")
     working = _working(flat_outputs)
     return working, flat_targets.to(working.dtype)
+
+
+def _check_classes(outputs: Tensor, targets: Tensor) -> None:
+    """Raises ValueError unless every class stands beside one vector of outputs."""
+    if outputs.shape[:-1] != targets.shape:
+        raise ValueError(f"outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} do not match")
 
 
 class Loss:
@@ -140,17 +146,12 @@ class CrossEntropy(Loss):
         """The mean of the loss over the examples: a scalar."""
         if targets.ndim > 1:
             return super().__call__(outputs, targets)
-        self._check(outputs, targets)
+        _check_classes(outputs, targets)
         return F.cross_entropy(_working(outputs), targets, label_smoothing=self.label_smoothing)
-
-    @staticmethod
-    def _check(outputs: Tensor, targets: Tensor) -> None:
-        if outputs.shape[:-1] != targets.shape:
-            raise ValueError(f"outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} do not match")
 
     def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of every example, (n,)."""
-        self._check(outputs, targets)
+        _check_classes(outputs, targets)
         losses = F.cross_entropy(
             _working(outputs).flatten(0, -2),
             targets.flatten(),
@@ -166,7 +167,7 @@ class CrossEntropy(Loss):
     @torch.no_grad()
     def correct(self, outputs: Tensor, targets: Tensor, spec: DataSpec) -> Tensor | None:
         """1 if the largest output is the target's, else 0; the mean of that over the steps that have a target."""
-        self._check(outputs, targets)
+        _check_classes(outputs, targets)
         right = (outputs.argmax(-1) == targets).float()
         return right if targets.ndim == 1 else right.flatten(1).sum(1) / _valid_steps(targets)
 
@@ -177,7 +178,7 @@ class CrossEntropy(Loss):
 
         B B^T = diag(p) - p p^T because p sums to 1; label smoothing changes the gradient, not the Hessian.
         """
-        self._check(outputs, targets)
+        _check_classes(outputs, targets)
         probabilities = _working(outputs).softmax(-1)
         roots = probabilities.sqrt()
         if transposed:
@@ -193,7 +194,7 @@ class CrossEntropy(Loss):
     @torch.no_grad()
     def sample(self, outputs: Tensor, targets: Tensor, uniforms: Tensor) -> Tensor:
         """Classes drawn from softmax(outputs) by inverting its distribution function, int64; -100 where ``targets`` is -100."""
-        self._check(outputs, targets)
+        _check_classes(outputs, targets)
         cumulated = _working(outputs).softmax(-1).cumsum(-1, dtype=torch.float64)
         # The last sum is 1 up to rounding; every draw is scaled by it, so that it falls below.
         below = cumulated <= uniforms.unsqueeze(-1).to(torch.float64) * cumulated[..., -1:]
@@ -203,7 +204,7 @@ class CrossEntropy(Loss):
     @torch.no_grad()
     def sampled_output_gradient(self, outputs: Tensor, samples: Tensor) -> Tensor:
         """(softmax(outputs) - onehot(samples)) T_n^-1/2, and 0 at steps without a target."""
-        self._check(outputs, samples)
+        _check_classes(outputs, samples)
         working = _working(outputs)
         difference = working.softmax(-1) - F.one_hot(samples.clamp(min=0), outputs.shape[-1]).to(working.dtype)
         return difference * _root_of_step_weights(samples, working.dtype)
@@ -234,8 +235,12 @@ class SquaredError(Loss):
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The mean of the loss over the examples: a scalar."""
-        paired = _paired(outputs, targets)
+        paired = self._pair(outputs, targets)
         return F.mse_loss(*paired, reduction="sum") * (self._scale / len(outputs))
+
+    def _pair(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs and targets, (n, outputs) both."""
+        return _paired(outputs, targets)
 
     @property
     def _scale(self) -> float:
@@ -243,7 +248,7 @@ class SquaredError(Loss):
 
     def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of every example, (n,)."""
-        predicted, wanted = _paired(outputs, targets)
+        predicted, wanted = self._pair(outputs, targets)
         return self._scale * (predicted - wanted).square().sum(1)
 
     @torch.no_grad()
@@ -251,14 +256,14 @@ class SquaredError(Loss):
         """1 if every output is within ``spec.tolerance`` of its target; None without a tolerance or real targets."""
         if spec.target != "real" or spec.tolerance is None:
             return None
-        predicted, wanted = _paired(outputs, targets)
+        predicted, wanted = self._pair(outputs, targets)
         return ((predicted - wanted).abs() <= spec.tolerance).all(1).float()
 
     def output_hessian_sqrt_product(
         self, outputs: Tensor, targets: Tensor, vectors: Tensor, transposed: bool = False
     ) -> Tensor:
         """B u with B the identity if ``half``, else 2^1/2 times the identity."""
-        _paired(outputs, targets)
+        self._pair(outputs, targets)
         return vectors * math.sqrt(2 * self._scale)
 
     @torch.no_grad()
@@ -268,6 +273,25 @@ class SquaredError(Loss):
         working = _working(outputs)
         found: Tensor = working + (normal / math.sqrt(2 * self._scale)).to(working.dtype)
         return found
+
+
+@dataclass(frozen=True)
+class OneHotSquaredError(SquaredError):
+    """`SquaredError` for classes: the target of an output is 1 for the class of the example, and 0 for the others.
+
+    The square loss for classification of Hui & Belkin 2021 (arXiv 2006.07322), without their factors for many classes.
+    """
+
+    def _pair(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        if targets.is_floating_point():  # drawn by ``sample``
+            return _paired(outputs, targets)
+        _check_classes(outputs, targets)
+        return _paired(outputs, F.one_hot(targets, outputs.shape[-1]))
+
+    @torch.no_grad()
+    def correct(self, outputs: Tensor, targets: Tensor, spec: DataSpec) -> Tensor | None:
+        """1 if the largest output is that of the class."""
+        return (outputs.argmax(-1) == targets).float()
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from scipy.optimize import minimize_scalar
 
 from optbench import config
+from optbench.curvature.profiles import logarithmic_radii, profile
 from optbench.data.problems import (
     beale,
     branin,
@@ -21,6 +22,7 @@ from optbench.data.problems import (
     saddle,
     star_convex,
     tensor_decomposition,
+    two_magnitudes,
 )
 from optbench.data.source import BatchSource
 from optbench.errors import UserError
@@ -41,6 +43,7 @@ LOADED = {
     "matrix_factorization": lambda: matrix_factorization.load("", rows=4, columns=3, singular_values=[3.0, 2.0, 0.5]),
     "tensor_decomposition": lambda: tensor_decomposition.load(""),
     "deep_linear": lambda: deep_linear.load(""),
+    "two_magnitudes": lambda: two_magnitudes.load(""),
 }
 WORDS = ["model=problem", "batch=1", "tracker=none", "progress=false", "trainer.accelerator=cpu", "precision=fp64"]
 
@@ -324,6 +327,46 @@ def test_deep_linear():
     assert float(problem(problem.start)) == pytest.approx(expected)
     shallow = problem_of(deep_linear.load("", layers=2, singular_values=[2.0, 0.5]))
     assert eigenvalues(shallow, torch.zeros(8).double())[0] == pytest.approx(-2)
+
+
+def test_two_magnitudes():
+    """Along (1, ..., 1) the loss has two steps whose distances differ by the ratio of the magnitudes."""
+    problem = problem_of(two_magnitudes.load(""))
+    (teacher,) = problem.minimizers
+    unit = torch.ones(20).double() / math.sqrt(20)
+    close(problem.start - teacher, *[1 / math.sqrt(20)] * 20, atol=1e-12)
+    assert teacher.std() == pytest.approx(1 / 30, rel=0.5)
+    inputs = [sign * size * scale for scale in (1, 30) for sign in (1, -1) for size in (1, 0.7)]
+
+    def written(weights):
+        sums = [sum(math.tanh(w * x) - math.tanh(t * x) for w, t in zip(weights, teacher, strict=True)) for x in inputs]
+        return sum(0.5 * (each / 20) ** 2 for each in sums) / 8
+
+    assert float(problem(problem.start)) == pytest.approx(written(problem.start.tolist()), rel=1e-12)
+
+    def evaluate(point):
+        return {"loss": float(problem(point[0]))}
+
+    found = profile(evaluate, [teacher], [unit], logarithmic_radii(1e-3, 100.0, 40))
+    radii = found.radii.numpy()
+
+    def at(values, place):
+        return float(np.interp(math.log(place), np.log(radii), values.numpy()))
+
+    exponents = {place: at(found.exponents, place) for place in (0.01, 0.46, 1.0, 4.6, 20.0)}
+    assert exponents == pytest.approx({0.01: 2.0, 0.46: 0.4, 1.0: 0.08, 4.6: 0.38, 20.0: 0.01}, abs=0.2)
+    assert exponents[0.01] == pytest.approx(2.0, abs=2e-3)
+    assert 1.6 < at(found.exponents, 0.1) < 1.95
+    # As r → 0 input x has the slope x/W Σ sech²(w*ⱼ x)/√W, and on a plateau ½ (1 ± its output)².
+    outputs = [sum(math.tanh(t * x) for t in teacher) / 20 for x in inputs]
+    slopes = [x / 20 * sum(1 / math.cosh(t * x) ** 2 for t in teacher) / math.sqrt(20) for x in inputs]
+    assert float(found.curvatures[0]) == pytest.approx(sum(slope**2 for slope in slopes) / 8, rel=1e-3)
+    large = sum(0.5 * (1 + output**2) for output in outputs[4:]) / 8
+    assert at(found.symmetrized, 1.0) == pytest.approx(large, abs=0.02)
+    assert float(found.symmetrized[-1]) == pytest.approx(sum(0.5 * (1 + output**2) for output in outputs) / 8, rel=1e-6)
+    assert at(found.curvatures, 1.0) == pytest.approx(0.52, abs=0.02)
+    wide = profile(evaluate, [teacher], [unit], [1e-3, 1e3])
+    assert float(wide.symmetrized[1]) == pytest.approx(float(found.symmetrized[-1]), rel=1e-9)
 
 
 # ---- examples, model and loss -------------------------------------------------------------------------------------------------

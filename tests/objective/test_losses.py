@@ -12,7 +12,7 @@ from optbench.config import Choice
 from optbench.data.spec import DataSpec
 from optbench.errors import UserError
 from optbench.objective import losses
-from optbench.objective.losses import Bernoulli, CrossEntropy, SquaredError
+from optbench.objective.losses import Bernoulli, CrossEntropy, OneHotSquaredError, SquaredError
 
 CONF = Path(__file__).parents[2] / "conf" / "loss"
 IMAGE_CLASS = DataSpec("image", (1, 2, 2), 5)
@@ -47,6 +47,8 @@ CASES = {
     "squared error without half": (SquaredError(half=False), draws(6, 3), draws(6, 3, seed=1)),
     "squared error of images": (SquaredError(), draws(6, 12), draws(6, 3, 2, 2, seed=1)),
     "squared error of scalars": (SquaredError(), draws(6, 1), draws(6, seed=1)),
+    "squared error of classes": (OneHotSquaredError(), draws(6, 5), classes(6)),
+    "squared error of classes without half": (OneHotSquaredError(half=False), draws(6, 5), classes(6)),
     "bernoulli": (Bernoulli(), draws(6, 8), pixels(6, 8)),
     "bernoulli of images": (Bernoulli(), draws(6, 8), pixels(6, 2, 2, 2)),
 }
@@ -68,7 +70,7 @@ def by_hand(loss, outputs, targets):
                     terms.append(-q @ np.log(np.exp(logits) / np.exp(logits).sum()))
             result.append(np.mean(terms))
         return np.array(result)
-    y = y.reshape(z.shape)
+    y = np.eye(z.shape[1])[y] if isinstance(loss, OneHotSquaredError) else y.reshape(z.shape)
     if isinstance(loss, SquaredError):
         return ((z - y) ** 2).sum(1) * (0.5 if loss.half else 1)
     p = 1 / (1 + np.exp(-z))
@@ -140,6 +142,7 @@ def test_half_precision_is_computed_in_float32(loss, outputs, targets, dtype):
     [
         (SquaredError(), draws(6, 2), draws(6)),
         (SquaredError(), draws(6, 6), draws(6, 1)),
+        (OneHotSquaredError(), draws(6, 5), classes(6, 1)),
         (Bernoulli(), draws(6, 8), pixels(6, 1)),
         (CrossEntropy(), draws(6, 7, 5), classes(6)),
         (CrossEntropy(), draws(6, 5), classes(6, 7)),
@@ -161,9 +164,10 @@ def test_bernoulli_of_large_logits_is_finite():
 
 def test_a_class_is_right_or_not():
     outputs = torch.tensor([[1.0, 2.0, 0.0], [3.0, 2.0, 0.0], [0.0, 0.0, 1.0]])
-    correct = CrossEntropy().correct(outputs, torch.tensor([1, 1, 2]), IMAGE_CLASS)
-    assert correct.tolist() == [1, 0, 1]
-    assert correct.dtype == torch.float32
+    for loss in (CrossEntropy(), OneHotSquaredError()):
+        correct = loss.correct(outputs, torch.tensor([1, 1, 2]), IMAGE_CLASS)
+        assert correct.tolist() == [1, 0, 1]
+        assert correct.dtype == torch.float32
 
 
 def test_steps_are_right_in_part():
@@ -193,7 +197,12 @@ def test_where_there_is_no_accuracy(loss, spec):
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("cross_entropy", CrossEntropy()), ("mse", SquaredError()), ("bernoulli", Bernoulli())],
+    [
+        ("cross_entropy", CrossEntropy()),
+        ("mse", SquaredError()),
+        ("mse_one_hot", OneHotSquaredError()),
+        ("bernoulli", Bernoulli()),
+    ],
 )
 def test_every_choice_builds(name, expected):
     assert losses.build(Choice.of("loss", yaml.safe_load((CONF / f"{name}.yaml").read_text()))) == expected

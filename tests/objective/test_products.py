@@ -21,7 +21,7 @@ from optbench.models.layers import BatchNorm, Dropout, set_ghost_batch_size
 from optbench.models.recurrent import RecurrentNetwork
 from optbench.models.transformer import GPT
 from optbench.objective import Execution, LossScale, Network, Objective, dropout_key
-from optbench.objective.losses import NO_TARGET, Bernoulli, CrossEntropy, Loss, SquaredError
+from optbench.objective.losses import NO_TARGET, Bernoulli, CrossEntropy, Loss, OneHotSquaredError, SquaredError
 from optbench.objective.products.graph import differentiable_twice
 
 N, GROUP, KEY = 10, 4, dropout_key(0, 5)  # micro-batches and groups of batch norm of 4, 4 and 2
@@ -193,6 +193,7 @@ PROBLEMS = {
     "smoothed": lambda: (mlp(), features(), classes(), CrossEntropy(0.2)),
     "squared error": lambda: (mlp(2), features(), real(2), SquaredError()),
     "without half": lambda: (mlp(1), features(), real(), SquaredError(half=False)),
+    "squared error of classes": lambda: (mlp(), features(), classes(), OneHotSquaredError()),
     "conv": lambda: (convolutional(False), images(), classes(), CrossEntropy()),
     "conv with batch norm": lambda: (convolutional(True), images(), classes(), CrossEntropy()),
     "batch norm": lambda: (mlp(norm=True), features(), classes(), CrossEntropy()),

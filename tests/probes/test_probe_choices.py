@@ -31,10 +31,11 @@ def test_every_file_states_what_it_is_and_names_a_probe_that_takes_its_options(n
     assert issubclass(found, Probe)
     probe = found(**{option: value for option, value in given.items() if option not in SCHEDULE_OPTIONS})
     # The defaults of the class are those of the file, for those who use it as a library.
-    for cls in inspect.getmro(found):
-        for parameter in inspect.signature(cls.__init__).parameters.values() if cls is not object else ():
-            if parameter.name in given:
-                assert parameter.default == given[parameter.name], parameter.name
+    defaults = {}
+    for cls in reversed(inspect.getmro(found)[:-1]):
+        defaults |= {one.name: one.default for one in inspect.signature(cls.__init__).parameters.values()}
+    for option in given.keys() & defaults.keys():
+        assert defaults[option] == given[option], option
     assert probe.window >= 0
 
 

@@ -34,13 +34,19 @@ SMALLER = {
     "interpolation": {"points": 3},
     "landscape": {"points": 3},
     "noise_scale": {"window": 3},
+    "profile": {"closest": 0.001, "per_decade": 2, "random": 1, "normalized": 1, "steps": 2},
     "sharpness": {"iterations": 2},
     "spectrum": {"steps": 3, "vectors": 2},
     "stability": {"steps": 2},
     "trace": {"most": 2},
 }
 # Of what was measured, that which depends on earlier measurements of the live run.
-REMEMBERED = {"displacement": {"moved", "path"}, "gradient_statistics": {"cosine"}, "noise_scale": None}
+REMEMBERED = {
+    "displacement": {"moved", "path"},
+    "gradient_statistics": {"cosine"},
+    "noise_scale": None,
+    "profile": {"step", "secant", "cosine", "oscillation_exponent"},
+}
 
 
 def composed(folder, probe=None, **options):
@@ -73,7 +79,7 @@ def assert_identical(found, expected, where=""):
     elif isinstance(expected, torch.Tensor):
         assert torch.equal(found, expected), where
     elif isinstance(expected, np.ndarray):
-        assert np.array_equal(found, expected), where
+        assert np.array_equal(found, expected, equal_nan=expected.dtype.kind == "f"), where
     else:
         assert found == expected, where
 

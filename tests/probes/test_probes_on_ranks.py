@@ -27,8 +27,9 @@ WORDS = [
 SMALLER = {
     "examples": 15, "points": 3, "vectors": 1, "probes": 1, "most": 2, "iterations": 2, "draws": 1, "every": 1,
     "log_spaced": "null", "start": "true", "batch_sizes": "[1,5]", "box_dimensions": 2, "largest": 1, "smallest": 1,
+    "closest": 0.001, "per_decade": 2,
 }  # fmt: skip
-STEPS = {"spectrum": 3, "eigenvalues": 3, "stability": 3, "batch_hessian": 2}
+STEPS = {"spectrum": 3, "eigenvalues": 3, "stability": 3, "batch_hessian": 2, "profile": 3}
 for name in PROBES:
     known = config.read_choice("probe", name)["info"]["schema"]
     options = SMALLER | ({"steps": STEPS[name]} if name in STEPS else {})
