@@ -41,11 +41,23 @@ from optbench.theory.spiked_additive import outlier as additive_outlier
 from optbench.theory.spiked_additive import squared_overlap as additive_overlap
 from optbench.theory.spiked_wishart import bulk_edge as wishart_edge
 from optbench.theory.spiked_wishart import outlier as wishart_outlier
+from optbench.theory.steady_state import (
+    CurvatureTerms,
+    balancing_temperature,
+    curvature_terms,
+    effective_potential,
+    least_squares_shift,
+    mass_below,
+    sgd_covariance,
+    steady_density,
+    well_weights,
+)
 from optbench.theory.steps_to_target import steps_to_target
 from optbench.theory.tuned_steps import Spectrum, TunedSteps, harmonic_spectrum, steps_by_batch, tuned_steps
 
 __all__ = [
     "Contraction",
+    "CurvatureTerms",
     "GreedyStep",
     "HeavyBall",
     "LinearMethod",
@@ -54,8 +66,11 @@ __all__ = [
     "adaptive_crossover",
     "additive_outlier",
     "additive_overlap",
+    "balancing_temperature",
     "critical_batch",
+    "curvature_terms",
     "effective_batch",
+    "effective_potential",
     "gradient_descent",
     "gradient_descent_modulus",
     "greedy_step",
@@ -69,6 +84,8 @@ __all__ = [
     "largest_nesterov_learning_rate",
     "least_damping",
     "least_squares_moments",
+    "least_squares_shift",
+    "mass_below",
     "mean_square_threshold",
     "nesterov",
     "nesterov_modulus",
@@ -79,12 +96,15 @@ __all__ = [
     "risk",
     "saddle_frequency",
     "second_moment",
+    "sgd_covariance",
     "stationary_covariance",
     "stationary_least_squares_moments",
     "stationary_second_moment",
+    "steady_density",
     "steps_by_batch",
     "steps_to_target",
     "tuned_steps",
+    "well_weights",
     "wishart_edge",
     "wishart_outlier",
 ]
