@@ -145,6 +145,7 @@ PROBLEMS = (
 )  # fmt: skip
 SMALL_DATA = {
     "digits": {"train_limit": 16},
+    "digits_table": {"train_limit": 16},
     "curves": {"examples": 24, "validation": 8},
     "quadratic": {"dimension": 12, "examples": 16},
     **{name: {"examples": 16, "noise": 0.1} for name in PROBLEMS},

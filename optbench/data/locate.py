@@ -18,6 +18,7 @@ from optbench.system.home import at_home
 
 NO_DOWNLOAD = (
     "digits",
+    "digits_table",
     "text",
     "adding",
     "multiplication",
