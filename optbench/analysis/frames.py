@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from optbench.errors import UserError, nearest
+from optbench.store.measured import is_diagnostic
 from optbench.store.run_directory import FINISHED
 
 
@@ -45,6 +46,15 @@ def outcomes(runs: pd.DataFrame, metric: str) -> pd.Series:
     if not to_target:
         values = values.mask(runs["status"] == "diverged", worst(metric))
     return values.where(ended)
+
+
+def require_selectable(metric: str) -> None:
+    """Raise UserError for a value by which nothing may be chosen: a diagnosis of a probe that used held-out labels."""
+    if is_diagnostic(metric):
+        raise UserError(
+            f"metric={metric}: a diagnosis from held-out labels, by which nothing is tuned or selected; accepted: a result of "
+            "validation or train, such as validation_loss"
+        )
 
 
 def count(runs: pd.DataFrame) -> dict[str, int]:

@@ -54,6 +54,9 @@ class Probe(ABC):
     of the task, of the options and of `state_dict`; a probe may read the task, but may change only copies.
     """
 
+    #: True if it may read the examples of the validation and test splits. The names of values that depend on their labels begin
+    #: with "diagnostic_": nothing is tuned or selected by such a value.
+    diagnostic: bool = False
     #: The number of steps before each measurement that the probe watches (see `watch`).
     window: int = 0
 
@@ -85,7 +88,7 @@ class SubsetProbe(Probe):
 
     def measured(self, context: ProbeContext) -> MeasuredModel:
         """A copy of the present model, in the mode and the precision of the options."""
-        return MeasuredModel(context.task, self.examples, self.statistics, self.float64)
+        return MeasuredModel(context.task, self.examples, self.statistics, self.float64, held_out=self.diagnostic)
 
 
 #: The names of the matrices of `optbench.curvature.operators` in figures.

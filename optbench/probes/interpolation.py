@@ -27,6 +27,8 @@ class Interpolation(SubsetProbe):
     loss between θ₀ and θ above the straight line between its two ends (0 if it is nowhere above).
     """
 
+    diagnostic = True
+
     def __init__(
         self, other: str | None = None, points: int = 25, first: float = -0.5, last: float = 1.5, **subset: Any
     ) -> None:

@@ -76,7 +76,8 @@ class MeasuredModel:
     statistics: those with which batch norm normalizes. "refreshed": running statistics computed as the mean over the subset,
     in groups of ``ghost_batch_size`` examples, each normalized by its own; "running": those of the run; "batch": each group's
     own, which couples the examples of a group. Dropout is off. float64: compute in double precision, otherwise in the parameters'
-    own type, without autocast. state: a ``state_dict`` of the model to measure in place of the task's own.
+    own type, without autocast. state: a ``state_dict`` of the model to measure in place of the task's own. held_out: True for a
+    probe that is a diagnosis (`Probe.diagnostic`), which alone may read examples of the validation and test splits.
     """
 
     def __init__(
@@ -86,8 +87,9 @@ class MeasuredModel:
         statistics: str = "refreshed",
         float64: bool = False,
         state: Mapping[str, Tensor] | None = None,
+        held_out: bool = False,
     ) -> None:
-        self.task = task
+        self.task, self._held_out = task, held_out
         self.model = copied(task.model)
         if state is not None:
             self.model.load_state_dict(state)
@@ -127,9 +129,14 @@ class MeasuredModel:
         return size if self._limit is None else min(self._limit, size)
 
     def examples(self, split: str = "train") -> tuple[Tensor, Tensor]:
-        """The inputs and targets of the subset of ``split``, not augmented, on every rank."""
+        """The inputs and targets of the subset of ``split``, not augmented, on every rank.
+
+        Raises ValueError for the validation and test splits, if the probe is not marked as a diagnosis.
+        """
+        if split != "train" and not self._held_out:
+            raise ValueError(f"the {split} split may be read only by probes that are marked: diagnostic = True")
         count = self.count(split)
-        ((inputs, targets),) = self.task.source.evaluation(split, count, count)
+        inputs, targets = next(self.task.source.evaluation(split, count, count))
         return self._typed(inputs), self._typed(targets)
 
     def objective(self, split: str = "train") -> SubsetObjective:

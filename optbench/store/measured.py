@@ -1,4 +1,4 @@
-"""The values of a summary, and of rows of a history, that are not results of the science (no torch).
+"""The values of a summary, and of rows of a history, that are not results of the science, or may choose none (no torch).
 
 Two runs of one configuration agree in all other values, bit for bit on one machine. The names stand here once, for everything
 that compares runs: `verify`, `merge`, the conformance suite and the tests.
@@ -41,6 +41,13 @@ INTEGERS = (
     "rank_bytes",
     *sorted(COUNTED - {"communication_bytes"}),
 )
+#: A word in the name of every value for which a probe used the labels of held-out examples beyond an evaluation.
+DIAGNOSTIC = "diagnostic"
+
+
+def is_diagnostic(name: str) -> bool:
+    """True for a value that depends on held-out labels in such a way that nothing may be tuned or selected by it."""
+    return DIAGNOSTIC in name.split("_")
 
 
 def without_measured(content: Mapping[str, Any]) -> dict[str, Any]:

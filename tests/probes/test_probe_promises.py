@@ -35,6 +35,7 @@ SMALLER = {
     "landscape": {"points": 3},
     "noise_scale": {"window": 3},
     "sharpness": {"iterations": 2},
+    "shift": {"iterations": 2},
     "spectrum": {"steps": 3, "vectors": 2},
     "stability": {"steps": 2},
     "trace": {"most": 2},

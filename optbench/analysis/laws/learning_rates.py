@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from optbench.analysis.frames import cells, higher_is_better, outcomes
+from optbench.analysis.frames import cells, higher_is_better, outcomes, require_selectable
 from optbench.analysis.laws.scaling_laws import Crossover, crossover, power_law
 from optbench.analysis.statistics.intervals import Interval, bootstrap_fit
 from optbench.analysis.statistics.settings import seeds_only
@@ -105,6 +105,7 @@ def sweep_of(
 
     Runs without an outcome are left out; `frames.count` counts them.
     """
+    require_selectable(metric)
     runs = seeds_only(runs, [batch, rate])
     values = outcomes(runs, metric)
     table = runs.assign(_loss=1 - values if higher_is_better(metric) else values).dropna(subset=["_loss"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from optbench.analysis.frames import cells, count, higher_is_better, outcomes, require, worst
+from optbench.analysis.frames import cells, count, higher_is_better, outcomes, require, require_selectable, worst
 from optbench.analysis.statistics.search_edges import edges
 from optbench.analysis.statistics.settings import seeds_only
 
@@ -41,8 +41,9 @@ def select(
     within ``margin`` of an edge of the declared search space, or is the smallest or largest of a grid of at least three, and
     which edges.
 
-    Raises UserError if a column is missing.
+    Raises UserError if a column is missing, and for a diagnosis from held-out labels as the ``metric``.
     """
+    require_selectable(metric)
     require(runs, [*by, *settings, metric, *results, "seed", "status"])
     runs = seeds_only(runs, [*by, *settings]).reset_index(drop=True)
     # Only these of hundreds of columns are divided into cells, so that ten thousand runs take seconds.

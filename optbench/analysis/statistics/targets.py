@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from optbench.analysis.frames import higher_is_better, require
+from optbench.analysis.frames import higher_is_better, require, require_selectable
 from optbench.store.run_directory import FINISHED
 
 # The column of the history for each time.
@@ -52,7 +52,10 @@ def times_to_target(
 
     history: from `optbench.store.load_history`; only its evaluations count. interpolate: between evaluations; False: the
     first evaluation at or beyond the target, as in the summary.
+
+    Raises UserError if a column is missing, and for a diagnosis from held-out labels as the ``metric``.
     """
+    require_selectable(metric)
     require(runs, ["run_id", "status"])
     require(history, ["run_id", "event", metric, *TIMES.values()])
     evaluations = history[history["event"] == "evaluation"].sort_values("step", kind="stable")

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from optbench.analysis.frames import cells, higher_is_better, outcomes, require
+from optbench.analysis.frames import cells, higher_is_better, outcomes, require, require_selectable
 from optbench.analysis.statistics.intervals import percentile_bounds
 from optbench.analysis.statistics.settings import seeds_only
 
@@ -112,6 +112,7 @@ def curves(
     diverged_result: the result of a diverged trial, such as the accuracy of chance; None: the worst possible value, so that
     the expectation is infinite if all k trials can diverge.
     """
+    require_selectable(metric)
     require(runs, [*by, "trial", metric, result])
     runs = seeds_only(runs, [*by, "trial"])
     drawn = runs[runs["trial"] != 0]
