@@ -199,7 +199,14 @@ def data(name):
 
 
 def fitting_model(dataset):
-    names = {"image": "mlp", "sequence": "rnn", "tokens": "gpt", "noise": "quadratic", "problem": "problem"}
+    names = {
+        "image": "mlp",
+        "sequence": "rnn",
+        "tokens": "gpt",
+        "noise": "quadratic",
+        "problem": "problem",
+        "table": "mlp",
+    }
     return read_choice(
         "model", "autoencoder" if dataset["info"]["target"] == "none" else names[dataset["info"]["kind"]]
     )
