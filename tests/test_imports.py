@@ -29,6 +29,7 @@ FLOORS = [
     ["training.averaging", "training.checkpointing", "training.launch_environment", "training.measured"],
     ["training.reducer", "trackers"],
     ["training.meeting", "training.task"],
+    ["training.evaluation_weights"],
     ["training.evaluation", "probes"],
     ["training.recorder", "training.ranks"],
     ["training.build", "cli"],

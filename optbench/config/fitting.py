@@ -178,6 +178,11 @@ def _check_communication(config: RunConfig, plan: BatchPlan) -> None:
             f"communication.shards=sorted: dataset={config.dataset.name} has no class labels to sort examples by (its targets "
             f"are of kind {target}); accepted: alike, or data with one class label for each example"
         )
+    if optimizer.info.get("evaluation_weights") and communication.name in ("local", "post_local"):
+        raise UserError(
+            f"communication={communication.name}: optimizer={optimizer.name} has weights of its own for evaluation, and workers "
+            "average those that are trained; accepted: dense, or another optimizer"
+        )
     if optimizer.info.get("evaluations") == "several":
         raise UserError(
             f"communication={communication.name}: optimizer={optimizer.name} evaluates the objective more than once a step, "

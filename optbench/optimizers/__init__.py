@@ -33,6 +33,7 @@ from optbench.optimizers.perturbed_sgd import PerturbedSGD
 from optbench.optimizers.prodigy import Prodigy
 from optbench.optimizers.saddle_free_newton import SaddleFreeNewton
 from optbench.optimizers.sam import SAM
+from optbench.optimizers.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from optbench.optimizers.score_ggn import SCoReGGN
 from optbench.optimizers.shampoo import Shampoo
 from optbench.optimizers.soap import SOAP
@@ -62,6 +63,8 @@ __all__ = [
     "Prodigy",
     "SCoReGGN",
     "SaddleFreeNewton",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeSGD",
     "Shampoo",
     "Sophia",
     "ZerothOrder",

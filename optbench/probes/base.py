@@ -58,6 +58,9 @@ class Probe(ABC):
     #: True if it may read the examples of the validation and test splits. The names of values that depend on their labels begin
     #: with "diagnostic_": nothing is tuned or selected by such a value.
     diagnostic: bool = False
+    #: The weights that it measures, of an optimizer that has two: those for "evaluation", or those of "training", where a probe
+    #: looks at the steps themselves.
+    at: str = "evaluation"
     #: The number of steps before each measurement that the probe watches (see `watch`).
     window: int = 0
     #: Seconds spent in `aside` since the last measurement, which are added to those of the next one.

@@ -26,6 +26,8 @@ class Displacement(Probe):
     entry for each parameter.
     """
 
+    at = "training"
+
     def __init__(self, since: str = "start") -> None:
         assert since in ORIGINS
         self.since = since

@@ -81,7 +81,7 @@ class Interpolation(SubsetProbe):
         if not run.checkpoint.is_file():
             raise UserError(f"probe.interpolation.other={self.other}: run {run.run_id} has no checkpoint")
         try:
-            state: dict[str, Tensor] = checkpointing.load(run.checkpoint, run.run_id)["task"]["model"]
+            state = checkpointing.final_weights(checkpointing.load(run.checkpoint, run.run_id))
         except StoreError as error:
             raise UserError(f"probe.interpolation.other={self.other}: {error}") from error
         own = context.task.model.state_dict()

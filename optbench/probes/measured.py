@@ -19,11 +19,11 @@ from optbench.objective import Execution, Objective
 from optbench.objective.execution import Network, _backward
 from optbench.objective.losses import Loss
 from optbench.objective.products.graph import Part
+from optbench.training.evaluation_weights import take_statistics
 from optbench.training.task import Task
 
 STATISTICS = ("refreshed", "running", "batch")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_EVALUATION_BATCH = 1024
 
 
 def copied(model: nn.Module) -> nn.Module:
@@ -171,13 +171,4 @@ class MeasuredModel:
         if not self.network.norms or self._statistics != "refreshed":
             return
         count = self.count()
-        group = min(self._group, count)
-        # Only whole groups: the rest may be a single example, which has no variance. Every rank passes all groups, so that
-        # the result does not depend on the number of ranks.
-        size = group * max(_EVALUATION_BATCH // group, 1)
-
-        def passes() -> None:
-            for inputs, _ in self.task.source.evaluation("train", size, count - count % group):
-                self.model(self._typed(inputs))
-
-        layers.take_statistics(self.network.norms, passes)
+        take_statistics(self.task, self.model, self.network.norms, min(self._group, count), count, self._typed)

@@ -43,6 +43,8 @@ class NoiseScaleProbe(Probe):
     estimate of |G|² is not positive; gradient_norm_squared; trace; watched.
     """
 
+    at = "training"
+
     def __init__(self, window: int = 3, batches: int = 5, decay: float | None = 0.95) -> None:
         self.window, self.batches, self.decay = window, batches, decay
         self._watched: list[_Norms] = []

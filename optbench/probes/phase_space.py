@@ -50,6 +50,8 @@ class PhaseSpace(SubsetProbe):
     displacement_squared and velocity_squared (n,), over all weights; eigenvalues, residuals (directions,), the largest first.
     """
 
+    at = "training"
+
     def __init__(
         self,
         window: int = 1000,

@@ -43,6 +43,8 @@ class ProfileProbe(SubsetProbe):
     Arrays: radii (n,); directions, the names (k,); ahead, behind, exponents, curvatures (k, n); eigenvalues and residuals.
     """
 
+    at = "training"
+
     window = 1
 
     def __init__(

@@ -19,6 +19,7 @@ from optbench.probes.base import Measurement, Probe, ProbeContext
 from optbench.probes.schedule import ProbeSchedule
 from optbench.store import RunDirectory, StoreError
 from optbench.store.files import reporting
+from optbench.training.evaluation_weights import evaluation_weights
 from optbench.training.task import Task
 
 Row = dict[str, Any]
@@ -131,7 +132,8 @@ class Probes:
         error: BaseException | None = None
         with _generators_kept(task.device):
             try:
-                measurement = entry.probe.measure(self._context(task))
+                with evaluation_weights(task) if entry.probe.at == "evaluation" else contextlib.nullcontext():
+                    measurement = entry.probe.measure(self._context(task))
             except StoreError:
                 raise
             except Exception as raised:

@@ -44,6 +44,8 @@ class Stability(SubsetProbe):
     it. For other optimizers the last three are left out.
     """
 
+    at = "training"
+
     def __init__(self, steps: int = 60, tolerance: float = 1e-3, **subset: Any) -> None:
         super().__init__(**subset)
         self.steps, self.tolerance = steps, tolerance

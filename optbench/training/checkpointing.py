@@ -91,6 +91,12 @@ def parse(path: Path, archive: bytes) -> State:
     return state
 
 
+def final_weights(state: State) -> dict[str, torch.Tensor]:
+    """The state dict of the model at the end of a run, with the weights that its optimizer offers for evaluation, if it does."""
+    found: dict[str, torch.Tensor] = state.get("evaluation_model", state["task"]["model"])
+    return found
+
+
 def read_archive(path: Path, run_id: str) -> tuple[State, Seal | None]:
     """The state in ``path``, without what ranks have divided, and its seal; raises as `optbench.store.checkpoints.read`."""
     archive, seal = read(path, run_id)

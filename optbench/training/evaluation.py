@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from optbench.training.evaluation_weights import evaluation_weights
 from optbench.training.task import Task
 
 SPLITS = ("train", "validation", "test")
@@ -20,9 +21,11 @@ class Evaluator:
     def __call__(self, task: Task) -> dict[str, float | None]:
         """{train,validation,test}_{loss,accuracy}, gap_loss and gap_accuracy; with averaging, also averaged_... of each.
 
+        The weights are those that the optimizer offers for evaluation; an average is one of the weights that it trains.
         The generalization gap is test loss minus train loss, and train accuracy minus test accuracy.
         """
-        metrics = self._all_splits(task, "")
+        with evaluation_weights(task):
+            metrics = self._all_splits(task, "")
         if task.average is not None and task.average.active:
             with task.average.applied_to(task.model):
                 metrics |= self._all_splits(task, "averaged_")

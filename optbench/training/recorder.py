@@ -19,6 +19,7 @@ from optbench.store import RunDirectory, resuming
 from optbench.store.checkpoints import Seal
 from optbench.training import checkpointing
 from optbench.training.evaluation import Evaluator
+from optbench.training.evaluation_weights import evaluation_weights, offers
 from optbench.training.measured import Measured
 from optbench.training.task import Task
 
@@ -285,7 +286,11 @@ class Recorder(pl.Callback):
             # The history must be on the disk before the checkpoint, because the machine may lose power in between.
             self.directory.flush()
             seal = Seal(self.directory.run_id, task.step, *self._digest.take(), *shards)
-            checkpointing.save({"task": state, "recorder": self.state()}, self.directory, seal)
+            archive = {"task": state, "recorder": self.state()}
+            if self.outcome == "done" and offers(task.optimizer):
+                with evaluation_weights(task):
+                    archive["evaluation_model"] = {name: each.clone() for name, each in task.model.state_dict().items()}
+            checkpointing.save(archive, self.directory, seal)
         self._last_checkpoint = time.monotonic()
 
     def _is_time(self, trainer: pl.Trainer, task: Task) -> bool:

@@ -22,7 +22,7 @@ def weights_of_run(model: nn.Module, generator: Generator, source: str, results_
             f"init.source={source}: this run is {state} in {directory.path.parent}; accepted: the whole id of a run that is done"
         )
     try:
-        found = checkpointing.load(directory.checkpoint, source)["task"]["model"]
+        found = checkpointing.final_weights(checkpointing.load(directory.checkpoint, source))
     except FileNotFoundError:
         raise UserError(
             f"init.source={source}: {directory.checkpoint} is missing, which holds its weights; accepted: another run, or this "

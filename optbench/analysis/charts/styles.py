@@ -99,6 +99,8 @@ _METHODS = (
     "MARS-AdamW",
     "Sophia-H",
     "AdaHessian",
+    "Schedule-free SGD",
+    "Schedule-free AdamW",
 )
 # Other labels on charts of several studies.
 _OTHERS = {"measured": 0, "train": 0, "test": 1, "validation": 2}
