@@ -80,7 +80,8 @@ class ProfileProbe(SubsetProbe):
     @contextlib.contextmanager
     def watch(self, objective: Objective, task: Task) -> Iterator[None]:
         """Remember the weights before the step."""
-        self._before = task.step, [parameter.detach().clone() for parameter in task.model.parameters()]
+        with self.aside(task):
+            self._before = task.step, [parameter.detach().clone() for parameter in task.model.parameters()]
         yield
 
     def measure(self, context: ProbeContext) -> Measurement:

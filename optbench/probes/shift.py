@@ -95,7 +95,8 @@ class Shift(SubsetProbe):
         """Keep the weights after a step, if it is one of those at equal distances."""
         yield
         if (task.step + 1) % math.ceil(self.window / self.iterates) == 0:
-            self._kept.append(flatten([parameter.detach() for parameter in trainable(task.model)]).cpu())
+            with self.aside(task):
+                self._kept.append(flatten([parameter.detach() for parameter in trainable(task.model)]).cpu())
 
     def measure(self, context: ProbeContext) -> Measurement:
         """Descend to both minima, and take the terms there."""

@@ -234,3 +234,35 @@ def test_sharpness_of_the_first_order_is_the_loss_up_the_gradient(case):
     moved = [now + 0.5 * now.abs() * each / length for now, each in zip(case.here, scaled, strict=True)]
     assert found["adaptive"] == pytest.approx(float(case.loss(moved)) - loss.item(), rel=1e-6)
     assert found["keskar"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("phase_space", ["probe.phase_space.directions=1"]), ("profile", []), ("shift", ["probe.shift.window=4"])],
+)
+def test_keeping_weights_between_steps_is_no_part_of_the_training(tmp_path, monkeypatch, name, words):
+    """The run's clock stands while a probe copies weights; noise_scale looks into the passes themselves, which do count."""
+    common = [
+        "dataset=digits",
+        "dataset.train_limit=64",
+        "model=logreg",
+        "optimizer=sgd",
+        "batch=16",
+        "budget.steps=4",
+        "tracker=none",
+    ]
+    composed = config.compose([*common, f"probe={name}", *words, f"results_dir={tmp_path}"])
+    read = RunConfig.of(composed)
+    task = build.build_task(read, build.load_data(read))
+    task.configure_optimizers()
+    (entry,) = build.build_probes(read, task, None).scheduled
+    if name == "phase_space":
+        entry.probe.measure(ProbeContext(task, list))  # which fixes its directions
+    stood = []
+    monkeypatch.setattr(task.clock, "stop", lambda: stood.append("stop"))
+    monkeypatch.setattr(task.clock, "start", lambda: stood.append("start"))
+    task.clock.since = 0.0
+    with entry.probe.watch(None, task):
+        pass
+    assert stood[:2] == ["stop", "start"]
+    assert entry.probe.seconds_aside > 0
