@@ -4,20 +4,18 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from optbench.objective import Objective
 from optbench.optimizers import krylov
 from optbench.optimizers.base import require, require_betas, require_common
-from optbench.optimizers.groups import decay_groups, parameters_given, trainable
-from optbench.optimizers.hutchinson import hessian_diagonal
-from optbench.optimizers.subspace import check_twice_differentiable
+from optbench.optimizers.groups import parameters_given
+from optbench.optimizers.hutchinson import OfHessianDiagonal, hessian_diagonal
 
 AVERAGES = ("absolute", "signed", "none")
 
 
-class AdaHessian(torch.optim.Optimizer):
+class AdaHessian(OfHessianDiagonal):
     """θ ← θ - lr [m̂ / (v̂^(p/2) + ε) + λ θ], where v averages D² for an estimate D of the diagonal of the Hessian of the batch.
 
     m̂ and v̂ are averages of g and of D² with decays β₁ and β₂ and Adam's bias correction. D = z ∘ H z with random signs z, one
@@ -49,17 +47,6 @@ class AdaHessian(torch.optim.Optimizer):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "step": 0}
         super().__init__(parameters_given(params), defaults)
         self._power, self._average, self._seed = hessian_power, spatial_average, seed
-
-    @classmethod
-    def from_model(
-        cls, model: nn.Module, weight_decay: float = 0.0, decay_norm_and_bias: bool = False, **options: Any
-    ) -> "AdaHessian":
-        """The method for ``model``; biases and norm scales are not decayed unless ``decay_norm_and_bias``."""
-        return cls(decay_groups(trainable(model), weight_decay, decay_norm_and_bias), **options)
-
-    def check(self, objective: Objective) -> None:
-        """Raise UserError if no step can be taken on ``objective``: torch must be able to differentiate its model twice."""
-        check_twice_differentiable(objective)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

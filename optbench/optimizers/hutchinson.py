@@ -1,10 +1,29 @@
 """An unbiased estimate of the diagonal of the Hessian from one product, for methods that keep an average of it."""
 
+from typing import Any, Self
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from optbench import randomness
 from optbench.objective import Objective
+from optbench.optimizers.groups import decay_groups, trainable
+from optbench.optimizers.subspace import check_twice_differentiable
+
+
+class OfHessianDiagonal(torch.optim.Optimizer):
+    """The base class of first-order steps that are scaled by such an estimate."""
+
+    @classmethod
+    def from_model(
+        cls, model: nn.Module, weight_decay: float = 0.0, decay_norm_and_bias: bool = False, **options: Any
+    ) -> Self:
+        """The method for ``model``; biases and norm scales are not decayed unless ``decay_norm_and_bias``."""
+        return cls(decay_groups(trainable(model), weight_decay, decay_norm_and_bias), **options)
+
+    def check(self, objective: Objective) -> None:
+        """Raise UserError if no step can be taken on ``objective``: torch must be able to differentiate its model twice."""
+        check_twice_differentiable(objective)
 
 
 @torch.no_grad()

@@ -5,19 +5,17 @@ from fractions import Fraction
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from optbench.objective import Objective
 from optbench.optimizers import krylov
 from optbench.optimizers.base import require, require_betas, require_common
-from optbench.optimizers.groups import decay_groups, parameters_given, trainable
-from optbench.optimizers.hutchinson import hessian_diagonal
+from optbench.optimizers.groups import parameters_given
+from optbench.optimizers.hutchinson import OfHessianDiagonal, hessian_diagonal
 from optbench.optimizers.periods import kinds_of_steps
-from optbench.optimizers.subspace import check_twice_differentiable
 
 
-class Sophia(torch.optim.Optimizer):
+class Sophia(OfHessianDiagonal):
     """θ ← θ - lr [clip(m / max(γ h, ε), -1, 1) + λ θ] with averages m of gradients and h of estimates of the Hessian's diagonal.
 
         m ← β₁ m + (1 - β₁) g                   every step
@@ -52,17 +50,6 @@ class Sophia(torch.optim.Optimizer):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "step": 0}
         super().__init__(parameters_given(params), defaults)
         self._gamma, self._period, self._seed = gamma, period, seed
-
-    @classmethod
-    def from_model(
-        cls, model: nn.Module, weight_decay: float = 0.1, decay_norm_and_bias: bool = False, **options: Any
-    ) -> "Sophia":
-        """The method for ``model``; biases and norm scales are not decayed unless ``decay_norm_and_bias``."""
-        return cls(decay_groups(trainable(model), weight_decay, decay_norm_and_bias), **options)
-
-    def check(self, objective: Objective) -> None:
-        """Raise UserError if no step can be taken on ``objective``: torch must be able to differentiate its model twice."""
-        check_twice_differentiable(objective)
 
     @property
     def diagnostics(self) -> dict[str, float]:
