@@ -141,7 +141,7 @@ def test_the_facts_that_decide_what_fits_are_of_the_accepted_words():
 
 PROBLEMS = (
     "rosenbrock", "nesterov_skokov", "beale", "branin", "pl_sine", "star_convex", "saddle", "phase_retrieval",
-    "matrix_factorization", "tensor_decomposition", "deep_linear", "two_magnitudes",
+    "matrix_factorization", "matrix_sensing", "matrix_completion", "tensor_decomposition", "deep_linear", "two_magnitudes",
 )  # fmt: skip
 SMALL_DATA = {
     "digits": {"train_limit": 16},

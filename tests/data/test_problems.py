@@ -15,6 +15,7 @@ from optbench.data.problems import (
     branin,
     deep_linear,
     matrix_factorization,
+    matrix_sensing,
     nesterov_skokov,
     phase_retrieval,
     pl_sine,
@@ -41,6 +42,8 @@ LOADED = {
     "phase_retrieval": lambda: phase_retrieval.load("", dimension=4, measurements=None),
     "phase_retrieval of rows": lambda: phase_retrieval.load("", dimension=4, measurements=40),
     "matrix_factorization": lambda: matrix_factorization.load("", rows=4, columns=3, singular_values=[3.0, 2.0, 0.5]),
+    "matrix_sensing": lambda: matrix_sensing.load("", rows=4, columns=3, rank=1, singular_values=[2.0]),
+    "matrix_completion": lambda: matrix_sensing.load_completion("", rows=4, columns=3, entries=9),
     "tensor_decomposition": lambda: tensor_decomposition.load(""),
     "deep_linear": lambda: deep_linear.load(""),
     "two_magnitudes": lambda: two_magnitudes.load(""),
@@ -288,6 +291,61 @@ def test_matrix_factorization():
     for _ in range(1500):
         weights = weights - 0.1 * gradient(problem, weights)
     assert float(problem(weights)) == pytest.approx(problem.minimum, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("load", "about"), [(matrix_sensing.load, "measurements"), (matrix_sensing.load_completion, "entries")]
+)
+def test_a_matrix_is_found_from_a_part_of_what_is_known_of_it(load, about):
+    problem = problem_of(load("", generation_seed=3))
+    close(torch.linalg.svdvals(problem.target), 3.0, 2.0, 0.0, 0.0, 0.0, atol=1e-12)
+    assert float(problem(problem.minimizers[0])) == pytest.approx(0, abs=1e-25)
+    # At 0 f is -⟨R, U Vᵀ⟩ to second order, for the mean R of the measurements of M.
+    products = torch.einsum("mij,ij->m", problem.measurements, problem.target)
+    mean = problem.scale * torch.einsum("m,mij->ij", products, problem.measurements)
+    zero = torch.zeros(22).double()
+    assert float(problem(zero)) == pytest.approx(float(problem.scale / 2 * (products**2).sum()))
+    assert float(eigenvalues(problem, zero)[0]) == pytest.approx(-float(torch.linalg.svdvals(mean)[0]))
+    weights = problem.start
+    for _ in range(1500):
+        weights = weights - 0.1 * gradient(problem, weights)
+    assert float(problem.relative_error(weights)) < 1e-8
+    # With one measurement many matrices fit, and the hidden one is not found.
+    little = problem_of(load("", generation_seed=3, **{about: 1}))
+    weights = little.start
+    for _ in range(1500):
+        weights = weights - 0.01 * gradient(little, weights)
+    assert float(little(weights)) < 1e-8
+    assert float(little.relative_error(weights)) > 0.5
+
+
+def test_on_the_average_the_measurements_give_the_factorization():
+    weights = 0.5 * torch.randn(22, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for load in (matrix_sensing.load, matrix_sensing.load_completion):
+        found, expected = [], []
+        for seed in range(400):
+            problem = problem_of(load("", generation_seed=seed))
+            left, right = problem.factors(weights)
+            found.append(float(problem(weights)))
+            expected.append(float(((left @ right.T - problem.target) ** 2).sum()) / 2)
+        difference = np.array(found) - np.array(expected)
+        assert abs(difference.mean()) < 4 * difference.std() / 20
+    everything = problem_of(matrix_sensing.load_completion("", entries=30))
+    whole = matrix_factorization.MatrixFactorization(everything.target, 2, everything.start)
+    assert float(everything(weights)) == pytest.approx(float(whole(weights)), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("load", "options", "message"),
+    [
+        (matrix_sensing.load, {"singular_values": [3.0, 2.0, 1.0]}, r"dataset\.singular_values=.*more than the rank 2"),
+        (matrix_sensing.load, {"rank": 6}, r"dataset\.rank=6: more than M of 6 x 5 has; accepted: at most 5"),
+        (matrix_sensing.load_completion, {"entries": 31}, r"dataset\.entries=31: .*; accepted: at most 30"),
+    ],
+)
+def test_a_matrix_that_cannot_be_known_is_refused(load, options, message):
+    with pytest.raises(UserError, match=message):
+        load("", **options)
 
 
 def test_the_balance_of_two_factors_drifts_with_the_learning_rate():
