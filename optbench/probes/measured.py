@@ -99,7 +99,13 @@ class MeasuredModel:
         self.loss = task.recipe.loss
         self.spec = task.source.spec
         self.execution = replace(
-            task.execution, device=task.device, backward=_backward, dtype=None, loss_scale=None, clip_norm=None
+            task.execution,
+            device=task.device,
+            backward=_backward,
+            average=None,  # on several ranks micro-batches then stay: shares that are not equal would lose their weights
+            dtype=None,
+            loss_scale=None,
+            clip_norm=None,
         )
         self._limit, self._statistics = examples, statistics
         self.model.eval()

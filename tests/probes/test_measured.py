@@ -1,6 +1,7 @@
 """The copy that is measured: fixed examples, batch norm's statistics, precision, and nothing shared with the run."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -52,6 +53,17 @@ def test_the_loss_is_that_of_the_first_examples_in_eval_mode(task, examples):
     assert loss == pytest.approx(F.cross_entropy(outputs, targets).item(), rel=1e-6)
     assert accuracy == pytest.approx((outputs.argmax(1) == targets).double().mean().item())
     assert float(measured.objective().loss()) == pytest.approx(loss, rel=1e-6)
+
+
+def test_shares_of_several_ranks_keep_their_micro_batches(task, monkeypatch):
+    """Those of a subset need not be equal, so that a new division would have to weigh its parts anew."""
+    alone = replace(task.execution, adjustable=True, average=lambda parameters: None)
+    monkeypatch.setattr(task, "execution", alone)
+    assert MeasuredModel(task, 10).objective().may_halve
+    monkeypatch.setattr(task, "execution", replace(alone, world_size=3, rank=1))
+    objective = MeasuredModel(task, 10).objective()
+    assert sum(part.weight for part in objective._parts) == pytest.approx(3 * 3 / 10)
+    assert not objective.may_halve
 
 
 def test_float64_measures_a_copy_in_double_precision(task):
