@@ -1,4 +1,4 @@
-"""What one run measures once it has settled, each number beside its prediction."""
+"""Measure one run once it has settled, each number beside its prediction."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -25,7 +25,7 @@ VELOCITIES = ("difference", "buffer")
 
 @dataclass(frozen=True)
 class _Frame:
-    """What the first measurement fixes: its step, θ₀ (P,), and U (P, directions) with eigenvalues and residuals (directions,)."""
+    """The frame of a path: the step, θ₀ (P,), and U (P, directions) with eigenvalues and residuals (directions,)."""
 
     step: int
     start: Tensor

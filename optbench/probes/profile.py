@@ -1,4 +1,4 @@
-"""How the loss grows along sharp, oscillating and random directions, on a logarithmic grid of distances."""
+"""Profiles of the loss along sharp, oscillating and random directions, on a logarithmic grid of distances."""
 
 import contextlib
 import math

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from optbench.moved import current_choice, current_column
@@ -140,11 +139,8 @@ class Probes:
                 error = raised
                 if task.device.type == "cuda":
                     torch.cuda.empty_cache()
-        if task.execution.world_size > 1:
-            failed = torch.tensor(float(error is not None), device=task.device)
-            dist.all_reduce(failed, op=dist.ReduceOp.MAX)
-            if error is None and float(failed):
-                measurement, error = None, RuntimeError("it failed on another rank")
+        if task.execution.on_any_rank(error is not None) and error is None:
+            measurement, error = None, RuntimeError("it failed on another rank")
         return measurement, error
 
     def _context(self, task: Task) -> ProbeContext:
