@@ -72,6 +72,10 @@ class Loss:
         """The correctness of every example, (n,) in [0, 1], float32; None if it is not defined for the data."""
         return None
 
+    def squared_error(self, outputs: Tensor, targets: Tensor) -> Tensor | None:
+        """The squared error of every reconstruction, (n,), where the loss itself is another; None where there is none."""
+        return None
+
     # ---- derivatives in the outputs, and the model's own distribution -------------------------------------------------
 
     def output_gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -299,7 +303,7 @@ class Bernoulli(Loss):
     """Sum over pixels of -x log p - (1 - x) log(1 - p) with p = sigmoid(outputs), for targets x in [0, 1].
 
     The negative log-likelihood of binary pixels, the loss of the deep autoencoders of Martens 2010 and Sutskever et al.
-    2013, who report the squared error of the reconstruction instead.
+    2013, who report the squared error of the reconstruction instead: `squared_error`.
     """
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -309,6 +313,12 @@ class Bernoulli(Loss):
     def per_example(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of every example, (n,)."""
         return F.binary_cross_entropy_with_logits(*_paired(outputs, targets), reduction="none").sum(1)
+
+    @torch.no_grad()
+    def squared_error(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """|p - x|^2 of every example, (n,): 0 for a perfect reconstruction, where the loss is the entropy of x."""
+        logits, wanted = _paired(outputs, targets)
+        return (logits.sigmoid() - wanted).square().sum(1)
 
     def output_hessian_sqrt_product(
         self, outputs: Tensor, targets: Tensor, vectors: Tensor, transposed: bool = False

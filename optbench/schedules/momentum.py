@@ -32,6 +32,23 @@ class Sutskever:
         return min(momentum, self.final) if step >= self.horizon - self.final_steps else momentum
 
 
+@dataclass(frozen=True)
+class Delayed:
+    """The momentum ``first`` in the first ``first_steps`` steps, and ``then`` after them.
+
+    That of the recurrent networks of Sutskever et al. 2013, section 4.
+    """
+
+    horizon: int
+    first: float = 0.9
+    first_steps: int = 1000
+    then: float = 0.98
+
+    def __call__(self, step: int) -> float | None:
+        """The momentum at ``step``, counted from 0."""
+        return self.first if step < self.first_steps else self.then
+
+
 def build(choice: Choice, horizon: int) -> MomentumSchedule | None:
     """The momentum schedule of a run of ``horizon`` steps; None for momentum_schedule=none.
 

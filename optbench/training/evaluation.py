@@ -21,6 +21,7 @@ class Evaluator:
     def __call__(self, task: Task) -> dict[str, float | None]:
         """{train,validation,test}_{loss,accuracy}, gap_loss and gap_accuracy; with averaging, also averaged_... of each.
 
+        A loss of reconstructions adds {train,validation,test}_squared_error.
         The weights are those that the optimizer offers for evaluation; an average is one of the weights that it trains.
         The generalization gap is test loss minus train loss, and train accuracy minus test accuracy.
         """
@@ -57,10 +58,10 @@ class Evaluator:
 
     @torch.no_grad()
     def split(self, task: Task, split: str) -> dict[str, float | None]:
-        """The mean loss and accuracy over one split; the accuracy is None if the targets define none."""
+        """The means over one split: loss, accuracy (None if the targets define none), squared_error if the loss has one."""
         execution, loss = task.execution, task.recipe.loss
-        totals = torch.zeros(3, dtype=torch.float64, device=task.device)
-        graded = False
+        totals = torch.zeros(4, dtype=torch.float64, device=task.device)
+        graded = reconstructed = False
         limit = self.train_limit if split == "train" else None
         task.model.eval()
         for inputs, targets in task.source.evaluation(split, self.batch, limit, execution.rank, execution.world_size):
@@ -72,11 +73,16 @@ class Evaluator:
             if correct is not None:
                 graded = True
                 totals[2] += correct.double().sum()
+            error = loss.squared_error(outputs, targets)
+            if error is not None:
+                reconstructed = True
+                totals[3] += error.double().sum()
         self._keep_up(task, split, limit)
         task.model.train()
         if execution.world_size > 1:
             # A rank without examples of its own does not know whether the others' were graded, but the sums do.
             execution.sum_over_ranks(totals)
-            graded = graded or float(totals[2]) > 0
-        total_loss, count, right = totals.tolist()
-        return {"loss": total_loss / count, "accuracy": right / count if graded else None}
+            graded, reconstructed = graded or float(totals[2]) > 0, reconstructed or float(totals[3]) > 0
+        total_loss, count, right, total_error = totals.tolist()
+        found = {"loss": total_loss / count, "accuracy": right / count if graded else None}
+        return found | ({"squared_error": total_error / count} if reconstructed else {})

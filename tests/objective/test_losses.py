@@ -1,5 +1,6 @@
 """Losses against formulas written out in numpy, against torch's functions, and by their derivatives."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +158,13 @@ def test_what_would_broadcast_is_refused(loss, outputs, targets):
 def test_bernoulli_of_large_logits_is_finite():
     outputs, targets = torch.tensor([[1000.0, -1000.0]]), torch.tensor([[1.0, 1.0]])
     assert Bernoulli()(outputs, targets).item() == 1000
+
+
+def test_only_a_reconstruction_has_a_squared_error_beside_the_loss():
+    logits = torch.tensor([[0.0, math.log(3.0)], [50.0, 0.0]], dtype=torch.float64)
+    targets = torch.tensor([[1.0, 0.25], [1.0, 0.5]], dtype=torch.float64)
+    assert Bernoulli().squared_error(logits, targets).tolist() == pytest.approx([0.25 + 0.25, 0.0])
+    assert SquaredError().squared_error(logits, targets) is None
 
 
 # ---- accuracy ----

@@ -355,6 +355,14 @@ def test_sutskever_never_raises_the_momentum_at_the_end():
     assert sutskever(200)(0) == 0.5
 
 
+def test_a_delayed_momentum_changes_once():
+    read = Choice.of(
+        "momentum_schedule", read_choice("momentum_schedule", "delayed") | {"first_steps": "10%", "then": 0.0}
+    )
+    schedule = momentum.build(read.in_steps(Horizon(BatchPlan(100), 1000, 3000)), 3000)
+    assert [schedule(step) for step in (0, 299, 300, 2999)] == [0.9, 0.9, 0.0, 0.0]
+
+
 def test_no_momentum_schedule():
     assert momentum.build(Choice.of("momentum_schedule", config.read_choice("momentum_schedule", "none")), 100) is None
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from optbench import config
 from optbench.errors import UserError
@@ -234,6 +235,33 @@ def test_the_best_validation_results_and_their_steps(tmp_path):
     assert outcome.summary["gap_loss"] == pytest.approx(gap)
     assert outcome.summary["gap_accuracy"] == pytest.approx(
         outcome.summary["train_accuracy"] - outcome.summary["test_accuracy"]
+    )
+
+
+def test_the_squared_error_of_reconstructions_is_recorded(tmp_path):
+    words = [
+        "model=autoencoder",
+        "model.hidden=[8]",
+        "model.code=4",
+        "budget.steps=20",
+        "eval_every=10",
+        "precision=fp64",
+    ]
+    execute(tmp_path, *words, "evaluate_train=null")
+    directory = only_run(tmp_path)
+    last = [row for row in directory.rows() if row["event"] == "evaluation"][-1]
+    weights = list(
+        torch.load(directory.path / "checkpoints" / "last.ckpt", weights_only=True)["task"]["model"].values()
+    )
+    images = (torch.from_numpy(load_digits().images).flatten(1) * (255 / 16)).round() / 255  # kept as 8 bits
+    activations = images
+    for layer, (weight, bias) in enumerate(zip(weights[::2], weights[1::2], strict=True)):
+        activations = activations @ weight.double().T + bias.double()
+        activations = activations if layer == 1 else activations.sigmoid()  # the code is linear
+    error = (activations - images).square().sum()
+    counts = {"train": 1293, "validation": 144, "test": 360}
+    assert sum(counts[split] * last[f"{split}_squared_error"] for split in counts) == pytest.approx(
+        float(error), rel=1e-10
     )
 
 
