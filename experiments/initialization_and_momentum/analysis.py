@@ -1,0 +1,237 @@
+"""Momentum and initialization on deep autoencoders and recurrent networks: the two tables, and the criteria beside them."""
+
+import math
+
+import numpy as np
+import pandas as pd
+from momentum_charts import initialization_chart, momentum_chart, recurrent_chart
+from momentum_tables import (
+    AUTOENCODER,
+    BEFORE,
+    ERROR,
+    HEAVY_BALL,
+    NESTEROV,
+    RECURRENT,
+    SGD,
+    TEST_ERRORS,
+    VALIDATION_ERRORS,
+    autoencoder_runs,
+    by_seed,
+    cell,
+    ratio,
+    recurrent_runs,
+    summary,
+)
+
+from optbench.analysis.findings import Findings
+from optbench.analysis.statistics.intervals import Interval
+from optbench.analysis.study import Study
+
+QUESTION = "How much do momentum and the initialization help on deep autoencoders and recurrent networks?"
+SMALL, LARGE = 0.9, 0.999
+GAIN, SAME = 0.5, 0.1
+#: A task on which SGD makes fewer than this share of the errors of a blind answer is solved without momentum.
+SOLVED = 0.05
+
+
+def analyse(study: Study) -> Findings:
+    """The squared errors and wrong answers of every method and momentum, and the six criteria."""
+    ended = study.runs[study.runs["status"].isin(["done", "diverged"])]
+    if not (ended["status"] == "done").any():
+        return Findings(QUESTION, "Not enough runs for an answer: none is done.")
+    networks = autoencoder_runs(ended, study.histories(["event", "step", ERROR]))
+    tasks = recurrent_runs(ended)
+    pictures = by_seed(networks, AUTOENCODER, ERROR, [ERROR, BEFORE])
+    sequences = by_seed(tasks, RECURRENT, VALIDATION_ERRORS, [TEST_ERRORS])
+    tables: dict[str, pd.DataFrame] = {}
+    charts = []
+    if len(pictures):
+        tables["autoencoder"] = summary(pictures, AUTOENCODER, [ERROR, BEFORE])
+        charts.append(momentum_chart(tables["autoencoder"]))
+        scaled = pictures.loc[pictures["init_scale"] != 1, "momentum"]
+        if len(scaled):
+            charts.append(initialization_chart(tables["autoencoder"], float(scaled.iloc[0])))
+    if len(sequences):
+        blind = tasks.groupby("task")["blind"].first()
+        found = summary(sequences, RECURRENT, [TEST_ERRORS])
+        tables["recurrent"] = found.assign(blind=found["task"].map(blind))
+        charts.append(recurrent_chart(tables["recurrent"]))
+    notes = [
+        *_autoencoders(pictures),
+        *_initialization(pictures),
+        *_recurrent(sequences, tables),
+        *_checks(ended, tables),
+    ]
+    return Findings(
+        QUESTION,
+        _answer(pictures, sequences, tables),
+        [chart for chart in charts if chart.series],
+        tables,
+        notes,
+    )
+
+
+def _verdict(holds: bool) -> str:
+    return "holds" if holds else "does not hold"
+
+
+def _best_momentum(table: pd.DataFrame, method: str) -> float:
+    """The momentum with the smallest geometric mean error of a method, NaN if there is none."""
+    own = table[table["method"] == method]
+    if own.empty:
+        return math.nan
+    metric = ERROR if ERROR in own else TEST_ERRORS
+    return float(own.groupby("momentum")[metric].mean().idxmin())
+
+
+def _against_sgd(table: pd.DataFrame) -> tuple[float, Interval]:
+    """The best momentum of Nesterov's method, and its error over that of SGD."""
+    best = _best_momentum(table, NESTEROV)
+    return best, ratio(cell(table, method=NESTEROV, momentum=best), cell(table, method=SGD))
+
+
+def _answer(pictures: pd.DataFrame, sequences: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> str:
+    words = []
+    for model, own in _plain(pictures).groupby("model", sort=False):
+        best, found = _against_sgd(own)
+        if math.isfinite(found.estimate):
+            words.append(
+                f"The {_network(model)} has {found:.2f} times the squared error of SGD with Nesterov's method at a largest "
+                f"momentum of {best:g}."
+            )
+    fell = [_against_sgd(own)[1].estimate for _, own in sequences.groupby("task")] if len(sequences) else []
+    if fell:
+        halved = sum(value <= GAIN for value in fell)
+        words.append(
+            f"On {halved} of {len(fell)} recurrent tasks the best momentum at least halves the wrong answers of SGD."
+        )
+    return " ".join(words) or "Not enough runs for an answer: SGD or Nesterov's method is missing, or has one seed."
+
+
+def _network(model: object) -> str:
+    return str(model).replace("_", " of ", 1)
+
+
+def _plain(pictures: pd.DataFrame) -> pd.DataFrame:
+    return pictures[pictures["init_scale"] == 1] if len(pictures) else pictures.assign(model=[])
+
+
+def _autoencoders(pictures: pd.DataFrame) -> list[str]:
+    """Criteria 1 to 3 for every autoencoder."""
+    notes = []
+    for model, own in _plain(pictures).groupby("model", sort=False):
+        best, gain = _against_sgd(own)
+        if math.isfinite(gain.estimate):
+            notes.append(
+                f"Criterion 1, the best Nesterov run of the {_network(model)} has at most half of SGD's error: "
+                f"{_verdict(gain.estimate <= GAIN)}. At {best:g} it is {gain:.2f} times SGD's."
+            )
+        small, large = (
+            ratio(cell(own, method=NESTEROV, momentum=value), cell(own, method=HEAVY_BALL, momentum=value))
+            for value in (SMALL, LARGE)
+        )
+        if math.isfinite(small.estimate) and math.isfinite(large.estimate):
+            holds = abs(small.estimate - 1) <= SAME and large.high < 1
+            notes.append(
+                f"Criterion 2, Nesterov and heavy ball agree at {SMALL:g}, and Nesterov is better at {LARGE:g}: "
+                f"{_verdict(holds)}. Nesterov's error over heavy ball's is {small:.2f} and {large:.2f}. "
+                + _between(own)
+            )
+        final = {value: _final_phase(own, HEAVY_BALL, value) for value in (SMALL, LARGE)}
+        if all(math.isfinite(found.estimate) for found in final.values()):
+            notes.append(
+                f"Criterion 3, heavy ball gains more from the final phase at {LARGE:g} than at {SMALL:g}: "
+                f"{_verdict(final[LARGE].estimate < final[SMALL].estimate)}. The error after it is {final[LARGE]:.2f} and "
+                f"{final[SMALL]:.2f} times that before it; Nesterov's at {LARGE:g} "
+                f"{_final_phase(own, NESTEROV, LARGE):.2f}."
+            )
+    return notes
+
+
+def _between(own: pd.DataFrame) -> str:
+    """The best momentum of either method."""
+    best = {method: _best_momentum(own, method) for method in (NESTEROV, HEAVY_BALL)}
+    found = ratio(*(cell(own, method=method, momentum=value) for method, value in best.items()))
+    return (
+        f"Each at its best momentum, {best[NESTEROV]:g} and {best[HEAVY_BALL]:g}, Nesterov's error is {found:.2f} times heavy "
+        "ball's."
+    )
+
+
+def _final_phase(own: pd.DataFrame, method: str, momentum: float) -> Interval:
+    here = own[(own["method"] == method) & (own["momentum"] == momentum)].set_index("seed")
+    return ratio(here[ERROR].astype(float), here[BEFORE].astype(float))
+
+
+def _initialization(pictures: pd.DataFrame) -> list[str]:
+    notes = []
+    scaled = pictures[pictures["init_scale"] != 1] if len(pictures) else pictures
+    for (model, momentum), own in scaled.groupby(["model", "momentum"], sort=False) if len(scaled) else ():
+        same = pictures[
+            (pictures["model"] == model) & (pictures["momentum"] == momentum) & (pictures["method"] == NESTEROV)
+        ]
+        one = cell(same, init_scale=1.0)
+        found = {scale: ratio(cell(own, init_scale=scale), one) for scale in sorted(own["init_scale"].unique())}
+        ends = [found[scale].estimate for scale in (min(found), max(found))]
+        said = ", ".join(f"{scale:g}: {value:.2f}" for scale, value in found.items())
+        notes.append(
+            f"Criterion 4, scale 1 of the initialization is better than {min(found):g} and {max(found):g}: "
+            f"{_verdict(all(value > 1 for value in ends))}. Errors over those at scale 1, Nesterov at {momentum:g}, are {said}."
+        )
+    return notes
+
+
+def _recurrent(sequences: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> list[str]:
+    """Criteria 5 and 6, over the tasks."""
+    if sequences.empty:
+        return []
+    blind = tables["recurrent"].groupby("task")["blind"].first()
+    said, halved = [], []
+    for task, own in sequences.groupby("task", sort=False):
+        errors = cell(own, method=SGD)
+        if errors.empty or _best_momentum(own, NESTEROV) != _best_momentum(own, NESTEROV):
+            continue
+        best, found = _against_sgd(own)
+        levels = f"{errors.mean():.3g} wrong answers for SGD"
+        if errors.mean() <= SOLVED * blind[task]:
+            said.append(f"{task} is solved without momentum ({levels}, {blind[task]:.3g} without the sequence)")
+            continue
+        nesterov = cell(own, method=NESTEROV, momentum=best).mean()
+        share = nesterov / errors.mean()
+        halved.append(share <= GAIN)
+        paired = f", {found:.2f} times" if math.isfinite(found.estimate) else ""
+        said.append(
+            f"{task}: {levels}, {nesterov:.3g} with Nesterov at {best:g}{paired} ({blind[task]:.3g} without the sequence)"
+        )
+    notes = []
+    if said:
+        notes.append(
+            "Criterion 5, the best momentum at least halves the wrong answers on every task that SGD does not solve: "
+            f"{_verdict(bool(halved) and all(halved))}. {'; '.join(said)}."
+        )
+    momenta = sorted(set(sequences.loc[sequences["method"] == HEAVY_BALL, "momentum"]))
+    for momentum in momenta[-1:]:
+        shares = {}
+        for task, own in sequences.groupby("task", sort=False):
+            pair = [cell(own, method=method, momentum=momentum) / blind[task] for method in (NESTEROV, HEAVY_BALL)]
+            shares[task] = (pair[0] - pair[1]).mean()
+        values = np.array([value for value in shares.values() if math.isfinite(value)])
+        if len(values):
+            parts = ", ".join(f"{task} {value:+.3f}" for task, value in shares.items())
+            notes.append(
+                f"Criterion 6, at {momentum:g} Nesterov has no more errors than heavy ball on average over the tasks: "
+                f"{_verdict(values.mean() <= 0)}. Nesterov's minus heavy ball's share of the errors without the sequence is "
+                f"{parts}."
+            )
+    return notes
+
+
+def _checks(ended: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> list[str]:
+    diverged = int((ended["status"] == "diverged").sum())
+    edges = sum(int(table["at_edge"].sum()) for table in tables.values())
+    choices = sum(int(table["seeds"].sum()) for table in tables.values())
+    return [
+        f"{diverged} of {len(ended)} runs diverged, and count as the worst. Of {choices} choices of the learning rate "
+        f"{edges} are an end of its grid. Intervals are Student's over seeds, those of ratios on a logarithmic scale with runs "
+        "paired by seed."
+    ]

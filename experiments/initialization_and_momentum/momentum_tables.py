@@ -1,0 +1,120 @@
+"""The tables of the paper from the runs: every seed reports the learning rate that the other seeds choose."""
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from optbench.analysis.statistics.intervals import Interval, student
+from optbench.analysis.statistics.selection import select
+
+SGD, NESTEROV, HEAVY_BALL = "SGD", "Nesterov", "heavy ball"
+METHODS = {"nesterov": NESTEROV, "momentum": HEAVY_BALL}
+ERROR, BEFORE = "train_squared_error", "before"
+TEST_ERRORS, VALIDATION_ERRORS = "test_errors", "validation_errors"
+RATE = "base_learning_rate"
+AUTOENCODER, RECURRENT = ["model", "init_scale", "method", "momentum"], ["task", "method", "momentum"]
+
+
+def autoencoder_runs(runs: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
+    """The runs of autoencoders, with method, momentum, init_scale, and the error ``before`` the final phase."""
+    own = _methods(runs[runs["config.momentum_schedule.name"] == "sutskever"], "maximum")
+    if own.empty:
+        return own
+    own["init_scale"] = own["config.init.scale"].astype(float)
+    steps = own["config.budget.steps"].astype(float)
+    final = [_in_steps(*pair) for pair in zip(own["config.momentum_schedule.final_steps"], steps, strict=True)]
+    starts = own[["run_id"]].assign(start=steps - final)
+    evaluated = starts.merge(history[history["event"] == "evaluation"], on="run_id")
+    earlier = evaluated[evaluated["step"] <= evaluated["start"]].sort_values("step")
+    own[BEFORE] = own["run_id"].map(earlier.groupby("run_id")[ERROR].last()).astype(float)
+    return own
+
+
+def recurrent_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of recurrent networks, with task, method, momentum, and the wrong answers of a sequence on two splits."""
+    own = _methods(runs[runs["config.momentum_schedule.name"] == "delayed"], "then")
+    if own.empty:
+        return own
+    symbols = own.get("config.dataset.symbols", pd.Series(math.nan, index=own.index)).astype(float)
+    values = own.get("config.dataset.values", pd.Series(math.nan, index=own.index)).astype(float)
+    bits = symbols * np.log2(values)
+    names = bits.map(lambda count: f"memorization, {count:.0f} bits" if math.isfinite(count) else "")
+    own["task"] = own["dataset"].mask(symbols.notna(), names)
+    answers = symbols.fillna(1.0)
+    own[TEST_ERRORS] = answers * (1 - own["test_accuracy"].astype(float))
+    own[VALIDATION_ERRORS] = answers * (1 - own["validation_accuracy"].astype(float))
+    own["blind"] = [_blind_errors(row) for row in own.to_dict("records")]
+    return own
+
+
+def _methods(runs: pd.DataFrame, option: str) -> pd.DataFrame:
+    """The runs with method and momentum; both methods are SGD without momentum."""
+    momentum = runs[f"config.momentum_schedule.{option}"].astype(float) if len(runs) else pd.Series(dtype=float)
+    return runs.assign(momentum=momentum, method=runs["optimizer"].map(METHODS).where(momentum > 0, SGD))
+
+
+def _in_steps(duration: object, steps: float) -> float:
+    text = str(duration)
+    return float(text.removesuffix("%")) / 100 * steps if text.endswith("%") else float(text)
+
+
+def _blind_errors(run: dict[str, object]) -> float:
+    """The wrong answers of a sequence of one that knows the targets' distribution but not the sequence."""
+    tolerance = 0.04
+    if run["dataset"] == "memorization":
+        return float(run["config.dataset.symbols"]) * (1 - 1 / float(run["config.dataset.values"]))  # type: ignore[arg-type]
+    if run["dataset"] == "adding":  # the sum of two uniform numbers is most often near 1
+        return 1 - 2 * tolerance + tolerance**2
+    width = 2 * tolerance  # a product of two uniform numbers has the density -log p, which is largest at 0
+    return 1 - width * (1 - math.log(width))
+
+
+def by_seed(runs: pd.DataFrame, by: list[str], metric: str, results: list[str]) -> pd.DataFrame:
+    """One row for each cell and seed: ``results`` at the learning rate with the best mean ``metric`` over the other seeds.
+
+    chosen: that learning rate; edges: "low" or "high" if it is an end of the grid. Infinity where that run diverged.
+    """
+    seeds = sorted(set(runs["seed"])) if len(runs) else []
+    if len(seeds) < 2:
+        return pd.DataFrame(columns=[*by, "seed", "chosen", "edges", *results])
+    parts = []
+    for seed in seeds:
+        best = select(runs, by, metric, results, [RATE], search_seeds=[other for other in seeds if other != seed])
+        best[results] = best[results].mask(best["best_diverged"] > 0, math.inf)
+        parts.append(best.assign(seed=seed, chosen=best[RATE])[[*by, "seed", "chosen", "edges", *results]])
+    return pd.concat(parts, ignore_index=True)
+
+
+def cell(table: pd.DataFrame, **wanted: object) -> "pd.Series[float]":
+    """The error of the rows of `by_seed` with the wanted values, by seed."""
+    own = table
+    for name, value in wanted.items():
+        own = own[own[name] == value]
+    return own.set_index("seed")[ERROR if ERROR in table else TEST_ERRORS].astype(float)
+
+
+def ratio(first: "pd.Series[float]", second: "pd.Series[float]") -> Interval:
+    """The geometric mean over seeds of first/second, paired by seed, with Student's interval of its logarithm."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log((first / second).dropna().to_numpy(float))
+    if not len(logs) or not np.isfinite(logs).all():
+        return Interval(math.nan, math.nan, math.nan)
+    found = student(logs)
+    return Interval(math.exp(found.estimate), math.exp(found.low), math.exp(found.high))
+
+
+def summary(table: pd.DataFrame, by: list[str], results: list[str]) -> pd.DataFrame:
+    """Means over seeds with Student's intervals, the chosen rates, and how many seeds are at an end of the grid."""
+    rows = []
+    for key, own in table.groupby(by, sort=True):
+        row: dict[str, object] = dict(zip(by, key, strict=True))
+        for name in results:
+            values = own[name].to_numpy(float)
+            found = student(values[np.isfinite(values)])
+            row |= {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
+        row["seeds"] = int(np.isfinite(own[results[0]].to_numpy(float)).sum())
+        row["chosen"] = ", ".join(f"{rate:g}" for rate in sorted(set(own["chosen"].dropna())))
+        row["at_edge"] = int((own["edges"] != "").sum())
+        rows.append(row)
+    return pd.DataFrame(rows)
