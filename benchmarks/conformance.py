@@ -4,8 +4,8 @@
 
 Writes matrix.csv, a row for each name and a column for each check, and failures.csv, a row for each failed check, with the
 reason. A name that has a row is left out: the same command goes on where it was stopped. Each name is certified in a process of
-its own, so that one which crashes is a row, too. Names that need more of a training loop than a closure, which
-`optimizer=zoo` refuses, are not among them.
+its own, so that one which crashes is a row, too. Names that `optimizer=zoo` refuses
+are not among them.
 """
 
 import argparse
@@ -24,12 +24,12 @@ from typing import Any
 
 import torch
 
-from optbench.optimizers.zoo import _REFUSED, _classes
+from optbench.optimizers import zoo
 from optbench.testing.card import Card, read
 from optbench.testing.certifying import CHECKS
 
 # What a method cannot do without.
-WORDS = {"ranger21": ("+optimizer.options.num_iterations=1000",)}
+WORDS = {"alig": ("optimizer.learning_rate=0.1",), "bsam": ("+optimizer.options.num_data=1000",)}
 MEASURED = {
     "memory": "bytes a parameter",
     "time": "of SGD's step",
@@ -43,7 +43,7 @@ def names() -> list[str]:
     """Every class of torch.optim that has a learning rate, then every name of the package that is not refused."""
     found = (value for value in vars(torch.optim).values() if inspect.isclass(value))
     classes = [each for each in found if issubclass(each, torch.optim.Optimizer) and each is not torch.optim.Optimizer]
-    return [*sorted(f"torch.optim.{each.__name__}" for each in classes), *sorted(_classes().keys() - _REFUSED.keys())]
+    return [*sorted(f"torch.optim.{each.__name__}" for each in classes), *zoo.accepted()]
 
 
 def certified(name: str, patience: float) -> Card | str | None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,14 @@ def list_choices(words: Sequence[str]) -> int:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--options", action="store_true", help="also show every option with its default and type")
     form.add_argument("--markdown", action="store_true", help="as Markdown with links, for conf/README.md")
+    form.add_argument("--zoo", action="store_true", help="with optimizers: the names of the pytorch-optimizer package")
     parser.add_results_dir()
     given = parser.parse_args(list(words))
     groups = _GROUPS if given.group is None else (_group(given.group),)
+    if given.zoo:
+        if groups != ("optimizer",):
+            raise UserError(f"list {given.group or ''} --zoo: accepted: list optimizers --zoo".replace("  ", " "))
+        return _list_zoo(console())
     if given.markdown:
         tables = [
             _markdown(group) for group in sorted(groups, key=lambda group: len(configuration.choices(group)) < _MANY)
@@ -76,6 +82,30 @@ def list_choices(words: Sequence[str]) -> int:
             if kind == group and name not in configuration.choices(group):
                 screen.print(f"{name}: {card.standing}", soft_wrap=True)
         screen.print()
+    return 0
+
+
+def _list_zoo(screen: Console) -> int:
+    """Every name of the installed pytorch-optimizer package: accepted or refused, why, and the choice that is the same method."""
+    # Imported here, because it imports torch.
+    from optbench.optimizers import zoo
+
+    names = zoo.classes()
+    table = Table(title="optimizer=zoo optimizer.name=...", title_justify="left", box=None, pad_edge=False)
+    for column in ("name", "", "what to know of it, or why it is refused", "choice"):
+        table.add_column(column, overflow="fold")
+    standings = {name: zoo.standing(name) for name in names}
+    for name, found in standings.items():
+        if found.refused is not None:
+            table.add_row(name, "refused", found.refused, found.native or "", style="dim")
+        else:
+            table.add_row(name, "accepted", found.remark, found.native or "")
+    screen.print(table)
+    refused = sum(found.refused is not None for found in standings.values())
+    screen.print(
+        f"\npytorch-optimizer {version('pytorch-optimizer')}: {len(names) - refused} names are accepted, {refused} refused. "
+        "choice: the same method as one of the bench, with which its other choices work too"
+    )
     return 0
 
 

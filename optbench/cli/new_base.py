@@ -60,10 +60,10 @@ class Base:
 def _check(name: str) -> None:
     choice = configuration.read_choice("optimizer", name)
     info = choice["info"]
-    if info.get("evaluations") != "one":
-        problem = "its step evaluates the closure itself"
-    elif not str(choice["_target_"]).rpartition(".")[2][0].isupper():
+    if not str(choice["_target_"]).rpartition(".")[2][0].isupper():
         problem = "it is made by a function"
+    elif info.get("evaluations") != "one":
+        problem = "its step evaluates the closure itself"
     else:
         return
     raise UserError(

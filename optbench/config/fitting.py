@@ -68,7 +68,7 @@ def check_fit(config: RunConfig) -> None:
     if model.info.get("batch_norm"):
         check_groups(config)
     if config.precision == "fp16" and (
-        optimizer.info["family"] == "second_order" or optimizer.info.get("evaluations") == "several"
+        optimizer.info["family"] == "second_order" or optimizer.stated("evaluations") == "several"
     ):
         raise UserError(
             f"precision=fp16: optimizer={optimizer.name} evaluates the objective more than once a step, and loss scaling "
@@ -178,12 +178,12 @@ def _check_communication(config: RunConfig, plan: BatchPlan) -> None:
             f"communication.shards=sorted: dataset={config.dataset.name} has no class labels to sort examples by (its targets "
             f"are of kind {target}); accepted: alike, or data with one class label for each example"
         )
-    if optimizer.info.get("evaluation_weights") and communication.name in ("local", "post_local"):
+    if optimizer.stated("evaluation_weights") and communication.name in ("local", "post_local"):
         raise UserError(
             f"communication={communication.name}: optimizer={optimizer.name} has weights of its own for evaluation, and workers "
             "average those that are trained; accepted: dense, or another optimizer"
         )
-    if optimizer.info.get("evaluations") == "several":
+    if optimizer.stated("evaluations") == "several":
         raise UserError(
             f"communication={communication.name}: optimizer={optimizer.name} evaluates the objective more than once a step, "
             "and workers send one gradient; accepted: dense, or an optimizer that evaluates it once"

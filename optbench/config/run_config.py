@@ -56,6 +56,14 @@ class Choice:
             MappingProxyType(info),
         )
 
+    def stated(self, fact: str, default: Any = None) -> Any:
+        """What its file states of it under ``fact`` of its info.
+
+        A choice that stands for methods of many names may state a mapping, with its name in lower case, or ``others``.
+        """
+        found = self.info.get(fact, default)
+        return found.get(self.name.lower(), found.get("others", default)) if isinstance(found, Mapping) else found
+
     @property
     def schema(self) -> Mapping[str, str]:
         """The types of its options."""

@@ -16,7 +16,7 @@ def check_sharding(config: RunConfig) -> None:
     if sharding not in _shardings_of(optimizer):
         if sharding == "fsdp2" and "zero1" in _shardings_of(optimizer):
             why = "needs whole tensors, of which every rank would have rows"
-        elif optimizer.info.get("evaluations") == "several" or optimizer.info.get("family") == "second_order":
+        elif optimizer.stated("evaluations") == "several" or optimizer.info.get("family") == "second_order":
             why = "needs the weights, gradients and products of the whole model on every rank"
         else:
             why = f"does not say in its file that ranks may divide it (sharding: [{sharding}] in its info)"

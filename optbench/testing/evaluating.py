@@ -12,7 +12,7 @@ def evaluations(subject: Subject) -> Found:
 
     Every call is one evaluation of the loss and its gradient, which is what a comparison at equal cost counts.
     """
-    stated = subject.choice.info.get("evaluations")
+    stated = subject.choice.stated("evaluations")
     session = Session(subject)
     counts: list[int] = []
     for _ in range(6):

@@ -18,6 +18,7 @@ from optbench.config import Choice, Config
 from optbench.config.targets import imported
 from optbench.config.yaml_text import read_yaml
 from optbench.errors import UserError, nearest
+from optbench.optimizers import zoo
 from optbench.testing import problem
 
 PARTS = ("optimizer", "model", "dataset", "probe")
@@ -146,10 +147,9 @@ def _name(name: str, rest: Sequence[str]) -> str:
 def _zoo() -> list[str]:
     """The names of the pytorch-optimizer package; none where it is not installed."""
     try:
-        from pytorch_optimizer.optimizer import OPTIMIZERS
-    except ImportError:
+        return list(zoo.classes())
+    except UserError:
         return []
-    return list(OPTIMIZERS)
 
 
 def _handmade(path: str, words: Sequence[str]) -> Config:

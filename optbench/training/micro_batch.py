@@ -95,7 +95,7 @@ def _measure(config: RunConfig, task: Task, workers: int) -> MicroBatch | None:
     if there is None:
         return None
     share = task.recipe.horizon.plan.largest // max(config.trainer.ranks, config.workers)
-    copies = int(config.optimizer.info.get("activations", 1)) * max(config.cached_graphs or 1, 1)
+    copies = int(config.optimizer.stated("activations", 1)) * max(config.cached_graphs or 1, 1)
     kind = _kind(config, task)
     try:
         if kind not in _KNOWN:
@@ -129,8 +129,8 @@ def _unit(config: RunConfig, task: Task, share: int) -> int:
 
 def _trains_only(config: RunConfig, task: Task) -> bool:
     """True if all passes are those of training: products with curvature keep all activations, also in a model in segments."""
-    optimizer = config.optimizer.info
-    keeps = optimizer.get("family") == "second_order" or optimizer.get("activations", 1) > 1
+    optimizer = config.optimizer
+    keeps = optimizer.info.get("family") == "second_order" or optimizer.stated("activations", 1) > 1
     return not (keeps or config.probes or task.recipe.schedule.needs_spectrum(0) is not None)
 
 
