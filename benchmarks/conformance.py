@@ -4,8 +4,7 @@
 
 Writes matrix.csv, a row for each name and a column for each check, and failures.csv, a row for each failed check, with the
 reason. A name that has a row is left out: the same command goes on where it was stopped. Each name is certified in a process of
-its own, so that one which crashes is a row, too. Names that `optimizer=zoo` refuses
-are not among them.
+its own, so that one which crashes is a row, too. Names that `optimizer=zoo` refuses are not among them.
 """
 
 import argparse

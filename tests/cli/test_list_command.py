@@ -86,3 +86,25 @@ def test_what_a_choice_says_of_itself_is_not_in_the_run_id(group):
     before = run_id(config)
     config[group]["info"] |= {"about": "something else", "source": "somebody else"}
     assert run_id(config) == before
+
+
+def test_the_names_of_the_zoo_are_listed_with_their_standing(command, monkeypatch):
+    pytest.importorskip("pytorch_optimizer")
+    from optbench.optimizers import zoo
+
+    monkeypatch.setenv("COLUMNS", "400")
+    status, out, err = command("list", "optimizers", "--zoo")
+    assert (status, err) == (0, "")
+    lines = {line.split()[0]: line.split() for line in out.splitlines() if len(line.split()) > 1}
+    for name in zoo.classes():
+        assert lines[name][1] == ("refused" if zoo.standing(name).refused else "accepted")
+    assert lines["soap"][-1] == "soap"
+    assert " ".join(lines["demo"][2:]) == zoo.standing("demo").refused
+    assert lines["sophiah"][-1] == "sophia"
+    assert f"{len(zoo.accepted())} names are accepted" in out
+
+
+def test_the_zoo_is_a_list_of_optimizers(command):
+    status, _, err = command("list", "models", "--zoo")
+    assert status == 2
+    assert "accepted: list optimizers --zoo" in err

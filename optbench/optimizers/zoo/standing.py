@@ -43,7 +43,9 @@ class Standing:
 _WITHIN_BACKWARD = "it updates within the backward pass, and has no step"
 _EXCHANGES = "it exchanges gradients or states between ranks by itself, and the bench has done so before the step"
 _LOSSES = "it combines the gradients of several losses, and a run has one"
-_THRESHOLDS = "its steps jump where averages of the loss cross thresholds, so that rounding, as by micro-batches, changes its result"
+_THRESHOLDS = (
+    "its steps jump where averages of the loss cross thresholds, so that rounding, as of micro-batches, changes its end"
+)
 _PART_OF_LOOP = "it scales losses for half precision, which the bench does by itself (precision=fp16)"
 
 _REFUSED = {
