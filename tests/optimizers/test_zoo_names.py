@@ -109,4 +109,5 @@ def test_what_is_said_of_names_is_said_of_names_that_there_are():
     assert zoo.named() <= known
     assert {found.native for found in map(zoo.standing, known) if found.native} <= native
     for fact in ("scaling", "evaluations", "evaluation_weights", "activations"):
-        assert {name for name in info[fact] if name != "others"} <= set(zoo.accepted()), fact
+        # The rule of soap is part of the ids of runs that were made before it was refused.
+        assert {name for name in info[fact] if name not in ("others", "soap")} <= set(zoo.accepted()), fact
