@@ -57,8 +57,8 @@ class ScheduleFree(FirstOrderOptimizer):
             directions = list(torch._foreach_add(directions, parameters, alpha=group["weight_decay"]))
         torch._foreach_add_(iterates, directions, alpha=-group["lr"])
         torch._foreach_lerp_(averages, iterates, group["share"])
-        beta = self._interpolation(group)
-        torch._foreach_copy_(parameters, torch._foreach_lerp(iterates, averages, beta))
+        torch._foreach_copy_(parameters, iterates)
+        torch._foreach_lerp_(parameters, averages, self._interpolation(group))
 
     def _count(self, group: dict[str, Any]) -> None:
         """Move the numbers of a group: k, α_max, S and c."""

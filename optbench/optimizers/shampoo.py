@@ -74,10 +74,10 @@ class Shampoo(FirstOrderOptimizer):
         step = state["step"]
         sides = [name for name, size in zip(("left", "right"), matrix.shape, strict=True) if size <= self._max_size]
         for name in sides:
-            product = matrix @ matrix.T if name == "left" else matrix.T @ matrix
+            factors = (matrix, matrix.T) if name == "left" else (matrix.T, matrix)
             if name not in state:
-                state[name] = torch.zeros_like(product)
-            state[name].lerp_(product, 1 - beta2)
+                state[name] = matrix.new_zeros(len(factors[0]), len(factors[0]))
+            state[name].addmm_(*factors, beta=beta2, alpha=1 - beta2)
             if step >= self._start and (step == self._start or step % self._period == 0):
                 state[f"{name}_root"] = self._root(state[name] / (1 - beta2**step))
         if step < self._start or not sides:

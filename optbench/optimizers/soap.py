@@ -60,37 +60,38 @@ class SOAP(FirstOrderOptimizer):
     def _move(self, group: dict[str, Any], parameter: Tensor, gradient: Tensor) -> None:
         state, (beta1, beta2) = self.state[parameter], group["betas"]
         matrix = gradient.flatten(1) if gradient.ndim > 1 else gradient
-        factors = self._products(matrix)
+        factors = self._factors(matrix)
         if "step" not in state:
             state["step"] = 0
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(matrix), torch.zeros_like(matrix)
-            for name, product in factors.items():
-                state[name] = (1 - beta2) * product
+            for name, (left, right) in factors.items():
+                state[name] = (1 - beta2) * (left @ right)
                 state[f"{name}_basis"] = self._basis(state[name])
             return
         state["step"] += 1
         turned = self._turned(state, matrix)
         state["exp_avg"].lerp_(matrix, 1 - beta1)
         state["exp_avg_sq"].mul_(beta2).addcmul_(turned, turned, value=1 - beta2)
-        direction = self._turned(state, state["exp_avg"]) / (state["exp_avg_sq"].sqrt() + group["eps"])
+        direction = state["exp_avg_sq"].sqrt().add_(group["eps"])
+        torch.div(self._turned(state, state["exp_avg"]), direction, out=direction)
         rate = group["lr"] * (1 - beta2 ** state["step"]) ** 0.5 / (1 - beta1 ** state["step"])
         parameter.add_(self._turned(state, direction, back=True).view(parameter.shape), alpha=-rate)
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        for name, product in factors.items():
-            state[name].lerp_(product, 1 - beta2)
+        for name, (left, right) in factors.items():
+            state[name].addmm_(left, right, beta=beta2, alpha=1 - beta2)
         if state["step"] % self._period == 0:
             for name in factors:
                 self._refresh(state, name)
 
-    def _products(self, matrix: Tensor) -> dict[str, Tensor]:
-        """G Gᵀ and Gᵀ G, of the sides that have a basis."""
+    def _factors(self, matrix: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """The factors of G Gᵀ and Gᵀ G, of the sides that have a basis."""
         if matrix.ndim < 2:
             return {}
         found = {}
         if matrix.shape[0] <= self._max_size:
-            found["left"] = matrix @ matrix.T
+            found["left"] = (matrix, matrix.T)
         if matrix.shape[1] <= self._max_size:
-            found["right"] = matrix.T @ matrix
+            found["right"] = (matrix.T, matrix)
         return found
 
     @staticmethod
@@ -122,10 +123,10 @@ class SOAP(FirstOrderOptimizer):
 
     def _refresh(self, state: dict[str, Any], name: str) -> None:
         factor, basis = state[name], state[f"{name}_basis"]
-        order = ((factor @ basis) * basis).sum(0).argsort(descending=True)
+        image = factor @ basis
+        order = (image * basis).sum(0).argsort(descending=True)
         state["exp_avg_sq"] = state["exp_avg_sq"].index_select(0 if name == "left" else 1, order)
-        basis = basis[:, order]
-        moved = factor @ basis + self._shift * factor.trace() / len(factor) * basis
+        moved = (image + self._shift * factor.trace() / len(factor) * basis)[:, order]
         # There is no QR of half precision.
         wide = moved.to(torch.promote_types(moved.dtype, torch.float32))
         state[f"{name}_basis"] = torch.linalg.qr(wide)[0].to(moved.dtype)
