@@ -1,5 +1,7 @@
+import random
 import sys
 
+import numpy as np
 import pytest
 import torch
 from built import build
@@ -178,6 +180,40 @@ def test_state_that_holds_objects_is_saved_as_plain_values(choice, model, throug
     again.load_state_dict(saved)
     (projector,) = {type(each["projector"]) for each in again.state.values() if "projector" in each}
     assert projector.__name__ == "GaLoreProjector"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "size"), [("kron", {"balance_prob": 0.5}, 8), ("sara", {"lambda_rank": 0.1}, 100)]
+)
+def test_draws_are_functions_of_the_seed_and_the_step(name, options, size, choice):
+    """The generators of Python and NumPy are in no checkpoint: wherever they are, a step draws the same."""
+
+    def places():
+        return hash((random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state().numpy().tobytes()))
+
+    inputs, targets = torch.randn(8, size, generator=torch.Generator().manual_seed(1)), torch.arange(8)
+
+    def end(elsewhere, seed=0):
+        torch.manual_seed(0)
+        model = nn.Sequential(*[nn.Linear(size, size) for _ in range(3)])
+        optimizer = build(choice("zoo", name=name, options=options), model, 0.01, seed)
+
+        def closure():
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(inputs), targets)
+            loss.backward()
+            return loss
+
+        for step in range(4):
+            random.seed(elsewhere + step)
+            np.random.seed(elsewhere + step)
+            before = places()
+            optimizer.step(closure)
+            assert places() == before
+        return torch.cat([each.detach().flatten() for each in model.parameters()])
+
+    assert torch.equal(end(0), end(1000))
+    assert not torch.equal(end(0), end(0, seed=1))
 
 
 @pytest.mark.parametrize("name", ["splus", "schedulefreewrapper", "schedulefreesgd"])
