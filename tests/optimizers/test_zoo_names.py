@@ -89,8 +89,15 @@ class TestEveryAcceptedName:
 
     def test_states_whether_it_exchanges_weights_for_evaluations(self, name):
         choice = choice_of(name)
-        optimizer = build(choice, problem.network(), choice["learning_rate"])
-        assert evaluation_weights.offers(optimizer) == bool(choice["info"]["evaluation_weights"].get(name))
+        model = problem.network()
+        start = [each.detach().clone() for each in model.parameters()]
+        optimizer = build(choice, model, choice["learning_rate"])
+        offers = evaluation_weights.offers(optimizer)
+        assert offers == bool(choice["info"]["evaluation_weights"].get(name))
+        if offers:  # a probe may look at the weights before the first step
+            optimizer.eval()
+            optimizer.train()
+            assert all(torch.equal(*pair) for pair in zip(start, model.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("name", sorted(zoo.classes().keys() - set(zoo.accepted())))
