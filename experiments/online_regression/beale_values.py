@@ -50,12 +50,11 @@ def name_of(row: Mapping[str, Any]) -> str:
     return f"{words}, shifted by {shift:g}" if shift else str(words)
 
 
-def table_of(runs: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
+def table_of(runs: pd.DataFrame) -> pd.DataFrame:
     """One row for each setting: the geometric mean over starts and seeds, and a Student interval of its logarithm over seeds.
 
-    Methods with several learning rates have the one with the smallest mean logarithm over the seeds 0 and 1, and another row
-    for the one of the notebook; all rows are of the other seeds, where there are any. with_diverged: the share of runs in which
-    the sum of the values at the last step but one is 1e6 or more.
+    Methods with several learning rates have the one with the smallest mean logarithm over the seeds 0 and 1, reported on the
+    others, and another row for the one of the notebook. Rows for which nothing was chosen are of all seeds.
     """
     own = runs[runs["dataset"] == "beale_starts"].copy()
     if own.empty:
@@ -63,7 +62,6 @@ def table_of(runs: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
     # A run that has ended without a number has no start left.
     own["log"] = own["test_loss"].where(own["status"] == "done", math.log(DIVERGED)).fillna(math.log(DIVERGED))
     own["setting_name"] = [name_of(row) for row in own.to_dict("records")]
-    own["last_sum"] = own["run_id"].map(_last_losses(history))
     rows = []
     for name, group in own.groupby("setting_name", sort=False):
         chosen, grid = _chosen(group)
@@ -84,11 +82,6 @@ _NOTEBOOK = {
 }
 
 
-def _last_losses(history: pd.DataFrame) -> "pd.Series[float]":
-    training = history[history["event"] == "train"] if len(history) else history
-    return training.groupby("run_id")["loss"].last() if len(training) else pd.Series(dtype=float)
-
-
 def reporting(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs of the seeds that chose nothing; all, if there are no others."""
     others = runs[~runs["seed"].isin(SEARCH_SEEDS)]
@@ -102,7 +95,7 @@ def _chosen(group: pd.DataFrame) -> tuple[float, list[float]]:
 
 
 def _row(name: str, runs: pd.DataFrame, rate: float, grid: list[float]) -> dict[str, Any]:
-    reported = reporting(runs)
+    reported = reporting(runs) if len(grid) > 1 else runs
     found = student(reported["log"].to_numpy(float))
     printed = PRINTED.get(name, math.nan)
     return {
@@ -115,7 +108,6 @@ def _row(name: str, runs: pd.DataFrame, rate: float, grid: list[float]) -> dict[
         "learning_rate": rate,
         "at_edge": len(grid) > 2 and rate in (grid[0], grid[-1]),
         "seeds": len(reported),
-        "with_diverged": float((reported["last_sum"] >= DIVERGED).mean()),
     }
 
 
