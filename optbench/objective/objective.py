@@ -17,7 +17,7 @@ from optbench import randomness
 from optbench.errors import UserError
 from optbench.models import layers
 from optbench.objective.execution import Execution, Network
-from optbench.objective.products import ExampleProducts
+from optbench.objective.products import GradientNorms
 from optbench.objective.products.graph import Part
 
 
@@ -33,7 +33,7 @@ class Exchange:
     receive: Callable[[Sequence[Mapping[str, Tensor]]], Mapping[str, Tensor]]
 
 
-class Objective(ExampleProducts):
+class Objective(GradientNorms):
     """The mean loss over one global batch, of which this rank holds ``inputs`` and ``targets``.
 
     network: the model, in train mode. loss: (outputs, targets) -> mean over the given examples. dropout_key: identifies
