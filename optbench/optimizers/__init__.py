@@ -35,6 +35,7 @@ from optbench.optimizers.saddle_free_newton import SaddleFreeNewton
 from optbench.optimizers.sam import SAM
 from optbench.optimizers.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from optbench.optimizers.score_ggn import SCoReGGN
+from optbench.optimizers.sdlbfgs import SdLBFGS
 from optbench.optimizers.shampoo import Shampoo
 from optbench.optimizers.soap import SOAP
 from optbench.optimizers.sophia import Sophia
@@ -65,6 +66,7 @@ __all__ = [
     "SaddleFreeNewton",
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",
+    "SdLBFGS",
     "Shampoo",
     "Sophia",
     "ZerothOrder",

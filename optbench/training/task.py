@@ -23,7 +23,7 @@ from optbench.config.durations import Horizon
 from optbench.data.source import BatchSource
 from optbench.models import layers
 from optbench.models.converting import check_passes
-from optbench.objective import Exchange, Execution, Network, Objective, dropout_key
+from optbench.objective import Exchange, Execution, Network, Objective, Population, dropout_key
 from optbench.objective.losses import Loss
 from optbench.objective.oracle import OracleCalls
 from optbench.schedules import Schedule, hessian
@@ -281,7 +281,15 @@ class Task(pl.LightningModule):
         plan = self.recipe.horizon.plan
         inputs, targets = self.source.batch(step, plan.first_sample(step), plan.batch(step), rank, ranks)
         key = dropout_key(self.recipe.seed, step) if network.draw is not None else 0
-        return Objective(network, self.recipe.loss, inputs, targets, execution or self.execution, key, exchange, trains)
+        population = Population(self.source.examples, lambda: self._training_set(plan.batch(step)))
+        execution = execution or self.execution
+        return Objective(network, self.recipe.loss, inputs, targets, execution, key, exchange, trains, population)
+
+    def _training_set(self, size: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """This rank's examples of the whole training set without augmentation, ``size`` at a time, each time with their place."""
+        rank, ranks = self.execution.rank, self.execution.world_size
+        for number, part in enumerate(self.source.evaluation("train", size, None, rank, ranks)):
+            yield ((number * ranks + rank) * size, *part)
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         """The optimizer, or those of the workers on this rank."""
