@@ -233,6 +233,11 @@ class Objective(GradientNorms):
         self.values += 1
         return value
 
+    @property
+    def training_examples(self) -> int | None:
+        """The number of examples of the training set; None if it is not known."""
+        return None if self._population is None else self._population.examples
+
     def check_population(self, option: str) -> Population:
         """The training set; raises UserError for ``option``, which needs its gradient, if that does not exist."""
         if self._population is None:

@@ -13,6 +13,7 @@ from optbench.config.targets import load_target
 from optbench.errors import UserError
 from optbench.optimizers.adahessian import AdaHessian
 from optbench.optimizers.ademamix import AdEMAMix
+from optbench.optimizers.aras import ARAS
 from optbench.optimizers.cubic_newton import CubicNewton
 from optbench.optimizers.damped_newton import DampedNewton
 from optbench.optimizers.decoupled import with_decoupled_weight_decay
@@ -42,6 +43,7 @@ from optbench.optimizers.sophia import Sophia
 from optbench.optimizers.zeroth_order import ZerothOrder
 
 __all__ = [
+    "ARAS",
     "EKFAC",
     "KFAC",
     "LAMB",

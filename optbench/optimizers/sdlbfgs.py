@@ -15,8 +15,6 @@ from optbench.optimizers.groups import parameters_given, trainable
 from optbench.optimizers.quasi_newton import InverseHessian, damped
 
 CONTROLS = ("none", "bounds", "exact")
-# What torch adds to a norm before it clips by it.
-_CLIPPING = 1e-6
 
 
 class SdLBFGS(torch.optim.Optimizer):
@@ -101,10 +99,7 @@ class SdLBFGS(torch.optim.Optimizer):
         loss, before = _evaluated(objective, parameters)
         gradient = self._reduced(objective, parameters, before) if group["variance_reduction"] else before
         group["step"] += 1
-        limit = objective.execution.clip_norm
-        if limit is not None:
-            gradient = gradient * (limit / (gradient.norm() + _CLIPPING)).clamp(max=1)
-        direction = self._inverse_hessian(parameters) @ gradient
+        direction = self._inverse_hessian(parameters) @ krylov.clipped(gradient, objective.execution.clip_norm)
         if not bool(direction.isfinite().all()):
             return loss
         step = -group["lr"] * direction
@@ -155,11 +150,7 @@ def _evaluated(objective: Objective, parameters: list[Tensor]) -> tuple[Tensor, 
     """The loss, and its gradient before it is clipped, (P,)."""
     with torch.enable_grad():
         loss = objective()
-    gradient = krylov.flat_gradient(parameters)
-    limit, norm = objective.execution.clip_norm, objective.gradient_norm
-    if limit is not None and norm is not None:
-        gradient = gradient * ((norm + _CLIPPING) / limit).clamp(min=1)
-    return loss, gradient
+    return loss, krylov.unclipped_gradient(objective, parameters)
 
 
 def _controlled(

@@ -77,7 +77,7 @@ LINEAR = {"sgd", "momentum", "nesterov", "asgd", "kfac", "ekfac", "perturbed_sgd
 NONE = {
     "entropy_sgd", "rprop", "lbfgs", "lm", "score_ggn", "hessian_free", "kfac_natural", "damped_newton", "saddle_free",
     "zeroth_order", "cubic_newton", "prodigy", "adahessian",
-    "sdlbfgs",
+    "sdlbfgs", "aras",
 }  # fmt: skip
 
 

@@ -407,8 +407,11 @@ def test_per_example_losses(name, micro_batch):
 @every_micro_batch
 def test_squared_norms_of_the_gradients_of_examples(name, micro_batch):
     objective = objective_of(name, micro_batch=micro_batch)
-    assert_is(objective.per_example_squared_gradient_norms(), dense(name)[-1].square().sum(1))
+    with torch.no_grad():  # as within the step of an optimizer
+        assert_is(objective.per_example_squared_gradient_norms(), dense(name)[-1].square().sum(1))
     assert objective.evaluations == 1
+    vector = flat(vectors_of(objective)[0])
+    assert_is(objective.per_example_slopes(vector), dense(name)[-1] @ vector)
     assert all(parameter.grad is None for parameter in objective.network.parameters)
 
 

@@ -12,6 +12,7 @@ from optbench.errors import UserError
 from optbench.models.layers import BatchNorm
 from optbench.objective.products.examples import CHUNK, ExampleProducts
 from optbench.objective.products.graph import Part, full_precision
+from optbench.objective.vectors import unflatten
 
 _LAYERS = (nn.Linear, nn.Conv2d)
 
@@ -52,6 +53,12 @@ class GradientNorms(ExampleProducts):
 
         return self._of_examples(of_part)
 
+    def per_example_slopes(self, vector: Tensor) -> Tensor:
+        """∇l_nᵀ v of every example of this rank, (n,), for a flat vector (P,); one product J v."""
+        along, outputs = self.jvp(unflatten(vector, self.network.parameters)), self.outputs()
+        targets = torch.cat([part.targets for part in self._parts])
+        return (self.known_loss().output_gradient(outputs, targets) * along).flatten(1).sum(1)
+
     def _by_layers(self, part: Part) -> Tensor | None:
         """The norms from the inputs and output gradients of the layers, (n,); None if a parameter has another way to the loss."""
         network = self.network
@@ -70,6 +77,7 @@ class GradientNorms(ExampleProducts):
         try:
             with self._pass(part.start), torch.enable_grad():
                 losses = self.known_loss().per_example(network.model(part.inputs), part.targets)
+                total = losses.sum()
         finally:
             for handle in handles:
                 handle.remove()
@@ -84,7 +92,7 @@ class GradientNorms(ExampleProducts):
             return None
         if not all(_has_examples_first(layer, inputs, count) for layer, inputs, _ in uses):
             return None
-        gradients = torch.autograd.grad(losses.sum(), [edge for _, _, edge in uses])
+        gradients = torch.autograd.grad(total, [edge for _, _, edge in uses])
         found = [_of_layer(layer, inputs, each) for (layer, inputs, _), each in zip(uses, gradients, strict=True)]
         return torch.stack(found).sum(0)
 
