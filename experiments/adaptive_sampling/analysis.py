@@ -198,14 +198,14 @@ def _notes(runs: pd.DataFrame, losses: pd.DataFrame, ranges: pd.DataFrame) -> li
             ends = [batches[-1] for batches in own["batches"] if batches]
             notes.append(
                 f"{problem}: the batch of ARAS ends at {min(ends):.0f} to {max(ends):.0f} examples after "
-                f"{own['steps'].min():.0f} to {own['steps'].max():.0f} steps; {int(own['second_phase'].sum())} of {len(own)} runs "
-                "reach the second phase."
+                f"{own['steps'].min():.0f} to {own['steps'].max():.0f} steps; {int(own['second_phase'].sum())} of {len(own)} "
+                "runs reach the second phase."
             )
     work = runs["work"] / runs["work"].median() - 1
     if len(work):
         apart = runs[work.abs() > EQUAL]
         notes.append(
-            f"Gradient work: {runs['work'].min():.1f} to {runs['work'].max():.1f} epochs of gradients; {len(apart)} of {len(runs)} "
+            f"Gradient work: {runs['work'].min():.1f} to {runs['work'].max():.1f} epochs; {len(apart)} of {len(runs)} "
             f"runs are more than {EQUAL:.0%} from the median"
             + (f" ({', '.join(sorted(set(apart['method'])))})." if len(apart) else ".")
         )
