@@ -14,7 +14,7 @@ from optbench.models.layers import BatchNorm
 from optbench.objective import Execution, Network, Objective, Population
 from optbench.objective.losses import SquaredError
 from optbench.optimizers.quasi_newton import InverseHessian, damped
-from optbench.optimizers.sdlbfgs import SdLBFGS
+from optbench.optimizers.sdlbfgs import SdLBFGS, _controlled
 from optbench.testing import invariance, resuming
 
 # ---- one pair ---------------------------------------------------------------------------------------------------------------
@@ -232,6 +232,18 @@ def test_control_keeps_the_eigenvalues_within_the_limits(control):
     else:
         assert found[0] <= float(values[0]) * (1 + 1e-12)
         assert float(values[-1]) <= found[1] * (1 + 1e-12)
+
+
+def test_control_drops_the_oldest_pairs():
+    wide, narrow = ([10.0, 0], [0.1, 0]), ([0.0, 1], [0.0, 1])  # with the eigenvalues 100 and 1 of H
+    for pairs, kept in (((wide, narrow), 1), ((narrow, narrow), 2), ((narrow, wide), 0)):
+        memory = InverseHessian(*(numbers([pair[part] for pair in pairs]) for part in (0, 1)), 4.0)
+        found, smallest, largest = _controlled(memory, "exact", 0.2, 2.0)
+        torch.testing.assert_close(found.steps, memory.steps[2 - kept :], rtol=0, atol=0)
+        torch.testing.assert_close(found.changes, memory.changes[2 - kept :], rtol=0, atol=0)
+        assert (smallest, largest) == pytest.approx((0.25, 1.0 if kept else 0.25))
+    assert _controlled(memory, "exact", 0.5, 2.0)[0].gamma == 2.0  # without pairs, 1/γ is moved to the limit
+    assert _controlled(memory, "exact", 0.01, 0.1)[0].gamma == 10.0
 
 
 # ---- variance reduction ------------------------------------------------------------------------------------------------------
