@@ -167,6 +167,7 @@ def _interval(row: dict) -> str:
 def _notes(runs: pd.DataFrame, losses: pd.DataFrame, ranges: pd.DataFrame) -> list[str]:
     notes = []
     for problem in _problems(ranges):
+        notes += _without_ends(runs, problem)
         ours, sgd, plain, controlled, reduced = (
             _at(ranges, problem, each) for each in (ADAPTIVE, SGD, PLAIN, CONTROLLED, REDUCED)
         )
@@ -184,7 +185,7 @@ def _notes(runs: pd.DataFrame, losses: pd.DataFrame, ranges: pd.DataFrame) -> li
         if plain is not None and controlled is not None:
             notes.append(
                 f"{problem}: the largest loss of SdLBFGS over step sizes is {plain['worst']:.3g}, with control of the "
-                f"eigenvalues {controlled['worst']:.3g}"
+                f"eigenvalues {controlled['worst']:.3g}{_same(runs, problem)}"
                 + (f", and with variance reduction {reduced['worst']:.3g}." if reduced is not None else ".")
             )
         largest = losses[losses["problem"] == problem]
@@ -201,11 +202,11 @@ def _notes(runs: pd.DataFrame, losses: pd.DataFrame, ranges: pd.DataFrame) -> li
                 f"{own['steps'].min():.0f} to {own['steps'].max():.0f} steps; {int(own['second_phase'].sum())} of {len(own)} "
                 "runs reach the second phase."
             )
-    work = runs["work"] / runs["work"].median() - 1
-    if len(work):
-        apart = runs[work.abs() > EQUAL]
+    done = runs[np.isfinite(runs["loss"])]
+    if len(done):
+        apart = done[(done["work"] / done["work"].median() - 1).abs() > EQUAL]
         notes.append(
-            f"Gradient work: {runs['work'].min():.1f} to {runs['work'].max():.1f} epochs; {len(apart)} of {len(runs)} "
+            f"Gradient work: {done['work'].min():.1f} to {done['work'].max():.1f} epochs; {len(apart)} of {len(done)} "
             f"runs are more than {EQUAL:.0%} from the median"
             + (f" ({', '.join(sorted(set(apart['method'])))})." if len(apart) else ".")
         )
@@ -216,6 +217,30 @@ def _notes(runs: pd.DataFrame, losses: pd.DataFrame, ranges: pd.DataFrame) -> li
         "and may not hold for the authors' algorithms."
     )
     return notes
+
+
+def _without_ends(runs: pd.DataFrame, problem: str) -> list[str]:
+    """The ranges of ARAS and SGD, means over seeds, without the largest and without the smallest step size."""
+    sizes = sorted(runs["step_size"].unique())
+    if len(sizes) < 3:
+        return []
+    said = []
+    for name, left_out in (("largest", sizes[-1]), ("smallest", sizes[0])):
+        inner = _ranges(runs[(runs["problem"] == problem) & (runs["step_size"] != left_out)])
+        ours, sgd = _at(inner, problem, ADAPTIVE), _at(inner, problem, SGD)
+        if ours is not None and sgd is not None:
+            said.append(
+                f"without the {name} step size ARAS ranges over {ours['range']:.3g} and SGD over {sgd['range']:.3g}"
+            )
+    return [f"{problem}: {'; '.join(said)}."] if said else []
+
+
+def _same(runs: pd.DataFrame, problem: str) -> str:
+    """What to say where control has changed no loss."""
+    own = runs[runs["problem"] == problem].pivot_table(
+        index=["seed", "step_size"], columns="method", values="loss", aggfunc="first"
+    )
+    return ", the same in every run" if (own[PLAIN] == own[CONTROLLED]).all() else ""
 
 
 def _loss_chart(losses: pd.DataFrame) -> Chart:
