@@ -175,7 +175,7 @@ def _notes(runs: pd.DataFrame, losses: pd.DataFrame, ranges: pd.DataFrame) -> li
             agrees = ours["largest_range"] < SHARE * sgd["smallest_range"]
             notes.append(
                 f"{problem}, criterion of insensitivity: the largest range of ARAS of a seed, {ours['largest_range']:.3g}, is "
-                f"{'' if agrees else 'not '}below {SHARE:g} times the smallest of SGD, {sgd['smallest_range']:.3g}."
+                f"{'' if agrees else 'not '}below {SHARE:g} times the smallest of SGD, {_width(sgd['smallest_range'])}."
             )
             better = ours["best"] < sgd["best"]
             notes.append(
@@ -192,7 +192,7 @@ def _notes(runs: pd.DataFrame, losses: pd.DataFrame, ranges: pd.DataFrame) -> li
         longest = largest[largest["step_size"] == largest["step_size"].max()].set_index("method")["loss"]
         if {SGD, PLAIN} <= set(longest.index):
             notes.append(
-                f"{problem}: with the largest step size SdLBFGS ends at {longest[PLAIN]:.3g} and SGD at {longest[SGD]:.3g}."
+                f"{problem}: with the largest step size SdLBFGS {_end(longest[PLAIN])} and SGD {_end(longest[SGD])}."
             )
         own = runs[(runs["problem"] == problem) & (runs["method"] == ADAPTIVE)]
         if len(own):
@@ -230,9 +230,17 @@ def _without_ends(runs: pd.DataFrame, problem: str) -> list[str]:
         ours, sgd = _at(inner, problem, ADAPTIVE), _at(inner, problem, SGD)
         if ours is not None and sgd is not None:
             said.append(
-                f"without the {name} step size ARAS ranges over {ours['range']:.3g} and SGD over {sgd['range']:.3g}"
+                f"without the {name} step size ARAS ranges over {ours['range']:.3g} and SGD over {_width(sgd['range'])}"
             )
     return [f"{problem}: {'; '.join(said)}."] if said else []
+
+
+def _width(value: float) -> str:
+    return f"{value:.3g}" if math.isfinite(value) else "infinity, as runs diverged"
+
+
+def _end(loss: float) -> str:
+    return f"ends at {loss:.3g}" if math.isfinite(loss) else "diverges"
 
 
 def _same(runs: pd.DataFrame, problem: str) -> str:

@@ -101,7 +101,7 @@ def test_the_criteria_are_decided_by_the_runs(findings, tmp_path):
     assert "without the smallest step size ARAS ranges over 0.02 and SGD over 1.01." in said
     assert "the same in every run" not in said
     assert "ARAS ends at 0.430 and SGD at 0.400: no advantage" in said
-    assert "with the largest step size SdLBFGS ends at 0.51 and SGD at 1.41" in said
+    assert "with the largest step size SdLBFGS ends at 0.51 and SGD ends at 1.41" in said
     assert (
         "the batch of ARAS ends at 200 to 200 examples after 5 to 5 steps; 9 of 9 runs reach the second phase" in said
     )
