@@ -1,7 +1,7 @@
 """Values derived from a configuration: the number of training examples, the length of the run, the learning rate."""
 
 from optbench.config import scaling
-from optbench.config.durations import MOST, BatchPlan, Horizon, in_samples
+from optbench.config.durations import MOST, BatchPlan, GrowingPlan, Horizon, in_samples
 from optbench.config.files import choices
 from optbench.config.inheritance import read_choice
 from optbench.config.run_config import RunConfig
@@ -26,7 +26,11 @@ def training_examples(config: RunConfig) -> int | None:
 
 
 def batch_plan(config: RunConfig, examples: int | None = None) -> BatchPlan:
-    """The batch size of every step: ``batch``, or growing at the milestones of schedule=batch_growth."""
+    """The batch of every step: ``batch``; or growing, at the milestones of schedule=batch_growth, or as the optimizer asks."""
+    if config.optimizer.info.get("batch") == "adaptive":
+        options = config.optimizer.options
+        most = examples or training_examples(config) or config.batch
+        return GrowingPlan(config.batch, options["batch_multiple"], min(options["maximum_batch"] or most, most))
     if config.schedule.rule != "batch_growth":
         return BatchPlan(config.batch)
     size = examples or training_examples(config)

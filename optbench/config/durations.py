@@ -71,6 +71,37 @@ class BatchPlan:
         return max(stage.batch for stage in self.stages)
 
 
+class GrowingPlan(BatchPlan):
+    """A batch that grows while a run trains, as its optimizer asks: stages are added at run time.
+
+    batch: of the first step. multiple: every later batch is a multiple of it, so that it does not depend on the number of
+    ranks. limit: the largest that may be asked for, in examples.
+    """
+
+    def __init__(self, batch: int, multiple: int, limit: int) -> None:
+        super().__init__(batch)
+        self._multiple, self._limit = multiple, limit // multiple * multiple
+
+    def grow(self, step: int, wanted: int) -> None:
+        """Let the batch be at least ``wanted`` from ``step`` on, which comes after all steps so far; it never shrinks."""
+        batch = min(-(-wanted // self._multiple) * self._multiple, self._limit)
+        if batch > self.batch(step):
+            self.stages.append(Stage(step, self.first_sample(step), batch))
+
+    @property
+    def largest(self) -> int:
+        """The largest batch that there may be."""
+        return max(self._limit, super().largest)
+
+    def state_dict(self) -> list[tuple[int, int, int]]:
+        """The stages so far: first step, first sample, batch."""
+        return [(stage.first_step, stage.first_sample, stage.batch) for stage in self.stages]
+
+    def load_state_dict(self, state: Sequence[Sequence[int]]) -> None:
+        """Continue from ``state_dict``."""
+        self.stages = [Stage(*each) for each in state]
+
+
 @dataclass(frozen=True)
 class Budget:
     """The length of a run: ``steps``, or else ``samples``, or else ``epochs``; and the target that ends it early, if any."""
@@ -100,12 +131,16 @@ class Horizon:
 
     plan: the batch size of every step. examples: the size of the training set. steps: the last step of the run.
     stretch: the epochs that one epoch of a duration lasts (regime adaptation, Hoffer et al. 2017: ceil(B / B0)).
+
+    Where the batch grows while the run trains, ``steps`` and durations in steps are those with the first batch, and ``samples``
+    is the length of a run whose budget is not in steps.
     """
 
     plan: BatchPlan
     examples: int
     steps: int
     stretch: int = 1
+    samples: float | None = None
 
     @classmethod
     def of(cls, budget: Budget, plan: BatchPlan, examples: int, stretch: int = 1) -> "Horizon":
@@ -118,7 +153,13 @@ class Horizon:
                 f"budget.{unit}={given}: longer than any training; accepted: at most {MOST:.0e} steps or samples"
             )
         steps = int(amount) if unit == "steps" else plan.steps_for(amount)
-        return cls(plan, examples, max(steps, 1), stretch)
+        grows = isinstance(plan, GrowingPlan) and unit != "steps"
+        return cls(plan, examples, max(steps, 1), stretch, amount if grows else None)
+
+    @property
+    def last(self) -> int:
+        """The last step of the run, with the batches that are known by now."""
+        return self.steps if self.samples is None else max(self.plan.steps_for(self.samples), 1)
 
     def in_steps(self, duration: Duration, stretch: bool = False) -> int:
         """The steps of ``duration``; ``stretch`` applies the regime adaptation to epochs.

@@ -10,6 +10,7 @@ from optbench.config.files import choices
 from optbench.config.inheritance import read_choice
 from optbench.config.lengths import check_lengths
 from optbench.config.run_config import RunConfig
+from optbench.config.schema import Duration
 from optbench.config.sharding import check_sharding
 from optbench.errors import UserError
 
@@ -78,6 +79,7 @@ def check_fit(config: RunConfig) -> None:
         raise UserError(
             f"clip_norm={config.clip_norm}: optimizer={optimizer.name} takes losses alone, no gradient to clip; accepted: null"
         )
+    _check_adaptive_batch(config)
     _check_momentum(config)
     learning_rate(config)  # raises UserError for an unknown rule, and for a rate beyond the range of floats
     if examples is not None:
@@ -89,6 +91,37 @@ def check_fit(config: RunConfig) -> None:
         raise UserError(
             f"budget.target_metric={budget.target_metric}: a reconstruction has no accuracy; "
             "accepted: validation_loss, train_loss"
+        )
+
+
+def _check_adaptive_batch(config: RunConfig) -> None:
+    """Raise UserError for what counts on steps that are known before the run, where the optimizer chooses the batch."""
+    optimizer, schedule, ranks = config.optimizer, config.schedule, config.trainer.ranks
+    if optimizer.info.get("batch") != "adaptive":
+        return
+    multiple, most = optimizer.options["batch_multiple"], optimizer.options["maximum_batch"]
+    if multiple % ranks:
+        raise UserError(
+            f"optimizer.batch_multiple={multiple}: {config.trainer} ranks must share every batch equally; accepted: multiples "
+            f"of {ranks}"
+        )
+    if config.batch < 2 or (most is not None and most < config.batch):
+        raise UserError(
+            f"batch={config.batch}: optimizer={optimizer.name} estimates a variance within it, and lets it grow"
+            + (f" to optimizer.maximum_batch={most}" if most is not None else "")
+            + f"; accepted: 2 or more{'' if most is None else ', up to that'}"
+        )
+    values = [each for value in schedule.options.values() for each in (value if isinstance(value, list) else [value])]
+    durations = [each for each in values if isinstance(each, Duration) and each.amount > 0]
+    if config.budget.limit == "steps":
+        fits = schedule.rule != "batch_growth" and all(each.unit in ("steps", "%") for each in durations)
+    else:
+        fits = schedule.rule in ("constant", "plateau") and not durations
+    if not fits:
+        raise UserError(
+            f"schedule={schedule.name}: counts steps that are known before a run, and with optimizer={optimizer.name} the "
+            "batch, and so the steps of an epoch, follow from the run; accepted: schedule=constant or plateau without "
+            "warm-up, or, with budget.steps, durations in steps or %"
         )
 
 

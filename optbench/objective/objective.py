@@ -7,7 +7,7 @@ All results are means over the global batch, which may pass through the model at
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from optbench import randomness
 from optbench.errors import UserError
 from optbench.models import layers
 from optbench.objective.execution import Execution, Network
-from optbench.objective.products import ExampleProducts
+from optbench.objective.products import GradientNorms, Vector
 from optbench.objective.products.graph import Part
 
 
@@ -33,7 +33,18 @@ class Exchange:
     receive: Callable[[Sequence[Mapping[str, Tensor]]], Mapping[str, Tensor]]
 
 
-class Objective(ExampleProducts):
+@dataclass(frozen=True)
+class Population:
+    """The whole training set, of which a global batch is a sample.
+
+    examples: their number. parts: those of this rank, in parts: the place of its first example among all, inputs, targets.
+    """
+
+    examples: int
+    parts: Callable[[], Iterator[tuple[int, Tensor, Tensor]]]
+
+
+class Objective(GradientNorms):
     """The mean loss over one global batch, of which this rank holds ``inputs`` and ``targets``.
 
     network: the model, in train mode. loss: (outputs, targets) -> mean over the given examples. dropout_key: identifies
@@ -47,6 +58,8 @@ class Objective(ExampleProducts):
 
     exchange: with it the gradient is what workers receive from each other, and may be evaluated only once a step, because what
     they send is remembered. Clipping applies to what they receive. All other results are of the whole batch as ever.
+
+    population: the training set, for methods that need its gradient.
     """
 
     def __init__(
@@ -59,6 +72,7 @@ class Objective(ExampleProducts):
         dropout_key: int = 0,
         exchange: Exchange | None = None,
         trains: bool = False,
+        population: Population | None = None,
     ) -> None:
         self.network, self.trains = network, trains
         self.loss_function = loss
@@ -74,7 +88,7 @@ class Objective(ExampleProducts):
         self._norms_are_recorded = False
         self._recorded_before = [len(norm.recorded) for norm in network.norms]
         self.may_halve = self.execution.adjustable and self._may_fail_alone
-        self._exchange = exchange
+        self._exchange, self._population = exchange, population
         self._workers = exchange.workers if exchange is not None else 1
         self._split(inputs, targets)
 
@@ -218,6 +232,42 @@ class Objective(ExampleProducts):
             self.value = value
         self.values += 1
         return value
+
+    @property
+    def training_examples(self) -> int | None:
+        """The number of examples of the training set; None if it is not known."""
+        return None if self._population is None else self._population.examples
+
+    def check_population(self, option: str) -> Population:
+        """The training set; raises UserError for ``option``, which needs its gradient, if that does not exist."""
+        if self._population is None:
+            raise UserError(
+                f"{option}: needs the gradient of the whole training set, which this objective does not know"
+            )
+        if self.network.norms:
+            raise UserError(
+                f"{option}: needs the gradient of the whole training set, and batch norm computes another loss of it than of "
+                "its batches; accepted: a model without batch norm"
+            )
+        return self._population
+
+    def population_gradient(self) -> Vector:
+        """The gradient of the mean loss over the whole training set, not clipped; ``parameter.grad`` does not change.
+
+        Counted as the gradients of as many global batches as it takes. Dropout has the masks of the step, by the place of an
+        example in the training set.
+        """
+        population, execution = self.check_population("objective.population_gradient"), self.execution
+        alone = replace(execution, world_size=1, rank=0)
+        total = [torch.zeros_like(parameter) for parameter in self.network.parameters]
+        for first, inputs, targets in population.parts():
+            part = Objective(self.network, self.loss_function, inputs, targets, alone, self._key)
+            part._first = first
+            torch._foreach_add_(total, part.gradient(), alpha=len(inputs) / population.examples)
+            part._graphs.drop()
+        self.evaluations += -(-population.examples // (self.examples * execution.world_size))
+        sums = execution.means_over_ranks([total])[0]
+        return list(torch._foreach_mul(sums, float(execution.world_size)))
 
     def loss_with(self, parameters: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
         """The global mean loss where ``parameters`` of the model have other ``values``, and the others their own."""

@@ -13,6 +13,7 @@ from optbench.config.targets import load_target
 from optbench.errors import UserError
 from optbench.optimizers.adahessian import AdaHessian
 from optbench.optimizers.ademamix import AdEMAMix
+from optbench.optimizers.aras import ARAS
 from optbench.optimizers.cubic_newton import CubicNewton
 from optbench.optimizers.damped_newton import DampedNewton
 from optbench.optimizers.decoupled import with_decoupled_weight_decay
@@ -36,12 +37,14 @@ from optbench.optimizers.saddle_free_newton import SaddleFreeNewton
 from optbench.optimizers.sam import SAM
 from optbench.optimizers.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from optbench.optimizers.score_ggn import SCoReGGN
+from optbench.optimizers.sdlbfgs import SdLBFGS
 from optbench.optimizers.shampoo import Shampoo
 from optbench.optimizers.soap import SOAP
 from optbench.optimizers.sophia import Sophia
 from optbench.optimizers.zeroth_order import ZerothOrder
 
 __all__ = [
+    "ARAS",
     "EKFAC",
     "KFAC",
     "LAMB",
@@ -67,6 +70,7 @@ __all__ = [
     "SaddleFreeNewton",
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",
+    "SdLBFGS",
     "Shampoo",
     "Sophia",
     "ZerothOrder",

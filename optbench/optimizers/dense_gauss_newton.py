@@ -34,11 +34,6 @@ def shaped(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     return [part.to(tensor.dtype) for part, tensor in zip(unflatten(vector, like), like, strict=True)]
 
 
-def clipped(gradient: Tensor, norm: float | None) -> Tensor:
-    """``gradient``, scaled down to ``norm`` if it is longer; None for no limit."""
-    return gradient if norm is None else gradient * (norm / (gradient.norm() + 1e-6)).clamp(max=1)
-
-
 class SquareRoot:
     """K with KᵀK = G, a row for each output of this rank's examples; G is the mean over the global batch.
 

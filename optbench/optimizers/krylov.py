@@ -13,6 +13,9 @@ from optbench.errors import UserError
 from optbench.objective import Objective
 from optbench.objective.vectors import flatten, unflatten
 
+# What torch adds to a norm before it clips by it.
+_CLIPPING = 1e-6
+
 
 @dataclass(frozen=True)
 class Iterate:
@@ -124,6 +127,20 @@ def only_group(optimizer: torch.optim.Optimizer, method: str) -> dict[str, Any]:
 def flat_gradient(parameters: Sequence[Tensor]) -> Tensor:
     """The gradients of ``parameters`` as one vector, zero for missing gradients."""
     return flatten([torch.zeros_like(each) if each.grad is None else each.grad for each in parameters])
+
+
+def unclipped_gradient(objective: Objective, parameters: Sequence[Tensor]) -> Tensor:
+    """The gradient of the last evaluation of ``objective`` before it was clipped, (P,)."""
+    gradient, limit, norm = flat_gradient(parameters), objective.execution.clip_norm, objective.gradient_norm
+    if limit is None or norm is None:
+        return gradient
+    found: Tensor = gradient * ((norm + _CLIPPING) / limit).clamp(min=1)
+    return found
+
+
+def clipped(gradient: Tensor, limit: float | None) -> Tensor:
+    """``gradient``, scaled down to the norm ``limit`` as by torch; None for no limit."""
+    return gradient if limit is None else gradient * (limit / (gradient.norm() + _CLIPPING)).clamp(max=1)
 
 
 def loss_after(objective: Objective, parameters: Sequence[Tensor], change: Tensor) -> float:

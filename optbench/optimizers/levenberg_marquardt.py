@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from optbench.objective import Objective
 from optbench.optimizers import dense_gauss_newton as dense
+from optbench.optimizers import krylov
 from optbench.optimizers.base import require
 from optbench.optimizers.groups import trainable
 
@@ -126,7 +127,7 @@ class LevenbergMarquardt(dense.DenseGaussNewton):
     def _iterate(self, objective: Objective, group: dict[str, Any], start: float) -> None:
         parameters: list[Tensor] = list(objective.network.parameters)
         root = dense.SquareRoot(objective, group["curvature"], group["memory_limit"])
-        gradient = dense.clipped(root.gradient, objective.execution.clip_norm)
+        gradient = krylov.clipped(root.gradient, objective.execution.clip_norm)
         damping, last = group["damping"], self._last_step(parameters)
         diagonal = self._diagonal(group, root, parameters)
         plain = -root.solve(gradient, damping, diagonal, group["solver"])

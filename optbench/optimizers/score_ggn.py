@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from optbench.objective import Objective
 from optbench.optimizers import dense_gauss_newton as dense
+from optbench.optimizers import krylov
 from optbench.optimizers.base import require
 from optbench.optimizers.groups import trainable
 
@@ -148,7 +149,7 @@ class SCoReGGN(dense.DenseGaussNewton):
         parameters: list[Tensor] = list(objective.network.parameters)
         regularizer, weight = REGULARIZERS[group["regularizer"]], group["weight"]
         root = dense.SquareRoot(objective, group["curvature"], group["memory_limit"])
-        gradient = dense.clipped(root.gradient, objective.execution.clip_norm)
+        gradient = krylov.clipped(root.gradient, objective.execution.clip_norm)
         weights = dense.flattened(parameters)
         slope, hessian = regularizer.derivatives(weights, group["scale"])
         hessian = hessian.clamp(min=group["floor"])

@@ -137,7 +137,7 @@ class Recorder(pl.Callback):
         assert isinstance(task, Task)
         if task.finished:
             return
-        step, last = task.step, task.step >= task.recipe.horizon.steps
+        step, last = task.step, task.step >= task.recipe.horizon.last
         # Nothing is due at step 0, but a run may be stopped before its first step.
         evaluate = last or (step > 0 and step % self.eval_every == 0)
         record = evaluate or (step > 0 and step % self.log_every == 0)

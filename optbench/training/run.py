@@ -62,7 +62,7 @@ class _Progress(pl.Callback):
             return
         self._shown = (task.step, now)
         rate = (task.step - step) / (now - since)
-        self.recorder.directory.set_progress(task.step, task.recipe.horizon.steps, rate, self.recorder.loss)
+        self.recorder.directory.set_progress(task.step, task.recipe.horizon.last, rate, self.recorder.loss)
 
 
 def execute(resolved: Config, console: Console | None = None, on_evaluation: OnEvaluation | None = None) -> Outcome:

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from optbench import randomness
 from optbench.communication import Communication, Compressor, LocalSGD, Shapes, dense_bytes
-from optbench.config.durations import Horizon
+from optbench.config.durations import GrowingPlan, Horizon
 from optbench.data.source import BatchSource
 from optbench.models import layers
 from optbench.models.converting import check_passes
-from optbench.objective import Exchange, Execution, Network, Objective, dropout_key
+from optbench.objective import Exchange, Execution, Network, Objective, Population, dropout_key
 from optbench.objective.losses import Loss
 from optbench.objective.oracle import OracleCalls
 from optbench.schedules import Schedule, hessian
@@ -96,7 +96,7 @@ class Task(pl.LightningModule):
         self.sharding = sharding.Sharding()
         self.losses: list[Tensor] = []  # losses of the steps since the last row of the history, on the device
         self.gradient_norms: list[Tensor] = []
-        self.next_event: Callable[[int], int] = lambda step: recipe.horizon.steps
+        self.next_event: Callable[[int], int] = lambda step: recipe.horizon.last
         # The context in which the optimizer takes a step: probes may observe it, but change nothing.
         self.watch: Callable[[Objective, Task], AbstractContextManager[Any]] = lambda objective, task: _NOBODY
         self._rate: tuple[float, float | None] | None = None  # the factor, and the learning rate that it multiplies
@@ -164,15 +164,17 @@ class Task(pl.LightningModule):
         """Take steps until the next due event."""
         if self.finished:
             return  # Lightning fetches one token in advance
-        until = min(self.next_event(self.step), self.recipe.horizon.steps)
+        until = self.next_event(self.step)
         if self.execution.world_size > 1:
             if self._any_rank_must_stop():
                 return
-            for _ in range(min(until - self.step, STEPS_AT_A_TIME)):
+            until = min(until, self.step + STEPS_AT_A_TIME)
+            while self.step < min(until, self.recipe.horizon.last):
                 self.take_step()
             return
         deadline = time.perf_counter() + SECONDS_AT_A_TIME
-        while self.step < until and self.stop.signal is None:
+        # A batch that grows brings the end nearer.
+        while self.step < min(until, self.recipe.horizon.last) and self.stop.signal is None:
             self.take_step()
             if time.perf_counter() > deadline:
                 break
@@ -212,6 +214,9 @@ class Task(pl.LightningModule):
         if norm is not None:
             self.gradient_norms.append(norm)
         self.step = step + 1
+        plan, wanted = self.recipe.horizon.plan, getattr(self.optimizer, "wanted_batch", None)
+        if isinstance(plan, GrowingPlan) and wanted is not None:
+            plan.grow(self.step, wanted)
 
     def _step_of_all(self) -> tuple[Tensor, Tensor | None]:
         """One step of the whole batch: the loss, and the norm of the gradient if it is clipped."""
@@ -281,7 +286,15 @@ class Task(pl.LightningModule):
         plan = self.recipe.horizon.plan
         inputs, targets = self.source.batch(step, plan.first_sample(step), plan.batch(step), rank, ranks)
         key = dropout_key(self.recipe.seed, step) if network.draw is not None else 0
-        return Objective(network, self.recipe.loss, inputs, targets, execution or self.execution, key, exchange, trains)
+        population = Population(self.source.examples, lambda: self._training_set(plan.batch(step)))
+        execution = execution or self.execution
+        return Objective(network, self.recipe.loss, inputs, targets, execution, key, exchange, trains, population)
+
+    def _training_set(self, size: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """This rank's examples of the whole training set without augmentation, ``size`` at a time, each time with their place."""
+        rank, ranks = self.execution.rank, self.execution.world_size
+        for number, part in enumerate(self.source.evaluation("train", size, None, rank, ranks)):
+            yield ((number * ranks + rank) * size, *part)
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         """The optimizer, or those of the workers on this rank."""
@@ -394,6 +407,7 @@ class Task(pl.LightningModule):
             "schedule": self.recipe.schedule.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
             "communication": self.communication.state_dict() if self.communication is not None else None,
+            "batches": plan.state_dict() if isinstance(plan := self.recipe.horizon.plan, GrowingPlan) else None,
             "loss_scale": scale.state_dict() if scale is not None else None,
             "seconds": self.clock.read(),
             "losses": torch.stack(self.losses).cpu() if self.losses else None,
@@ -410,6 +424,8 @@ class Task(pl.LightningModule):
         self.sharding.load_weights(self.model, state["model"])
         self.sharding.load_optimizer_state(self.optimizer, state["optimizer"])
         self.recipe.schedule.load_state_dict(state["schedule"])
+        if isinstance(plan := self.recipe.horizon.plan, GrowingPlan):
+            plan.load_state_dict(state["batches"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         if self.communication is not None:

@@ -102,6 +102,8 @@ _METHODS = (
     "Schedule-free SGD",
     "Schedule-free AdamW",
     "OGR",
+    "SdLBFGS",
+    "ARAS",
 )
 # Other labels on charts of several studies.
 _OTHERS = {"measured": 0, "train": 0, "test": 1, "validation": 2}

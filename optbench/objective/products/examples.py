@@ -141,25 +141,44 @@ class ExampleProducts(MatrixProducts):
             )
 
     def _side_by_side(self, part: Part, size: int) -> Tensor:
+        outputs = self._outputs_of_one()
+
+        def flat(parameters: dict[str, Tensor], inputs: Tensor, position: Tensor) -> Tensor:
+            return outputs(parameters, inputs, position).flatten()
+
+        with self._pass(part.start):
+            count = max(1, CHUNK // size)
+            over = vmap(jacrev(flat), in_dims=(None, 0, 0), chunk_size=count)
+            rows = over(self._trained_values(), part.inputs, self._positions(part))
+        return torch.cat([row.flatten(2) for row in rows.values()], dim=2)
+
+    def _trained_values(self) -> dict[str, Tensor]:
+        """The parameters that train, by name."""
+        mine = set(map(id, self.network.parameters))
+        return {name: tensor.detach() for name, tensor in self.network.named_parameters.items() if id(tensor) in mine}
+
+    def _positions(self, part: Part) -> Tensor:
+        """The positions of the examples of ``part`` in the global batch."""
+        return self._first + part.start + torch.arange(len(part.inputs), device=part.inputs.device)
+
+    def _outputs_of_one(self) -> Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]:
+        """The outputs (1, ...) of one example, of (parameters by name, its inputs, its position in the global batch).
+
+        For torch's transforms, within `_pass`.
+        """
         network = self.network
-        mine = set(map(id, network.parameters))
-        values = {name: tensor.detach() for name, tensor in network.named_parameters.items() if id(tensor) in mine}
         # Within vmap every example is the first of its batch, so that dropout must get the position of each.
         draws = [name for name, buffer in network.model.named_buffers(remove_duplicate=False) if buffer is network.draw]
-        positions = self._first + part.start + torch.arange(len(part.inputs), device=part.inputs.device)
 
         def outputs(parameters: dict[str, Tensor], inputs: Tensor, position: Tensor) -> Tensor:
             swapped = dict(parameters)
             if network.draw is not None:
                 draw = torch.stack([network.draw[0], position])
                 swapped |= dict.fromkeys(draws, draw)
-            found: Tensor = functional_call(network.model, swapped, (inputs.unsqueeze(0),)).flatten()
+            found: Tensor = functional_call(network.model, swapped, (inputs.unsqueeze(0),))
             return found
 
-        with self._pass(part.start):
-            count = max(1, CHUNK // size)
-            rows = vmap(jacrev(outputs), in_dims=(None, 0, 0), chunk_size=count)(values, part.inputs, positions)
-        return torch.cat([row.flatten(2) for row in rows.values()], dim=2)
+        return outputs
 
     def _row_by_row(self, number: int, part: Part) -> Tensor:
         graph = self._graph(number, part)
