@@ -1,7 +1,7 @@
 """Optimizers: optbench's own, torch's, and those of the pytorch-optimizer package, all built from a configuration."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,6 +38,7 @@ from optbench.optimizers.score_ggn import SCoReGGN
 from optbench.optimizers.shampoo import Shampoo
 from optbench.optimizers.soap import SOAP
 from optbench.optimizers.sophia import Sophia
+from optbench.optimizers.transforms.base import Transform, Transformed
 from optbench.optimizers.zeroth_order import ZerothOrder
 
 __all__ = [
@@ -67,6 +68,8 @@ __all__ = [
     "ScheduleFreeSGD",
     "Shampoo",
     "Sophia",
+    "Transform",
+    "Transformed",
     "ZerothOrder",
     "build",
     "with_decoupled_weight_decay",
@@ -86,7 +89,13 @@ _ARGUMENTS: list[tuple[str, tuple[str, ...]]] = [
 _FOREACH_ON_CPU = ("Adadelta", "Adamax", "RAdam", "RMSprop")
 
 
-def build(choice: Choice, model: nn.Module, learning_rate: float | None, seed: int = 0) -> torch.optim.Optimizer:
+def build(
+    choice: Choice,
+    model: nn.Module,
+    learning_rate: float | None,
+    seed: int = 0,
+    transforms: Sequence[Choice] = (),
+) -> torch.optim.Optimizer:
     """The optimizer that ``choice`` (of the group `optimizer`) describes, for the parameters of ``model``.
 
     ``learning_rate`` (already scaled to the batch) replaces the configured one, and is None only if the method chooses it
@@ -94,6 +103,7 @@ def build(choice: Choice, model: nn.Module, learning_rate: float | None, seed: i
     if ``decay_norm_and_bias``. With ``weight_decay_mode: decoupled`` the decay is not added to the gradient. A class with a
     ``from_model`` method, or a plain function, gets the model in place of its parameters and makes its own groups. A class
     that takes a ``seed`` for its random draws gets the run's. Every group of the result has ``initial_lr``, for schedules.
+    transforms: choices of the group `transform`, which act around it in this order.
 
     Raises:
         UserError: ``_target_`` cannot be imported, the model has nothing to train, or a value is not accepted.
@@ -116,7 +126,16 @@ def build(choice: Choice, model: nn.Module, learning_rate: float | None, seed: i
         raise UserError(f"optimizer={name}: {error}") from error
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
-    return optimizer
+    return Transformed(optimizer, [_transform(each) for each in transforms]) if transforms else optimizer
+
+
+def _transform(choice: Choice) -> Transform:
+    target: Any = load_target(choice, Transform)
+    try:
+        found: Transform = target(**choice.options)
+    except ValueError as error:
+        raise UserError(f"transform={choice.name}: {error}") from error
+    return found
 
 
 def _arguments(options: Mapping[str, Any]) -> dict[str, Any]:
