@@ -31,6 +31,7 @@ from optbench.optimizers.muon import Muon
 from optbench.optimizers.nadam import NAdam
 from optbench.optimizers.perturbed_sgd import PerturbedSGD
 from optbench.optimizers.prodigy import Prodigy
+from optbench.optimizers.psgd_kron import PSGDKron
 from optbench.optimizers.saddle_free_newton import SaddleFreeNewton
 from optbench.optimizers.sam import SAM
 from optbench.optimizers.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
@@ -60,6 +61,7 @@ __all__ = [
     "Lion",
     "Muon",
     "NAdam",
+    "PSGDKron",
     "PerturbedSGD",
     "Prodigy",
     "SCoReGGN",
