@@ -130,10 +130,13 @@ def test_a_killed_run_ends_where_an_undisturbed_one_does(optimizer):
     resuming.kill(composed(optimizer, *resuming.KILLED))
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", [*OPTIMIZERS, *TRANSFORMED])
 def test_what_is_certified_of_it_beside_these(optimizer):
     """Also that what is known to be broken still is: who mends it takes it out of the list above."""
-    card = testing.certify(f"optimizer={optimizer}", checks=[name for name, _, _ in CHECKS if name not in APART])
+    words = (
+        [f"optimizer={TRANSFORMED[optimizer]}", optimizer] if optimizer in TRANSFORMED else [f"optimizer={optimizer}"]
+    )
+    card = testing.certify(*words, checks=[name for name, _, _ in CHECKS if name not in APART])
     broken = {name for broken, name in BROKEN if broken == optimizer}
     assert {check.name: check.reason for check in card.failures}.keys() == broken, card.failures
 

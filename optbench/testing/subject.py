@@ -96,10 +96,11 @@ class Subject:
 
     @property
     def exceptions(self) -> dict[str, str]:
-        """The checks that its file says do not apply to the method, each with the reason."""
+        """The checks that its file, or that of a transform, says do not apply to the method, each with the reason."""
         if self.group != "optimizer":
             return {}
-        return {str(name): str(reason) for name, reason in self.choice.info.get("exceptions", {}).items()}
+        stated = [each.info.get("exceptions", {}) for each in (self.choice, *self.transforms)]
+        return {str(name): str(reason) for exceptions in stated for name, reason in exceptions.items()}
 
 
 @contextlib.contextmanager

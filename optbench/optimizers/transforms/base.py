@@ -38,7 +38,7 @@ class Transform:
         """
 
     def end(self, parameters: list[Tensor]) -> None:
-        """Change the weights of all parameters in place after a step and its updates."""
+        """Change the weights of ``parameters``, those with a gradient, in place after a step and its updates."""
 
 
 def without_decay(parameter: Tensor, before: Tensor, lr: float, decay: float) -> tuple[Tensor, Tensor]:
@@ -67,6 +67,13 @@ def decoupled_decay(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> 
     return found
 
 
+def _placed(value: Any, like: Tensor) -> Any:
+    """A remembered value on the device of its parameter, and in its precision, as torch's optimizers load theirs."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.to(like.device, like.dtype if value.is_floating_point() else value.dtype)
+
+
 class Transformed(torch.optim.Optimizer):
     """``inner`` with ``transforms`` around each of its steps, which act in the order given.
 
@@ -85,6 +92,7 @@ class Transformed(torch.optim.Optimizer):
                 raise UserError(f"transform: {name} is there twice; accepted: once")
         self._updating = [each for each in self.transforms if type(each).update is not Transform.update]
         self._gradients: dict[Tensor, Tensor] = {}
+        self._with_gradient: list[Tensor] = []
         self._within = False
         for each in self.transforms:
             if hasattr(each, "evaluation_parameters"):
@@ -146,7 +154,8 @@ class Transformed(torch.optim.Optimizer):
                     transform.update(parameter, start, self._gradients[parameter], lr, decay)
         self._gradients = {}
         for transform in self.transforms:
-            transform.end(parameters)
+            transform.end(self._with_gradient)
+        self._with_gradient = []
         return result
 
     @contextmanager
@@ -185,6 +194,7 @@ class Transformed(torch.optim.Optimizer):
                 transform.gradient(parameters, evaluate)
         finally:
             self._within = False
+        self._with_gradient = parameters
         if self._updating:
             self._gradients = {each: each.grad.clone() for each in parameters}
 
@@ -207,10 +217,8 @@ class Transformed(torch.optim.Optimizer):
         for each in self.transforms:
             each.state.clear()
             for number, state in remembered[type(each).__name__].items():
-                device = parameters[number].device
-                each.state[parameters[number]] = {
-                    name: value.to(device) if isinstance(value, Tensor) else value for name, value in state.items()
-                }
+                like = parameters[number]
+                each.state[like] = {name: _placed(value, like) for name, value in state.items()}
 
     def unsaved_bytes(self) -> int:
         """The bytes that the inner optimizer keeps outside of its state."""

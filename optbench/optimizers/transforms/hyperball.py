@@ -25,7 +25,7 @@ class Hyperball(Transform):
 
     def update(self, parameter: Tensor, before: Tensor, gradient: Tensor, lr: float, decay: float) -> None:
         """Give the step its length, and the weights their norm."""
-        if parameter.ndim < 2:
+        if parameter.ndim < 2 or lr == 0:
             return
         radius: Tensor = self.state[parameter]["radius"]
         step, _ = without_decay(parameter, before, lr, decay)

@@ -36,7 +36,7 @@ class Lookahead(Transform):
         return {parameter: state["slow"] for parameter, state in self.state.items()}
 
     def begin(self, parameters: list[Tensor]) -> None:
-        """Let φ of every tensor that is new be its weights."""
+        """Let φ of every tensor that is new be its weights; those without a gradient keep them."""
         for parameter in parameters:
             if parameter not in self.state:
                 self.state[parameter] = {"slow": parameter.detach().clone(), "step": 0}
