@@ -14,7 +14,7 @@ class Cautious(Transform):
     The mean is that of one tensor.
 
     Source: Liang, Chen, Liu & Liu 2024, "Cautious optimizers: improving training with one line of code" (arXiv 2411.16085),
-    algorithm 1; the scale is that of its authors' AdamW, where the paper has n / (sum(m) + 1).
+    algorithm 1; the scale is that of its authors' present AdamW, whose first release has n / (sum(m) + 1).
     """
 
     def __init__(self, least: float = 1e-3) -> None:

@@ -16,8 +16,8 @@ class Lookahead(Transform):
 
     The optimizer keeps its memory, as in the paper.
 
-    evaluate: "slow": φ is what evaluations, probes and targets see, and the result of the run, as algorithm 1 returns it and as
-    its authors' code evaluates it; batch norm then has statistics of φ. "fast": θ, as codes do that do not switch the weights.
+    evaluate: "slow": φ is what evaluations, probes and targets see, and the result of the run; its authors' code offers it for
+    evaluation, as it typically generalizes better. Batch norm then has statistics of φ. "fast": θ, as where nobody switches.
 
     Source: Zhang, Lucas, Hinton & Ba 2019, "Lookahead optimizer: k steps forward, 1 step back" (arXiv 1907.08610), algorithm 1.
     """
