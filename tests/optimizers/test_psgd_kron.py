@@ -153,8 +153,9 @@ def test_draws_are_functions_of_seed_and_name():
     assert not any(torch.equal(first[name], other[name]) for name in first)
 
 
-def test_draws_of_two_tensors_of_one_shape_differ():
+def test_draws_of_two_updates_and_of_two_tensors_of_one_shape_differ():
     weights = [nn.Parameter(torch.zeros(2, 2)) for _ in range(2)]
     optimizer = PSGDKron(weights)
     assert not torch.equal(optimizer._drawn(weights[0], 1), optimizer._drawn(weights[1], 1))
+    assert not torch.equal(optimizer._drawn(weights[0], 1), optimizer._drawn(weights[0], 2))
     assert torch.equal(optimizer._drawn(weights[0], 1), PSGDKron(weights)._drawn(weights[0], 1))
