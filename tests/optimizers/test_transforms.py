@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from golden import assert_is, numbers, on_matrix, on_valley, valley
+from golden import assert_is, numbers, on_matrix, on_objective, on_valley, valley
 from torch import nn
 
 from optbench.errors import UserError
@@ -172,6 +172,14 @@ def test_adamw_on_the_gradient_of_mars_is_mars(first, expected):
 def test_sgd_on_the_gradient_of_sam_is_sam(options, decay, expected):
     made = around(torch.optim.SGD, Ascended(**options), lr=0.01, weight_decay=decay)
     assert_is(on_valley(made, 3), *expected)
+
+
+def test_the_second_evaluation_of_an_objective_is_not_changed_again():
+    """The hook on gradients, which the second evaluation reaches too."""
+    found = on_objective(
+        lambda model: around(torch.optim.SGD, Ascended(), lr=0.01)(model.parameters()), 3, start=(-0.5, 0.8)
+    )
+    assert_is(found, -0.675825363051, 0.545946858454)
 
 
 def test_adaptive_ascents_are_those_of_asam():
