@@ -18,7 +18,7 @@ from optbench.config.targets import load_target
 from optbench.config.tuning import validate
 from optbench.training import build
 
-CHOICES = [(group, name) for group in GROUPS for name in choices(group)]
+CHOICES = [(group, name) for group in (*GROUPS, "transform") for name in choices(group)]
 # Which of these a choice names itself; the others are read by the code of the group.
 HAVE_NO_TARGET = {"budget", "trainer", "launcher"}
 NOTHING = {
@@ -27,6 +27,7 @@ NOTHING = {
     ("averaging", "none"),
     ("communication", "dense"),
     ("tracker", "none"),
+    ("transform", "none"),
 }
 # What the code of a group hands to every target, beside the options.
 FROM_THE_GROUP = {

@@ -1,4 +1,4 @@
-"""The promises of the bench, for every optimizer and communication in conf/: whoever adds a file gets these tests for nothing.
+"""The promises of the bench, for every optimizer, communication and transform in conf/: a new file gets these tests for nothing.
 
 1. The result does not depend on the micro-batch size (to rounding).
 2. Several ranks give what one rank gives on the same global batch (to rounding).
@@ -32,7 +32,10 @@ OPTIONS = {
     "communication=power_sgd": ("communication.rank=2",),
     "communication=sign": ("communication.shards=sorted",),
 }
-TRAINED = [*OPTIMIZERS, *COMMUNICATIONS]
+# Each transform around AdamW, and some around a method with curvature.
+TRANSFORMS = [f"transform=[{name}]" for name in sorted(config.choices("transform")) if name != "none"]
+TRANSFORMED = {**dict.fromkeys(TRANSFORMS, "adamw"), "transform=[cautious,lookahead]": "kfac"}
+TRAINED = [*OPTIMIZERS, *COMMUNICATIONS, *TRANSFORMED]
 # What ranks divide of the run of an optimizer, for all that say in their files that ranks may.
 SHARDED = [
     f"{name} {sharding}"
@@ -51,7 +54,10 @@ BROKEN = {
 
 
 def composed(optimizer: str, *overrides: str) -> config.Config:
-    """A run of an optimizer, or of workers that send what ``optimizer`` says."""
+    """A run of an optimizer, or of workers that send what ``optimizer`` says, or with the transforms that it says."""
+    if optimizer in TRANSFORMED:
+        method = TRANSFORMED[optimizer]
+        return config.compose([f"optimizer={method}", *problem.words_for(method), optimizer, *overrides])
     if optimizer in COMMUNICATIONS:
         words = (*problem.COMMON, "optimizer=momentum", optimizer, *WORKERS, *OPTIONS.get(optimizer, ()))
         return config.compose([*words, *overrides])
@@ -124,10 +130,13 @@ def test_a_killed_run_ends_where_an_undisturbed_one_does(optimizer):
     resuming.kill(composed(optimizer, *resuming.KILLED))
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", [*OPTIMIZERS, *TRANSFORMED])
 def test_what_is_certified_of_it_beside_these(optimizer):
     """Also that what is known to be broken still is: who mends it takes it out of the list above."""
-    card = testing.certify(f"optimizer={optimizer}", checks=[name for name, _, _ in CHECKS if name not in APART])
+    words = (
+        [f"optimizer={TRANSFORMED[optimizer]}", optimizer] if optimizer in TRANSFORMED else [f"optimizer={optimizer}"]
+    )
+    card = testing.certify(*words, checks=[name for name, _, _ in CHECKS if name not in APART])
     broken = {name for broken, name in BROKEN if broken == optimizer}
     assert {check.name: check.reason for check in card.failures}.keys() == broken, card.failures
 

@@ -6,8 +6,11 @@ from optbench.config import title
 
 
 def method(name: Any) -> Any:
-    """The title of the optimizer ``name``; ``name`` itself if it has none, also for a missing value."""
-    return title("optimizer", name) if isinstance(name, str) else name
+    """The title of the optimizer ``name``, with those of its transforms; ``name`` itself if it has none, or is missing."""
+    if not isinstance(name, str):
+        return name
+    optimizer, *transforms = name.split("+")
+    return " + ".join([title("optimizer", optimizer), *(title("transform", each) for each in transforms)])
 
 
 def is_of_methods(column: str) -> bool:

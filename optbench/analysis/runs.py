@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from optbench.config import Config, name_of, target_of
+from optbench.config import Config, name_of, optimizer_name, target_of
 from optbench.store import RunDirectory, find, load
 from optbench.store.run_directory import FINISHED
 from optbench.sweep.plan import Plan
@@ -182,10 +182,11 @@ def _html(runs: Sequence[Run], lines: Sequence[str]) -> str:
 
 def _row(run: Run) -> dict[str, Any]:
     config, summary = run.config, run.summary
-    choices = {group: name_of(config[group]) for group in ("optimizer", "model", "dataset")}
     return {
         "run": run.run_id,
-        **choices,
+        "optimizer": optimizer_name(config),
+        "model": name_of(config["model"]),
+        "dataset": name_of(config["dataset"]),
         "batch": config["batch"],
         "seed": config["seed"],
         "state": run.state,

@@ -55,6 +55,7 @@ def _read_run(directory: RunDirectory) -> dict[str, Any]:
         try:
             config = directory.config()
             named = {key: configuration.name_of(config[key]) for key in _CHOICES}
+            named["optimizer"] = configuration.optimizer_name(config)
             values = {**values, **named, "batch": config["batch"], "seed": config["seed"]}
         except (StoreError, KeyError, TypeError) as error:
             problems.append(f"config.yaml is damaged: {error!r}" if not isinstance(error, StoreError) else str(error))

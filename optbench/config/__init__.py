@@ -15,6 +15,7 @@ from optbench.config.files import (
     GROUPS,
     LIST_GROUPS,
     MACHINE_KEYS,
+    MEASURING_GROUPS,
     SCIENCE_KEYS,
     Config,
     check_one_file,
@@ -23,9 +24,11 @@ from optbench.config.files import (
     front_page,
     is_fragment,
     name_of,
+    optimizer_name,
     options,
     place_of,
     title,
+    transforms_of,
     works_as,
 )
 from optbench.config.fitting import check_groups
@@ -45,6 +48,7 @@ __all__ = [
     "GROUPS",
     "LIST_GROUPS",
     "MACHINE_KEYS",
+    "MEASURING_GROUPS",
     "SCIENCE_KEYS",
     "Choice",
     "Chosen",
@@ -83,6 +87,7 @@ __all__ = [
     "look_in",
     "look_where_told",
     "name_of",
+    "optimizer_name",
     "options",
     "own_places",
     "own_targets",
@@ -102,5 +107,6 @@ __all__ = [
     "thaw_to_measure",
     "title",
     "training_examples",
+    "transforms_of",
     "works_as",
 ]

@@ -96,6 +96,16 @@ def check_overrides(overrides: Sequence[str]) -> None:
             raise UserError(f"{word}: must be one choice; accepted: {', '.join(choices(group))}")
         if group in LIST_GROUPS and value.strip() in ("", "null"):
             raise UserError(f"{word}: must be a list of choices; accepted: {_listed(group)}")
+        if group in LIST_GROUPS:
+            _check_once(word, value)
+
+
+def _check_once(word: str, value: str) -> None:
+    """Raise UserError for a list of choices that names one of them twice, of which Hydra drops one."""
+    for names in re.findall(r"\[([^\[\]]*)\]", value):
+        listed = re.findall(r"[\w.-]+", names)
+        if twice := next((name for name in listed if listed.count(name) > 1), None):
+            raise UserError(f"{word}: {twice} is there twice; accepted: each once")
 
 
 def _check_key(word: str) -> None:

@@ -31,9 +31,12 @@ GROUPS = (
     "launcher",
     "tracker",
 )
-# Groups with any number of choices, such as probe=[spectrum,noise_scale]; "none" chooses nothing. None of them changes
-# the results of a run, so that none is in the run id.
-LIST_GROUPS = ("probe",)
+# Groups with any number of choices, such as probe=[spectrum,noise_scale]; "none" chooses nothing.
+LIST_GROUPS = ("transform", "probe")
+# Of these the ones that change no result of a run, so that they are in no run id and cannot be an axis of a sweep.
+MEASURING_GROUPS = ("probe",)
+# The parts of a step at which a transform acts, in their order; those of one part act in the order of their names.
+TRANSFORM_PLACES = ("evaluation", "gradient", "update", "weights")
 # The types of the keys on the front page, conf/config.yaml, that are not groups.
 SCIENCE_KEYS = {
     "batch": "int >= 1",
@@ -229,6 +232,22 @@ def front_page() -> Config:
     """The content of conf/config.yaml, not composed."""
     found: Config = read_file(conf_dir() / "config.yaml")
     return found
+
+
+def transforms_of(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The transforms of the optimizer in ``config``, in the order in which they act, which is not that of the command line."""
+    chosen = config.get("transform") or {}
+    return [chosen[name] for name in sorted(chosen, key=lambda name: (_place_of(chosen[name]), name)) if name != "none"]
+
+
+def _place_of(transform: Mapping[str, Any]) -> int:
+    place = transform["info"].get("place")
+    return TRANSFORM_PLACES.index(place) if place in TRANSFORM_PLACES else len(TRANSFORM_PLACES)
+
+
+def optimizer_name(config: Mapping[str, Any]) -> str:
+    """The name of the optimizer of ``config`` in run ids, columns and conditions, with its transforms: adamw+cautious."""
+    return "+".join([name_of(config["optimizer"]), *(str(each["name"]) for each in transforms_of(config))])
 
 
 def read_file(path: Path) -> Any:

@@ -12,6 +12,7 @@ from optbench.config.lengths import check_lengths
 from optbench.config.run_config import RunConfig
 from optbench.config.schema import Duration
 from optbench.config.sharding import check_sharding
+from optbench.config.transforms import check_transforms
 from optbench.errors import UserError
 
 
@@ -68,11 +69,10 @@ def check_fit(config: RunConfig) -> None:
     check_sharding(config)
     if model.info.get("batch_norm"):
         check_groups(config)
-    if config.precision == "fp16" and (
-        optimizer.info["family"] == "second_order" or optimizer.stated("evaluations") == "several"
-    ):
+    check_transforms(config)
+    if config.precision == "fp16" and (optimizer.info["family"] == "second_order" or not config.evaluates_once):
         raise UserError(
-            f"precision=fp16: optimizer={optimizer.name} evaluates the objective more than once a step, and loss scaling "
+            f"precision=fp16: optimizer={config.optimizer_name} evaluates the objective more than once a step, and loss scaling "
             "is for first-order methods; accepted: fp64, fp32, tf32, bf16"
         )
     if config.clip_norm is not None and optimizer.info.get("gradients") == "none":
@@ -216,10 +216,10 @@ def _check_communication(config: RunConfig, plan: BatchPlan) -> None:
             f"communication={communication.name}: optimizer={optimizer.name} has weights of its own for evaluation, and workers "
             "average those that are trained; accepted: dense, or another optimizer"
         )
-    if optimizer.stated("evaluations") == "several":
+    if not config.evaluates_once:
         raise UserError(
-            f"communication={communication.name}: optimizer={optimizer.name} evaluates the objective more than once a step, "
-            "and workers send one gradient; accepted: dense, or an optimizer that evaluates it once"
+            f"communication={communication.name}: optimizer={config.optimizer_name} evaluates the objective more than once a "
+            "step, and workers send one gradient; accepted: dense, or an optimizer that evaluates it once"
         )
     if config.precision == "fp16":
         raise UserError(

@@ -8,7 +8,18 @@ from typing import Any
 
 from optbench.config import scaling
 from optbench.config.durations import Budget
-from optbench.config.files import GROUPS, SCIENCE_KEYS, Config, file_of, known_as, left_out_of_run_id, name_of, options
+from optbench.config.files import (
+    GROUPS,
+    SCIENCE_KEYS,
+    Config,
+    file_of,
+    known_as,
+    left_out_of_run_id,
+    name_of,
+    optimizer_name,
+    options,
+    transforms_of,
+)
 from optbench.config.run_config import Choice, Devices
 from optbench.config.schema import OptionType
 from optbench.moved import published_key, published_target
@@ -29,19 +40,10 @@ def science(config: Mapping[str, Any]) -> Config:
             continue
         if group == "communication" and _is_dense(config):
             continue
-        choice = config[group]
-        typed, left_out = choice["info"]["schema"], left_out_of_run_id(group, choice)
-        entry = {key: choice[key] for key in ("_target_", "name") if key in choice and key not in left_out}
-        if "_target_" in entry:
-            entry["_target_"] = published_target(entry["_target_"])
-        if known_as(choice) != str(choice["name"]):
-            entry["choice"] = file_of(choice)
-        for name, value in options(choice).items():
-            if name not in left_out:
-                entry[name] = OptionType.parse(typed[name]).canonical(value)
-        if choice.get("fingerprint") is not None and "fingerprint" not in typed:
-            entry["fingerprint"] = choice["fingerprint"]  # for data without an official hash
-        numbers[group] = entry
+        numbers[group] = _entry(group, config[group])
+    # Absent without any, as in the configurations of versions that had none.
+    if transforms := transforms_of(config):
+        numbers["transform"] = {str(each["name"]): _entry("transform", each) for each in transforms}
     rule = scaling.rule_beside_family(
         Choice.of("scaling", config["scaling"]), Choice.of("optimizer", config["optimizer"])
     )
@@ -62,6 +64,22 @@ def science(config: Mapping[str, Any]) -> Config:
     return numbers
 
 
+def _entry(group: str, choice: Mapping[str, Any]) -> Config:
+    """What a choice of ``group`` contributes to the science."""
+    typed, left_out = choice["info"]["schema"], left_out_of_run_id(group, choice)
+    entry: Config = {key: choice[key] for key in ("_target_", "name") if key in choice and key not in left_out}
+    if "_target_" in entry:
+        entry["_target_"] = published_target(entry["_target_"])
+    if known_as(choice) != str(choice["name"]):
+        entry["choice"] = file_of(choice)
+    for name, value in options(choice).items():
+        if name not in left_out:
+            entry[name] = OptionType.parse(typed[name]).canonical(value)
+    if choice.get("fingerprint") is not None and "fingerprint" not in typed:
+        entry["fingerprint"] = choice["fingerprint"]  # for data without an official hash
+    return entry
+
+
 def _is_dense(config: Mapping[str, Any]) -> bool:
     """True if workers send whole gradients, as they always did before there was the group; their number then has no effect."""
     return "communication" not in config or config["communication"].get("name") == "dense"
@@ -69,10 +87,14 @@ def _is_dense(config: Mapping[str, Any]) -> bool:
 
 def run_id(config: Mapping[str, Any]) -> str:
     """The run id, such as ``adam-resnet18-cifar10-b512-s0-3f9a1c27de``: the main choices, and a hash of the science."""
-    names = "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", name_of(config[group])) for group in GROUPS[:3])
-    names = names[:_LONGEST_SLUG]
+    optimizer = "+".join(map(_plain, optimizer_name(config).split("+")))
+    names = "-".join([optimizer, *(_plain(name_of(config[group])) for group in GROUPS[1:3])])[:_LONGEST_SLUG]
     trial = f"-t{config['trial']}" if config["trial"] else ""
     return f"{names}-b{config['batch']}-s{config['seed']}{trial}-{_digest(science(config))}"
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.]+", "_", name)
 
 
 def setting(config: Mapping[str, Any]) -> str:

@@ -10,7 +10,16 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from optbench.config.durations import Budget, Horizon
-from optbench.config.files import GROUPS, Config, name_of, options, shared_options, works_as
+from optbench.config.files import (
+    GROUPS,
+    Config,
+    name_of,
+    optimizer_name,
+    options,
+    shared_options,
+    transforms_of,
+    works_as,
+)
 from optbench.config.schema import Duration, OptionType
 
 # For configurations frozen by earlier versions, which had no such option and no such group.
@@ -117,7 +126,8 @@ class Devices:
 class RunConfig:
     """A resolved configuration, read once; the front page conf/config.yaml explains each value.
 
-    text: the mapping from which it was read; the run id is made from it, and it is what is frozen. checkpointing: the number of
+    text: the mapping from which it was read; the run id is made from it, and it is what is frozen. transforms: those of the
+    optimizer, in the order in which they act. checkpointing: the number of
     segments of the model whose activations are computed anew (``model.checkpointing``), 0 for none.
     """
 
@@ -134,6 +144,7 @@ class RunConfig:
     communication: Choice
     budget: Budget
     trainer: Devices
+    transforms: tuple[Choice, ...]
     probes: tuple[Choice, ...]
     batch: int
     base_batch: int
@@ -169,11 +180,22 @@ class RunConfig:
             "checkpointing": config["model"].get("checkpointing", 0),
             "budget": Budget.of(config["budget"]),
             "trainer": Devices.of(config["trainer"]),
+            "transforms": tuple(Choice.of(f"transform.{each['name']}", each) for each in transforms_of(config)),
             "probes": tuple(Choice.of(f"probe.{name}", choice) for name, choice in config.get("probe", {}).items()),
             "eval_every": Duration.parse(config["eval_every"]),
             "checkpoint_every": None if every is None else Duration.parse(every),
         }
         return cls(**given)
+
+    @property
+    def optimizer_name(self) -> str:
+        """The name of the optimizer in columns, with its transforms: adamw+cautious."""
+        return optimizer_name(self.text)
+
+    @property
+    def evaluates_once(self) -> bool:
+        """True if a step evaluates the objective once."""
+        return all(each.stated("evaluations") != "several" for each in (self.optimizer, *self.transforms))
 
     @property
     def workers(self) -> int:

@@ -23,6 +23,12 @@ def check_sharding(config: RunConfig) -> None:
         able = [name for name in choices("optimizer") if sharding in _shardings_stated(name)]
         other = f"{whole} or zero1" if "zero1" in _shardings_of(optimizer) else whole
         raise UserError(f"{typed}: optimizer={optimizer.name} {why}; accepted: {other}, or one of {', '.join(able)}")
+    if config.transforms:
+        names = ",".join(each.name for each in config.transforms)
+        raise UserError(
+            f"{typed}: transform=[{names}]: a transform needs whole weights, gradients and steps on every rank; accepted: "
+            f"{whole}, or transform=none"
+        )
     if config.communication.target is not None:
         raise UserError(
             f"{typed}: communication={config.communication.name} has a memory for every worker, and workers have whole "

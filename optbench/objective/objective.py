@@ -51,7 +51,10 @@ class Objective(GradientNorms):
     this step's dropout masks. A call zeroes the gradients, evaluates the loss and its gradient into ``parameter.grad`` and
     returns the loss, a 0-d tensor. Every evaluation within a step uses the same dropout masks, and only the first call is
     recorded in the running statistics of batch norm, which move when ``finish`` is called. ``value`` is the loss of the first
-    evaluation, a call or `loss`. ``evaluations``, ``values`` and ``products`` count calls, losses alone, and vectors multiplied.
+    evaluation, a call or `loss`, and ``gradient_norm`` the norm of the first gradient before it was clipped, None without
+    clipping. ``evaluations``, ``values`` and ``products`` count calls, losses alone, and vectors multiplied. Whatever is in
+    ``on_gradient`` is called at the end of every call, with the objective, when the (clipped) gradients are there; it may change
+    them, and may call the objective again.
 
     trains: True for the objective of a training step, of which a first `loss` is recorded like a call, as a method may use no
     gradients. The objective of a probe must leave the running statistics alone.
@@ -82,6 +85,7 @@ class Objective(GradientNorms):
         self.products = 0
         self.value: Tensor | None = None
         self.gradient_norm: Tensor | None = None
+        self.on_gradient: list[Callable[[Objective], object]] = []
         self._key = dropout_key
         # Where in the global batch this rank's examples begin: the ranks hold equal shares, in order.
         self._first = len(inputs) * self.execution.rank
@@ -92,6 +96,7 @@ class Objective(GradientNorms):
         self._workers = exchange.workers if exchange is not None else 1
         self._split(inputs, targets)
 
+    @torch.enable_grad()
     def __call__(self) -> Tensor:
         """Zero the gradients, fill them with the gradient of the global mean loss, and return that loss."""
         network, execution = self.network, self.execution
@@ -113,11 +118,14 @@ class Objective(GradientNorms):
             value = evaluate()
         if execution.clip_norm is not None:
             norm = nn.utils.clip_grad_norm_(network.parameters, execution.clip_norm)
-            self.gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+            if self.gradient_norm is None:
+                self.gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         value = execution.mean_over_ranks(value)
         if self.value is None:
             self.value = value
         self.evaluations += 1
+        for heard in self.on_gradient:
+            heard(self)
         return value
 
     @property

@@ -1,7 +1,7 @@
 """Optimizers: optbench's own, torch's, and those of the pytorch-optimizer package, all built from a configuration."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ from optbench.optimizers.nadam import NAdam
 from optbench.optimizers.ogr import OGR
 from optbench.optimizers.perturbed_sgd import PerturbedSGD
 from optbench.optimizers.prodigy import Prodigy
+from optbench.optimizers.psgd_kron import PSGDKron
 from optbench.optimizers.saddle_free_newton import SaddleFreeNewton
 from optbench.optimizers.sam import SAM
 from optbench.optimizers.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
@@ -41,6 +42,7 @@ from optbench.optimizers.sdlbfgs import SdLBFGS
 from optbench.optimizers.shampoo import Shampoo
 from optbench.optimizers.soap import SOAP
 from optbench.optimizers.sophia import Sophia
+from optbench.optimizers.transforms.base import Transform, Transformed
 from optbench.optimizers.zeroth_order import ZerothOrder
 
 __all__ = [
@@ -64,6 +66,7 @@ __all__ = [
     "Lion",
     "Muon",
     "NAdam",
+    "PSGDKron",
     "PerturbedSGD",
     "Prodigy",
     "SCoReGGN",
@@ -73,6 +76,8 @@ __all__ = [
     "SdLBFGS",
     "Shampoo",
     "Sophia",
+    "Transform",
+    "Transformed",
     "ZerothOrder",
     "build",
     "with_decoupled_weight_decay",
@@ -92,7 +97,13 @@ _ARGUMENTS: list[tuple[str, tuple[str, ...]]] = [
 _FOREACH_ON_CPU = ("Adadelta", "Adamax", "RAdam", "RMSprop")
 
 
-def build(choice: Choice, model: nn.Module, learning_rate: float | None, seed: int = 0) -> torch.optim.Optimizer:
+def build(
+    choice: Choice,
+    model: nn.Module,
+    learning_rate: float | None,
+    seed: int = 0,
+    transforms: Sequence[Choice] = (),
+) -> torch.optim.Optimizer:
     """The optimizer that ``choice`` (of the group `optimizer`) describes, for the parameters of ``model``.
 
     ``learning_rate`` (already scaled to the batch) replaces the configured one, and is None only if the method chooses it
@@ -100,6 +111,7 @@ def build(choice: Choice, model: nn.Module, learning_rate: float | None, seed: i
     if ``decay_norm_and_bias``. With ``weight_decay_mode: decoupled`` the decay is not added to the gradient. A class with a
     ``from_model`` method, or a plain function, gets the model in place of its parameters and makes its own groups. A class
     that takes a ``seed`` for its random draws gets the run's. Every group of the result has ``initial_lr``, for schedules.
+    transforms: choices of the group `transform`, which act around it in this order.
 
     Raises:
         UserError: ``_target_`` cannot be imported, the model has nothing to train, or a value is not accepted.
@@ -122,7 +134,16 @@ def build(choice: Choice, model: nn.Module, learning_rate: float | None, seed: i
         raise UserError(f"optimizer={name}: {error}") from error
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
-    return optimizer
+    return Transformed(optimizer, [_transform(each) for each in transforms]) if transforms else optimizer
+
+
+def _transform(choice: Choice) -> Transform:
+    target: Any = load_target(choice, Transform)
+    try:
+        found: Transform = target(**choice.options)
+    except ValueError as error:
+        raise UserError(f"transform={choice.name}: {error}") from error
+    return found
 
 
 def _arguments(options: Mapping[str, Any]) -> dict[str, Any]:

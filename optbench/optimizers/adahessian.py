@@ -28,6 +28,8 @@ class AdaHessian(OfHessianDiagonal):
     learning" (arXiv 2006.00719), algorithm 1, and its authors' code. Decay is decoupled, as in the code.
     """
 
+    decay_is_decoupled = True
+
     def __init__(
         self,
         params: ParamsT,

@@ -26,6 +26,8 @@ class AdEMAMix(FirstOrderOptimizer):
     and equation for β₃. Their β₃ = 0.9999 is a half-life of 6,931 steps.
     """
 
+    decay_is_decoupled = True
+
     def __init__(
         self,
         params: ParamsT,

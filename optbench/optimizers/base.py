@@ -13,7 +13,12 @@ class FirstOrderOptimizer(torch.optim.Optimizer):
     """Evaluates the closure once, then calls ``_update`` for each set of parameters that can share one fused operation.
 
     Parameters without a gradient do not change, as with torch's optimizers.
+
+    decay_is_decoupled: True if a step contains -lr λ θ with λ the ``weight_decay`` of a group, apart from the gradient's path, so
+    that transforms of a step can leave it alone.
     """
+
+    decay_is_decoupled = False
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         super().__init__(parameters_given(params), defaults)

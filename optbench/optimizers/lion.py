@@ -19,6 +19,8 @@ class Lion(FirstOrderOptimizer):
     Source: Chen et al. 2023, "Symbolic discovery of optimization algorithms" (arXiv 2302.06675), algorithm 2.
     """
 
+    decay_is_decoupled = True
+
     def __init__(
         self,
         params: ParamsT,

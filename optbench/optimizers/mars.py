@@ -11,6 +11,13 @@ from optbench.errors import UserError
 from optbench.optimizers.base import FirstOrderOptimizer, require, require_betas, require_common
 
 
+def corrected(gradient: Tensor, before: Tensor, gamma: float, beta: float) -> Tensor:
+    """c = g + γ β/(1 - β) (g - g⁻), scaled to the norm 1 where it is longer; a new tensor."""
+    found: Tensor = gradient + gamma * beta / (1 - beta) * (gradient - before)
+    length: Tensor = found.norm().clamp(min=1.0)
+    return found / length
+
+
 class MARS(FirstOrderOptimizer):
     """AdamW on c = g + γ β₁/(1 - β₁) (g - g⁻), which is scaled to the norm 1 for each tensor where it is longer.
 
@@ -26,6 +33,8 @@ class MARS(FirstOrderOptimizer):
     Source: Yuan, Liu, Wu, Zhou & Gu 2024, "MARS: Unleashing the power of variance reduction for training large models" (arXiv
     2411.10438), algorithm 2, and its authors' code.
     """
+
+    decay_is_decoupled = True
 
     def __init__(
         self,
@@ -84,10 +93,8 @@ class MARS(FirstOrderOptimizer):
         """c, from g and g⁻, which this g replaces."""
         if parameter.ndim < 2 and not self._vectors:
             return gradient
-        beta1, state = group["betas"][0], self.state[parameter]
+        state = self.state[parameter]
         before = state.get("gradient_before", gradient if self._first == "same" else torch.zeros_like(gradient))
-        found: Tensor = gradient + self._gamma * beta1 / (1 - beta1) * (gradient - before)
         if not self._exact:
             state["gradient_before"] = gradient.clone()
-        length: Tensor = found.norm().clamp(min=1.0)
-        return found / length
+        return corrected(gradient, before, self._gamma, group["betas"][0])

@@ -53,6 +53,8 @@ class Muon(FirstOrderOptimizer):
     uses the flattened shape, while Jordan's code compares the window's height and width.
     """
 
+    decay_is_decoupled = True
+
     def __init__(
         self,
         params: ParamsT,

@@ -14,6 +14,32 @@ from optbench.optimizers.groups import parameters_given
 _TINY = 1e-12
 
 
+def evaluate_above(
+    closure: Callable[[], Any], weights: list[Tensor], radius: float, adaptive: bool = False, eta: float = 0.01
+) -> None:
+    """Replace the gradients of ``weights`` by those at θ + ε, with the ε of SAM, or of ASAM if ``adaptive``."""
+    if not weights:
+        return
+    with torch.no_grad():
+        own = [each.detach().clone() for each in weights]
+        gradients = [each.grad for each in weights if each.grad is not None]
+        torch._foreach_add_(weights, _ascent(weights, gradients, radius, adaptive, eta))
+        with torch.enable_grad():
+            closure()
+        # Copied back: a difference of rounded numbers would not be the same point.
+        torch._foreach_copy_(weights, own)
+
+
+def _ascent(weights: list[Tensor], gradients: list[Tensor], radius: float, adaptive: bool, eta: float) -> list[Tensor]:
+    """ε for every tensor."""
+    if not adaptive:
+        return list(torch._foreach_mul(gradients, radius / (norms(gradients).norm() + _TINY)))
+    scales = [each.abs() + eta if each.ndim > 1 else torch.ones_like(each) for each in weights]
+    scaled = torch._foreach_mul(gradients, scales)
+    found = torch._foreach_mul(scaled, scales)
+    return list(torch._foreach_mul(found, radius / (norms(list(scaled)).norm() + _TINY)))
+
+
 class SAM(torch.optim.SGD):
     """A step of SGD at θ with the gradient at θ + ε, where to first order the loss is the largest; with the gradient g at θ
 
@@ -53,22 +79,6 @@ class SAM(torch.optim.SGD):
         with torch.enable_grad():
             loss = closure()
         moved = [each for group in self.param_groups for each in group["params"] if each.grad is not None]
-        own = [each.detach().clone() for each in moved]
-        if moved:
-            torch._foreach_add_(moved, self._ascent(moved, [each.grad for each in moved if each.grad is not None]))
-        with torch.enable_grad():
-            closure()
-        if moved:
-            # Copied back: a difference of rounded numbers would not be the same point.
-            torch._foreach_copy_(moved, own)
+        evaluate_above(closure, moved, self._radius, self._adaptive, self._eta)
         unhooked(torch.optim.SGD)(self)
         return loss
-
-    def _ascent(self, weights: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
-        """ε for every tensor."""
-        if not self._adaptive:
-            return list(torch._foreach_mul(gradients, self._radius / (norms(gradients).norm() + _TINY)))
-        scales = [each.abs() + self._eta if each.ndim > 1 else torch.ones_like(each) for each in weights]
-        scaled = torch._foreach_mul(gradients, scales)
-        found = torch._foreach_mul(scaled, scales)
-        return list(torch._foreach_mul(found, self._radius / (norms(list(scaled)).norm() + _TINY)))

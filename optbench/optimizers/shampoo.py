@@ -31,6 +31,8 @@ class Shampoo(FirstOrderOptimizer):
     distributed data-parallel PyTorch implementation of the distributed Shampoo optimizer" (arXiv 2309.06497), algorithm 2.
     """
 
+    decay_is_decoupled = True
+
     def __init__(
         self,
         params: ParamsT,

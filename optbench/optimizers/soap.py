@@ -31,6 +31,8 @@ class SOAP(FirstOrderOptimizer):
     using Adam" (arXiv 2409.11321), algorithm 3, and its authors' code. The two-stage basis and δ are ours.
     """
 
+    decay_is_decoupled = True
+
     def __init__(
         self,
         params: ParamsT,

@@ -31,6 +31,8 @@ class Sophia(OfHessianDiagonal):
     (arXiv 2305.14342), algorithm 3 with the estimator of algorithm 1, whose z is Gaussian: signs have less variance.
     """
 
+    decay_is_decoupled = True
+
     def __init__(
         self,
         params: ParamsT,

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from optbench.config import LIST_GROUPS
 from optbench.provenance.sources import Source, read
 
 PACKAGE = "optbench"
@@ -58,7 +59,7 @@ def targets(config: Mapping[str, Any]) -> tuple[str, ...]:
     for group, choice in config.items():
         if group in _GROUPS_ASIDE or not isinstance(choice, Mapping):
             continue
-        for part in choice.values() if group == "probe" else (choice,):
+        for part in choice.values() if group in LIST_GROUPS else (choice,):
             if isinstance(part, Mapping) and "_target_" in part:
                 found.add(str(part["_target_"]))
     return tuple(sorted(found))

@@ -171,6 +171,10 @@ def _read_run(run: RunDirectory, search_spaces: bool) -> tuple[dict[str, str], d
 def _columns(config: dict[str, Any], search_spaces: bool) -> dict[str, Any]:
     """The columns of a run that come from its configuration."""
     columns = {name: value for name, keys in _NAMED.items() if (value := _at(config, *keys)) is not None}
+    if _at(config, "transform"):
+        from optbench.config import optimizer_name
+
+        columns["optimizer"] = optimizer_name(config)
     if _at(config, "dataset", "info", "named_by"):
         from optbench.config import name_of
 

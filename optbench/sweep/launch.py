@@ -103,7 +103,7 @@ def _common(expansion: Expansion) -> dict[str, Any]:
     """The keys of the sweep itself, which no axis may change."""
     for key, values in expansion.axes.items():
         group = key.partition(".")[0]
-        if group in configuration.LIST_GROUPS:
+        if group in configuration.MEASURING_GROUPS:
             # The key is not in the run id: all cells but one would count as repetitions.
             raise UserError(
                 f"{key}={','.join(values)}: cannot be an axis, as it changes no result; accepted: one list for all, "

@@ -79,6 +79,8 @@ def reference(subject: Subject) -> Found:
         session = Session(subject, **one)
         make = _named(subject.reference)
         return _compare(subject, session, _stepped(make, session), subject.reference)
+    if subject.transforms:
+        raise NotApplicable("there are transforms around it, and no reference with them is known")
     target = str(subject.choice.target)
     if not target.startswith(("torch.optim.", _OURS)):  # a class of one's own may inherit from a choice, with its name
         raise NotApplicable(_UNKNOWN)

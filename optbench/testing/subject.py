@@ -63,6 +63,13 @@ class Subject:
         configured = self.configured(*problem.COMMON, "clip_norm=null")
         return Choice.of("optimizer", configured["optimizer"]).in_steps(problem.HORIZON)
 
+    @cached_property
+    def transforms(self) -> list[Choice]:
+        """The transforms around the optimizer, as choices with durations in steps, in their order."""
+        configured = self.configured(*problem.COMMON, "clip_norm=null")
+        found = configuration.transforms_of(configured)
+        return [Choice.of(f"transform.{each['name']}", each).in_steps(problem.HORIZON) for each in found]
+
     @property
     def without_decay(self) -> dict[str, Any]:
         """The options that switch its weight decay off, where it has one."""
@@ -86,14 +93,15 @@ class Subject:
         choice = replace(self.choice, options={**self.choice.options, **options})
         rate = choice.options.get("learning_rate") if lr is None else lr
         with _arranged(arrange) if arrange is not None else contextlib.nullcontext():
-            return optimizers.build(choice, model, rate)
+            return optimizers.build(choice, model, rate, transforms=self.transforms)
 
     @property
     def exceptions(self) -> dict[str, str]:
-        """The checks that its file says do not apply to the method, each with the reason."""
+        """The checks that its file, or that of a transform, says do not apply to the method, each with the reason."""
         if self.group != "optimizer":
             return {}
-        return {str(name): str(reason) for name, reason in self.choice.info.get("exceptions", {}).items()}
+        stated = [each.info.get("exceptions", {}) for each in (self.choice, *self.transforms)]
+        return {str(name): str(reason) for exceptions in stated for name, reason in exceptions.items()}
 
 
 @contextlib.contextmanager

@@ -130,9 +130,10 @@ def build_task(config: RunConfig, raw: RawData, stop: Stop | None = None) -> Tas
     rate, _ = configuration.learning_rate(config)
     averaging = config.averaging.in_steps(horizon)
     exchanged, chosen = config.communication.in_steps(horizon), config.optimizer.in_steps(horizon)
+    transforms = [each.in_steps(horizon) for each in config.transforms]
 
     def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
-        return optimizers.build(chosen, model, rate, config.seed)
+        return optimizers.build(chosen, model, rate, config.seed, transforms)
 
     check_size(config, raw.spec, make_optimizer)
     recipe = Recipe(

@@ -118,7 +118,7 @@ def _counted(config: RunConfig, task: Task, batch: int) -> Flops:
                 optimizer.steps = number  # type: ignore[attr-defined]
                 total += share * step()
             return Flops(of_model, total)
-        if config.optimizer.stated("evaluations", "one") != "one":
+        if not config.evaluates_once:
             return Flops(of_model, None)
         # The update alone, the second time with its state; the gradients are those of the last evaluation.
         loss: Any = torch.zeros((), device=_META)

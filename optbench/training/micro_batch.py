@@ -116,7 +116,7 @@ def _kind(config: RunConfig, task: Task) -> str:
     groups = [text[group] for group in ("model", "loss", "communication", "averaging", "trainer", "schedule", "init")]
     spec = task.source.spec
     data = spec.kind, spec.shape, spec.outputs, spec.vocabulary, task.source.nbytes
-    return repr((groups, optimizer, config.precision, bool(config.probes), data))
+    return repr((groups, optimizer, text.get("transform"), config.precision, bool(config.probes), data))
 
 
 def _unit(config: RunConfig, task: Task, share: int) -> int:

@@ -32,7 +32,7 @@ def summarize(
         "status": recorder.outcome,
         "why": recorder.why,
         "code": code,
-        "optimizer": config.optimizer.label,
+        "optimizer": config.optimizer_name,
         "model": config.model.label,
         "dataset": config.dataset.label,
         "batch": config.batch,

@@ -114,6 +114,7 @@ def test_the_reference_has_the_modules_of_its_packages():
     ("group", "pages"),
     [
         ("optimizer", ["docs/methods/first-order.md", "docs/methods/second-order.md"]),
+        ("transform", ["docs/methods/first-order.md"]),
         ("schedule", ["docs/methods/schedules.md"]),
         ("scaling", ["docs/methods/scaling.md"]),
         ("probe", ["docs/methods/curvature.md"]),

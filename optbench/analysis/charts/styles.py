@@ -104,6 +104,7 @@ _METHODS = (
     "OGR",
     "SdLBFGS",
     "ARAS",
+    "PSGD Kron",
 )
 # Other labels on charts of several studies.
 _OTHERS = {"measured": 0, "train": 0, "test": 1, "validation": 2}
