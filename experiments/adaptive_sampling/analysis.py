@@ -180,7 +180,8 @@ def _notes(runs: pd.DataFrame, losses: pd.DataFrame, ranges: pd.DataFrame) -> li
             better = ours["best"] < sgd["best"]
             notes.append(
                 f"{problem}: at the best step size of each seed, chosen afterwards, ARAS ends at {ours['best']:.3f} and "
-                f"SGD at {sgd['best']:.3f}: {'an' if better else 'no'} advantage of adapting at equal gradient work."
+                f"SGD at {sgd['best']:.3f}: {'an' if better else 'no'} advantage of adapting, after "
+                f"{_work(runs, problem, ADAPTIVE):.1f} and {_work(runs, problem, SGD):.1f} epochs of gradients."
             )
         if plain is not None and controlled is not None:
             notes.append(
@@ -233,6 +234,12 @@ def _without_ends(runs: pd.DataFrame, problem: str) -> list[str]:
                 f"without the {name} step size ARAS ranges over {ours['range']:.3g} and SGD over {_width(sgd['range'])}"
             )
     return [f"{problem}: {'; '.join(said)}."] if said else []
+
+
+def _work(runs: pd.DataFrame, problem: str, method: str) -> float:
+    """The mean gradient work of the runs that did not diverge, in epochs."""
+    chosen = (runs["problem"] == problem) & (runs["method"] == method) & np.isfinite(runs["loss"])
+    return float(runs.loc[chosen, "work"].mean())
 
 
 def _width(value: float) -> str:
