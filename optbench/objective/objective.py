@@ -85,6 +85,7 @@ class Objective(GradientNorms):
         self.products = 0
         self.value: Tensor | None = None
         self.gradient_norm: Tensor | None = None
+        self.last_gradient_norm: Tensor | None = None
         self.on_gradient: list[Callable[[Objective], object]] = []
         self._key = dropout_key
         # Where in the global batch this rank's examples begin: the ranks hold equal shares, in order.
@@ -118,8 +119,10 @@ class Objective(GradientNorms):
             value = evaluate()
         if execution.clip_norm is not None:
             norm = nn.utils.clip_grad_norm_(network.parameters, execution.clip_norm)
+            # Of the last evaluation, by which a method undoes the clipping of each of its gradients.
+            self.last_gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
             if self.gradient_norm is None:
-                self.gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+                self.gradient_norm = self.last_gradient_norm
         value = execution.mean_over_ranks(value)
         if self.value is None:
             self.value = value

@@ -131,7 +131,7 @@ def flat_gradient(parameters: Sequence[Tensor]) -> Tensor:
 
 def unclipped_gradient(objective: Objective, parameters: Sequence[Tensor]) -> Tensor:
     """The gradient of the last evaluation of ``objective`` before it was clipped, (P,)."""
-    gradient, limit, norm = flat_gradient(parameters), objective.execution.clip_norm, objective.gradient_norm
+    gradient, limit, norm = flat_gradient(parameters), objective.execution.clip_norm, objective.last_gradient_norm
     if limit is None or norm is None:
         return gradient
     found: Tensor = gradient * ((norm + _CLIPPING) / limit).clamp(min=1)
