@@ -53,7 +53,8 @@ def main() -> None:
         "# The cost of choosing a subset",
         "",
         f"`python benchmarks/selection.py` on {environment.processor()}, one thread; torch {torch.__version__}, Python "
-        f"{platform.python_version()}.",
+        f"{platform.python_version()}. Seconds of the",
+        "clock include the work of other processes on the machine; those of a processor do not.",
         "",
         f"{FRACTION:.0%} of the examples of {CLASSES} classes, chosen a class at a time from gradients in {CLASSES} outputs.",
         "",
