@@ -72,8 +72,19 @@ def test_differences_errors_and_speed_are_those_of_the_runs():
     assert pairs["random", "none", "speed_up"] == pytest.approx(1.0 / 8)
     assert "CRAIG +5.0 [+5.0, +5.0]" in found.answer
     verdicts = {note[:11]: note for note in found.notes if note.startswith("Criterion")}
-    for number, verdict in ((1, "holds"), (2, "holds"), (3, "does not hold"), (4, "does not hold")):
-        assert f": {verdict}, in" in verdicts[f"Criterion {number}"]
+    for number, verdict in ((1, "holds, in"), (2, "holds, in"), (3, "does not hold, in"), (4, "does not hold.")):
+        assert f": {verdict}" in verdicts[f"Criterion {number}"]
+
+
+def test_subsets_that_all_examples_never_reach_are_counted():
+    notes = analysis().analyse(study_of(accuracy=ACCURACY | {"none": 0.5})).notes
+    (note,) = [note for note in notes if note.startswith("Criterion 4")]
+    assert (
+        "is not established. All examples reach the accuracy of CRAIG or AdaCore" in note
+    assert "in 0 of 6 pairs"
+        in note
+    )
+    assert "take 4 to 4 times the seconds" in note
 
 
 def test_what_intervals_do_not_decide_is_not_established():

@@ -79,6 +79,12 @@ def test_all_points_count_once():
     assert (found.indices.tolist(), found.sizes.tolist(), found.distance) == ([0, 1, 2], [1, 1, 1], 0.0)
 
 
+def test_a_copy_of_a_chosen_point_that_is_chosen_stands_for_itself():
+    points = torch.tensor([[0.0], [0.0], [0.0], [5.0]])
+    found = facility_location(points, 3)
+    assert sorted(found.sizes.tolist()) == [1, 1, 2]
+
+
 def test_ties_go_to_the_lowest_index():
     corners = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
     assert facility_location(corners, 2).indices.tolist() == greedy(corners.double(), 2)[0] == [0, 1]
