@@ -255,6 +255,13 @@ def _check_selection(config: RunConfig, target: str) -> None:
         raise UserError(
             f"{typed}: ranks that divide the weights evaluate batches together only; accepted: trainer.sharding=none or zero1"
         )
+    optimizer = config.optimizer
+    if optimizer.rule == "aras" or optimizer.options.get("variance_reduction"):
+        way = "lets its batch grow by" if optimizer.rule == "aras" else "reduces its variance by"
+        raise UserError(
+            f"{typed}: optimizer={optimizer.name} {way} the gradients of all examples alike; accepted: selection=none, or an "
+            "optimizer that takes the gradients of its batches"
+        )
     if config.precision == "fp16" and selection.rule == "adacore":
         raise UserError(f"precision=fp16: {typed} needs second derivatives; accepted: fp64, fp32, tf32, bf16")
 

@@ -263,6 +263,11 @@ class TestRefused:
                 ["selection=craig", "trainer.sharding=fsdp2", "trainer=ddp", "trainer.devices=2"],
                 "selection=craig: ranks that divide",
             ),
+            (["selection=craig", "optimizer=aras"], "selection=craig: optimizer=aras lets its batch grow"),
+            (
+                ["selection=random", "optimizer=sdlbfgs", "optimizer.variance_reduction=true"],
+                "selection=random: optimizer=sdlbfgs reduces its variance",
+            ),
             (["selection=craig", "selection.fraction=0"], r"selection\.fraction=0"),
         ],
     )
