@@ -104,7 +104,7 @@ def _list_zoo(screen: Console) -> int:
     refused = sum(found.refused is not None for found in standings.values())
     screen.print(
         f"\npytorch-optimizer {version('pytorch-optimizer')}: {len(names) - refused} names are accepted, {refused} refused. "
-        "choice: the same method as one of the bench, with which its other choices work too"
+        "choice: the bench's own choice of that method"
     )
     return 0
 

@@ -25,7 +25,7 @@ class Standing:
     """What becomes of one name.
 
     refused: the reason, or None where it is accepted. need: as the class says. remark: what to know of an accepted name.
-    native: the choice of the bench that is the same method, or None.
+    native: the bench's own choice of that method, or None.
     """
 
     refused: str | None = None
