@@ -26,6 +26,7 @@ NOTHING = {
     ("momentum_schedule", "none"),
     ("averaging", "none"),
     ("communication", "dense"),
+    ("selection", "none"),
     ("tracker", "none"),
 }
 # What the code of a group hands to every target, beside the options.

@@ -25,6 +25,7 @@ FLOORS = [
     ["objective", "analysis"],
     ["curvature"],
     ["optimizers", "schedules.hessian", "communication"],
+    ["selection"],
     ["training.sharding"],
     ["training.averaging", "training.checkpointing", "training.launch_environment", "training.measured"],
     ["training.reducer", "trackers"],

@@ -26,6 +26,7 @@ GROUPS = (
     "init",
     "averaging",
     "communication",
+    "selection",
     "budget",
     "trainer",
     "launcher",

@@ -64,6 +64,7 @@ def check_fit(config: RunConfig) -> None:
             "accepted: one of the two, model.checkpointing=0 or compile=false"
         )
     _check_communication(config, plan)
+    _check_selection(config, target)
     check_sharding(config)
     if model.info.get("batch_norm"):
         check_groups(config)
@@ -193,6 +194,36 @@ def _check_communication(config: RunConfig, plan: BatchPlan) -> None:
             f"precision=fp16: its loss scaling and communication={communication.name} do not go together; accepted: fp64, "
             "fp32, tf32, bf16, or communication=dense"
         )
+
+
+def _check_selection(config: RunConfig, target: str) -> None:
+    """Raise UserError if subsets of the training set cannot be chosen, or not in these classes, or not by these ranks."""
+    selection, dataset = config.selection, config.dataset.name
+    if selection.target is None:
+        return
+    typed = f"selection={selection.name}"
+    kind = kind_of(config.text["dataset"])
+    if kind in ("noise", "problem", "tokens"):
+        raise UserError(
+            f"{typed}: dataset={dataset} is of kind {kind} and has no single examples to choose from; accepted: selection=none, "
+            "or data of images, tables or sequences"
+        )
+    if selection.options.get("per_class") and target != "class":
+        raise UserError(
+            f"selection.per_class=true: dataset={dataset} has no class labels (its targets are of kind {target}); accepted: "
+            "selection.per_class=false, or data with one class label for each example"
+        )
+    if config.communication.target is not None:
+        raise UserError(
+            f"{typed}: workers of communication={config.communication.name} draw from the whole training set; accepted: "
+            "communication=dense, or selection=none"
+        )
+    if config.trainer.sharding == "fsdp2":
+        raise UserError(
+            f"{typed}: ranks that divide the weights evaluate batches together only; accepted: trainer.sharding=none or zero1"
+        )
+    if config.precision == "fp16" and selection.rule == "adacore":
+        raise UserError(f"precision=fp16: {typed} needs second derivatives; accepted: fp64, fp32, tf32, bf16")
 
 
 def _check_momentum(config: RunConfig) -> None:

@@ -103,6 +103,8 @@ def _checked(config: object) -> Config:
     thawed: Config = dict(keys)
     if "communication" not in config:  # frozen by a version without this group, whose workers sent whole gradients
         config = {**config, "communication": read_choice("communication", "dense")}
+    if "selection" not in config:  # frozen by a version that trained on all examples
+        config = {**config, "selection": read_choice("selection", "none")}
     for group in GROUPS:
         thawed[group] = _choice(group, config.get(group), group)
     for group in LIST_GROUPS:

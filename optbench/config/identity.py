@@ -27,7 +27,7 @@ def science(config: Mapping[str, Any]) -> Config:
     for group in GROUPS:
         if group in _NOT_SCIENCE:
             continue
-        if group == "communication" and _is_dense(config):
+        if (group == "communication" and _is_dense(config)) or (group == "selection" and _uses_all(config)):
             continue
         choice = config[group]
         typed, left_out = choice["info"]["schema"], left_out_of_run_id(group, choice)
@@ -65,6 +65,11 @@ def science(config: Mapping[str, Any]) -> Config:
 def _is_dense(config: Mapping[str, Any]) -> bool:
     """True if workers send whole gradients, as they always did before there was the group; their number then has no effect."""
     return "communication" not in config or config["communication"].get("name") == "dense"
+
+
+def _uses_all(config: Mapping[str, Any]) -> bool:
+    """True if training uses all examples, as it always did before there was the group."""
+    return "selection" not in config or config["selection"].get("name") == "none"
 
 
 def run_id(config: Mapping[str, Any]) -> str:

@@ -13,8 +13,9 @@ from optbench.config.durations import Budget, Horizon
 from optbench.config.files import GROUPS, Config, name_of, options, shared_options, works_as
 from optbench.config.schema import Duration, OptionType
 
-# For configurations frozen by earlier versions, which had no such option and no such group.
+# For configurations frozen by earlier versions, which had no such option and no such groups.
 _RENDEZVOUS_SECONDS = 600.0
+_ALL_EXAMPLES = {"name": "none", "info": {"schema": {}}}
 _DENSE = {"name": "dense", "workers": 1, "info": {"schema": {"workers": "int >= 1"}}}
 
 
@@ -124,6 +125,7 @@ class RunConfig:
     init: Choice
     averaging: Choice
     communication: Choice
+    selection: Choice
     budget: Budget
     trainer: Devices
     probes: tuple[Choice, ...]
@@ -152,7 +154,7 @@ class RunConfig:
     def of(cls, config: Config) -> "RunConfig":
         """Read a resolved configuration; raises KeyError for one that lacks a key."""
         every = config["checkpoint_every"]
-        config = {"communication": _DENSE, **config}
+        config = {"communication": _DENSE, "selection": _ALL_EXAMPLES, **config}
         given: dict[str, Any] = {
             **{field.name: config[field.name] for field in fields(cls) if field.name in config},
             **{group: Choice.of(group, config[group]) for group in GROUPS if group in cls.__dataclass_fields__},

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from optbench import randomness
-from optbench.data.order import SampleOrder
+from optbench.data.order import EpochStream, SampleOrder
 from optbench.data.raw import ExampleStream, RawData, Split
 from optbench.errors import UserError
 
@@ -149,6 +149,8 @@ class BatchSource:
         self.examples = len(raw.train.inputs)
         self._scale, self._shift = self._affine(raw, normalize and not reconstruct)
         self._order = order or SampleOrder.shuffled(self.examples, seed)
+        self._order_begins = 0  # the sample that is the first of the order
+        self._weights: Tensor | None = None
         self.to(device)
 
     @property
@@ -166,8 +168,31 @@ class BatchSource:
         if self._scale is not None and self._shift is not None:
             self._scale, self._shift = self._placed(self._scale), self._placed(self._shift)
         self._order.to(self.device)
+        self._weights = self._placed(self._weights)
         self._stock: Tensor | None = None  # made for the first batch, when the device is known
         return self
+
+    def restrict(self, indices: Tensor, weights: Tensor, first_sample: int, number: int) -> None:
+        """From the sample ``first_sample`` on, draw from the examples ``indices`` (k,) alone, which have ``weights`` (k,).
+
+        These samples count through epochs of the subset, each a permutation drawn for (seed, ``number`` of the subset, epoch).
+        """
+        self._order = SampleOrder([EpochStream(indices, self.seed, f"order of subset {number}")])
+        self._order.to(self.device)
+        self._order_begins = first_sample
+        every = torch.zeros(self.examples, dtype=torch.float64)
+        every[indices.cpu()] = weights.to("cpu", torch.float64)
+        self._weights = self._placed(every)
+
+    def weights(self, first_sample: int, size: int, rank: int = 0, world_size: int = 1) -> Tensor | None:
+        """The weights (n,) of the examples of `batch`; None if they count alike, as nothing has restricted them."""
+        if self._weights is None:
+            return None
+        share = size // world_size
+        return self._weights.index_select(0, self._indices(first_sample, size, rank * share, share))
+
+    def _indices(self, first_sample: int, size: int, offset: int, count: int) -> Tensor:
+        return self._order.take(first_sample - self._order_begins, size, offset, count)
 
     def _placed(self, data: Any) -> Any:
         if not isinstance(data, Tensor):
@@ -202,11 +227,11 @@ class BatchSource:
         if self._stream is not None:
             inputs, targets = self._stream.train_batch(first_sample + offset, share, self.seed, self.dtype)
             return self._placed(inputs), self._placed(targets)
-        index = self._order.take(first_sample, size, offset, share)
+        index = self._indices(first_sample, size, offset, share)
         if hasattr(split.inputs, "train_batch"):
             draw_key = randomness.key(self.seed, "augmentation", step)
             images = split.inputs.train_batch(index.tolist(), draw_key, offset)
-            upcoming = self._order.take(first_sample + size, size, offset, share).tolist()
+            upcoming = self._indices(first_sample + size, size, offset, share).tolist()
             split.inputs.prefetch(upcoming, randomness.key(self.seed, "augmentation", step + 1), offset)
             return self._prepare(images.to(self.device)), split.targets.index_select(0, index)
         if self.spec.kind != "image":

@@ -36,6 +36,11 @@ class Exchange:
 class Objective(ExampleProducts):
     """The mean loss over one global batch, of which this rank holds ``inputs`` and ``targets``.
 
+    weights: of this rank's examples (n,), positive; None for a plain mean. With weights w_n the value is 1/N sum_n w_n l_n over
+    the N examples of the batch, not divided by the sum of its weights, so that the gradient of a batch drawn at random is
+    unbiased where weights have mean 1 over all examples. Gradients and products with matrices are weighted alike; what is
+    defined for single examples is not weighted.
+
     network: the model, in train mode. loss: (outputs, targets) -> mean over the given examples. dropout_key: identifies
     this step's dropout masks. A call zeroes the gradients, evaluates the loss and its gradient into ``parameter.grad`` and
     returns the loss, a 0-d tensor. Every evaluation within a step uses the same dropout masks, and only the first call is
@@ -59,6 +64,7 @@ class Objective(ExampleProducts):
         dropout_key: int = 0,
         exchange: Exchange | None = None,
         trains: bool = False,
+        weights: Tensor | None = None,
     ) -> None:
         self.network, self.trains = network, trains
         self.loss_function = loss
@@ -76,7 +82,7 @@ class Objective(ExampleProducts):
         self.may_halve = self.execution.adjustable and self._may_fail_alone
         self._exchange = exchange
         self._workers = exchange.workers if exchange is not None else 1
-        self._split(inputs, targets)
+        self._split(inputs, targets, weights)
 
     def __call__(self) -> Tensor:
         """Zero the gradients, fill them with the gradient of the global mean loss, and return that loss."""
@@ -171,7 +177,7 @@ class Objective(ExampleProducts):
         return torch.stack(values).sum() / self._workers, gradients
 
     def _forward(self, part: Part) -> Tensor:
-        return self.loss_function(self._outputs(part), part.targets)
+        return self._mean_loss(part, self._outputs(part))
 
     def _place(self, start: int) -> None:
         if self.network.draw is not None:

@@ -34,16 +34,23 @@ class Parts:
     # The groups that each batch norm has recorded in this step for the objectives of other workers.
     _recorded_before: list[int]
 
-    def _split(self, inputs: Tensor, targets: Tensor) -> None:
+    def _split(self, inputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> None:
         size, share = len(inputs), len(inputs) // self._workers
         micro = min(self.execution.micro_batch or share, share)
         if micro == size:
-            self._parts = [Part(inputs, targets, 1.0, 0)]
+            self._parts = [Part(inputs, targets, 1.0, 0, weights)]
         else:
             ends = [(start, end) for end in range(share, size + 1, share) for start in range(end - share, end, micro)]
             places = [slice(start, min(start + micro, end)) for start, end in ends]
             self._parts = [
-                Part(inputs[place], targets[place], (place.stop - place.start) / size, place.start) for place in places
+                Part(
+                    inputs[place],
+                    targets[place],
+                    (place.stop - place.start) / size,
+                    place.start,
+                    None if weights is None else weights[place],
+                )
+                for place in places
             ]
         self._graphs = KeptGraphs(self.network, self._parts, self.execution.cached_graphs)
 
@@ -106,4 +113,5 @@ class Parts:
                 del norm.recorded[count:]
         self.execution.micro_batch = size // 2 // unit * unit
         inputs = torch.cat([part.inputs for part in self._parts])
-        self._split(inputs, torch.cat([part.targets for part in self._parts]))
+        weights = [part.example_weights for part in self._parts if part.example_weights is not None]
+        self._split(inputs, torch.cat([part.targets for part in self._parts]), torch.cat(weights) if weights else None)

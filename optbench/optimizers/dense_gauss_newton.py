@@ -14,6 +14,7 @@ from torch import Tensor
 from optbench.errors import UserError
 from optbench.objective import Objective
 from optbench.objective.losses import Loss
+from optbench.objective.products.graph import times_weights
 from optbench.objective.vectors import flatten, unflatten
 from optbench.optimizers.base import require
 from optbench.optimizers.groups import parameters_given
@@ -47,6 +48,8 @@ class SquareRoot:
         gauss_newton       rows of B_nᵀ J_n,       G = 1/N Σ J_nᵀ B_n B_nᵀ J_n       (for the losses here the Fisher matrix)
         empirical_fisher   one row r_nᵀ J_n,       G = 1/N Σ J_nᵀ r_n r_nᵀ J_n
 
+    With weights of examples every term of a sum is multiplied by its weight.
+
     ``gradient``: 1/N Σ J_nᵀ r_n, of the global mean loss, (P,). The Jacobian has the type of the parameters; all results
     made of it are float64, because KᵀK squares the condition number. Every rank must make it and call its methods in the
     same order. Raises UserError for a loss without known curvature, and if ``memory_limit`` (bytes on a rank) is too small.
@@ -55,7 +58,7 @@ class SquareRoot:
     gradient: Tensor
 
     def __init__(self, objective: Objective, curvature: str = "gauss_newton", memory_limit: int = 2**31) -> None:
-        outputs, targets = _outputs_and_targets(objective)
+        outputs, targets, weights = _recorded(objective)
         check_memory(objective, outputs, curvature, memory_limit)
         self._execution = objective.execution
         jacobian = objective.jacobian(memory_limit).to(outputs.dtype)  # (n, outputs of an example, P)
@@ -68,11 +71,14 @@ class SquareRoot:
         for first in range(0, count, chunk):
             part = slice(first, first + chunk)
             rows, residual = jacobian[part], residuals[part].to(jacobian.dtype)
+            if weights is not None:
+                # G is quadratic in these, and the gradient is their product.
+                rows, residual = (times_weights(each, weights[part], 0.5) for each in (rows, residual))
             own += rows.flatten(0, 1).to(torch.float64).T @ residual.flatten().to(torch.float64)
             if curvature == "gauss_newton":
                 self._rows[part] = _weighted(loss, outputs[part], targets[part], rows)
             else:
-                self._rows[part] = residual.unsqueeze(1) @ rows
+                self._rows[part] = residual.unsqueeze(1) @ jacobian[part]
         self.gradient = self._mean(own / count)
         self._rows = self._rows.flatten(0, 1)
         # Scaled so that the mean of KᵀK over ranks is G.
@@ -172,7 +178,7 @@ def check_memory(objective: Objective, outputs: Tensor, curvature: str, memory_l
 def check_objective(objective: Objective, curvature: str, memory_limit: int, evaluation: bool) -> None:
     """Raise UserError if ``SquareRoot`` would: for a loss without known curvature, or a Jacobian that is too large."""
     with _mode(objective, evaluation):
-        outputs, targets = _outputs_and_targets(objective)
+        outputs, targets, _ = _recorded(objective)
         loss = objective.known_loss()
         loss.output_hessian_product(outputs[:1], targets[:1], torch.zeros_like(outputs[:1]))
         check_memory(objective, outputs, curvature, memory_limit)
@@ -227,11 +233,14 @@ def _mode(objective: Objective, evaluation: bool) -> contextlib.AbstractContextM
     return objective.evaluation_mode() if evaluation else contextlib.nullcontext()
 
 
-def _outputs_and_targets(objective: Objective) -> tuple[Tensor, Tensor]:
+def _recorded(objective: Objective) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The outputs, the targets and the weights of this rank's examples; None for no weights."""
     passes = objective.within_memory(
-        lambda: [(recorded.outputs.detach(), recorded.targets) for recorded in objective.recorded_passes()]
+        lambda: [(each.outputs.detach(), each.targets, each.weights) for each in objective.recorded_passes()]
     )
-    return torch.cat([outputs for outputs, _ in passes]), torch.cat([targets for _, targets in passes])
+    outputs, targets = torch.cat([each for each, _, _ in passes]), torch.cat([each for _, each, _ in passes])
+    weights = [each for _, _, each in passes if each is not None]
+    return outputs, targets, torch.cat(weights) if weights else None
 
 
 def _weighted(loss: Loss, outputs: Tensor, targets: Tensor, rows: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch.optim.optimizer import ParamsT
 from optbench import randomness
 from optbench.curvature.lanczos import on_flat_vectors
 from optbench.objective import Objective
+from optbench.objective.products.graph import times_weights
 from optbench.objective.vectors import flatten, unflatten
 from optbench.optimizers import krylov
 from optbench.optimizers.base import require, require_common
@@ -230,7 +231,7 @@ def _line_search(chosen: krylov.Iterate, before: float, after: float, slope: flo
 
 
 def _mean_squared_gradients(objective: Objective, probes: int, seed: int, update: int) -> Tensor:
-    """An estimate of the mean over the examples of ∇ℓ ∘ ∇ℓ, (P,), the diagonal of the empirical Fisher matrix.
+    """An estimate of the weighted mean over the examples of ∇ℓ ∘ ∇ℓ, (P,), the diagonal of the empirical Fisher matrix.
 
     With independent random signs s_n the square of N⁻¹ Σ s_n ∇ℓ_n has the expectation N⁻² Σ ∇ℓ_n ∘ ∇ℓ_n. The signs are a
     function of ``seed``, ``update``, the probe and the example's position in the global batch.
@@ -238,7 +239,10 @@ def _mean_squared_gradients(objective: Objective, probes: int, seed: int, update
     loss = objective.known_loss()
     gradients = objective.within_memory(
         lambda: torch.cat(
-            [loss.output_gradient(each.outputs, each.targets).flatten(1) for each in objective.recorded_passes()]
+            [
+                times_weights(loss.output_gradient(each.outputs, each.targets).flatten(1), each.weights, 0.5)
+                for each in objective.recorded_passes()
+            ]
         )
     )
     execution, mine = objective.execution, len(gradients)

@@ -11,8 +11,9 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from optbench import communication, optimizers, randomness, schedules
+from optbench import communication, optimizers, randomness, schedules, selection
 from optbench import config as configuration
+from optbench.config.durations import Horizon
 from optbench.config.run_config import Choice, RunConfig
 from optbench.config.targets import load_target
 from optbench.data.checks import check as check_data
@@ -141,6 +142,7 @@ def build_task(config: RunConfig, raw: RawData, stop: Stop | None = None) -> Tas
         horizon=horizon,
         schedule=schedules.build(config.schedule.in_steps(horizon, stretch=True), horizon.steps, config.batch),
         momentum_schedule=momentum.build(config.momentum_schedule.in_steps(horizon), horizon.steps),
+        selection=_selection(config, raw, horizon),
         make_average=lambda model: build_average(averaging, model),
         make_communication=lambda shapes: communication.build(exchanged, shapes, config.seed),
         ghost_batch_size=config.ghost_batch_size,
@@ -161,6 +163,19 @@ def build_task(config: RunConfig, raw: RawData, stop: Stop | None = None) -> Tas
     if layers.batch_norms(model):  # even if its file does not state it
         configuration.check_groups(config, len(raw.train.inputs))
     return Task(model, source, recipe, stop)
+
+
+def _selection(config: RunConfig, raw: RawData, horizon: Horizon) -> selection.Selection | None:
+    """The selection of ``config``; raises UserError for a batch that is larger than its subsets."""
+    chosen = selection.build(config.selection.in_steps(horizon), config.seed)
+    if chosen is not None:
+        size = sum(count for _, count in chosen.counts(raw.train.targets))
+        if horizon.plan.largest > size:
+            raise UserError(
+                f"batch={horizon.plan.largest}: larger than the subsets of selection={config.selection.name}, which have {size} "
+                f"examples with selection.fraction={chosen.fraction:g}; accepted: 1 to {size}, or a larger fraction"
+            )
+    return chosen
 
 
 def build_recorder(

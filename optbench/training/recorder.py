@@ -220,7 +220,7 @@ class Recorder(pl.Callback):
         where = self._where(task, "evaluation")
         with self.measured.evaluation():
             metrics = self.evaluator(task)
-        self.evaluation = where | metrics
+        self.evaluation = where | metrics | selection_values(task)
         self._write(self.evaluation)
         self._keep_best(metrics, task.step)
         self._check_target(metrics, where)
@@ -324,6 +324,12 @@ class Recorder(pl.Callback):
         if outcome == "done":
             self.checkpoint(trainer, task)
         task.finished = True
+
+
+def selection_values(task: Task) -> Row:
+    """The costs of selections so far, and how many different examples they have chosen; empty without selections."""
+    selection = task.recipe.selection
+    return {} if selection is None else dict(selection.values())
 
 
 def _momentum(group: dict[str, Any]) -> float | None:

@@ -6,7 +6,7 @@ from optbench import config as configuration
 from optbench.config.run_config import RunConfig
 from optbench.training.costs import costs
 from optbench.training.evaluation import METRICS
-from optbench.training.recorder import WHERE, Recorder
+from optbench.training.recorder import WHERE, Recorder, selection_values
 from optbench.training.task import Task
 
 
@@ -49,6 +49,7 @@ def summarize(
         "seconds_training": task.clock.read(),
         **costs(config, task, recorder.measured, saved_bytes),
         **metrics,
+        **selection_values(task),
         **(targets if config.budget.target is not None else {}),
         **recorder.results,
         **recorder.probes.summary(),

@@ -28,6 +28,7 @@ from optbench.objective.losses import Loss
 from optbench.objective.oracle import OracleCalls
 from optbench.schedules import Schedule, hessian
 from optbench.schedules.momentum import MomentumSchedule
+from optbench.selection import Population, Selection
 from optbench.system.signals import Stop
 from optbench.training import sharding
 from optbench.training.averaging import Average
@@ -71,6 +72,7 @@ class Recipe:
     horizon: Horizon
     schedule: Schedule
     momentum_schedule: MomentumSchedule | None = None
+    selection: Selection | None = None
     make_average: Callable[[nn.Module], Average | None] = lambda model: None
     make_communication: Callable[[Shapes], Communication | None] = lambda shapes: None
     ghost_batch_size: int | None = 128
@@ -201,6 +203,7 @@ class Task(pl.LightningModule):
             self._place_norms(batch)
         if isinstance(communication, LocalSGD) and communication.is_local(step) and not communication.has_begun:
             self._begin_local_steps(communication)
+        self._select(step)
         self._follow_schedules(step)
         if isinstance(communication, LocalSGD) and communication.is_local(step):
             loss, norm = self._step_of_workers(communication)
@@ -280,8 +283,10 @@ class Task(pl.LightningModule):
         """The objective of the share of rank ``rank`` of ``ranks`` in the batch of ``step``."""
         plan = self.recipe.horizon.plan
         inputs, targets = self.source.batch(step, plan.first_sample(step), plan.batch(step), rank, ranks)
+        weights = self.source.weights(plan.first_sample(step), plan.batch(step), rank, ranks)
         key = dropout_key(self.recipe.seed, step) if network.draw is not None else 0
-        return Objective(network, self.recipe.loss, inputs, targets, execution or self.execution, key, exchange, trains)
+        execution = execution or self.execution
+        return Objective(network, self.recipe.loss, inputs, targets, execution, key, exchange, trains, weights)
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         """The optimizer, or those of the workers on this rank."""
@@ -295,6 +300,8 @@ class Task(pl.LightningModule):
         ``ranks`` in the first batch. A schedule that learns from the Hessian sets a momentum.
         """
         self._check_passes()
+        if self.recipe.selection is not None:
+            self.recipe.selection.check(self.model)
         optimizer = self.recipe.make_optimizer(self.model)  # only the optimizer can refuse some options
         if self.recipe.schedule.needs_spectrum(0) is not None:
             follows = self.recipe.momentum_schedule is not None
@@ -310,6 +317,29 @@ class Task(pl.LightningModule):
         network.record_norms("hold")
         check_passes(self.model, inputs)
         network.record_norms("follow")
+
+    def _select(self, step: int) -> None:
+        """Choose the subset of the training set for the next steps, if it is due; the clock of training stands still."""
+        selection, recipe = self.recipe.selection, self.recipe
+        if selection is None or not selection.due(step):
+            return
+        runs = self.clock.since is not None
+        self._wait()
+        self.clock.stop()
+        began = time.perf_counter()
+        population = Population(
+            self.network, recipe.loss, self.source, self.execution, recipe.ghost_batch_size, recipe.seed
+        )
+        self.source.restrict(*selection.select(population, recipe.horizon.plan.first_sample(step)))
+        self._wait()
+        selection.seconds += time.perf_counter() - began
+        if runs:
+            self.clock.start()
+
+    def _wait(self) -> None:
+        """Wait for what is queued on a GPU."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def _follow_schedules(self, step: int) -> None:
         schedule = self.recipe.schedule
@@ -392,6 +422,7 @@ class Task(pl.LightningModule):
             "model": self.model.state_dict(),
             "optimizer": self.sharding.optimizer_state(self.optimizer),
             "schedule": self.recipe.schedule.state_dict(),
+            "selection": self.recipe.selection.state_dict() if self.recipe.selection is not None else None,
             "average": self.average.state_dict() if self.average is not None else None,
             "communication": self.communication.state_dict() if self.communication is not None else None,
             "loss_scale": scale.state_dict() if scale is not None else None,
@@ -410,6 +441,10 @@ class Task(pl.LightningModule):
         self.sharding.load_weights(self.model, state["model"])
         self.sharding.load_optimizer_state(self.optimizer, state["optimizer"])
         self.recipe.schedule.load_state_dict(state["schedule"])
+        if self.recipe.selection is not None:
+            self.recipe.selection.load_state_dict(state["selection"])
+            if self.recipe.selection.current is not None:
+                self.source.restrict(*self.recipe.selection.current)
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         if self.communication is not None:

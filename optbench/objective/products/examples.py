@@ -22,15 +22,24 @@ CHUNK = 2**24
 
 
 class Recorded(NamedTuple):
-    """One micro-batch after a forward pass: its outputs with their graph, and the index of its first example on this rank."""
+    """One micro-batch after a forward pass: its outputs with their graph, and the index of its first example on this rank.
+
+    weights: of its examples in means (n,); None if they count alike.
+    """
 
     outputs: Tensor
     targets: Tensor
     start: int
+    weights: Tensor | None = None
 
 
 class ExampleProducts(MatrixProducts):
     """The products of ``MatrixProducts``, and the quantities of every example."""
+
+    @property
+    def is_weighted(self) -> bool:
+        """True if examples have weights."""
+        return self._parts[0].example_weights is not None
 
     @property
     def examples(self) -> int:
@@ -46,7 +55,7 @@ class ExampleProducts(MatrixProducts):
         for part in self._parts:
             with self._pass(part.start), torch.enable_grad():
                 outputs = self.network.model(part.inputs)
-            yield Recorded(outputs, part.targets, part.start)
+            yield Recorded(outputs, part.targets, part.start, part.example_weights)
 
     def __call__(self) -> Tensor:
         """The loss, with its gradient left in the parameters."""
@@ -63,7 +72,7 @@ class ExampleProducts(MatrixProducts):
 
         def hook(_: nn.Module, __: tuple[Tensor, ...], outputs: Tensor) -> None:
             part = next(parts)
-            see(Recorded(outputs, part.targets, part.start))
+            see(Recorded(outputs, part.targets, part.start, part.example_weights))
 
         handle = self.network.model.register_forward_hook(hook)
         try:

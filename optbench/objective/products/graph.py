@@ -18,12 +18,27 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Part(NamedTuple):
-    """One micro-batch: ``weight`` is its share of this rank's examples, and ``start`` the index of its first one."""
+    """One micro-batch: ``weight`` is its share of this rank's examples, and ``start`` the index of its first one.
+
+    example_weights: of its examples in all means (n,); None if they count alike.
+    """
 
     inputs: Tensor
     targets: Tensor
     weight: float
     start: int
+    example_weights: Tensor | None = None
+
+    def weighted(self, values: Tensor, power: float = 1.0) -> Tensor:
+        """``values`` (n, ...) of its examples, each times the ``power`` of its weight."""
+        return times_weights(values, self.example_weights, power)
+
+
+def times_weights(values: Tensor, weights: Tensor | None, power: float = 1.0) -> Tensor:
+    """``values`` (n, ...) of examples, each times the ``power`` of its weight (n,); as they are for ``weights`` None."""
+    if weights is None:
+        return values
+    return values * weights.to(values.dtype).pow(power).view(-1, *[1] * (values.ndim - 1))
 
 
 def has_recurrent_layers(model: nn.Module) -> bool:

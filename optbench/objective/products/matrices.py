@@ -8,6 +8,8 @@ example n with gradient r_n and Hessian H_n in z_n:
     Gauss-Newton          G = 1/N sum_n J_n^T H_n J_n       (Schraudolph 2002, "Fast curvature matrix-vector products")
     empirical Fisher      E = 1/N sum_n J_n^T r_n r_n^T J_n
 
+Where examples have weights (see ``Objective``), each term n of these sums is multiplied by w_n; ``jvp`` and ``vjp`` are not.
+
 For the losses of the bench G is the Fisher matrix of the model's own distribution (see ``optbench.objective.losses``).
 
 A vector is a list of tensors, one for each of ``network.parameters``, in their order. Micro-batches are summed and ranks
@@ -117,7 +119,7 @@ class MatrixProducts(Parts):
             reverse = self._records(number, len(vectors))
             for vector in vectors:
                 directions = graph.jvp(vector) if reverse else self._directions(number, part, vector)[1]
-                inner = middle(outputs, part.targets, directions)
+                inner = part.weighted(middle(outputs, part.targets, directions))
                 found.append(_scaled(graph.vjp(inner), part.weight / len(part.inputs)))
             return found
 
@@ -139,9 +141,8 @@ class MatrixProducts(Parts):
             rows = []
             for vector in vectors:
                 outputs, directions = self._directions(number, part, vector)
-                rows.append(
-                    loss.output_hessian_sqrt_product(outputs, part.targets, directions, transposed=True).flatten()
-                )
+                roots = loss.output_hessian_sqrt_product(outputs, part.targets, directions, transposed=True)
+                rows.append(part.weighted(roots, 0.5).flatten())
             stacked = torch.stack(rows)
             gram = gram + stacked @ stacked.T * (part.weight / len(part.inputs))
         assert isinstance(gram, Tensor)
@@ -198,6 +199,12 @@ class MatrixProducts(Parts):
             )
         return self.loss_function
 
+    def _mean_loss(self, part: Part, outputs: Tensor) -> Tensor:
+        """The mean over a micro-batch of the weighted losses of its examples."""
+        if part.example_weights is None:
+            return self.loss_function(outputs, part.targets)
+        return part.weighted(self.known_loss().per_example(outputs, part.targets)).mean()
+
     def _refuse_half_precision(self) -> None:
         if self.execution.loss_scale is not None or self.execution.dtype == torch.float16:
             raise UserError("precision=fp16: products with second derivatives need fp32, tf32, bf16 or fp64")
@@ -245,7 +252,8 @@ class MatrixProducts(Parts):
         def build() -> Graph:
             with self._pass(part.start), torch.enable_grad():
                 outputs = self.network.model(part.inputs)
-            return Graph(outputs, part.targets, self.loss_function, self.network.parameters)
+            loss = self.loss_function if part.example_weights is None else lambda of, _: self._mean_loss(part, of)
+            return Graph(outputs, part.targets, loss, self.network.parameters)
 
         self._graphs.drop_stale()
         return self._graphs.of(number, build)

@@ -1,7 +1,7 @@
 """Forward and backward passes that collect the inputs of factored layers, and the derivatives in their outputs."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from optbench.models.checkpointing import recomputing
 from optbench.objective import Objective
 from optbench.objective.products.examples import Recorded
-from optbench.objective.products.graph import full_precision
+from optbench.objective.products.graph import full_precision, times_weights
 from optbench.optimizers.kronecker.layers import Layer
 from optbench.optimizers.kronecker.recurrent import unrolled
 from optbench.optimizers.kronecker.statistics import Collector
@@ -130,8 +130,11 @@ def _evaluate_and_collect_empirical(
 def can_collect_in_training(objective: Objective, layers: Sequence[Layer], targets: str) -> bool:
     """True if ``evaluate_and_collect`` can observe the layers: hooks do not run within compiled models and recurrent modules.
 
-    Sampled and exact targets also need a pass in full precision, as for the Fisher matrix.
+    Sampled and exact targets also need a pass in full precision, as for the Fisher matrix; the backward pass of training
+    multiplies the derivatives at empirical targets by the weights of examples, whose roots the factors need.
     """
+    if targets == "empirical" and objective.is_weighted:
+        return False
     if objective.network.forward is not objective.network.model:
         return False
     if targets != "empirical" and objective.execution.dtype is not None:
@@ -141,12 +144,16 @@ def can_collect_in_training(objective: Objective, layers: Sequence[Layer], targe
 
 def _output_directions(objective: Objective, recorded: Recorded, targets: str, key: int) -> Iterator[Tensor]:
     loss, outputs = objective.known_loss(), recorded.outputs.detach()
+    found: Iterable[Tensor]
     if targets == "exact":
-        yield from loss.output_hessian_sqrt_columns(outputs, recorded.targets)
+        found = loss.output_hessian_sqrt_columns(outputs, recorded.targets)
     elif targets == "empirical":
-        yield loss.output_gradient(outputs, recorded.targets)
+        found = [loss.output_gradient(outputs, recorded.targets)]
     else:
-        yield loss.sampled_output_gradient(outputs, objective.sample_targets_of(recorded, key))
+        found = [loss.sampled_output_gradient(outputs, objective.sample_targets_of(recorded, key))]
+    # Their outer products enter the factors, so that an example of weight w counts as w of them.
+    for directions in found:
+        yield times_weights(directions, recorded.weights, 0.5)
 
 
 @torch.no_grad()

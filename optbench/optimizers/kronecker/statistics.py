@@ -7,6 +7,8 @@ of the loss of example n, at targets that ``TARGETS`` lists, N examples and R po
               A = 1/N     sum_nr a_nr a_nr^T,  G = 1/(N R) sum_nr g_nr g_nr^T       convolutions (KFC: Omega, Gamma)
     reduce    A = 1/N sum_n m_n m_n^T, m_n = 1/R sum_r a_nr,   G = 1/N sum_n (sum_r g_nr)(sum_r g_nr)^T
 
+(with weights of examples, every term of G is multiplied by its weight, and A stays as it is, which is K-FAC's own assumption that
+inputs and derivatives are independent)
 and A x G approximates the layer's block 1/N sum_n E[vec(D_n) vec(D_n)^T], D_n = sum_r g_nr a_nr^T, of the Fisher matrix.
 Sources: Martens & Grosse 2015 (arXiv 1503.05671) for R = 1; Grosse & Martens 2016 (arXiv 1602.01407), "KFC"; Martens, Ba &
 Johnson 2018 (steps of recurrent networks taken as independent); Eschenhagen et al. 2023 (arXiv 2311.00636) for expand and
