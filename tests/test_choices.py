@@ -267,7 +267,18 @@ def test_every_dataset_without_download_is_among_them():
 
 
 @pytest.mark.parametrize(
-    "group", ["optimizer", "schedule", "scaling", "averaging", "communication", "init", "loss", "momentum_schedule"]
+    "group",
+    [
+        "optimizer",
+        "schedule",
+        "scaling",
+        "averaging",
+        "communication",
+        "selection",
+        "init",
+        "loss",
+        "momentum_schedule",
+    ],
 )
 def test_every_choice_of_the_other_groups_takes_a_step(group):
     for name in choices(group):

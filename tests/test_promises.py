@@ -1,4 +1,4 @@
-"""The promises of the bench, for every optimizer and communication in conf/: whoever adds a file gets these tests for nothing.
+"""The promises of the bench, for every optimizer, communication and selection in conf/: whoever adds a file gets these tests.
 
 1. The result does not depend on the micro-batch size (to rounding).
 2. Several ranks give what one rank gives on the same global batch (to rounding).
@@ -26,13 +26,17 @@ COMMUNICATIONS = [f"communication={name}" for name in sorted(config.choices("com
 WORKERS = (
     "communication.workers=2", "batch=8", "ghost_batch_size=2", "dataset.train_limit=64", "dataset.validation=8",
 )  # fmt: skip
+# A subset that is chosen again in the middle of the run; generic weights in float64 have no ties that rounding could break.
+SELECTIONS = [f"selection={name}" for name in sorted(config.choices("selection")) if name != "none"]
+SUBSETS = ("selection.fraction=0.75", "selection.every=3", "dataset.train_limit=96", "dataset.validation=8")
 OPTIONS = {
     "communication=local": ("communication.period=3", "communication.shards=sorted"),
     "communication=post_local": ("communication.period=2", "communication.start=1"),
     "communication=power_sgd": ("communication.rank=2",),
     "communication=sign": ("communication.shards=sorted",),
+    "selection=adacore": ("selection.draws=1",),
 }
-TRAINED = [*OPTIMIZERS, *COMMUNICATIONS]
+TRAINED = [*OPTIMIZERS, *COMMUNICATIONS, *SELECTIONS]
 # What ranks divide of the run of an optimizer, for all that say in their files that ranks may.
 SHARDED = [
     f"{name} {sharding}"
@@ -51,7 +55,10 @@ BROKEN = {
 
 
 def composed(optimizer: str, *overrides: str) -> config.Config:
-    """A run of an optimizer, or of workers that send what ``optimizer`` says."""
+    """A run of an optimizer, of workers that send what ``optimizer`` says, or on subsets that it chooses."""
+    if optimizer in SELECTIONS:
+        words = (*problem.COMMON, "optimizer=momentum", optimizer, *SUBSETS, *OPTIONS.get(optimizer, ()))
+        return config.compose([*words, *overrides])
     if optimizer in COMMUNICATIONS:
         words = (*problem.COMMON, "optimizer=momentum", optimizer, *WORKERS, *OPTIONS.get(optimizer, ()))
         return config.compose([*words, *overrides])

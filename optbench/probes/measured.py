@@ -18,7 +18,6 @@ from optbench.models import layers
 from optbench.objective import Execution, Objective
 from optbench.objective.execution import Network, _backward
 from optbench.objective.losses import Loss
-from optbench.objective.products.graph import Part
 from optbench.training.evaluation_weights import take_statistics
 from optbench.training.task import Task
 
@@ -41,17 +40,26 @@ class SubsetObjective(Objective):
     It supports products, `loss`, `gradient` and `evaluate`, and must not be called as a closure.
     """
 
-    def __init__(self, network: Network, loss: Loss, inputs: Tensor, targets: Tensor, execution: Execution) -> None:
+    def __init__(
+        self,
+        network: Network,
+        loss: Loss,
+        inputs: Tensor,
+        targets: Tensor,
+        execution: Execution,
+        weights: Tensor | None = None,
+    ) -> None:
         count = len(inputs)
         if count < execution.world_size:
             execution = replace(execution, world_size=1, rank=0)
         rank, ranks = execution.rank, execution.world_size
         first, last = rank * count // ranks, (rank + 1) * count // ranks
-        super().__init__(network, loss, inputs[first:last], targets[first:last], execution)
+        mine = None if weights is None else weights[first:last]
+        super().__init__(network, loss, inputs[first:last], targets[first:last], execution, weights=mine)
         self.targets, self.count = targets[first:last], count
         # Corrects the mean over ranks, which has equal weights even if the shares differ.
         factor = (last - first) * ranks / count
-        self._parts[:] = [Part(part.inputs, part.targets, part.weight * factor, part.start) for part in self._parts]
+        self._parts[:] = [part._replace(weight=part.weight * factor) for part in self._parts]
         self._first = first
 
     @torch.no_grad()
@@ -149,9 +157,9 @@ class MeasuredModel:
         """The mean loss over the subset of ``split`` as a function of the copy's parameters."""
         return self.objective_of(*self.examples(split))
 
-    def objective_of(self, inputs: Tensor, targets: Tensor) -> SubsetObjective:
-        """The mean loss over the given examples, the same on every rank."""
-        return SubsetObjective(self.network, self.loss, inputs, targets, self.execution)
+    def objective_of(self, inputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> SubsetObjective:
+        """The mean loss over the given examples, the same on every rank, with ``weights`` as in `Objective`."""
+        return SubsetObjective(self.network, self.loss, inputs, targets, self.execution, weights)
 
     def _typed(self, values: Tensor) -> Tensor:
         return values.to(self.parameters[0].dtype) if values.is_floating_point() else values

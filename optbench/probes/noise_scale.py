@@ -116,6 +116,7 @@ class NoiseScaleProbe(Probe):
         plan, execution, recipe = task.recipe.horizon.plan, task.execution, task.recipe
         batch, ranks = plan.batch(step), execution.world_size
         inputs, targets = task.source.batch(step, plan.first_sample(step), batch, execution.rank, ranks)
+        weights = task.source.weights(plan.first_sample(step), batch, execution.rank, ranks)
         parts = 2 if len(inputs) > 1 else 1  # a share of one example, on several ranks, is one part
         size = len(inputs) // parts
         layers.set_ghost_batch_size(network.model, min(recipe.ghost_batch_size or size, size))
@@ -134,7 +135,8 @@ class NoiseScaleProbe(Probe):
             )
             chosen = slice(part * size, (part + 1) * size)
             key = dropout_key(recipe.seed, step) if network.draw is not None else 0
-            objective = Objective(network, recipe.loss, inputs[chosen], targets[chosen], alone, key)
+            mine = None if weights is None else weights[chosen]
+            objective = Objective(network, recipe.loss, inputs[chosen], targets[chosen], alone, key, weights=mine)
             gradients.append(flatten(objective.gradient()).double())
         mean = execution.mean_over_ranks(torch.stack(gradients).mean(0))
         small = torch.stack([gradient.square().sum() for gradient in gradients]).mean()
