@@ -2,8 +2,8 @@
 
     python benchmarks/selection.py [--examples 60000] [--output benchmarks/selection.md]
 
-Each row is made by a process of its own, whose peak of resident memory is measured. Points are the gradients softmax minus one-hot of
-random outputs.
+Each row is made by a process of its own, whose peak of resident memory is measured. Points are the gradients softmax minus
+one-hot of random outputs.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def main() -> None:
         f"`python benchmarks/selection.py` on {environment.processor()}, one thread; torch {torch.__version__}, Python "
         f"{platform.python_version()}.",
         "",
-        f"A {1 / FRACTION:.0f}th of the examples of {CLASSES} classes, chosen a class at a time from gradients in {CLASSES} outputs.",
+        f"{FRACTION:.0%} of the examples of {CLASSES} classes, chosen a class at a time from gradients in {CLASSES} outputs.",
         "",
         "| examples | seconds | of a processor | peak of the process | of which for the choice |",
         "| ---: | ---: | ---: | ---: | ---: |",
@@ -64,8 +64,9 @@ def main() -> None:
         words = [sys.executable, __file__, "--child", str(examples)]
         printed = subprocess.run(words, check=True, capture_output=True, text=True).stdout
         seconds, of_processor, before, after = map(float, printed.split())
+        of_choice = (after - before) / 2**20
         lines.append(
-            f"| {examples:,} | {seconds:.1f} | {of_processor:.1f} | {after / 2**20:.0f} MiB | {(after - before) / 2**20:.0f} MiB |"
+            f"| {examples:,} | {seconds:.1f} | {of_processor:.1f} | {after / 2**20:.0f} MiB | {of_choice:.0f} MiB |"
         )
     text = "\n".join([*lines, ""])
     print(text)
