@@ -265,6 +265,8 @@ OF_PARAMETERS = [
     for kind in (getattr(optimizers, name) for name in optimizers.__all__)
     if isinstance(kind, type)
     and kind not in OF_A_MODEL
+    and issubclass(kind, torch.optim.Optimizer)
+    and kind is not optimizers.Transformed  # which is built of another one
     and kind is not optimizers.NAdam  # which is torch's but for a sign
 ]
 
