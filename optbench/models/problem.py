@@ -38,6 +38,7 @@ class Problem(nn.Module):
         self.weights = nn.Parameter(at + spread * torch.randn(len(at), dtype=torch.float64) if spread else at.clone())
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """ζ (n, d) -> f(θ) + ζ θ, (n, 1), or f(θ) - minimum + ζ θ."""
-        value: Tensor = self.function(self.weights) - self.lowest
+        """ζ (n, d) -> f(θ) + ζ θ, (n, 1), or f(θ) - minimum + ζ θ; in evaluation with what the problem shows of f."""
+        shown = self.function if self.training else self.function.evaluated
+        value: Tensor = shown(self.weights) - self.lowest
         return value + inputs @ self.weights[:, None]

@@ -29,6 +29,7 @@ from optbench.optimizers.lion import Lion
 from optbench.optimizers.mars import MARS
 from optbench.optimizers.muon import Muon
 from optbench.optimizers.nadam import NAdam
+from optbench.optimizers.ogr import OGR
 from optbench.optimizers.perturbed_sgd import PerturbedSGD
 from optbench.optimizers.prodigy import Prodigy
 from optbench.optimizers.saddle_free_newton import SaddleFreeNewton
@@ -46,6 +47,7 @@ __all__ = [
     "LAMB",
     "LARS",
     "MARS",
+    "OGR",
     "SAM",
     "SOAP",
     "AdEMAMix",

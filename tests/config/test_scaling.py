@@ -76,7 +76,7 @@ def test_what_is_not_known_is_refused():
 LINEAR = {"sgd", "momentum", "nesterov", "asgd", "kfac", "ekfac", "perturbed_sgd", "sam", "asam", "schedule_free_sgd"}
 NONE = {
     "entropy_sgd", "rprop", "lbfgs", "lm", "score_ggn", "hessian_free", "kfac_natural", "damped_newton", "saddle_free",
-    "zeroth_order", "cubic_newton", "prodigy", "adahessian",
+    "zeroth_order", "cubic_newton", "prodigy", "adahessian", "ogr",
 }  # fmt: skip
 
 

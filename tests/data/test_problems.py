@@ -12,6 +12,7 @@ from optbench import config
 from optbench.curvature.profiles import logarithmic_radii, profile
 from optbench.data.problems import (
     beale,
+    beale_starts,
     branin,
     deep_linear,
     matrix_factorization,
@@ -35,6 +36,7 @@ LOADED = {
     "rosenbrock": lambda: rosenbrock.load("", dimension=3),
     "nesterov_skokov": lambda: nesterov_skokov.load("", dimension=4),
     "beale": lambda: beale.load(""),
+    "beale_starts": lambda: beale_starts.load("", extent=1, shift=0.5),
     "branin": lambda: branin.load(""),
     "pl_sine": lambda: pl_sine.load(""),
     "star_convex": lambda: star_convex.load(""),
@@ -534,6 +536,30 @@ def test_starts_and_data_that_do_not_fit():
 
 
 # ---- training on them ---------------------------------------------------------------------------------------------------------
+
+
+def test_starts_are_evaluated_by_their_geometric_mean(tmp_path):
+    """At a learning rate of 0 they stay; 1e6 stands for all that is larger, and for what is no number."""
+    raw = beale_starts.load("")
+    problem, single = problem_of(raw), problem_of(beale.load(""))
+    grid = torch.tensor(list(itertools.product(range(-2, 3), repeat=3))).double()
+    values = torch.stack([single(point[:2]) + single(point[[2, 1]]) for point in grid])
+    torch.testing.assert_close(problem.values(problem.start), values)
+    assert float(problem(problem.start)) == pytest.approx(float(values.sum()))
+    shifted = problem_of(beale_starts.load("", shift=7.0))
+    torch.testing.assert_close(shifted.values(problem.start + 7), values)
+    words = ["optimizer=sgd", "dataset=beale_starts", "optimizer.learning_rate=0", "budget.steps=1"]
+    outcome = run.execute(config.compose([*WORDS, *words, f"results_dir={tmp_path}"]))
+    assert outcome.summary["test_loss"] == pytest.approx(float(values.log().mean()))
+    lost = problem.start.clone()
+    lost[:3], lost[3:6] = 1e60, math.nan
+    expected = values.log()
+    expected[:2] = math.log(1e6)
+    assert float(problem.evaluated(lost)) == pytest.approx(float(expected.mean()))
+    far = problem.start.clone()
+    far[:3] = 1e4
+    assert not gradient(problem, far)[:3].any()
+    torch.testing.assert_close(gradient(problem, far)[3:], gradient(problem, problem.start)[3:])
 
 
 def test_gradient_descent_is_the_loop_written_out(tmp_path):

@@ -16,7 +16,7 @@ FIXED = {"_target_", "name", "info"}
 # Those that decide about biases and norm scales by themselves, or have no weight decay.
 WITHOUT_DECAY = {
     *("lbfgs", "rprop", "kfac_natural", "hessian_free", "saddle_free", "damped_newton", "cubic_newton"),
-    *("lm", "score_ggn", "entropy_sgd", "zeroth_order", "perturbed_sgd"),
+    *("lm", "score_ggn", "entropy_sgd", "zeroth_order", "perturbed_sgd", "ogr"),
 }
 
 

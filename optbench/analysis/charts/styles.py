@@ -101,6 +101,7 @@ _METHODS = (
     "AdaHessian",
     "Schedule-free SGD",
     "Schedule-free AdamW",
+    "OGR",
 )
 # Other labels on charts of several studies.
 _OTHERS = {"measured": 0, "train": 0, "test": 1, "validation": 2}

@@ -34,6 +34,11 @@ class Problem(nn.Module):
         """f at ``weights``, (d,)."""
         raise NotImplementedError
 
+    def evaluated(self, weights: Tensor) -> Tensor:
+        """The value that evaluations show of ``weights``: f, unless a problem says otherwise."""
+        value: Tensor = self(weights)
+        return value
+
 
 class NoisyExamples:
     """Training examples of a problem with ``width`` weights: ζₙ with the standard deviation ``noise`` of each entry."""
