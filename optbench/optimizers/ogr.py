@@ -204,8 +204,7 @@ class OGR(torch.optim.Optimizer):
         values = regression.coordinate_curvature(moments, self._correlated)
         noise = regression.coordinate_deviations(moments, values, points)
         self._tell(values, noise)
-        bracket: Tensor = momentum * regression.inverse_sizes(values, self._divisor, self._floor(noise))
-        return bracket
+        return momentum * regression.inverse_sizes(values, self._divisor, self._floor(noise))
 
     def _rotated(self, basis: Tensor, gradient: Tensor) -> Tensor:
         """The basis (blocks, d, n) turned towards the gradients (blocks, n); as it is where they are 0."""
@@ -230,7 +229,8 @@ class OGR(torch.optim.Optimizer):
             return direction
         blocks = direction.view(-1, self._size(len(direction)))
         lengths = blocks.norm(dim=1, keepdim=True).clamp(min=torch.finfo(blocks.dtype).tiny)
-        return (blocks * (self._max_step / lengths).clamp(max=1)).flatten()
+        bounded: Tensor = (blocks * (self._max_step / lengths).clamp(max=1)).flatten()
+        return bounded
 
     def _tell(self, values: Tensor, noise: Tensor) -> None:
         sizes, deviations = values.abs().flatten(), noise.flatten()
