@@ -64,9 +64,12 @@ def _answer(values: pd.DataFrame, compared: pd.DataFrame) -> str:
         if tuned:
             found += ", " + " and ".join(f"{name} at {interval(rows[name]):.2g}" for name in tuned)
         words.append(f"{found} (geometric means over 125 starts)")
-        far = next((name for name in rows if name.startswith("full, shifted")), None)
+        far = [row["geometric_mean"] for name, row in rows.items() if name.startswith("full, shifted")]
         if far:
-            words.append(f"with the same problems away from the origin OGR ends at {interval(rows[far]):.2g}")
+            words.append(
+                "with the same problems moved away from the origin, which changes no other method, it ends at "
+                + (f"{far[0]:.2g}" if len(far) == 1 else f"{min(far):.2g} to {max(far):.2g}")
+            )
     if len(compared):
         words.append(f"on the network {_compared(compared)}")
     return f"{'; '.join(words)}." if words else "Not enough runs for an answer."
@@ -101,19 +104,40 @@ def _beale_notes(values: pd.DataFrame) -> list[str]:
             f"Tuned over five learning rates, the best of the other methods ({best['method']}) ends at {ratio:.1f} times the "
             "value of the full variant, whose own constants its author has chosen on this very problem."
         )
-    exact, far = rows.get("full, exact statistics"), rows.get("full, shifted by 4")
-    if exact and far and "full" in rows:
-        factor = far["geometric_mean"] / rows["full"]["geometric_mean"]
-        notes.append(
-            "The author's statistics count a gradient of 0 at the origin, near which the starts lie: moved away from it by 4 in "
-            f"each weight, the full variant ends at {interval(far):.2g}, {factor:.0f} times its value there. Statistics of the "
-            f"points alone, which do not depend on the origin, end at {interval(exact):.2g}."
-        )
+    notes += _moved_notes(rows)
     hit = [f"{row['method']} {row['with_diverged']:.0%}" for row in rows.values() if row["with_diverged"] > 0]
     if hit:
         notes.append(
             "A start that has diverged counts 1e6, which multiplies a geometric mean of 0.01 over 125 starts by 1.16; runs with "
             f"such a start: {', '.join(hit)}."
+        )
+    return notes
+
+
+def _moved_notes(rows: dict[str, dict]) -> list[str]:
+    """The values of the same problems away from the origin, of the author's statistics and of exact ones."""
+    each = []
+    for name in ("full", "one direction"):
+        found = ", ".join(
+            f"{interval(rows[far]):.2g} by {far.rpartition(' ')[2]}"
+            for far in sorted(rows)
+            if far.startswith(f"{name}, shifted")
+        )
+        if found and name in rows:
+            each.append(
+                f"the variant {name} ends at {interval(rows[name]):.2g} there and, with all starts moved, at {found}"
+            )
+    notes = []
+    if each:
+        notes.append(
+            "The author's statistics count a gradient of 0 at the origin, near which the starts lie, so that moving the problem "
+            f"in each weight changes the result, which it should not: {'; '.join(each)}."
+        )
+    near, far = rows.get("full, exact statistics"), rows.get("full, exact statistics, shifted by 4")
+    if near and far:
+        notes.append(
+            f"Statistics of the points alone, which do not depend on the origin, end at {interval(near):.2g}, and at "
+            f"{interval(far):.2g} with all starts moved by 4."
         )
     return notes
 
