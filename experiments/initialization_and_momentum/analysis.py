@@ -239,6 +239,7 @@ def _checks(ended: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> list[str]:
     choices = sum(int(table["seeds"].sum()) for table in tables.values())
     return [
         f"{diverged} of {len(ended)} runs diverged, and count as the worst. Of {choices} choices of the learning rate "
-        f"{edges} are an end of its grid. Intervals are Student's over seeds, those of ratios on a logarithmic scale with runs "
+        f"{edges} are an end of its grid. The best momentum of a method is chosen afterwards, on the errors that are reported. "
+        "Intervals are Student's over seeds, those of ratios on a logarithmic scale with runs "
         "paired by seed."
     ]
