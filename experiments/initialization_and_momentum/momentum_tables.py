@@ -94,14 +94,19 @@ def cell(table: pd.DataFrame, **wanted: object) -> "pd.Series[float]":
     return own.set_index("seed")[ERROR if ERROR in table else TEST_ERRORS].astype(float)
 
 
-def ratio(first: "pd.Series[float]", second: "pd.Series[float]") -> Interval:
-    """The geometric mean over seeds of first/second, paired by seed, with Student's interval of its logarithm."""
+def geometric_mean(values: "pd.Series[float]") -> Interval:
+    """The geometric mean over seeds, with Student's interval of the logarithm; NaN if a value is not finite, or 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.log((first / second).dropna().to_numpy(float))
+        logs = np.log(values.dropna().to_numpy(float))
     if not len(logs) or not np.isfinite(logs).all():
         return Interval(math.nan, math.nan, math.nan)
     found = student(logs)
     return Interval(math.exp(found.estimate), math.exp(found.low), math.exp(found.high))
+
+
+def ratio(first: "pd.Series[float]", second: "pd.Series[float]") -> Interval:
+    """The geometric mean of first/second, paired by seed."""
+    return geometric_mean(first / second)
 
 
 def summary(table: pd.DataFrame, by: list[str], results: list[str]) -> pd.DataFrame:
