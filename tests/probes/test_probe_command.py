@@ -101,7 +101,7 @@ def test_a_run_that_is_being_trained_is_left_alone(finished, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["RUN"], "what is to be measured? accepted: probe=NAME, of batch_hessian, displacement"),
+        (["RUN"], "what is to be measured? accepted: probe=NAME, of batch_hessian, coreset, displacement"),
         (["RUN", "probe=none"], "what is to be measured?"),
         (["RUN", "probe=specrum"], "probe=specrum: no such probe; did you mean spectrum?"),
         (["RUN", "probe=trace", "probe.trace.most=x"], "probe.trace.most=x: must be int >= 2"),
