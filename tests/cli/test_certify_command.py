@@ -44,7 +44,7 @@ def test_a_failed_check_is_the_exit_status(command):
         (["torch.nn.Linear"], "no subclass of torch.optim.Optimizer"),
         (["torch.optim.Adam", "optimizer.beta=0.9"], "optimizer.beta=0.9: not an option"),
         (["optimizer=adam", "optimizer.beta1=2.0"], "optimizer.beta1=2.0"),
-        (["bsam"], "optimizer.name=bsam: cannot run here"),
+        (["lomo"], "optimizer.name=lomo: cannot run here"),
         (["optimizer=adam", "--check", "decay rate"], "checks=decay rate: no such check"),
         (["optimizer=adam", "--reference", "torch.optim.Adamm"], "Adamm"),
         (["model=logreg", "--reference", "torch.optim.Adam"], "reference=torch.optim.Adam: accepted: for an optimizer"),

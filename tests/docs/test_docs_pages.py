@@ -118,6 +118,7 @@ def test_the_reference_has_the_modules_of_its_packages():
         ("schedule", ["docs/methods/schedules.md"]),
         ("scaling", ["docs/methods/scaling.md"]),
         ("probe", ["docs/methods/curvature.md"]),
+        ("selection", ["docs/methods/selection.md"]),
         ("tracker", ["docs/how-to/trackers.md"]),
     ],
 )
