@@ -142,7 +142,7 @@ def test_the_facts_that_decide_what_fits_are_of_the_accepted_words():
 # ---- every model on every kind of data that it accepts ---------------------------------------------------------------------
 
 PROBLEMS = (
-    "rosenbrock", "nesterov_skokov", "beale", "branin", "pl_sine", "star_convex", "saddle", "phase_retrieval",
+    "rosenbrock", "nesterov_skokov", "beale", "beale_starts", "branin", "pl_sine", "star_convex", "saddle", "phase_retrieval",
     "matrix_factorization", "matrix_sensing", "matrix_completion", "tensor_decomposition", "deep_linear", "two_magnitudes",
 )  # fmt: skip
 SMALL_DATA = {

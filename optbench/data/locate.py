@@ -31,6 +31,7 @@ NO_DOWNLOAD = (
     "rosenbrock",
     "nesterov_skokov",
     "beale",
+    "beale_starts",
     "branin",
     "pl_sine",
     "star_convex",
