@@ -85,6 +85,23 @@ class FirstOrderOptimizer(torch.optim.Optimizer):
         return list(directions)
 
 
+class KeepsTypes(torch.optim.Optimizer):
+    """For methods whose state is of another floating type than the weights: loading it leaves that type and every bit.
+
+    torch would cast the state to the type of the weights.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a state dict."""
+        super().load_state_dict(state_dict)
+        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            for parameter, key in zip(group["params"], saved["params"], strict=True):
+                for name, value in state_dict["state"].get(key, {}).items():
+                    loaded = self.state[parameter].get(name)
+                    if isinstance(value, Tensor) and isinstance(loaded, Tensor) and loaded.dtype != value.dtype:
+                        self.state[parameter][name] = value.to(loaded.device, copy=True)
+
+
 def unhooked(optimizer: type[torch.optim.Optimizer]) -> Callable[..., Any]:
     """The ``step`` of a class without the hooks in which torch wraps it once there is an instance.
 

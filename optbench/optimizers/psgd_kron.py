@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 from optbench import randomness
-from optbench.optimizers.base import FirstOrderOptimizer, require, require_common
+from optbench.optimizers.base import FirstOrderOptimizer, KeepsTypes, require, require_common
 from optbench.optimizers.groups import decay_groups, trainable
 
 _LONGEST = 1.1  # root mean square of a step
@@ -19,7 +19,7 @@ _BALANCE = 100  # updates of the factors between two balancings
 _FLAT, _DECAY, _LEAST = 500, 1e-3, 0.03
 
 
-class PSGDKron(FirstOrderOptimizer):
+class PSGDKron(KeepsTypes, FirstOrderOptimizer):
     """θ ← θ - lr [clip(Q_LᵀQ_L M̂ Q_RᵀQ_R) + λ θ] for the average M̂ of matrices of gradients (m, n), with bias correction.
 
     Q_L and Q_R are upper triangular, from the identity, and fitted so that the preconditioned gradient is white. In an update of

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from optbench.errors import UserError, nearest
+from optbench.optimizers.base import KeepsTypes
 from optbench.optimizers.groups import decay_groups, hidden_matrices, trainable
 from optbench.optimizers.zoo import adapted
 from optbench.optimizers.zoo.standing import Need, Standing, accepted, classes, named, standing
@@ -25,7 +26,7 @@ _PARTS = {
     **dict.fromkeys(("sam", "looksam", "friendlysam", "bsam"), (adapted.EvaluatesFirst,)),
     **dict.fromkeys(("adahessian", "sophiah"), (adapted.OfProducts,)),
     **dict.fromkeys(("kron", "sara"), (adapted.KeyedDraws,)),
-    **dict.fromkeys(("nadam", "qhadam"), (adapted.KeepsTypes,)),
+    **dict.fromkeys(("nadam", "qhadam"), (KeepsTypes,)),
     **dict.fromkeys(("conda", "scalableshampoo", "scion", "scionlight", "adashift"), (adapted.Packed,)),
     **dict.fromkeys(("schedulefreeadamw", "schedulefreeradam", "schedulefreesgd", "splus"), (adapted.OwnWeights,)),
     "alig": (adapted.LargestStep,),

@@ -141,22 +141,6 @@ class OwnWeights:
         super().train()  # type: ignore[misc]
 
 
-class KeepsTypes:
-    """For methods that keep float32 numbers beside weights in float64: loading a state dict leaves their type."""
-
-    state: dict[Any, Any]
-    param_groups: list[dict[str, Any]]
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a state dict."""
-        super().load_state_dict(state_dict)  # type: ignore[misc]
-        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
-            for parameter, key in zip(group["params"], saved["params"], strict=True):
-                for name, value in state_dict["state"].get(key, {}).items():
-                    if isinstance(value, Tensor):
-                        self.state[parameter][name] = self.state[parameter][name].to(value.dtype)
-
-
 class Packed:
     """For methods whose state holds objects: in a state dict their attributes stand in their places, as dictionaries.
 
