@@ -86,10 +86,7 @@ class FirstOrderOptimizer(torch.optim.Optimizer):
 
 
 class KeepsTypes(torch.optim.Optimizer):
-    """For methods whose state is of another floating type than the weights: loading it leaves that type and every bit.
-
-    torch would cast the state to the type of the weights.
-    """
+    """For methods whose state is not of the floating type of the weights, to which torch casts it when it is loaded."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a state dict."""
@@ -98,8 +95,14 @@ class KeepsTypes(torch.optim.Optimizer):
             for parameter, key in zip(group["params"], saved["params"], strict=True):
                 for name, value in state_dict["state"].get(key, {}).items():
                     loaded = self.state[parameter].get(name)
-                    if isinstance(value, Tensor) and isinstance(loaded, Tensor) and loaded.dtype != value.dtype:
-                        self.state[parameter][name] = value.to(loaded.device, copy=True)
+                    if isinstance(value, Tensor) and isinstance(loaded, Tensor) and value.is_floating_point():
+                        dtype = self._state_type(name, value, parameter)
+                        if loaded.dtype != dtype:
+                            self.state[parameter][name] = value.to(loaded.device, dtype, copy=True)
+
+    def _state_type(self, name: str, saved: Tensor, parameter: Tensor) -> torch.dtype:
+        """The type of the state ``name`` of ``parameter``: that of the ``saved`` one."""
+        return saved.dtype
 
 
 def unhooked(optimizer: type[torch.optim.Optimizer]) -> Callable[..., Any]:

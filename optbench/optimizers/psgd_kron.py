@@ -95,8 +95,7 @@ class PSGDKron(KeepsTypes, FirstOrderOptimizer):
         """The preconditioned and clipped average, after the update of the factors, if it is due."""
         state, beta = self.state[parameter], group["momentum"]
         if not state:
-            # There is no triangular solver of half precision.
-            wide = torch.promote_types(gradient.dtype, torch.float32)
+            wide = _wide(gradient)
             state["exp_avg"] = torch.zeros_like(gradient)
             state["step"] = 0
             rows, columns = self._matrix(gradient).shape
@@ -116,6 +115,9 @@ class PSGDKron(KeepsTypes, FirstOrderOptimizer):
         found = _right(right, _right(right, found, transposed=True))
         found = found / ((found.square().mean().sqrt() + _TINY) / _LONGEST).clamp(min=1.0)
         return found.to(parameter.dtype).view(parameter.shape)
+
+    def _state_type(self, name: str, saved: Tensor, parameter: Tensor) -> torch.dtype:
+        return _wide(parameter) if name in ("left", "right") else parameter.dtype
 
     @staticmethod
     def _matrix(tensor: Tensor) -> Tensor:
@@ -149,6 +151,11 @@ class PSGDKron(KeepsTypes, FirstOrderOptimizer):
                 first, second = one @ one.T, other @ other.T
                 change = torch.triu(first - second) @ factor / _at_least_tiny(_norm(first + second))
             state[name] = factor - self._rate * change
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    """The type of the factors: there is no triangular solver of half precision."""
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def _left(factor: Tensor, matrix: Tensor, transposed: bool = False) -> Tensor:
