@@ -251,7 +251,7 @@ def _end(loss: float) -> str:
 
 
 def _same(runs: pd.DataFrame, problem: str) -> str:
-    """What to say where control has changed no loss."""
+    """The words where control has changed no loss."""
     own = runs[runs["problem"] == problem].pivot_table(
         index=["seed", "step_size"], columns="method", values="loss", aggfunc="first"
     )

@@ -65,7 +65,7 @@ def science(config: Mapping[str, Any]) -> Config:
 
 
 def _entry(group: str, choice: Mapping[str, Any]) -> Config:
-    """What a choice of ``group`` contributes to the science."""
+    """The part of the science that is the choice of ``group``."""
     typed, left_out = choice["info"]["schema"], left_out_of_run_id(group, choice)
     entry: Config = {key: choice[key] for key in ("_target_", "name") if key in choice and key not in left_out}
     if "_target_" in entry:

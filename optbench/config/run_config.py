@@ -67,7 +67,7 @@ class Choice:
         )
 
     def stated(self, fact: str, default: Any = None) -> Any:
-        """What its file states of it under ``fact`` of its info.
+        """Return the value that its file states for ``fact`` in its info.
 
         A choice that stands for methods of many names may state a mapping, with its name in lower case, or ``others``.
         """

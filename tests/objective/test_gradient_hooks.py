@@ -1,4 +1,4 @@
-"""What hears of every gradient of a step, and the norm that the history has of it."""
+"""Hooks are called at every gradient of a step, and the history has the norm of the first."""
 
 import torch
 from torch import nn

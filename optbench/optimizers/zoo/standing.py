@@ -10,7 +10,7 @@ from optbench.errors import UserError
 
 
 class Need(Enum):
-    """What a method of the package is given."""
+    """The arguments that a method of the package needs."""
 
     PARAMETERS = "the parameters, in groups by their weight decay"
     LARGEST_STEP = "the parameters, and a largest step in place of a learning rate"
@@ -22,7 +22,7 @@ class Need(Enum):
 
 @dataclass(frozen=True)
 class Standing:
-    """What becomes of one name.
+    """The standing of one name: accepted, or refused with the reason.
 
     refused: the reason, or None where it is accepted. need: as the class says. remark: what to know of an accepted name.
     native: the bench's own choice of that method, or None.
