@@ -1,0 +1,1 @@
+"""Searches: methods that train some cells of a grid, look at the results, and choose more."""
