@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from optbench.errors import UserError
 from optbench.sweep.expressions import Expression
 from optbench.sweep.grid.composing import Composer
 from optbench.sweep.grid.selecting import Selection
-from optbench.sweep.grid.words import LIMIT, factors_of, words_of
+from optbench.sweep.grid.words import LIMIT, Word, factors_of, words_of
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
@@ -76,36 +77,70 @@ def expand(
     condition that cannot be evaluated, a grid without cells unless it ``may_be_empty``, and for the first cell that cannot
     run, which the message names.
     """
-    texts = [exclude] if isinstance(exclude, str) else exclude
-    conditions = [Expression.parse(text, "hydra.sweeper.exclude") for text in texts]
-    factors = factors_of(config_loader, [*words_of(params or {}), *arguments])
-    selection = selection or Selection()
-    factors = selection.restrict(factors)
-    axes = {factor.key: [word.value_text for word in factor.words] for factor in factors if factor.is_axis}
-    count = math.prod(len(values) for values in axes.values())
+    cells_of = CellMaker(config_loader, arguments, params, exclude, master, selection)
+    count = cells_of.count
     if count > LIMIT:
-        raise UserError(f"{', '.join(axes)}: a grid of {count:,} cells; accepted: at most {LIMIT:,} in one sweep")
-    composer = Composer(config_loader, factors, master)
+        axes = ", ".join(cells_of.axes)
+        raise UserError(f"{axes}: a grid of {count:,} cells; accepted: at most {LIMIT:,} in one sweep")
     cells: dict[str, Cell] = {}
     excluded = 0
-    for words in itertools.product(*(factor.words for factor in factors)):
-        overrides = tuple(word.text for factor, word in zip(factors, words, strict=True) if factor.is_axis)
-        with _naming(overrides if count > 1 else ()):
-            composed = composer.compose(words)
-        if not selection.holds(composed):
-            continue
-        if any(condition.holds(composed) for condition in conditions):
-            excluded += 1
-            continue
-        with _naming(overrides if count > 1 else ()):
-            config = configuration.resolve(composed)
-        cell = Cell(overrides, config, composed)
-        cells.setdefault(cell.run_id, cell)
+    for words in itertools.product(*(factor.words for factor in cells_of.factors)):
+        cell = cells_of.make(words)
+        if isinstance(cell, Cell):
+            cells.setdefault(cell.run_id, cell)
+        else:
+            excluded += cell is Left.EXCLUDED
     if not cells and not may_be_empty:
         raise UserError(
-            f"hydra.sweeper.exclude={list(texts)}: leaves none of {count} cells; accepted: fewer conditions"
+            f"hydra.sweeper.exclude={cells_of.exclude}: leaves none of {count} cells; accepted: fewer conditions"
         )
-    return Expansion(list(cells.values()), axes, excluded)
+    return Expansion(list(cells.values()), cells_of.axes, excluded)
+
+
+class Left(Enum):
+    """The reason for which a grid has no cell at a place: a condition excludes it, or it is not among the selected."""
+
+    EXCLUDED = "excluded"
+    NOT_SELECTED = "not selected"
+
+
+class CellMaker:
+    """Composes the cells of one grid one at a time; see `expand` for the arguments and the errors.
+
+    factors: the keys with their values. axes: the values, as on the command line, of every key that is swept over.
+    count: the number of combinations, those without a cell included.
+    """
+
+    def __init__(
+        self,
+        config_loader: "ConfigLoader",
+        arguments: Sequence[str],
+        params: Mapping[str, Any] | None = None,
+        exclude: str | Sequence[str] = (),
+        master: "DictConfig | None" = None,
+        selection: Selection | None = None,
+    ) -> None:
+        self.exclude = [exclude] if isinstance(exclude, str) else list(exclude)
+        self._conditions = [Expression.parse(text, "hydra.sweeper.exclude") for text in self.exclude]
+        self._selection = selection or Selection()
+        self.factors = self._selection.restrict(factors_of(config_loader, [*words_of(params or {}), *arguments]))
+        self.axes = {
+            factor.key: [word.value_text for word in factor.words] for factor in self.factors if factor.is_axis
+        }
+        self.count = math.prod(len(values) for values in self.axes.values())
+        self._composer = Composer(config_loader, self.factors, master)
+
+    def make(self, words: Sequence[Word]) -> Cell | Left:
+        """The cell with ``words``, one for each factor; or the reason for which there is none."""
+        overrides = tuple(word.text for factor, word in zip(self.factors, words, strict=True) if factor.is_axis)
+        with _naming(overrides if self.count > 1 else ()):
+            composed = self._composer.compose(words)
+        if not self._selection.holds(composed):
+            return Left.NOT_SELECTED
+        if any(condition.holds(composed) for condition in self._conditions):
+            return Left.EXCLUDED
+        with _naming(overrides if self.count > 1 else ()):
+            return Cell(overrides, configuration.resolve(composed), composed)
 
 
 @contextmanager
