@@ -20,7 +20,7 @@ from optbench.training import build
 
 CHOICES = [(group, name) for group in (*GROUPS, "transform") for name in choices(group)]
 # Which of these a choice names itself; the others are read by the code of the group.
-HAVE_NO_TARGET = {"budget", "trainer", "launcher"}
+HAVE_NO_TARGET = {"budget", "trainer", "launcher", "search"}
 NOTHING = {
     ("loss", "auto"),
     ("momentum_schedule", "none"),

@@ -8,6 +8,7 @@ import yaml
 
 from optbench import config as configuration
 from optbench.config import (
+    ASIDE_GROUPS,
     GROUPS,
     LIST_GROUPS,
     MACHINE_KEYS,
@@ -64,6 +65,8 @@ def other_values(text, value):
         candidates = ["another"]
     elif kind.base == "duration":
         candidates = ["7epochs", "13%", 17]
+    elif kind.base == "amount":
+        candidates = ["13%", 17]
     elif kind.base == "mapping":
         candidates = [{"key": 1}]
     else:
@@ -105,7 +108,7 @@ def test_no_key_of_the_machine_changes_the_run_id(key, default):
     assert {run_id({**default, key: value}) for value in changed} == {run_id(default)}
 
 
-@pytest.mark.parametrize("group", [group for group in GROUPS if group != "launcher"])
+@pytest.mark.parametrize("group", [group for group in GROUPS if group not in ("launcher", "search")])
 def test_every_option_of_every_choice_changes_the_run_id_unless_its_file_says_no(group, default):
     for name in choices(group):
         choice = read_choice(group, name)
@@ -137,14 +140,14 @@ def test_what_is_kept_out_of_the_run_id_is_hardware_and_checks():
     }
 
 
-@pytest.mark.parametrize("group", [group for group in GROUPS if group not in ("trainer", "launcher", "tracker")])
+@pytest.mark.parametrize("group", [group for group in GROUPS if group not in ("trainer", *ASIDE_GROUPS)])
 def test_every_choice_of_a_group_has_a_run_id_of_its_own(group, default):
     ids = {name: run_id({**default, group: read_choice(group, name)}) for name in choices(group)}
     assert len(set(ids.values())) == len(ids)
 
 
-@pytest.mark.parametrize("group", ["trainer", "launcher", "tracker"])
-def test_trainers_launchers_and_trackers_do_not_change_the_run_id(group, default):
+@pytest.mark.parametrize("group", ["trainer", *ASIDE_GROUPS])
+def test_trainers_launchers_searches_and_trackers_do_not_change_the_run_id(group, default):
     assert {run_id({**default, group: read_choice(group, name)}) for name in choices(group)} == {run_id(default)}
 
 

@@ -12,6 +12,7 @@ from optbench.config.data_options import kind_of, target_of
 from optbench.config.derived import batch_plan, epochs_asked_for, horizon, learning_rate, training_examples
 from optbench.config.experiments import check_experiment
 from optbench.config.files import (
+    ASIDE_GROUPS,
     GROUPS,
     LIST_GROUPS,
     MACHINE_KEYS,
@@ -45,6 +46,7 @@ from optbench.config.target_files import own_targets
 from optbench.config.typed import check_budget, check_trials
 
 __all__ = [
+    "ASIDE_GROUPS",
     "GROUPS",
     "LIST_GROUPS",
     "MACHINE_KEYS",

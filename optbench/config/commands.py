@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from optbench.config.files import (
+    ASIDE_GROUPS,
     GROUPS,
     LIST_GROUPS,
     SCIENCE_KEYS,
@@ -19,8 +20,7 @@ from optbench.config.inheritance import read_choice
 from optbench.config.resolving import automatic_loss
 from optbench.errors import UserError
 
-# Trackers and launchers are left out; of the machine's keys, those that can change the last digits of results are kept.
-_LEFT_OUT = ("launcher", "tracker")
+# Of the machine's keys, those that can change the last digits of results.
 _OF_THE_MACHINE = ("micro_batch", "cached_graphs", "compile", "log_every")
 _PLAIN = re.compile(r"[A-Za-z][\w./+-]*|\d+(?:\.\d+)?(?:epochs?|samples?|steps?|%)")
 _MEANS_SOMETHING_ELSE = re.compile(r"(?i)null|true|false|inf|nan")
@@ -55,7 +55,7 @@ class CommandWriter:
 
     def _choices(self, config: Mapping[str, Any]) -> Iterator[str]:
         for group in GROUPS:
-            if group in _LEFT_OUT:
+            if group in ASIDE_GROUPS:
                 continue
             choice = config[group]
             name = _file(choice, self._stated(group))

@@ -30,8 +30,11 @@ GROUPS = (
     "budget",
     "trainer",
     "launcher",
+    "search",
     "tracker",
 )
+# Of these the ones that say how and where a run is trained and shown: they are not part of its science.
+ASIDE_GROUPS = ("launcher", "search", "tracker")
 # Groups with any number of choices, such as probe=[spectrum,noise_scale]; "none" chooses nothing.
 LIST_GROUPS = ("transform", "probe")
 # Of these the ones that change no result of a run, so that they are in no run id and cannot be an axis of a sweep.

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from optbench.config import schema
 from optbench.config.composing import compose
 from optbench.config.files import (
+    ASIDE_GROUPS,
     GROUPS,
     LIST_GROUPS,
     MACHINE_KEYS,
@@ -34,8 +35,6 @@ from optbench.moved import removed
 
 # The text that a script or a command line may take from a results folder of unknown origin.
 _PLAIN_WORD = re.compile(r"[\w.,:+@%&|*\[\]()=-]*")
-# Launchers and trackers do not affect results: options that an older version lacked get their defaults.
-_OF_THE_MACHINE = ("launcher", "tracker")
 
 
 class FrozenRun(Protocol):
@@ -105,6 +104,8 @@ def _checked(config: object) -> Config:
         config = {**config, "communication": read_choice("communication", "dense")}
     if "selection" not in config:  # frozen by a version that trained on all examples
         config = {**config, "selection": read_choice("selection", "none")}
+    if "search" not in config:  # frozen by a version that trained whole grids only
+        config = {**config, "search": read_choice("search", "grid")}
     for group in GROUPS:
         thawed[group] = _choice(group, config.get(group), group)
     for group in LIST_GROUPS:
@@ -134,7 +135,7 @@ def _choice(group: str, choice: object, where: str) -> Config:
         if (instead := removed(f"{group}.{name}")) is not None:
             raise UserError(f"{where}.{name}={choice[name]}: {instead}")
     info = found["info"]
-    left_out = options(found) if group in _OF_THE_MACHINE else left_out_of_run_id(group, found)
+    left_out = options(found) if group in ASIDE_GROUPS else left_out_of_run_id(group, found)
     filled = {name: found[name] for name in left_out if name in found and name not in choice}
     thawed: Config = {**choice, **filled, "info": info}
     schema.check(options(thawed), info.get("schema", {}), where)

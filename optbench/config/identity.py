@@ -9,6 +9,7 @@ from typing import Any
 from optbench.config import scaling
 from optbench.config.durations import Budget
 from optbench.config.files import (
+    ASIDE_GROUPS,
     GROUPS,
     SCIENCE_KEYS,
     Config,
@@ -24,8 +25,6 @@ from optbench.config.run_config import Choice, Devices
 from optbench.config.schema import OptionType
 from optbench.moved import published_key, published_target
 
-# Launchers and trackers are not part of the science.
-_NOT_SCIENCE = ("launcher", "tracker")
 # The run id is the name of the run's directory, which may have 255 bytes.
 _LONGEST_SLUG = 150
 
@@ -36,7 +35,7 @@ def science(config: Mapping[str, Any]) -> Config:
         published_key(key): OptionType.parse(text).canonical(config[key]) for key, text in SCIENCE_KEYS.items()
     }
     for group in GROUPS:
-        if group in _NOT_SCIENCE:
+        if group in ASIDE_GROUPS:
             continue
         if (group == "communication" and _is_dense(config)) or (group == "selection" and _uses_all(config)):
             continue

@@ -1,10 +1,10 @@
 """The small language in which a YAML file states the type of each of its options, durations among them.
 
-``int >= 1``, ``float in [0, 1)``, ``bool``, ``str``, ``duration``, ``time``, ``mapping``, ``list of float``,
+``int >= 1``, ``float in [0, 1)``, ``bool``, ``str``, ``duration``, ``amount``, ``time``, ``mapping``, ``list of float``,
 ``one of linear, cosine``; each may end in ``or null``, and then in ``or auto``. A time is a time limit as Slurm spells it:
 a number of minutes, or a string such as ``2:30:00`` or ``1-12:00:00``. A duration is a number of steps (an int) or a string
 such as ``5epochs``, ``100steps``, ``1000samples`` or ``10%`` (of the whole budget); a bound on it, as in ``duration > 0``, is
-one on its amount.
+one on its amount. An amount is a whole number of at least 1, or a share such as ``10%``.
 """
 
 import math
@@ -23,7 +23,7 @@ _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
-_TYPE = re.compile(r"(list of )?(int|float|bool|str|duration|time|mapping)(.*)")
+_TYPE = re.compile(r"(list of )?(int|float|bool|str|duration|time|amount|mapping)(.*)")
 _BOUND = re.compile(r"(>=|<=|>|<)\s*(\S+)")
 _INTERVAL = re.compile(r"in\s*([\[(])\s*(\S+)\s*,\s*(\S+)\s*([\])])")
 # In any unit: longer than any training, and still exact as a float after conversion from epochs to samples.
@@ -36,7 +36,9 @@ _RANGE = re.compile(r"(\d+)(?:\.\.\.?|-|:)(\d+)")  # ranges as other languages w
 _MOST_LISTED = 8
 LONGEST_TEXT = 1000  # characters of any text, because texts become names of files, projects and groups
 _MOST_SHOWN = 200
-_SPELLINGS = {"duration": _DURATION_SPELLINGS, "time": _TIME_SPELLINGS}
+_AMOUNT_SPELLINGS = "a number such as 200, or a share such as 10%"
+_SPELLINGS = {"duration": _DURATION_SPELLINGS, "time": _TIME_SPELLINGS, "amount": _AMOUNT_SPELLINGS}
+_SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*(steps?|epochs?|samples?|%)?")
 
 
@@ -114,6 +116,12 @@ def _is_time(value: object) -> bool:
     return True
 
 
+def _is_amount(value: object) -> bool:
+    if isinstance(value, str):
+        return (match := _SHARE.fullmatch(value.strip())) is not None and 0 < float(match[1]) <= 100
+    return _is_int(value) and value >= 1  # type: ignore[operator]
+
+
 _CHECKS: dict[str, Callable[[object], bool]] = {
     "int": _is_int,
     "float": _is_number,
@@ -121,6 +129,7 @@ _CHECKS: dict[str, Callable[[object], bool]] = {
     "str": lambda value: isinstance(value, str),
     "duration": _is_duration,
     "time": _is_time,
+    "amount": _is_amount,
     "mapping": lambda value: isinstance(value, Mapping),
 }
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optbench.config import LIST_GROUPS
+from optbench.config import ASIDE_GROUPS, LIST_GROUPS
 from optbench.provenance.sources import Source, read
 
 PACKAGE = "optbench"
@@ -42,7 +42,6 @@ _COUNTS = frozenset(f"{PACKAGE}.config.{name}" for name in ("derived", "duration
 _PROBES = f"{PACKAGE}.probes"
 # Requests the file of a package, which runs at its import, and no name in it.
 _ITSELF = ("",)
-_GROUPS_ASIDE = ("launcher", "tracker")
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def targets(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Every ``_target_`` of a configuration that can change or measure a number, in ascending order."""
     found = set()
     for group, choice in config.items():
-        if group in _GROUPS_ASIDE or not isinstance(choice, Mapping):
+        if group in ASIDE_GROUPS or not isinstance(choice, Mapping):
             continue
         for part in choice.values() if group in LIST_GROUPS else (choice,):
             if isinstance(part, Mapping) and "_target_" in part:

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from optbench.analysis.frames import require
-from optbench.config import MACHINE_KEYS
+from optbench.config import ASIDE_GROUPS, MACHINE_KEYS
 from optbench.errors import UserError
 
 # Devices, trackers, launchers and probes do not change the results of a run.
-_NOT_SCIENCE = {*MACHINE_KEYS, "trainer", "tracker", "launcher", "probe"}
+_NOT_SCIENCE = {*MACHINE_KEYS, *ASIDE_GROUPS, "trainer", "probe"}
 _ENDS = {"done": 0, "diverged": 1}
 _MOST_SHOWN = 4
 
