@@ -22,10 +22,14 @@ class Grid:
     """One grid: every combination of the values of its axes, the last axis fastest.
 
     name: as in the experiment; empty if there is only one. axes: the values of each axis, as on the command line.
+    intervals: axes typed as intervals, which have no values to list, as distributions of `optbench.config.tuning`:
+        optimizer.learning_rate=interval(1e-5,0.1) is {distribution: uniform, low: 1e-5, high: 0.1}, and
+        tag(log,interval(1e-5,0.1)) the same with log_uniform.
     """
 
     name: str
     axes: Mapping[str, tuple[str, ...]]
+    intervals: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -40,7 +44,8 @@ class Grid:
 class Pick:
     """One cell that a search chooses.
 
-    cell: one value for each axis of the grid. A method may choose a value that no axis lists.
+    cell: one value for each axis of the grid, and for each of its intervals. A method may choose a value that no axis lists,
+        and may add values of options in `Problem.search_space`.
     grid: the name of its grid.
     until: the steps after which the run is paused; None: it runs to its end. To continue a paused run, a method picks its cell
         again with a larger ``until``.
@@ -122,6 +127,13 @@ class Problem(Protocol):
 
     def steps(self, pick: Pick) -> int:
         """The optimizer steps of the whole run of a cell."""
+
+    def search_space(self, pick: Pick) -> Mapping[str, Mapping[str, Any]]:
+        """The search space of the optimizer of a cell, by keys of the command line ("optimizer.learning_rate").
+
+        The distributions are those of `optbench.config.tuning`. Options that the command line or the experiment sets are left
+        out. ``pick.cell`` has one value for each axis, and may lack the intervals.
+        """
 
 
 @dataclass(frozen=True)
