@@ -146,7 +146,8 @@ def _dispatch(words: list[str]) -> int:
 class Typed(NamedTuple):
     """The words of a command that trains, checked.
 
-    composed: one resolved configuration, with --multirun an `Expansion` of many, with --cfg None.
+    composed: one resolved configuration, with --multirun an `Expansion` of many, or the `Lattice` of a search, with
+        --cfg None.
     overrides: the words that are settings. experiment: the chosen experiment.
     warning: a warning about the launch of this process.
     """
@@ -160,8 +161,9 @@ class Typed(NamedTuple):
     def is_sweep(self) -> bool:
         """True if there are several configurations, to be planned together."""
         from optbench.sweep.grid.expand import Expansion
+        from optbench.sweep.grid.lattice import Lattice
 
-        return isinstance(self.composed, Expansion)
+        return isinstance(self.composed, Expansion | Lattice)
 
     @property
     def is_submitted(self) -> bool:
@@ -182,7 +184,7 @@ def read(words: Sequence[str]) -> Typed:
     parsed = _parse(words)
     configuration.look_in([parsed.config_dir] if parsed.config_dir else [])
     configuration.look_where_told(parsed.overrides)
-    overrides = configuration.current_words(parsed.overrides)
+    overrides = configuration.current_words(configuration.with_geometric(parsed.overrides))
     if overrides != parsed.overrides:
         words = [*(word for word in words if word not in parsed.overrides), *overrides]
         parsed = _parse(words)
@@ -199,6 +201,8 @@ def read(words: Sequence[str]) -> Typed:
         return typed
     if experiment not in (None, "null"):
         raise UserError(f"experiment={experiment}: is a sweep; accepted with --multirun (-m)")
+    if composed["search"]["name"] != "grid":
+        raise UserError(f"search={composed['search']['name']}: chooses among many runs; accepted: with --multirun (-m)")
     if composed["scale"] is not None:
         raise UserError(f"scale={composed['scale']}: only experiments have scales; accepted: with -m experiment=NAME")
     if typed.is_submitted:
@@ -254,7 +258,7 @@ def _resume(words: list[str]) -> int:
 
 
 def _composed(words: list[str], parsed: argparse.Namespace) -> Any:
-    """The result of Hydra: one checked configuration, with --multirun an Expansion of many, with --cfg None."""
+    """The result of Hydra: one checked configuration, with --multirun an Expansion or a Lattice, with --cfg None."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
@@ -263,6 +267,7 @@ def _composed(words: list[str], parsed: argparse.Namespace) -> Any:
 
     from optbench import config as configuration
     from optbench.sweep.grid.expand import Expansion
+    from optbench.sweep.grid.lattice import Lattice
 
     overrides: list[str] = parsed.overrides
     configuration.check_overrides(overrides)
@@ -281,7 +286,7 @@ def _composed(words: list[str], parsed: argparse.Namespace) -> Any:
     def task(given: Any) -> None:
         if found:
             raise _ForeignSweep
-        if isinstance(given, Expansion):
+        if isinstance(given, Expansion | Lattice):
             found.append(given)
             return
         hydra_alone = HydraConfig.get()
@@ -317,7 +322,7 @@ def _composed(words: list[str], parsed: argparse.Namespace) -> Any:
         ) from None
     finally:
         sys.argv = kept
-    if not found or isinstance(found[0], Expansion):
+    if not found or isinstance(found[0], Expansion | Lattice):
         return found[0] if found else None
     config = configuration.resolve(found[0])
     configuration.check_trials(overrides, [config])

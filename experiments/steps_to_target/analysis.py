@@ -10,7 +10,6 @@ from target_costs import costs_chart, costs_to_target
 
 from optbench.analysis.charts.chart import Chart, Reference, Series
 from optbench.analysis.findings import Findings
-from optbench.analysis.frames import higher_is_better
 from optbench.analysis.laws.critical_batch import CriticalBatchIntervals, critical_batch, local_slopes
 from optbench.analysis.names import method
 from optbench.analysis.statistics.algoperf import score_intervals
@@ -20,6 +19,7 @@ from optbench.analysis.statistics.selection import select
 from optbench.analysis.statistics.settings import seeds_only
 from optbench.analysis.statistics.targets import TIMES, times_to_target
 from optbench.analysis.study import Study
+from optbench.store.measured import higher_is_better
 
 QUESTION = (
     "Up to which batch size does doubling the batch halve the steps to a target, and for which optimizer is it largest?"

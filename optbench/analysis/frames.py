@@ -14,13 +14,8 @@ from typing import Any
 import pandas as pd
 
 from optbench.errors import UserError, nearest
-from optbench.store.measured import is_diagnostic
+from optbench.store.measured import higher_is_better, is_diagnostic
 from optbench.store.run_directory import FINISHED
-
-
-def higher_is_better(metric: str) -> bool:
-    """Return True if a larger ``metric`` is better: for an accuracy, and not for a loss, a gap or a time."""
-    return metric.endswith("accuracy") and "gap_" not in metric
 
 
 def worst(metric: str) -> float:

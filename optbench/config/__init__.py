@@ -34,6 +34,7 @@ from optbench.config.files import (
 )
 from optbench.config.fitting import check_groups
 from optbench.config.frozen import settle, thaw, thaw_to_measure
+from optbench.config.geometric import with_geometric
 from optbench.config.identity import run_id, science, setting
 from optbench.config.inheritance import check_choice, read_choice
 from optbench.config.lengths import check_lengths
@@ -110,5 +111,6 @@ __all__ = [
     "title",
     "training_examples",
     "transforms_of",
+    "with_geometric",
     "works_as",
 ]

@@ -53,3 +53,8 @@ def is_diagnostic(name: str) -> bool:
 def without_measured(content: Mapping[str, Any]) -> dict[str, Any]:
     """``content`` without what a clock, or another measurement of the machine, says."""
     return {name: value for name, value in content.items() if name not in MEASURED and "seconds" not in name}
+
+
+def higher_is_better(metric: str) -> bool:
+    """True if a larger ``metric`` is better: for an accuracy, and not for a loss, a gap or a time."""
+    return metric.endswith("accuracy") and "gap_" not in metric

@@ -13,18 +13,21 @@ from optbench.provenance import checkout
 from optbench.store import check_writable
 from optbench.sweep import imports
 from optbench.sweep.grid.expand import Cell, Expansion
+from optbench.sweep.grid.lattice import Lattice
 from optbench.sweep.launchers import slurm
-from optbench.sweep.launchers.dispatch import check, check_place, dispatch
+from optbench.sweep.launchers.dispatch import check, check_place, check_search, dispatch, dispatch_search
 from optbench.sweep.naming import automatic_name
 from optbench.sweep.plan import Plan
 from optbench.sweep.planned_runs import PlannedRuns
-from optbench.sweep.preview import print_plan
+from optbench.sweep.preview import print_plan, print_search
+from optbench.sweep.search.asking import Asker
+from optbench.sweep.search.reading import Search
 from optbench.sweep.status.activity import at_work
 from optbench.sweep.withdrawing import Traces
 from optbench.system import terminal
 
 # Keys that state the way in which a sweep is run, not its science: they must be equal in all cells.
-_OF_THE_SWEEP = ("results_dir", "launcher", "sweep", "retry", "force", "dry_run")
+_OF_THE_SWEEP = ("results_dir", "launcher", "search", "sweep", "retry", "force", "dry_run")
 # By whether this command trains the runs itself.
 _NOTHING = {True: "nothing to do", False: "nothing to do, and nothing is submitted"}
 
@@ -38,19 +41,26 @@ class Launched:
 
 
 def sweep(
-    expansion: Expansion, arguments: Sequence[str], experiment: str | None = None, console: Console | None = None
+    expansion: Expansion | Lattice,
+    arguments: Sequence[str],
+    experiment: str | None = None,
+    console: Console | None = None,
 ) -> Launched:
     """Plan and start a sweep, or continue it; local workers have ended when it returns.
 
     Raises `optbench.errors.WorkersFailed` if local workers ended before their runs.
     """
+    if isinstance(expansion, Lattice):
+        return search(expansion, arguments, experiment, console)
     configs = [cell.config for cell in expansion.cells]
-    common = _common(expansion)
+    common = _common(expansion.axes, expansion.cells[0].config)
     launcher = common["launcher"]
     check(launcher, configs)
     plan = Plan(
         common["results_dir"],
-        common["sweep"] or _of_experiment(experiment, expansion) or automatic_name(expansion, arguments),
+        common["sweep"]
+        or _of_experiment(experiment, expansion.scale)
+        or automatic_name(expansion.cells, expansion.axes, arguments),
     )
     runs = PlannedRuns(plan, expansion.cells, common["force"], common["retry"])
     console = console or terminal.console()
@@ -62,7 +72,11 @@ def sweep(
     check_writable(common["results_dir"])
     runs.tidy()
     traces = None if configuration.works_as(launcher) == "local" else Traces(plan, runs.entries)
-    information = {"experiment": experiment, **_information(plan, expansion, arguments, launcher)}
+    information = {
+        "experiment": experiment,
+        **_information(plan, expansion, arguments, launcher),
+        "excluded": expansion.excluded,
+    }
     if not runs.to_do:
         plan.extend(runs.entries, information)
         nothing = _NOTHING[configuration.works_as(launcher) == "local"]
@@ -91,6 +105,65 @@ def sweep(
         raise
 
 
+def search(
+    lattice: Lattice, arguments: Sequence[str], experiment: str | None = None, console: Console | None = None
+) -> Launched:
+    """Start a search, or continue it; local workers have ended when it returns.
+
+    Workers choose the cells themselves. Raises `optbench.errors.WorkersFailed` if local workers ended before their runs.
+    """
+    samples = [cell.config for cell in lattice.samples]
+    common = _common(lattice.axes, samples[0])
+    launcher, choice = common["launcher"], common["search"]
+    if common["force"]:
+        raise UserError("force=true: a search continues what it has begun; accepted: another name, sweep=NAME")
+    check_search(launcher, samples)
+    name = _of_experiment(experiment, lattice.scale) or automatic_name(lattice.samples, lattice.axes, arguments)
+    plan = Plan(common["results_dir"], common["sweep"] or f"{name}-{choice['name']}")
+    found = Search.planned(plan, lattice, choice)
+    begun = {each.run_id: each.pick for each in found.record().chosen if each.run_id}
+    cells = [cell for pick in begun.values() if (cell := lattice.cell(pick)) is not None]
+    runs = PlannedRuns(plan, cells, False, common["retry"])
+    console = console or terminal.console()
+    if common["dry_run"]:
+        print_search(console, found, runs)
+        return Launched(plan, 0)
+    check_place(launcher)
+    imports.check(samples)
+    check_writable(common["results_dir"])
+    runs.tidy()
+    is_local = configuration.works_as(launcher) == "local"
+    traces = None if is_local else Traces(plan, runs.entries)
+    information = {
+        "experiment": experiment,
+        **_information(plan, lattice, arguments, launcher),
+        "search": found.information(),
+    }
+    runs.freeze()
+    plan.extend(runs.entries, information)
+    left = len(runs.to_do)
+    if not left and begun:
+        asked = Asker(found).ask()
+        if asked.outcome == "over":
+            console.print(f"{plan.name}: the search is over: {asked.why}; {_NOTHING[is_local]}", soft_wrap=True)
+            console.print(asked.line, soft_wrap=True)
+            return Launched(plan, 0)
+        left = asked.picked
+    words = (
+        f"{len(begun):,} of {found.problem.size:,} cells chosen before, {left} of them open"
+        if begun
+        else "a new search"
+    )
+    console.print(f"{plan.name}: search={choice['name']}, {words}", soft_wrap=True)
+    try:
+        status = dispatch_search(plan, samples, launcher, 2 * found.options.round_size, console)
+    except slurm.NothingQueued:
+        if traces is not None:
+            traces.remove()
+        raise
+    return Launched(plan, status)
+
+
 def submit_one(config: Config, arguments: Sequence[str], console: Console | None = None) -> Launched:
     """Give a single run to a launcher that trains in another process."""
     cell = Cell((), config, config)
@@ -99,9 +172,9 @@ def submit_one(config: Config, arguments: Sequence[str], console: Console | None
     return sweep(Expansion([cell], {}, 0), [*arguments, f"sweep={name}"], name, console)
 
 
-def _common(expansion: Expansion) -> dict[str, Any]:
+def _common(axes: Mapping[str, Sequence[str]], first: Config) -> dict[str, Any]:
     """The keys of the sweep itself, which no axis may change."""
-    for key, values in expansion.axes.items():
+    for key, values in axes.items():
         group = key.partition(".")[0]
         if group in configuration.MEASURING_GROUPS:
             # The key is not in the run id: all cells but one would count as repetitions.
@@ -111,21 +184,20 @@ def _common(expansion: Expansion) -> dict[str, Any]:
             )
         if group in _OF_THE_SWEEP:
             raise UserError(f"{key}={','.join(values)}: cannot be an axis of a sweep; accepted: one value")
-    return {key: expansion.cells[0].config[key] for key in _OF_THE_SWEEP}
+    return {key: first[key] for key in _OF_THE_SWEEP}
 
 
-def _of_experiment(experiment: str | None, expansion: Expansion) -> str | None:
-    return experiment and "-".join(filter(None, [experiment, expansion.scale]))
+def _of_experiment(experiment: str | None, scale: str | None) -> str | None:
+    return experiment and "-".join(filter(None, [experiment, scale]))
 
 
 def _information(
-    plan: Plan, expansion: Expansion, arguments: Sequence[str], launcher: Mapping[str, Any]
+    plan: Plan, expansion: Expansion | Lattice, arguments: Sequence[str], launcher: Mapping[str, Any]
 ) -> dict[str, Any]:
     return {
         "command": ["--multirun", *arguments] if expansion.axes else list(arguments),
         "scale": expansion.scale,
         "axes": expansion.axes,
-        "excluded": expansion.excluded,
         "launcher": dict(launcher),
         "code": checkout.record(plan.path),
     }

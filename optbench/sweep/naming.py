@@ -3,37 +3,38 @@
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from optbench import config as configuration
 from optbench.moved import published_key
 from optbench.store.files import flatten
-from optbench.sweep.grid.expand import Expansion
+from optbench.sweep.grid.expand import Cell
 
 _LONGEST = 80
 
 
-def automatic_name(expansion: Expansion, arguments: Sequence[str]) -> str:
+def automatic_name(cells: Sequence[Cell], axes: Iterable[str], arguments: Sequence[str]) -> str:
     """The names of the axes, and a hash of the fixed values: the same name for a wider grid over the same axes.
 
-    Only values in the run ids count; the order and the spelling of the ``arguments`` do not.
+    ``cells``: of the sweep, or some that show every value of every axis. Only values in the run
+    ids count; the order and the spelling of the ``arguments`` do not.
     """
-    cells = [flatten(configuration.science(cell.asked)) for cell in expansion.cells]
-    fixed = cells[0]
+    sciences = [flatten(configuration.science(cell.asked)) for cell in cells]
+    fixed = sciences[0]
     # Of all cells, because communication=dense has no part in the science, and the other choices have.
-    known = {key for cell in cells for key in cell}
-    axes = sorted(axis for axis in map(_path, expansion.axes) if any(_is_below(key, axis) for key in known))
-    typed = {_path(word.partition("=")[0]) for word in arguments} - {*axes}
-    for here in cells:
+    known = {key for here in sciences for key in here}
+    paths = sorted(axis for axis in map(_path, axes) if any(_is_below(key, axis) for key in known))
+    typed = {_path(word.partition("=")[0]) for word in arguments} - {*paths}
+    for here in sciences:
         fixed = {key: value for key, value in fixed.items() if key in here and here[key] == value}
     # The options of a choice that is swept over are not fixed, even if they are equal in all cells so far.
     fixed = {
         key: value
         for key, value in fixed.items()
-        if not any(_is_below(key, axis) for axis in axes) or any(_is_below(key, path) for path in typed)
+        if not any(_is_below(key, axis) for axis in paths) or any(_is_below(key, path) for path in typed)
     }
-    content = json.dumps([axes, fixed], sort_keys=True, separators=(",", ":"))
-    words = "_".join(axis.rpartition(".")[2] for axis in axes) or "sweep"
+    content = json.dumps([paths, fixed], sort_keys=True, separators=(",", ":"))
+    words = "_".join(axis.rpartition(".")[2] for axis in paths) or "sweep"
     return f"{re.sub('[^A-Za-z0-9_.-]', '_', words)[:_LONGEST]}-{hashlib.sha256(content.encode()).hexdigest()[:6]}"
 
 

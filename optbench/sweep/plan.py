@@ -47,6 +47,7 @@ class Plan:
     plan.jsonl    one line for each run; grows if the same sweep is started with a wider grid
     sweep.json    its latest start: the command, the launcher with its options, the version of the code
     jobs.jsonl    one line for each start of workers: the host and process, or the ids of Slurm jobs
+    picks.jsonl   of a search: the cells that it has chosen (optbench.sweep.search.record)
     jobs/         the inputs and logs of Slurm jobs
 
     Raises UserError if ``name`` is not a plain name, and StoreError if the folder is a symbolic link.
@@ -117,24 +118,28 @@ class Plan:
 
         If two commands call this at the same time, one waits for the other.
         """
-        with self._locked():
-            runs = {entry.run_id: entry for entry in self.entries()}
-            known = len(runs)
-            for entry in entries:
-                runs.setdefault(entry.run_id, entry)
-            added = len(runs) - known
-            if added:
-                # All lines are written anew, because a crash may have cut the last one.
-                write_atomically(self.path / "plan.jsonl", _content(runs.values()))
+        with self.locked():
+            added = self.add(entries)
             write_atomically(self.path / "sweep.json", to_json({"name": self.name, **information}, indent=2))
         return added
+
+    def add(self, entries: Iterable[Entry]) -> int:
+        """Add the runs that are not in the plan yet; returns how many. The caller has the plan's lock (`locked`)."""
+        runs = {entry.run_id: entry for entry in self.entries()}
+        known = len(runs)
+        for entry in entries:
+            runs.setdefault(entry.run_id, entry)
+        if len(runs) > known or not self.exists:
+            # All lines are written anew, because a crash may have cut the last one.
+            write_atomically(self.path / "plan.jsonl", _content(runs.values()))
+        return len(runs) - known
 
     def withdraw(self, run_ids: Collection[str], started: Mapping[str, bytes]) -> None:
         """Remove the runs from the plan; ``started``: the earlier content of the files of `STARTED`.
 
         The folder is removed if nothing of the sweep remains.
         """
-        with self._locked():
+        with self.locked():
             rest = [entry for entry in self.entries() if entry.run_id not in run_ids]
             if not rest and not started:
                 with reporting("remove", self.path):
@@ -172,7 +177,8 @@ class Plan:
         return _lines(self.path / "jobs.jsonl")
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
+        """Hold the lock of the plan; waits for another process that holds it."""
         refuse_links_in(self.path)
         with reporting("create", self.path):
             self.path.mkdir(parents=True, exist_ok=True)

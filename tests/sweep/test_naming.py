@@ -26,7 +26,8 @@ def loader():
 def name(loader):
     def named(*words):
         master = loader.load_configuration("config", overrides=[], run_mode=RunMode.MULTIRUN)
-        return automatic_name(expand(loader, words, master=master), words)
+        found = expand(loader, words, master=master)
+        return automatic_name(found.cells, found.axes, words)
 
     return named
 

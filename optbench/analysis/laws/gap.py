@@ -12,10 +12,11 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from optbench.analysis.frames import cells, count, higher_is_better, require
+from optbench.analysis.frames import cells, count, require
 from optbench.analysis.statistics.intervals import student
 from optbench.analysis.statistics.settings import seeds_only
 from optbench.analysis.statistics.targets import at_position, crossing
+from optbench.store.measured import higher_is_better
 
 Match = Literal["epoch", "step", "train_loss"]
 METRICS = ("train_loss", "test_loss", "train_accuracy", "test_accuracy", "gap_loss", "gap_accuracy")

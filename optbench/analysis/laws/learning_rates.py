@@ -11,10 +11,11 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from optbench.analysis.frames import cells, higher_is_better, outcomes, require_selectable
+from optbench.analysis.frames import cells, outcomes, require_selectable
 from optbench.analysis.laws.scaling_laws import Crossover, crossover, power_law
 from optbench.analysis.statistics.intervals import Interval, bootstrap_fit
 from optbench.analysis.statistics.settings import seeds_only
+from optbench.store.measured import higher_is_better
 
 Sweep = Mapping[float, Mapping[float, np.ndarray]]
 

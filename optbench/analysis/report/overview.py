@@ -8,13 +8,14 @@ import pandas as pd
 
 from optbench.analysis.charts.chart import Chart, Series
 from optbench.analysis.findings import Findings
-from optbench.analysis.frames import higher_is_better, outcomes
+from optbench.analysis.frames import outcomes
 from optbench.analysis.names import is_of_methods, method
 from optbench.analysis.report.page import cell, heading
 from optbench.analysis.statistics.intervals import student
 from optbench.analysis.statistics.selection import RESULTS, select
 from optbench.analysis.statistics.settings import MixedSettings, distinguishing, seeds_only, settings_of, varied
 from optbench.analysis.study import Study
+from optbench.store.measured import higher_is_better
 
 # The axes that vary within a cell; the other axes of a sweep make the cells.
 _TRIED = ("trial", "optimizer.learning_rate")

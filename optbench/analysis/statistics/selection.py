@@ -7,9 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from optbench.analysis.frames import cells, count, higher_is_better, outcomes, require, require_selectable, worst
+from optbench.analysis.frames import cells, count, outcomes, require, require_selectable, worst
 from optbench.analysis.statistics.search_edges import edges
 from optbench.analysis.statistics.settings import seeds_only
+from optbench.store.measured import higher_is_better
 
 RESULTS = ("test_accuracy", "test_loss", "gap_accuracy", "gap_loss")
 

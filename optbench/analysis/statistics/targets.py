@@ -9,7 +9,8 @@ import math
 import numpy as np
 import pandas as pd
 
-from optbench.analysis.frames import higher_is_better, require, require_selectable
+from optbench.analysis.frames import require, require_selectable
+from optbench.store.measured import higher_is_better
 from optbench.store.run_directory import FINISHED
 
 # The column of the history for each time.

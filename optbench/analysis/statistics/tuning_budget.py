@@ -19,9 +19,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from optbench.analysis.frames import cells, higher_is_better, outcomes, require, require_selectable
+from optbench.analysis.frames import cells, outcomes, require, require_selectable
 from optbench.analysis.statistics.intervals import percentile_bounds
 from optbench.analysis.statistics.settings import seeds_only
+from optbench.store.measured import higher_is_better
 
 
 def weights(trials: int, k: int, replacement: bool = False) -> np.ndarray:

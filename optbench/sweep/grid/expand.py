@@ -122,8 +122,8 @@ class CellMaker:
     ) -> None:
         self.exclude = [exclude] if isinstance(exclude, str) else list(exclude)
         self._conditions = [Expression.parse(text, "hydra.sweeper.exclude") for text in self.exclude]
-        self._selection = selection or Selection()
-        self.factors = self._selection.restrict(factors_of(config_loader, [*words_of(params or {}), *arguments]))
+        self.selection = selection or Selection()
+        self.factors = self.selection.restrict(factors_of(config_loader, [*words_of(params or {}), *arguments]))
         self.axes = {
             factor.key: [word.value_text for word in factor.words] for factor in self.factors if factor.is_axis
         }
@@ -135,12 +135,24 @@ class CellMaker:
         overrides = tuple(word.text for factor, word in zip(self.factors, words, strict=True) if factor.is_axis)
         with _naming(overrides if self.count > 1 else ()):
             composed = self._composer.compose(words)
-        if not self._selection.holds(composed):
-            return Left.NOT_SELECTED
-        if any(condition.holds(composed) for condition in self._conditions):
-            return Left.EXCLUDED
+        if (left := self._left(composed)) is not None:
+            return left
         with _naming(overrides if self.count > 1 else ()):
             return Cell(overrides, configuration.resolve(composed), composed)
+
+    @property
+    def is_restricted(self) -> bool:
+        """True if conditions or selected words may leave out cells."""
+        return bool(self._conditions) or self.selection.is_given
+
+    def holds(self, words: Sequence[Word]) -> bool:
+        """True if there is a cell with ``words``; faster than `make`, because it is not resolved."""
+        return self._left(self._composer.compose(words)) is None
+
+    def _left(self, composed: Config) -> Left | None:
+        if not self.selection.holds(composed):
+            return Left.NOT_SELECTED
+        return Left.EXCLUDED if any(condition.holds(composed) for condition in self._conditions) else None
 
 
 @contextmanager

@@ -15,15 +15,15 @@ each grid those that have one of its values. Above, scaling=none selects the cel
 and all ``remedies``.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optbench import config as configuration
 from optbench.errors import UserError, nearest
-from optbench.sweep.grid.expand import Cell, Expansion, expand
+from optbench.sweep.grid.expand import Cell, CellMaker, Expansion, expand
+from optbench.sweep.grid.lattice import Lattice, Part, intervals, naming
 from optbench.sweep.grid.selecting import Selection
-from optbench.sweep.grid.words import LIMIT
+from optbench.sweep.grid.words import LIMIT, words_of
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
@@ -37,8 +37,8 @@ def expand_experiment(
     arguments: Sequence[str],
     words: tuple[Words, Mapping[str, Words], Mapping[str, Words], Sequence[str]],
     master: "DictConfig",
-) -> Expansion:
-    """All cells of all grids, each once, in the order of the grids; see ``expand`` for the cells of one.
+) -> Expansion | Lattice:
+    """All cells of all grids, each once, in the order of the grids; with a search, the grids that it chooses cells from.
 
     ``words``: params, scales, grids and exclude of ``hydra.sweeper``. ``scale`` of ``master`` chooses among the scales, and is
     the result's if there are any. Raises UserError as ``expand`` does, for a scale that the experiment lacks, and if all
@@ -48,21 +48,22 @@ def expand_experiment(
     scale = _chosen(scales, master.get("scale"))
     common = {**params, **(scales[scale] if scale is not None else {})}
     selection, others = Selection.split(config_loader, arguments, grids)
+    named = {name: {**common, **own} for name, own in (grids or {"": {}}).items()}
+    if _search([*arguments], common, master) != "grid":
+        return _lattice(config_loader, others, named, exclude, master, selection, scale)
 
     def cells_of(own: Words, chosen: Selection) -> Expansion:
-        return expand(config_loader, others, {**common, **own}, exclude, master, bool(grids), chosen)
+        return expand(config_loader, others, own, exclude, master, bool(grids), chosen)
 
     found: dict[str, Cell] = {}
     axes: dict[str, list[str]] = {}
     excluded = 0
-    for name, own in (grids or {"": {}}).items():
-        with _naming(name):
+    for name, own in named.items():
+        with naming(name):
             part = cells_of(own, selection)
         configs = [cell.config for cell in part.cells]
-        with _naming(name):
-            configuration.check_trials(
-                [*(f"{key}={text}" for key, text in {**common, **own}.items()), *others], configs
-            )
+        with naming(name):
+            configuration.check_trials([*(f"{key}={text}" for key, text in own.items()), *others], configs)
             configuration.check_budget(others, configs)
         for cell in part.cells:
             found.setdefault(configuration.run_id(cell.config), cell)
@@ -71,7 +72,7 @@ def expand_experiment(
         excluded += part.excluded
     selection.check(
         [cell.asked for cell in found.values()],
-        lambda: (cell.asked for own in grids.values() for cell in cells_of(own, Selection()).cells),
+        lambda: (cell.asked for own in named.values() for cell in cells_of(own, Selection()).cells),
     )
     if not found:
         raise UserError(
@@ -80,6 +81,35 @@ def expand_experiment(
     if len(found) > LIMIT:
         raise UserError(f"{len(found):,} cells in all grids; accepted: at most {LIMIT:,} in one sweep")
     return Expansion(list(found.values()), axes, excluded, scale)
+
+
+def _search(arguments: Sequence[str], common: Words, master: "DictConfig") -> str:
+    """The name of the search: from the command line, or else from the experiment, or else from the front page."""
+    typed = [word.partition("=")[2] for word in arguments if word.startswith("search=")]
+    chosen = master.get("search")
+    return str([common.get("search") or (chosen.name if chosen is not None else "grid"), *typed][-1])
+
+
+def _lattice(
+    config_loader: "ConfigLoader",
+    arguments: Sequence[str],
+    grids: Mapping[str, Words],
+    exclude: Sequence[str],
+    master: "DictConfig",
+    selection: Selection,
+    scale: str | None,
+) -> Lattice:
+    typed, swept = intervals(arguments)
+    parts = []
+    for name, own in grids.items():
+        with naming(name):
+            listed, ranges = intervals(words_of(own))
+            rest = {word.partition("=")[0]: own[word.partition("=")[0]] for word in listed}
+            maker = CellMaker(config_loader, typed, rest, exclude, master, selection)
+        parts.append(Part(name, rest, maker, {**ranges, **swept}))
+    lattice = Lattice(config_loader, parts, typed, exclude, master, scale)
+    selection.check([cell.asked for cell in lattice.samples], lambda: ())
+    return lattice
 
 
 def _chosen(scales: Mapping[str, Words], asked: str | None) -> str | None:
@@ -94,13 +124,3 @@ def _chosen(scales: Mapping[str, Words], asked: str | None) -> str | None:
     if asked not in scales:
         raise UserError(f"scale={asked}: no such scale of this experiment; {nearest(asked, scales)}")
     return asked
-
-
-@contextmanager
-def _naming(grid: str) -> Iterator[None]:
-    try:
-        yield
-    except UserError as error:
-        if not grid:
-            raise
-        raise UserError(f"grid {grid}: {error}") from error

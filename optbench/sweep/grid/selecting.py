@@ -30,6 +30,11 @@ class Selection:
         others = [word for word in arguments if word not in selecting]
         return cls(factors_of(config_loader, selecting) if selecting else ()), others
 
+    @property
+    def is_given(self) -> bool:
+        """True if there is any word."""
+        return bool(self._factors)
+
     def restrict(self, factors: Sequence[Factor]) -> list[Factor]:
         """The ``factors`` of a grid, reduced to the selected words; empty if the grid has none of them."""
         restricted = []

@@ -78,7 +78,7 @@ def words_of(params: Mapping[str, Any]) -> list[str]:
         if value is not None and not isinstance(value, str | int | float):
             raise UserError(f"{where}: must be text; accepted: 'a,b' for a run each, '[a,b]' for one list")
         words.append(f"{key}={'null' if value is None else value}")
-    return words
+    return configuration.with_geometric(words)
 
 
 def factors_of(config_loader: "ConfigLoader", words: Sequence[str]) -> list[Factor]:
@@ -106,6 +106,37 @@ def factors_of(config_loader: "ConfigLoader", words: Sequence[str]) -> list[Fact
             tuple(Word(f"{key}={text}", text, again.value()) for text, again in zip(values, read_again, strict=True)),
         )
     return list(factors.values())
+
+
+def read_word(config_loader: "ConfigLoader", key: str, text: str) -> Word:
+    """The word ``key``=``text``, for one value; raises UserError if Hydra cannot read it."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    word = f"{key}={text}"
+    with explaining([word]):
+        (override,) = OverridesParser.create(config_loader=config_loader).parse_overrides([word])
+    return Word(word, text, override.value())
+
+
+def interval_of(word: str) -> dict[str, Any] | None:
+    """The distribution of a word such as KEY=interval(0,1) or KEY=tag(log,interval(1e-5,1)); None for other words.
+
+    The distributions are those of `optbench.config.tuning`; an interval of two whole numbers has whole numbers.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import IntervalSweep
+
+    if "interval" not in word:
+        return None
+    with explaining([word]):
+        sweep = OverridesParser.create().parse_override(word).value()
+    if not isinstance(sweep, IntervalSweep):
+        return None
+    if "log" in sweep.tags:
+        kind = "log_uniform"
+    else:
+        kind = "integer" if isinstance(sweep.start, int) and isinstance(sweep.end, int) else "uniform"
+    return {"distribution": kind, "low": sweep.start, "high": sweep.end}
 
 
 def _swept_values(override: "Override") -> list[str]:

@@ -48,13 +48,26 @@ def launch(
 
     Raises WorkersFailed if the file system refused a file that the workers wrote, or if they ended by themselves.
     """
+    command = _command(configs, options, len(run_ids))
+    return _Session(plan, run_ids, command, options["threads"], console or terminal.console()).run()
+
+
+def launch_search(
+    plan: Plan, samples: Iterable[Config], options: Mapping[str, Any], most: int, console: Console | None = None
+) -> int:
+    """Train the runs that a search chooses, ``most`` at a time, on this machine; otherwise as `launch`."""
+    command = _command(samples, options, most)
+    return _Session(plan, None, command, options["threads"], console or terminal.console()).run()
+
+
+def _command(configs: Iterable[Config], options: Mapping[str, Any], most: int) -> list[str]:
     devices = _gpus() if any(config["trainer"]["accelerator"] != "cpu" for config in configs) else []
-    workers = min(options["workers"] or _default_workers(options, devices), len(run_ids))
+    workers = min(options["workers"] or _default_workers(options, devices), most)
     command = ["--workers", str(workers), "--max-retries", str(options["max_retries"])]
     command += ["--threads", str(options["threads"])]
     if devices:
         command += ["--devices", ",".join(devices)]
-    return _Session(plan, run_ids, command, options["threads"], console or terminal.console()).run()
+    return command
 
 
 def _default_workers(options: Mapping[str, Any], devices: Sequence[str]) -> int:
@@ -81,12 +94,12 @@ def worker_environment(threads: int) -> dict[str, str]:
 
 
 class _Session:
-    """One process of workers, and its display."""
+    """One process of workers, and its display. ``run_ids``: the runs to train; None: those that a search chooses."""
 
     def __init__(
-        self, plan: Plan, run_ids: Sequence[str], command: Sequence[str], threads: int, console: Console
+        self, plan: Plan, run_ids: Sequence[str] | None, command: Sequence[str], threads: int, console: Console
     ) -> None:
-        self.plan, self.run_ids = plan, run_ids
+        self.plan, self.run_ids = plan, list(run_ids or ())
         reading, writing = os.pipe()
         self._reports = reading
         words = [
@@ -100,11 +113,12 @@ class _Session:
         ]
         # A file without a name, which vanishes if this process is killed.
         runs = tempfile.TemporaryFile()  # noqa: SIM115 (it is closed below)
-        runs.write("\n".join(run_ids).encode())
+        runs.write("\n".join(self.run_ids).encode())
         runs.seek(0)
+        listed = ["--search"] if run_ids is None else ["--runs", f"/dev/fd/{runs.fileno()}"]
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the process that writes it)
         self._process = subprocess.Popen(
-            [*words, "--report-to", str(writing), "--runs", f"/dev/fd/{runs.fileno()}"],
+            [*words, "--report-to", str(writing), *listed],
             pass_fds=[writing, runs.fileno()],
             env=worker_environment(threads),
             # Ctrl-C then reaches only this process, which asks the workers to stop.
@@ -117,7 +131,7 @@ class _Session:
         os.close(writing)
         os.set_blocking(reading, False)
         plan.note_job(kind="local", host=os.uname().nodename, pid=self._process.pid)
-        self.display = SweepDisplay(console, plan.name, len(run_ids))
+        self.display = SweepDisplay(console, plan.name, len(self.run_ids))
         self._interrupted: int | None = None
         self._refused = ""
         self._events = EventReader()

@@ -119,11 +119,15 @@ class Problem(Protocol):
         """The number of cells of all grids; cells that a condition of the experiment excludes are counted."""
 
     @property
+    def total_steps(self) -> int:
+        """The optimizer steps of all cells of all grids: the cost of the whole."""
+
+    @property
     def higher(self) -> bool:
         """True if a larger value of the goal is better."""
 
     def exists(self, pick: Pick) -> bool:
-        """False if a condition of the experiment excludes the cell, or an earlier grid has the same run."""
+        """False if a condition of the experiment excludes the cell."""
 
     def steps(self, pick: Pick) -> int:
         """The optimizer steps of the whole run of a cell."""

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from optbench.sweep.worker.events import Event, Ready, Refused, RunEnded, RunStarted, WorkerCrashed
+from optbench.sweep.worker.events import Event, Ready, Refused, RunEnded, RunStarted, Searched, WorkerCrashed
 from optbench.system.terminal import number
 
 _LAST_PROBLEMS = 4
@@ -59,6 +59,7 @@ class SweepDisplay:
         self._ended: dict[str, str] = {}
         self._problems: dict[str, str] = {}
         self._seconds: list[float] = []
+        self._search: Searched | None = None
         self._began = time.monotonic()
         self._screen = Live(console=console, auto_refresh=False, transient=True)
 
@@ -89,6 +90,8 @@ class SweepDisplay:
             case RunEnded(worker=int(number_of_worker)):
                 self._end(event)
                 self._workers[number_of_worker] = _Worker()
+            case Searched():
+                self._follow(event)
             case WorkerCrashed():
                 self._problem(event.run or f"worker {event.worker}", f"died: {event.why}")
                 self._workers[event.worker] = _Worker()
@@ -109,6 +112,19 @@ class SweepDisplay:
             took = f", {seconds:.1f} s" if seconds is not None else ""
             place = f"[{self._finished}/{self.total}] " if state in _FINISHED else ""
             self._print(f"{place}{run}: {state}{took}" + (f": {why}" if why else ""))
+
+    def _follow(self, event: Searched) -> None:
+        """Show the answer of a search; other commands and jobs may train runs of it, too."""
+        is_news = self._search is None or (event.answer, event.why) != (self._search.answer, self._search.why)
+        self._search = event
+        self.total = max(self.total, event.chosen)
+        self.already = max(self.already, event.ended - (self._finished - self.already))
+        if self.lines and is_news:
+            self._print(f"search: {self._search_words()}")
+
+    def _search_words(self) -> str:
+        assert self._search is not None
+        return f"{self._search.answer}{f'; over: {self._search.why}' if self._search.why else ''}"
 
     def _problem(self, subject: str, what: str) -> None:
         self._problems.pop(subject, None)
@@ -136,7 +152,8 @@ class SweepDisplay:
         left = self.total - self._finished - counts["preempted"]
         parts += [f"{left} left"] if left > 0 else []
         words = f"{self.total} run{'' if self.total == 1 else 's'}: {', '.join(parts)}"
-        return f"{words} in {clock(time.monotonic() - self._began)}"
+        answer = f"\nsearch: {self._search_words()}" if self._search is not None and not self.lines else ""
+        return f"{words} in {clock(time.monotonic() - self._began)}{answer}"
 
     def not_ended(self, run_ids: Sequence[str]) -> list[str]:
         """Those of ``run_ids`` for which no worker has reported an end."""
@@ -169,14 +186,15 @@ class SweepDisplay:
         words = [f"{self._finished}/{self.total} runs"]
         words += [f"{counts[state]} {state}" for state in ("diverged", "failed", "preempted") if counts[state]]
         words += [f"{self.total - self._finished} left", f"{clock(time.monotonic() - self._began)} elapsed"]
-        if self._finished < self.total:
+        if self._finished < self.total and self._search is None:
             words.append(f"{clock(self.seconds_left())} to go")
         # In a table of its own, because a progress bar does not end its line.
         bar = Table.grid(expand=True)
         bar.add_row(ProgressBar(total=max(self.total, 1), completed=self._finished))
         problems = self._problem_lines(_LAST_PROBLEMS)
         name = Text(self.name, style="bold", no_wrap=True, overflow="ellipsis")
-        return Group(name, Text(", ".join(words)), bar, self._worker_table(len(problems)), *problems)
+        answer = [Text(self._search_words(), style="dim")] if self._search is not None else []
+        return Group(name, Text(", ".join(words)), *answer, bar, self._worker_table(len(problems)), *problems)
 
     def _worker_table(self, lines_below: int) -> RenderableType:
         if not self._workers:

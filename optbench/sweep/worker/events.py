@@ -62,6 +62,20 @@ class WorkerCrashed(Event):
 
 
 @dataclass(frozen=True)
+class Searched(OfWorker):
+    """A worker has asked the search: it has chosen ``chosen`` runs so far, of which ``ended`` have ended.
+
+    answer: in one line, with the cost so far. why: the reason for the end of the search; empty while it goes on.
+    """
+
+    kind = "search"
+    chosen: int
+    ended: int
+    answer: str
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class Refused(OfWorker):
     """The file system has refused a file of a worker, which stops all workers."""
 

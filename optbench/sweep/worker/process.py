@@ -26,13 +26,16 @@ from rich.console import Console
 
 from optbench.config import Devices, RunConfig
 from optbench.data.raw import RawData
+from optbench.errors import UserError
 from optbench.provenance import checkout
 from optbench.store import RunDirectory, StoreError
 from optbench.store.claims import Claim, claim, record_crash, take
 from optbench.store.files import reporting
 from optbench.sweep.plan import Plan
+from optbench.sweep.search.asking import Asked, Asker, Taken, take_searched
+from optbench.sweep.search.reading import Search
 from optbench.sweep.worker import rendezvous
-from optbench.sweep.worker.events import Event, Ready, Refused, RunEnded, RunStarted, Warned
+from optbench.sweep.worker.events import Event, Ready, Refused, RunEnded, RunStarted, Searched, Warned
 from optbench.sweep.worker.supervisor import ALL_WELL, REFUSED, SOME_FAILED, TO_BE_RENEWED, Report, Supervisor
 from optbench.system.signals import Stop
 from optbench.training import build, run
@@ -93,11 +96,35 @@ def work(
         return ALL_WELL
     stop = Stop()
     stop.listen()
+    runs = (Taken(claimed, None) for claimed in take(directories, first, max_retries))
+    return _train_all(runs, limit, stop, report, sharers)
+
+
+def work_on_search(plan: Plan, first: int, max_retries: int, report: Report, sharers: int = 1) -> int:
+    """Run one worker of a search, which trains what it has chosen and asks it for more; returns the exit status."""
+    stop = Stop()
+    stop.listen()
+
+    def tell(asked: Asked) -> None:
+        report(Searched(asked.chosen, asked.ended, asked.line, asked.why))
+
+    try:
+        search = Search.of(plan)
+        if search is None:
+            raise UserError(f"{plan.path / 'sweep.json'}: names no search; the command of the sweep starts one")
+        runs = take_searched(Asker(search), first, max_retries, lambda: stop.signal is not None, tell)
+        return _train_all(runs, None, stop, report, sharers)
+    except (UserError, StoreError) as error:  # the choices or the data are no longer those of the command
+        report(Refused(str(error)))
+        return REFUSED
+
+
+def _train_all(runs: Iterator[Taken], limit: int | None, stop: Stop, report: Report, sharers: int) -> int:
     load = _LastData()
     status, mirror = ALL_WELL, None
     try:
-        for done, claimed in enumerate(take(directories, first, max_retries), start=1):
-            outcome = _do(claimed, stop, load, report, sharers)
+        for done, taken in enumerate(runs, start=1):
+            outcome = _do(taken.claim, stop, load, report, sharers)
             # A mirror needs a second to end; meanwhile the next run has trained.
             if mirror is not None:
                 mirror.finish()
@@ -198,6 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--devices", help="GPUs to divide among the workers, such as 0,1")
     parser.add_argument("--threads", type=int, default=1, help="of the processor, for each worker")
     parser.add_argument("--report-to", type=int, help="an open file descriptor")
+    parser.add_argument("--search", action="store_true", help="take the runs that the search of the plan chooses")
     parser.add_argument("--run", help="be one rank of this run")
     parser.add_argument("--rank", type=int, default=0)
     parser.add_argument("--local-rank", type=int, default=0)
@@ -243,6 +271,8 @@ def _supervise(plan: Plan, given: argparse.Namespace, warning: str | None) -> in
         if given.limit is not None:
             limit = given.limit // given.workers + (number < given.limit % given.workers)
         sharers = -(-given.workers // max(len(devices), 1))
+        if given.search:
+            return work_on_search(plan, given.first + number, given.max_retries, report, sharers)
         return work(directories, first, limit, given.max_retries, report, sharers)
 
     def crashed(run_id: str, why: str) -> str:

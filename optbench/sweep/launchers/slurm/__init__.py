@@ -6,8 +6,11 @@ from optbench.sweep.launchers.slurm.submission import (
     Submission,
     check,
     check_cluster,
+    check_search,
     submit,
+    submit_search,
     write_scripts,
+    write_search_scripts,
 )
 
 __all__ = [
@@ -16,9 +19,12 @@ __all__ = [
     "cancel",
     "check",
     "check_cluster",
+    "check_search",
     "job_name",
     "max_array_size",
     "queued",
     "submit",
+    "submit_search",
     "write_scripts",
+    "write_search_scripts",
 ]

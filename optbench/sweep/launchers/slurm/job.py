@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from optbench.store.claims import record_lost_rank
 from optbench.sweep.launchers.local import worker_environment
 from optbench.sweep.plan import Plan
-from optbench.sweep.worker.events import Event, EventReader, Refused, RunEnded, RunStarted, WorkerCrashed
+from optbench.sweep.worker.events import Event, EventReader, Refused, RunEnded, RunStarted, Searched, WorkerCrashed
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -40,7 +40,7 @@ class Job:
     """One job of a sweep: plain data that can be pickled, and a callable.
 
     runs: the file with the ids of all runs of its array; the job trains at most ``limit`` of them, beginning at ``first``.
-    Or run: the one run that its tasks train together, each of them as one rank.
+    search: its workers choose their runs themselves. Or run: the one run that its tasks train together, each of them as one rank.
     """
 
     results_dir: str
@@ -49,6 +49,7 @@ class Job:
     first: int = 0
     limit: int = 0
     run: str = ""
+    search: bool = False
     workers: int = 1
     cpus: int = 1
     gpus: int = 0
@@ -119,7 +120,8 @@ class Job:
             meeting = Plan(self.results_dir, self.name).path / "jobs" / f"rendezvous-{attempt}-{self.run}"
             words += ["--run", self.run, "--rank", str(_rank()), "--local-rank", environment["SLURM_LOCALID"]]
             return [*words, "--world", environment["SLURM_NTASKS"], "--rendezvous", str(meeting)]
-        words += ["--runs", self.runs, "--first", str(self.first), "--limit", str(self.limit)]
+        words += ["--search"] if self.search else ["--runs", self.runs, "--limit", str(self.limit)]
+        words += ["--first", str(self.first)]
         words += ["--workers", str(self.workers)]
         if self.gpus:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(str(number) for number in range(self.gpus))
@@ -136,6 +138,8 @@ class Job:
                 print(f"{event.run}: {event.state}{why}", flush=True)
                 if event.state == "failed":
                     self._failed[event.run] = event.why
+            case Searched():
+                print(f"search: {event.answer}{f'; over: {event.why}' if event.why else ''}", flush=True)
             case WorkerCrashed():
                 print(f"worker {event.worker}: {event.why}", flush=True)
             case Refused():

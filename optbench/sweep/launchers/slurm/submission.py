@@ -91,15 +91,28 @@ def submit(plan: Plan, runs: Sequence[tuple[str, Config]], options: Mapping[str,
     are recorded, and named in the message. If there are none, the error is `NothingQueued`, and the folder of jobs is
     restored.
     """
+    return _submit(plan, _arrays(plan, runs, options), options)
+
+
+def submit_search(plan: Plan, samples: Sequence[Config], options: Mapping[str, Any], most: int) -> list[Submission]:
+    """Queue jobs whose workers choose their runs themselves, ``most`` at a time; otherwise as `submit`."""
+    return _submit(plan, [_array_of_search(plan, samples, options, most)], options)
+
+
+def write_search_scripts(plan: Plan, samples: Sequence[Config], options: Mapping[str, Any], most: int) -> list[Path]:
+    """Write the sbatch scripts that `submit_search` would submit."""
+    return _write_scripts(plan, [_array_of_search(plan, samples, options, most)], options)
+
+
+def _submit(plan: Plan, arrays: Iterable[_Array], options: Mapping[str, Any]) -> list[Submission]:
     import submitit
     from submitit.core.utils import FailedSubmissionError
 
     before = _written(plan)
-
     folder = _folder(plan)
     root = _root(plan, options)
     submissions: list[Submission] = []
-    for array in _arrays(plan, runs, options):
+    for array in arrays:
         python = _python(array.resources)
         printed = io.StringIO()
         try:
@@ -145,6 +158,10 @@ def _refusal(said: str, submissions: Sequence[Submission]) -> str:
 
 def write_scripts(plan: Plan, runs: Sequence[tuple[str, Config]], options: Mapping[str, Any]) -> list[Path]:
     """Write the sbatch scripts that `submit` would submit into the folder of ``plan``; works without Slurm."""
+    return _write_scripts(plan, _arrays(plan, runs, options), options)
+
+
+def _write_scripts(plan: Plan, arrays: Iterable[_Array], options: Mapping[str, Any]) -> list[Path]:
     from submitit.slurm.slurm import _make_sbatch_string
 
     folder = _folder(plan)
@@ -153,7 +170,7 @@ def write_scripts(plan: Plan, runs: Sequence[tuple[str, Config]], options: Mappi
         for path in folder.glob("debug_*.sh"):
             path.unlink()
     paths = []
-    for number, array in enumerate(_arrays(plan, runs, options)):
+    for number, array in enumerate(arrays):
         command = f"{_python(array.resources)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
         parameters = _parameters(plan, array.resources, root)
         if len(array.jobs) > 1:
@@ -177,6 +194,35 @@ def _arrays(plan: Plan, runs: Sequence[tuple[str, Config]], options: Mapping[str
             yield _Array(some, share, resources)
 
 
+def check_search(options: Mapping[str, Any], samples: Sequence[Config]) -> Resources:
+    """The resources of the jobs of a search. Raises UserError unless all its cells ask for the same, and one rank."""
+    rules = Rules(options)
+    found = {rules.of(config): config for config in samples}
+    if len(found) > 1:
+        raise UserError(
+            f"launcher={options['name']}: its rules ask for {len(found)} different resources ("
+            f"{'; '.join(map(str, found))}), and any job of a search may train any cell; accepted: the same for all"
+        )
+    (resources,) = found
+    if resources.ranks > 1:
+        raise UserError(
+            f"launcher={options['name']}: {resources.ranks} ranks a run; a search trains one rank a run; accepted: "
+            "trainer.devices=1"
+        )
+    return resources
+
+
+def _array_of_search(plan: Plan, samples: Sequence[Config], options: Mapping[str, Any], most: int) -> _Array:
+    resources = check_search(options, samples)
+    jobs = min(resources.max_jobs or most, math.ceil(most / resources.workers), max(max_array_size(), 1))
+    common = _common(plan, resources, options["max_retries"])
+    found = [
+        Job(search=True, first=number * resources.workers, workers=resources.workers, **common)
+        for number in range(jobs)
+    ]
+    return _Array(tuple(found), most, resources)
+
+
 def packing(runs: Sequence[tuple[str, Config]], options: Mapping[str, Any]) -> list[tuple[Resources, int, int]]:
     """The jobs that `submit` would queue, by their resources: each with the number of jobs and of runs."""
     groups = _by_resources(runs, options)
@@ -196,14 +242,7 @@ def _count_jobs(runs: int, resources: Resources) -> int:
 
 
 def _jobs(plan: Plan, run_ids: Sequence[str], resources: Resources, max_retries: int) -> list[Job]:
-    common: dict[str, Any] = {
-        "results_dir": str(plan.results_dir.absolute()),
-        "name": plan.name,
-        "cpus": resources.cpus,
-        "gpus": resources.gpus,
-        "max_retries": max_retries,
-        "signal_delay": resources.signal_delay,
-    }
+    common = _common(plan, resources, max_retries)
     if resources.ranks > 1:
         return [Job(run=run_id, **common) for run_id in run_ids]
     content = "".join(f"{run_id}\n" for run_id in run_ids).encode()
@@ -215,6 +254,17 @@ def _jobs(plan: Plan, run_ids: Sequence[str], resources: Resources, max_retries:
     workers = min(resources.workers, limit)
     firsts = [number * len(run_ids) // count for number in range(count)]
     return [Job(runs=str(path), first=first, limit=limit, workers=workers, **common) for first in firsts]
+
+
+def _common(plan: Plan, resources: Resources, max_retries: int) -> dict[str, Any]:
+    return {
+        "results_dir": str(plan.results_dir.absolute()),
+        "name": plan.name,
+        "cpus": resources.cpus,
+        "gpus": resources.gpus,
+        "max_retries": max_retries,
+        "signal_delay": resources.signal_delay,
+    }
 
 
 # ---- the parameters for submitit ----------------------------------------------------------------------------------------

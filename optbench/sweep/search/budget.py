@@ -1,0 +1,37 @@
+"""The budget of a search: a number of runs, or a share of the optimizer steps of the whole grid."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from optbench.sweep.search.method import Pick, Problem, Seen
+
+
+@dataclass(frozen=True)
+class Budget:
+    """``limit``: in runs, or in optimizer steps if ``in_steps``. ``why``: the words for a budget that is spent."""
+
+    problem: Problem
+    limit: float
+    in_steps: bool
+    why: str
+
+    @classmethod
+    def of(cls, amount: str | int | None, problem: Problem) -> "Budget":
+        """The budget of an option of the type amount; None: no limit."""
+        if amount is None:
+            return cls(problem, math.inf, False, "")
+        if isinstance(amount, int):
+            return cls(problem, amount, False, f"the budget of {amount:,} runs is spent")
+        share = float(amount.strip().removesuffix("%")) / 100
+        return cls(problem, share * problem.total_steps, True, f"the budget of {amount} of the steps is spent")
+
+    def price(self, pick: Pick) -> float:
+        """The price of a cell before it has run."""
+        return float(self.problem.steps(pick)) if self.in_steps else 1.0
+
+    def spent(self, seen: Sequence[Seen]) -> float:
+        """The price of the cells so far: the steps taken by those that have ended, and all steps of those that wait."""
+        if not self.in_steps:
+            return float(len(seen))
+        return float(sum(each.planned if each.state == "waiting" else each.steps for each in seen))

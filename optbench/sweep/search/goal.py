@@ -1,0 +1,105 @@
+"""The goal of a search: the result of a run by which a search judges it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optbench.errors import UserError
+from optbench.store import RunDirectory
+from optbench.store.measured import higher_is_better, is_diagnostic
+from optbench.sweep.grid.expand import Cell
+from optbench.sweep.search.method import Seen, State
+from optbench.sweep.search.record import Chosen
+
+# Results that no choice may depend on, because they are for the report of what was chosen.
+_HELD_BACK = "test_"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """``metric`` at the end of a run; with a ``target``, the steps until an evaluation reaches it.
+
+    first: the loss of a classifier that knows nothing, ln(classes); None for other metrics and data.
+    """
+
+    metric: str
+    target: float | None = None
+    first: float | None = None
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], samples: Sequence[Cell]) -> "Goal":
+        """The goal of the options ``goal`` and ``target``; raises UserError for a result by which nothing may be chosen."""
+        metric = str(options.get("goal", "auto"))
+        if metric == "auto":
+            held_out = all(cell.config["dataset"].get("validation", 0) != 0 for cell in samples)
+            metric = "validation_loss" if held_out else "train_loss"
+        if metric.startswith(_HELD_BACK) or is_diagnostic(metric):
+            raise UserError(
+                f"search.goal={metric}: nothing is chosen by the test set; accepted: validation_loss, validation_accuracy, "
+                "train_loss, train_accuracy, or another result in the history"
+            )
+        classes = {_classes(cell) for cell in samples}
+        knows_nothing = classes.pop() if len(classes) == 1 else None
+        is_loss = metric.endswith("loss") and knows_nothing is not None
+        return cls(metric, options.get("target"), math.log(knows_nothing) if is_loss and knows_nothing else None)
+
+    @property
+    def higher(self) -> bool:
+        """True if a larger value of the goal is better: a time to a target is better if it is smaller."""
+        return self.target is None and higher_is_better(self.metric)
+
+    def of_summary(
+        self, chosen: Chosen, first_round: int, summary: Mapping[str, Any], directory: RunDirectory, evaluations: bool
+    ) -> Seen:
+        """The result of a run that has ended."""
+        state: State = "diverged" if summary.get("status") == "diverged" else "done"
+        steps = int(summary.get("steps") or 0)
+        seconds = _number(summary.get("seconds_training"))
+        rows = self._evaluations(directory) if evaluations or self.target is not None else ()
+        value, censored = _number(summary.get(self.metric)), False
+        if self.target is not None:
+            value, censored = self._time(rows, steps, chosen.planned, state == "diverged")
+        elif state == "diverged":
+            value = None
+        elif value is None:
+            state = "diverged"  # it ended at a loss that is not finite
+        planned = max(chosen.planned, steps)
+        return Seen(chosen.pick, first_round, state, value, censored, rows, steps, planned, seconds, self.first)
+
+    def of_history(self, chosen: Chosen, first_round: int, directory: RunDirectory) -> Seen:
+        """The result so far of a paused run."""
+        rows = self._evaluations(directory)
+        value = rows[-1][1] if rows else None
+        steps = rows[-1][0] if rows else 0
+        censored = False
+        if self.target is not None:
+            value, censored = self._time(rows, steps, chosen.planned, False)
+        return Seen(chosen.pick, first_round, "paused", value, censored, rows, steps, chosen.planned, None, self.first)
+
+    def _evaluations(self, directory: RunDirectory) -> tuple[tuple[int, float], ...]:
+        rows = directory.rows()
+        found = ((row.get("step"), _number(row.get(self.metric))) for row in rows if row.get("event") == "evaluation")
+        return tuple((int(step), value) for step, value in found if step is not None and value is not None)
+
+    def _time(self, rows: Sequence[tuple[int, float]], steps: int, planned: int, diverged: bool) -> tuple[float, bool]:
+        """The step of the first evaluation that reaches the target; otherwise the end of the run, censored."""
+        assert self.target is not None
+        sign = 1 if higher_is_better(self.metric) else -1
+        for step, value in rows:
+            if sign * value >= sign * self.target:
+                return float(step), False
+        # A run that has diverged would not have reached it by its horizon either.
+        return float(max(planned, steps) if diverged else steps), True
+
+
+def _classes(cell: Cell) -> int | None:
+    size = cell.config["dataset"]["info"].get("size") or {}
+    classes = size.get("classes")
+    return classes if isinstance(classes, int) and classes > 1 else None
+
+
+def _number(value: object) -> float | None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        return None
+    return float(value)

@@ -1,0 +1,16 @@
+"""The searches by the names of conf/search."""
+
+from importlib import import_module
+from typing import cast
+
+from optbench.sweep.search.method import Method
+
+_METHODS = {
+    "random": "random_cells.RandomCells",
+}
+
+
+def method(name: str) -> Method:
+    """The method of search=``name``; its module is imported only now, because some need a library of their own."""
+    module, _, kind = _METHODS[name].rpartition(".")
+    return cast(Method, getattr(import_module(f"optbench.sweep.search.{module}"), kind)())

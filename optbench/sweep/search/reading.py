@@ -1,0 +1,170 @@
+"""The search of a sweep as its folder describes it: its grids, its method, and the results of the cells chosen so far."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from optbench import config as configuration
+from optbench.errors import UserError
+from optbench.store import RunDirectory
+from optbench.store.files import StoreError
+from optbench.sweep.grid.lattice import Lattice
+from optbench.sweep.plan import Plan
+from optbench.sweep.search.goal import Goal
+from optbench.sweep.search.method import Answer, Grid, Method, Options, Pick, Seen, State
+from optbench.sweep.search.methods import method
+from optbench.sweep.search.record import Chosen, Record
+
+ENDED: tuple[State, ...] = ("done", "diverged", "failed", "paused")
+_ROUND = 4  # cells in a round for round: auto
+
+
+@dataclass(frozen=True)
+class SearchedGrid:
+    """The problem of a search: the lattice and the goal. cells, total_steps: of the whole grid."""
+
+    lattice: Lattice
+    goal: Goal
+    size: int
+    total_steps: int
+
+    @property
+    def grids(self) -> Sequence[Grid]:
+        """All grids of the sweep."""
+        return self.lattice.grids
+
+    @property
+    def higher(self) -> bool:
+        """True if a larger value of the goal is better."""
+        return self.goal.higher
+
+    def exists(self, pick: Pick) -> bool:
+        """False if a condition of the experiment excludes the cell, or it cannot run."""
+        try:
+            return self.lattice.exists(pick)
+        except UserError:
+            return False
+
+    def steps(self, pick: Pick) -> int:
+        """The optimizer steps of the whole run of a cell."""
+        return self.lattice.steps(pick)
+
+    def search_space(self, pick: Pick) -> Mapping[str, Mapping[str, Any]]:
+        """The search space of the optimizer of a cell, by keys of the command line."""
+        return self.lattice.search_space(pick)
+
+
+@dataclass
+class Search:
+    """The search of one sweep.
+
+    problem, method, options: a choice is a function of these and of the results alone.
+    """
+
+    plan: Plan
+    problem: SearchedGrid
+    name: str
+    method: Method
+    options: Options
+    _results: dict[str, tuple[str, Seen]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def planned(cls, plan: Plan, lattice: Lattice, choice: Mapping[str, Any]) -> "Search":
+        """The search that the configuration ``choice`` of the group asks for; raises UserError for one that cannot work."""
+        options = _options(choice)
+        goal = Goal.of(options.values, lattice.samples)
+        size, steps = lattice.totals
+        search = cls(
+            plan, SearchedGrid(lattice, goal, size, steps), str(choice["name"]), method(choice["name"]), options
+        )
+        search.method.check(search.problem, options)
+        return search
+
+    @classmethod
+    def of(cls, plan: Plan) -> "Search | None":
+        """The search of a sweep that was started before; None if its whole grid is trained.
+
+        Its grids are composed again from the words of its command, so that this must be the installation that started it.
+        """
+        information = plan.information()
+        choice = information.get("search")
+        if not isinstance(choice, Mapping) or choice.get("name", "grid") == "grid":
+            return None
+        from optbench.sweep.grid.again import compose_again
+
+        composed = compose_again([word for word in information["command"] if word != "--multirun"])
+        if not isinstance(composed, Lattice):
+            raise StoreError(f"{plan.path / 'sweep.json'}: its command has no search any more, its entry has one")
+        options = _options(choice)
+        goal = Goal.of(options.values, composed.samples)
+        size, steps = int(choice["cells"]), int(choice["steps"])
+        return cls(
+            plan, SearchedGrid(composed, goal, size, steps), str(choice["name"]), method(choice["name"]), options
+        )
+
+    def information(self) -> dict[str, Any]:
+        """The entry of sweep.json from which `of` reads the search again."""
+        values = {"name": self.name, **self.options.values}
+        return {**values, "cells": self.problem.size, "steps": self.problem.total_steps}
+
+    def record(self) -> Record:
+        """The cells chosen so far."""
+        return Record.of(self.plan.path)
+
+    def seen(self, record: Record) -> list[Seen]:
+        """The chosen cells with their results, in the order of choice; each cell once, with its latest pick."""
+        latest: dict[tuple[str, frozenset[tuple[str, str]]], Chosen] = {}
+        first: dict[tuple[str, frozenset[tuple[str, str]]], int] = {}
+        for each in record.chosen:
+            key = each.pick.grid, frozenset(each.pick.cell.items())
+            latest[key] = each
+            first.setdefault(key, each.round)
+        return [self._seen(each, first[key]) for key, each in latest.items()]
+
+    def _seen(self, chosen: Chosen, first_round: int) -> Seen:
+        if not chosen.run_id:
+            return Seen(chosen.pick, first_round, "failed")
+        directory = self.plan.directory(chosen.run_id)
+        status = directory.status()
+        stamp = f"{status.state} {status.since} {chosen.pick.until}"
+        kept = self._results.get(chosen.run_id)
+        if kept is not None and kept[0] == stamp and kept[1].pick == chosen.pick:
+            return kept[1]
+        seen = self._read(chosen, first_round, directory, status.state)
+        if seen.state in ENDED:
+            self._results[chosen.run_id] = (stamp, seen)
+        return seen
+
+    def _read(self, chosen: Chosen, first_round: int, directory: RunDirectory, state: str) -> Seen:
+        waiting = Seen(chosen.pick, first_round, "waiting", planned=chosen.planned)
+        if state == "failed":
+            return Seen(chosen.pick, first_round, "failed", planned=chosen.planned)
+        if state in ("done", "diverged"):
+            summary = directory.summary()
+            if summary is None:
+                return waiting
+            return self.problem.goal.of_summary(chosen, first_round, summary, directory, self.method.needs_evaluations)
+        if state == "paused":
+            found = self.problem.goal.of_history(chosen, first_round, directory)
+            until = chosen.pick.until
+            return found if until is not None and found.steps >= until else waiting
+        return waiting
+
+    def answer(self, record: Record | None = None) -> Answer:
+        """The answer of the runs that have ended."""
+        seen = self.seen(record if record is not None else self.record())
+        return self.method.answer(self.problem, seen, self.options)
+
+    def spent(self, seen: Sequence[Seen]) -> str:
+        """The cost so far, such as "142 of 2,655 runs (5 %), 3 % of the steps"."""
+        cells, steps = len(seen), sum(each.steps for each in seen)
+        share = f"{100 * cells / max(self.problem.size, 1):.2g} %"
+        cost = f"{100 * steps / max(self.problem.total_steps, 1):.2g} %"
+        return f"{cells:,} of {self.problem.size:,} runs ({share}), {cost} of the steps"
+
+
+def _options(choice: Mapping[str, Any]) -> Options:
+    known = configuration.read_choice("search", str(choice["name"]))
+    values = {name: choice.get(name, known[name]) for name in known["info"]["schema"]}
+    size = values.get("round", "auto")
+    return Options(values, int(values.get("seed", 0)), _ROUND if size == "auto" else int(size))

@@ -1,0 +1,123 @@
+"""The record of a search in the folder of its sweep: the cells that it has chosen, round by round.
+
+picks.jsonl     one line for each chosen cell; runs are in plan.jsonl as in any sweep
+answers.jsonl   one line for each round: the answer at that time, for the display and the report; it may be missing
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from optbench.moved import current_key
+from optbench.store import StoreError
+from optbench.store.files import component, read_bytes, reason, reporting, to_json, write_atomically
+from optbench.sweep.search.method import Pick
+
+PICKS, ANSWERS = "picks.jsonl", "answers.jsonl"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A cell that was chosen: the round, the pick, its run, and the steps of the whole run.
+
+    why: the reason for which the cell cannot run; it then has no run id.
+    """
+
+    round: int
+    pick: Pick
+    run_id: str
+    planned: int
+    why: str = ""
+
+    def line(self) -> bytes:
+        """The line of picks.jsonl."""
+        pick = self.pick
+        values = {"round": self.round, "grid": pick.grid, "cell": dict(pick.cell), "until": pick.until}
+        return to_json({**values, "run_id": self.run_id, "planned": self.planned, "why": self.why}) + b"\n"
+
+    @classmethod
+    def read(cls, line: Mapping[str, Any]) -> "Chosen":
+        """The content of a line; raises KeyError, TypeError or ValueError for one that is none."""
+        cell = {current_key(str(key)): str(text) for key, text in dict(line["cell"]).items()}
+        until = line.get("until")
+        pick = Pick(cell, str(line.get("grid", "")), None if until is None else int(until))
+        run_id = component(line["run_id"], "run id") if line["run_id"] else ""
+        return cls(int(line["round"]), pick, run_id, int(line.get("planned", 0)), str(line.get("why", "")))
+
+
+@dataclass(frozen=True)
+class Record:
+    """All that a search has chosen, in the order of choice."""
+
+    chosen: tuple[Chosen, ...] = field(default_factory=tuple)
+
+    @classmethod
+    def of(cls, folder: Path) -> "Record":
+        """Read the record of the sweep in ``folder``; empty if there is none. Raises StoreError for a damaged line."""
+        path = folder / PICKS
+        try:
+            content = read_bytes(path)
+        except FileNotFoundError:
+            return cls()
+        except OSError as error:
+            raise StoreError(f"cannot read {path}: {reason(error)}") from error
+        chosen = []
+        for number, line in enumerate(content.splitlines(), start=1):
+            try:
+                chosen.append(Chosen.read(json.loads(line)))
+            except (KeyError, TypeError, ValueError) as error:
+                raise StoreError(f"{path} is damaged: line {number} is no pick ({error})") from error
+        return cls(tuple(chosen))
+
+    @property
+    def rounds(self) -> int:
+        """The number of rounds so far."""
+        return self.chosen[-1].round + 1 if self.chosen else 0
+
+    def until(self) -> dict[str, int | None]:
+        """The step after which each run is paused, by its id; None: it runs to its end."""
+        found: dict[str, int | None] = {}
+        for each in self.chosen:
+            earlier = found.get(each.run_id, 0)
+            asked = each.pick.until
+            found[each.run_id] = None if earlier is None or asked is None else max(earlier, asked)
+        return found
+
+    def extended(self, more: Iterable[Chosen]) -> "Record":
+        """The record with the cells of one more round."""
+        return Record((*self.chosen, *more))
+
+    def write(self, folder: Path) -> None:
+        """Replace the file. All lines are written anew, so that a crash leaves the whole of a round or nothing of it."""
+        write_atomically(folder / PICKS, b"".join(each.line() for each in self.chosen))
+
+
+def note_answer(folder: Path, **values: Any) -> None:
+    """Append a line to answers.jsonl."""
+    path = folder / ANSWERS
+    with reporting("write", path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            os.write(descriptor, to_json(values) + b"\n")
+        finally:
+            os.close(descriptor)
+
+
+def answers(folder: Path) -> list[dict[str, Any]]:
+    """The lines of answers.jsonl, oldest first; those that cannot be read are left out."""
+    try:
+        content = read_bytes(folder / ANSWERS)
+    except OSError:
+        return []
+    found = []
+    for line in content.splitlines():
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            found.append(value)
+    return found
