@@ -121,7 +121,7 @@ def read_word(config_loader: "ConfigLoader", key: str, text: str) -> Word:
 def interval_of(word: str) -> dict[str, Any] | None:
     """The distribution of a word such as KEY=interval(0,1) or KEY=tag(log,interval(1e-5,1)); None for other words.
 
-    The distributions are those of `optbench.config.tuning`; an interval of two whole numbers has whole numbers.
+    The distributions are those of `optbench.config.tuning`; whole numbers are KEY=int(interval(1,8)).
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import IntervalSweep
