@@ -142,10 +142,17 @@ def sweep(*words: str, display: Display = "quiet", **settings: Any) -> Runs:
             typed = command_line.read(["--multirun", *_words(words, settings)])
         _warn(typed.warning)
         from optbench.sweep import launch
+        from optbench.sweep.grid.expand import Expansion
 
         started = launch.sweep(typed.composed, typed.overrides, typed.experiment, console)
     if started.status > 128:
         signal.raise_signal(started.status - 128)
+    if not isinstance(typed.composed, Expansion):  # a search: the runs that it has chosen
+        return (
+            Runs.find(started.plan.name, started.plan.results_dir)
+            if started.plan.exists
+            else Runs([], started.plan.results_dir)
+        )
     configs = (cell.config for cell in typed.composed.cells)
     planned = [Run(RunDirectory.at(config["results_dir"], run_id(config)), config) for config in configs]
     return Runs(planned, started.plan.results_dir, started.plan.name)

@@ -26,6 +26,7 @@ lost (its process died without a message) or missing (not started).
 
 --json prints one document; what is unknown is null. With NAME:
   {"name", "results_dir", "total", "over", "counts": {STATE: number}, "axes": {KEY: [value]},
+   "search": {"name", "answer", "chosen", "cells", "over"} or null,
    "jobs": {"slurm": {ID: state}, "slurm_unanswered": [ID], "local": [{"host", "pid"}]},
    "runs": [{"run_id", "cell": {KEY: value}, "state", "why", "step", "steps", "rate", "loss", "host", "pid",
              "idle", "seconds_left"}]}

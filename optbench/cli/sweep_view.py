@@ -17,6 +17,7 @@ from optbench.provenance import in_words as in_words_of_code
 from optbench.store import StoreError
 from optbench.store.notes import columns_of
 from optbench.sweep.plan import Plan
+from optbench.sweep.search.record import answers
 from optbench.sweep.status.display import clock
 from optbench.sweep.status.jobs import LivingJobs
 from optbench.sweep.status.survey import UNATTENDED, Phase, RunState, Survey, in_words
@@ -45,6 +46,7 @@ def as_json(plan: Plan, seen: Survey) -> dict[str, Any]:
         "over": seen.is_over,
         "counts": seen.counts,
         "axes": _axes(plan),
+        "search": _search(plan),
         "jobs": {
             "slurm": seen.jobs.slurm,
             "slurm_unanswered": seen.jobs.unanswered,
@@ -58,6 +60,10 @@ def show(plan: Plan, seen: Survey) -> list[RenderableType]:
     """The counts, the axes, the processes at work, the running runs, those that need attention, and the next commands."""
     shown: list[RenderableType] = [Text(f"{plan.name}: {in_words(seen.counts)}", style="bold")]
     shown += [Text(f"  {key}={_some(values)}") for key, values in _axes(plan).items()]
+    if search := _search(plan):
+        shown.append(Text(f"  search={search['name']}: {search['answer']}"))
+        if search["over"]:
+            shown.append(Text(f"  the search is over: {search['over']}"))
     if tags := _tags(plan, seen):
         shown.append(Text(f"  tags: {tags}"))
     if stale := _of_other_code(plan, seen):
@@ -89,6 +95,21 @@ def _axes(plan: Plan) -> dict[str, list[str]]:
         return {}
     return {
         current_key(key): [str(value) for value in values] for key, values in axes.items() if isinstance(values, list)
+    }
+
+
+def _search(plan: Plan) -> dict[str, Any] | None:
+    """The search of the sweep with its latest answer, the cells chosen and the reason for its end; None for a whole grid."""
+    choice = _information(plan).get("search")
+    if not isinstance(choice, Mapping) or choice.get("name", "grid") == "grid":
+        return None
+    latest = (answers(plan.path) or [{}])[-1]
+    return {
+        "name": choice["name"],
+        "answer": str(latest.get("line", "nothing is chosen yet")),
+        "chosen": latest.get("chosen", 0),
+        "cells": choice.get("cells"),
+        "over": str(latest.get("why", "")),
     }
 
 
@@ -172,6 +193,11 @@ def _advice(plan: Plan, seen: Survey) -> list[str]:
         command = _information(plan).get("command")
         if isinstance(command, list) and sum(counts[state] for state in UNATTENDED) > counts["failed"]:
             lines.append(f"python -m optbench {shlex.join(map(str, command))}    too, but for those that failed")
+    search = _search(plan)
+    if search and not search["over"] and not seen.jobs.take_runs:
+        command = _information(plan).get("command")
+        if isinstance(command, list):
+            lines.append(f"python -m optbench {shlex.join(map(str, command))}    goes on with the search")
     if counts["stuck"]:
         lines.append(f"{plan.command('cancel')}    stops all of it, also what is stuck")
     if counts["failed"] or counts["stuck"]:
