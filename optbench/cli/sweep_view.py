@@ -172,6 +172,8 @@ def _advice(plan: Plan, seen: Survey) -> list[str]:
         command = _information(plan).get("command")
         if isinstance(command, list) and sum(counts[state] for state in UNATTENDED) > counts["failed"]:
             lines.append(f"python -m optbench {shlex.join(map(str, command))}    too, but for those that failed")
+    if counts["paused"]:
+        lines.append(f"{plan.command('retry')} --paused    trains {counts['paused']} paused to their end")
     if counts["stuck"]:
         lines.append(f"{plan.command('cancel')}    stops all of it, also what is stuck")
     if counts["failed"] or counts["stuck"]:

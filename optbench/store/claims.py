@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from optbench.store import RunDirectory, RunLock, RunLocked, Status
 
-# Runs in these states are trained; one that failed or diverged must first be asked for again.
+# Runs in these states are trained; one that failed or diverged must first be asked for again. See also `waits`.
 WAITING = ("pending", "preempted", "running")
 # The longest time for which a worker holds a lock only to record a crash.
 _NOTING_SECONDS = 1.0
@@ -22,14 +22,24 @@ class Claim:
     crashes: int
 
 
-def claim(directory: RunDirectory, max_retries: int) -> Claim | None:
-    """Take the run; None if it has ended, or another process has it.
+def waits(status: Status, until: int | None = None) -> bool:
+    """True if a run with this status is to be trained until step ``until`` (None: its end).
+
+    A paused run stands at an evaluation, and ``until`` counts as the next evaluation at or after it.
+    """
+    if status.state == "paused":
+        return until is None or status.step is None or until > status.step
+    return status.state in WAITING
+
+
+def claim(directory: RunDirectory, max_retries: int, until: int | None = None) -> Claim | None:
+    """Take the run to train it until step ``until`` (None: its end); None if there is nothing to do, or another process has it.
 
     A run that is marked as running but whose lock is free has lost its process: it was killed, ran out of memory, or its
     machine is gone. The run resumes from its last checkpoint, unless that has happened more than ``max_retries`` times;
     then it is marked as failed.
     """
-    if directory.status().state not in WAITING:
+    if not waits(directory.status(), until):
         return None
     lock = RunLock(directory.lock)
     try:
@@ -42,7 +52,7 @@ def claim(directory: RunDirectory, max_retries: int) -> Claim | None:
         if status.state == "running":
             who = f" (it was process {status.pid} on {status.host})" if status.pid else ""
             status = _count_crash(directory, status, f"{_WITHOUT_A_WORD}{who}", max_retries)
-        if status.state in WAITING:
+        if waits(status, until):
             directory.remove_leftovers()
             # Recorded now, not when training starts: a crash while the data are loaded also counts.
             directory.set_status("running", crashes=status.crashes)
@@ -126,7 +136,7 @@ def take(directories: Sequence[RunDirectory], first: int = 0, max_retries: int =
             if taken is not None:
                 claimed = True
                 yield taken
-            if directory.status().state in WAITING:
+            if waits(directory.status()):
                 left.append(directory)
         order = left
         if not claimed:

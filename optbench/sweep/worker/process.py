@@ -181,7 +181,7 @@ def be_rank(
         return 128 + outcome.signal
     if outcome.refused:
         return REFUSED
-    return ALL_WELL if outcome.state in ("done", "diverged") else SOME_FAILED
+    return ALL_WELL if outcome.state in ("done", "diverged", "paused") else SOME_FAILED
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
