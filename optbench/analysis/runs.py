@@ -43,7 +43,7 @@ class Run:
 
     @property
     def state(self) -> str:
-        """done or diverged; pending, running, preempted or failed; or new, if nothing has been written."""
+        """done or diverged; pending, running, preempted, paused or failed; or new, if nothing has been written."""
         return self._directory.status().state if (self.path / "status.json").is_file() else "new"
 
     @property

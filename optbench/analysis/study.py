@@ -15,7 +15,7 @@ from optbench.store import RunDirectory, StoreError, load, load_history
 from optbench.store.files import read_object
 from optbench.store.reading import integers
 from optbench.sweep.plan import Plan, plans
-from optbench.sweep.status.survey import IN_HAND, Phase, Survey, survey
+from optbench.sweep.status.survey import AT_REST, IN_HAND, Phase, Survey, survey
 
 _WORST_FIRST: tuple[Phase, ...] = ("failed", "lost", "diverged", "preempted", "missing")
 
@@ -129,8 +129,8 @@ class Study:
 
     @property
     def open_runs(self) -> int:
-        """The number of runs that are neither done nor diverged."""
-        return len(self.cells) - self.counts["done"] - self.counts["diverged"]
+        """The number of runs that are neither done nor diverged, nor paused by a search."""
+        return len(self.cells) - sum(self.counts[state] for state in AT_REST)
 
     @property
     def in_hand(self) -> int:
@@ -149,8 +149,8 @@ class Study:
 
     @property
     def unsuccessful(self) -> pd.DataFrame:
-        """The runs that are neither done nor in training or waiting: run_id, state, why, and the cell."""
-        chosen = self.runs[~self.runs["state"].isin(["done", *IN_HAND])]
+        """The runs that are neither done nor paused, nor in training or waiting: run_id, state, why, and the cell."""
+        chosen = self.runs[~self.runs["state"].isin(["done", "paused", *IN_HAND])]
         columns = ["run_id", "state", "why", *[name for name in chosen.columns if name.startswith("cell.")]]
         places = (
             chosen["state"].map({state: place for place, state in enumerate(_WORST_FIRST)}).sort_values(kind="stable")

@@ -49,7 +49,9 @@ def logs(words: Sequence[str]) -> int:
     parser = Parser(prog="optbench logs", description="Print the log of a run.")
     parser.add_argument("run", metavar="RUN", help="a run id, or a unique beginning or end of one")
     parser.add_argument("-n", "--lines", type=int, metavar="LINES", help="only this many lines from the end")
-    parser.add_argument("-f", "--follow", action="store_true", help="print new lines until the run ends or Ctrl-C")
+    parser.add_argument(
+        "-f", "--follow", action="store_true", help="print new lines until the run ends, is paused, or Ctrl-C"
+    )
     parser.add_results_dir()
     given = parser.parse_args(list(words))
     if given.lines is not None and given.lines < 0:
@@ -90,7 +92,7 @@ def _print_from(path: Path, start: int) -> int:
 def _follow(run: RunDirectory, size: int) -> None:
     while True:
         # The state is read before the log, so that all that the run printed before it ended is shown.
-        over = run.status().state in ("done", "diverged", "failed")
+        over = run.status().state in ("done", "diverged", "failed", "paused")
         size = _print_from(run.log, size)
         if over:
             return

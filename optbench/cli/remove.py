@@ -17,7 +17,7 @@ lists stay, and so do reports. Runs and sweeps on which a process works are refu
 """
 _PRUNE = """\
 Remove the checkpoints of runs that are done or diverged, and keep their results. Such runs cannot be measured by `probe`
-any more, unless they are trained again. Unfinished runs keep their checkpoints, to be continued.
+any more, unless they are trained again. Unfinished and paused runs keep their checkpoints, to be continued.
 """
 
 
@@ -65,6 +65,8 @@ def prune(words: Sequence[str]) -> int:
     held = [run for run in finished if any(files_of(run.checkpoint.parent))]
     rest = len(chosen.runs) - len(finished)
     left = f"; {counted(rest, 'run')} not finished, left alone" if rest else ""
+    if paused := sum(run.status().state == "paused" for run in chosen.runs):
+        left += f" ({paused} paused: a search continues them from their checkpoints)"
     if not held:
         print(f"no checkpoints of finished runs{left}")
         return 0

@@ -12,7 +12,7 @@ from optbench.store import find
 # Settings that a results folder, which may be somebody else's, does not decide alone.
 _SETTINGS = ("tracker", "data_dir")
 _DESCRIPTION = """\
-Continue a run here that was stopped, that failed or whose process died: from its last checkpoint, with its frozen
+Continue a run here that was stopped or paused, that failed or whose process died: from its last checkpoint, with its frozen
 configuration, as the command that started it would. A run that has ended is only shown. `retry SWEEP --run RUN` continues a run
 with the launcher of its sweep.
 """

@@ -20,9 +20,9 @@ from optbench.system.terminal import console
 _WATCH_SECONDS = 2.0
 
 _STATES_AND_JSON = """\
-A run is done, diverged or failed; running; stuck (its process lives, but has not moved for --stuck-after seconds); queued
-(a job or command that is alive will take it). Only `retry` continues a run that is preempted (stopped at a checkpoint),
-lost (its process died without a message) or missing (not started).
+A run is done, diverged or failed; paused (a search has stopped it before its end); running; stuck (its process lives, but
+has not moved for --stuck-after seconds); queued (a job or command that is alive will take it). Only `retry` continues a run
+that is preempted (stopped at a checkpoint), lost (its process died without a message) or missing (not started).
 
 --json prints one document; what is unknown is null. With NAME:
   {"name", "results_dir", "total", "over", "counts": {STATE: number}, "axes": {KEY: [value]},

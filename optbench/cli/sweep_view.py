@@ -198,6 +198,8 @@ def _advice(plan: Plan, seen: Survey) -> list[str]:
         command = _information(plan).get("command")
         if isinstance(command, list):
             lines.append(f"python -m optbench {shlex.join(map(str, command))}    goes on with the search")
+    if counts["paused"]:
+        lines.append(f"{plan.command('retry')} --paused    trains {counts['paused']} paused to their end")
     if counts["stuck"]:
         lines.append(f"{plan.command('cancel')}    stops all of it, also what is stuck")
     if counts["failed"] or counts["stuck"]:

@@ -22,8 +22,8 @@ _SETTINGS = ("launcher", "tracker", "data_dir")
 _RETRY = """\
 Start runs of a sweep again, with the launcher of the sweep. By default these are all unfinished runs on which no process
 works: failed, preempted, lost and missing ones. They continue from their last checkpoint; diverged runs start over. Runs
-on which a process works are left alone. With --stale: the runs that other code than the current one has finished (done
-or diverged) or started; they start over.
+on which a process works are left alone. Runs that a search has paused are continued, to their end, only with --paused. With
+--stale: the runs that other code than the current one has finished (done or diverged) or started; they start over.
 """
 
 
@@ -36,6 +36,7 @@ def retry(words: Sequence[str]) -> int:
     )
     parser.add_argument("--failed", action="store_true", help="only those that failed")
     parser.add_argument("--diverged", action="store_true", help="only those that diverged (with --failed: both)")
+    parser.add_argument("--paused", action="store_true", help="those that a search has paused, to their end")
     parser.add_argument("--stale", action="store_true", help="only those that other code than that of now has computed")
     parser.add_argument("--run", action="append", metavar="ID", help="only this one (may be given several times)")
     parser.add_argument("--restart", action="store_true", help="failed ones, and any named with --run, start over")
@@ -63,7 +64,7 @@ def retry(words: Sequence[str]) -> int:
     elif given.run:
         chosen = _named(plan, seen, given.run)
     else:
-        states = [state for state in ("failed", "diverged") if getattr(given, state)] or UNATTENDED
+        states = [state for state in ("failed", "diverged", "paused") if getattr(given, state)] or UNATTENDED
         chosen = seen.in_states(*states)
     frozen = [run for run in chosen if (plan.directory(run.run_id).path / "config.yaml").is_file()]
     if len(frozen) < len(chosen):
@@ -162,7 +163,7 @@ def _put_back(plan: Plan, frozen: Sequence[RunState], restart: bool, named: bool
     taken = {*reset(ended, ("failed", "diverged"), restart)} | {directory.run_id for directory in waiting}
     # A worker that takes a run marked as running counts a crash; runs that were asked for start with none.
     start_over = restart and named
-    reset(waiting, ("running", *(("pending", "preempted") if start_over else ())), start_over)
+    reset(waiting, ("running", "paused", *(("pending", "preempted") if start_over else ())), start_over)
     return [run.run_id for run in frozen if run.run_id in taken]
 
 

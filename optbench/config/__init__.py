@@ -9,7 +9,15 @@ from optbench.config.chosen import Chosen
 from optbench.config.commands import CommandWriter, command_of
 from optbench.config.composing import check_overrides, compose, composed, explain, plain, refusals
 from optbench.config.data_options import kind_of, target_of
-from optbench.config.derived import batch_plan, epochs_asked_for, horizon, learning_rate, training_examples
+from optbench.config.derived import (
+    batch_plan,
+    epochs_asked_for,
+    evaluation_period,
+    horizon,
+    learning_rate,
+    rungs,
+    training_examples,
+)
 from optbench.config.experiments import check_experiment
 from optbench.config.files import (
     ASIDE_GROUPS,
@@ -79,6 +87,7 @@ __all__ = [
     "current_words",
     "data_files",
     "epochs_asked_for",
+    "evaluation_period",
     "explain",
     "file_of",
     "folder",
@@ -102,6 +111,7 @@ __all__ = [
     "refusals",
     "resolve",
     "run_id",
+    "rungs",
     "science",
     "setting",
     "settle",

@@ -1,7 +1,10 @@
 """Values derived from a configuration: the number of training examples, the length of the run, the learning rate."""
 
+import math
+from collections.abc import Sequence
+
 from optbench.config import scaling
-from optbench.config.durations import MOST, BatchPlan, GrowingPlan, Horizon, in_samples
+from optbench.config.durations import MOST, BatchPlan, GrowingPlan, Horizon, in_samples, next_evaluation
 from optbench.config.files import choices
 from optbench.config.inheritance import read_choice
 from optbench.config.run_config import RunConfig
@@ -64,6 +67,37 @@ def epochs_asked_for(config: RunConfig) -> float | None:
 def horizon(config: RunConfig, examples: int) -> Horizon:
     """The length of the run, given the number of training ``examples``."""
     return Horizon.of(config.budget, batch_plan(config, examples), examples, config.stretch)
+
+
+def evaluation_period(config: RunConfig, run: Horizon) -> int:
+    """The steps between two evaluations."""
+    return max(run.in_steps(config.eval_every), 1)
+
+
+def rungs(config: RunConfig, shares: Sequence[float]) -> tuple[int, ...]:
+    """The steps at which a search pauses the run: the first evaluations after these ``shares`` of its steps, ascending.
+
+    Raises UserError for a run whose length its configuration does not state, and if two shares end at one evaluation, or one
+    at the end of the run.
+    """
+    examples = training_examples(config)
+    if examples is None:
+        raise UserError(
+            f"dataset={config.dataset.name}: its configuration does not state its size, so that the length of a run is not known "
+            "before it is read; accepted for a search with rungs: another dataset, or a dataset.train_limit"
+        )
+    run = horizon(config, examples)
+    period, found = evaluation_period(config, run), [0]
+    for share in shares:
+        step = next_evaluation(math.ceil(share * run.steps - 1e-9), period)
+        if not found[-1] < step < run.steps:
+            raise UserError(
+                f"eval_every={config.eval_every.typed}: a run of {run.steps} steps is evaluated every {period}, too seldom for "
+                f"rungs at the shares {', '.join(f'{each:.3g}' for each in shares)} of it; accepted: more evaluations, such as "
+                f"eval_every={100 * min(shares):.3g}%, or fewer rungs (search.rungs, search.first)"
+            )
+        found.append(step)
+    return tuple(found[1:])
 
 
 def learning_rate(config: RunConfig) -> tuple[float | None, str]:

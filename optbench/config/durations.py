@@ -177,6 +177,11 @@ class Horizon:
         return self.plan.first_sample(step) / self.examples
 
 
+def next_evaluation(step: int, period: int) -> int:
+    """The first multiple of ``period``, the steps between two evaluations, that is not before ``step``."""
+    return -(-step // period) * period
+
+
 def in_samples(duration: Duration, examples: int, stretch: int = 1) -> float:
     """A duration of epochs or samples in samples."""
     if duration.unit == "samples":

@@ -1,7 +1,7 @@
 """Run directories: the files of every run, the lock of their writer, and reading many runs as data frames.
 
     results/runs/<run id>/  config.yaml      the frozen configuration (config.json: the same, for quick reading)
-                            status.json      pending | running | done | diverged | failed | preempted, why, since when
+                            status.json      pending | running | done | diverged | failed | preempted | paused, why, since when
                             progress.json    the step that a running run has reached
                             history.jsonl    one line is one event at one step, appended and flushed row by row
                             history.parquet  the same rows, written once when the run ends

@@ -1,12 +1,12 @@
 """Claim the next run of a plan for a worker: any that waits and that no other process has, by the store's locks."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from optbench.store import RunDirectory, RunLock, RunLocked, Status
 
-# Runs in these states are trained; one that failed or diverged must first be asked for again.
+# Runs in these states are trained; one that failed or diverged must first be asked for again. See also `waits`.
 WAITING = ("pending", "preempted", "running")
 # The longest time for which a worker holds a lock only to record a crash.
 _NOTING_SECONDS = 1.0
@@ -15,21 +15,36 @@ _WITHOUT_A_WORD = "its process ended without a word"
 
 @dataclass(frozen=True)
 class Claim:
-    """A run claimed by this process. ``crashes``: the number of times its process has died without recording an end."""
+    """A run claimed by this process.
+
+    crashes: the number of times its process has died without recording an end. until: the step after which it is to be
+    paused; None: it is trained to its end.
+    """
 
     directory: RunDirectory
     lock: RunLock
     crashes: int
+    until: int | None = None
 
 
-def claim(directory: RunDirectory, max_retries: int) -> Claim | None:
-    """Take the run; None if it has ended, or another process has it.
+def waits(status: Status, until: int | None = None) -> bool:
+    """True if a run with this status is to be trained until step ``until`` (None: its end).
+
+    A paused run stands at an evaluation, and ``until`` counts as the next evaluation at or after it.
+    """
+    if status.state == "paused":
+        return until is None or status.step is None or until > status.step
+    return status.state in WAITING
+
+
+def claim(directory: RunDirectory, max_retries: int, until: int | None = None) -> Claim | None:
+    """Take the run to train it until step ``until`` (None: its end); None if there is nothing to do, or another process has it.
 
     A run that is marked as running but whose lock is free has lost its process: it was killed, ran out of memory, or its
     machine is gone. The run resumes from its last checkpoint, unless that has happened more than ``max_retries`` times;
     then it is marked as failed.
     """
-    if directory.status().state not in WAITING:
+    if not waits(directory.status(), until):
         return None
     lock = RunLock(directory.lock)
     try:
@@ -42,12 +57,12 @@ def claim(directory: RunDirectory, max_retries: int) -> Claim | None:
         if status.state == "running":
             who = f" (it was process {status.pid} on {status.host})" if status.pid else ""
             status = _count_crash(directory, status, f"{_WITHOUT_A_WORD}{who}", max_retries)
-        if status.state in WAITING:
+        if waits(status, until):
             directory.remove_leftovers()
             # Recorded now, not when training starts: a crash while the data are loaded also counts.
             directory.set_status("running", crashes=status.crashes)
             kept.pop_all()
-            return Claim(directory, lock, status.crashes)
+            return Claim(directory, lock, status.crashes, until)
     return None
 
 
@@ -111,22 +126,28 @@ def _in_a_row(why: str, crashes: int) -> str:
     return why if crashes == 1 else f"{why}, {crashes} times in a row"
 
 
-def take(directories: Sequence[RunDirectory], first: int = 0, max_retries: int = 1) -> Iterator[Claim]:
+def take(
+    directories: Sequence[RunDirectory],
+    first: int = 0,
+    max_retries: int = 1,
+    until: Mapping[str, int | None] | None = None,
+) -> Iterator[Claim]:
     """Claim one run after another, cyclically from number ``first`` on, until none is left to take.
 
     The caller trains each run, and releases its lock before it asks for the next. Runs that other workers give back
-    meanwhile are found in the next round.
+    meanwhile are found in the next round. ``until``: the step after which a run is to be paused, by its id.
     """
+    asked = until or {}
     order = [*directories[first:], *directories[:first]]
     while order:
         claimed = False
         left = []
         for directory in order:
-            taken = claim(directory, max_retries)
+            taken = claim(directory, max_retries, asked.get(directory.run_id))
             if taken is not None:
                 claimed = True
                 yield taken
-            if directory.status().state in WAITING:
+            if waits(directory.status(), asked.get(directory.run_id)):
                 left.append(directory)
         order = left
         if not claimed:

@@ -35,7 +35,7 @@ from optbench.store.measurements import Measurements
 if TYPE_CHECKING:
     import pyarrow as pa
 
-State = Literal["pending", "running", "done", "diverged", "failed", "preempted"]
+State = Literal["pending", "running", "done", "diverged", "failed", "preempted", "paused"]
 STATES: tuple[State, ...] = get_args(State)
 FINISHED: tuple[State, ...] = ("done", "diverged")
 # For this time an empty config.yaml counts as one that is being written.
@@ -46,11 +46,12 @@ _PATIENCE_SECONDS = 2.0
 class Status:
     """The status of a run.
 
-    state: pending, running, done, diverged, failed or preempted.
+    state: pending, running, done, diverged, failed, preempted, or paused: stopped by a search at an evaluation before its end.
     why: the reason in one line, or empty.
     since: the time at which the run entered this state, in UTC to the second ("2025-01-31T12:00:00Z"); empty if unknown.
     host, pid: the process that trains it, while it is running.
     crashes: the number of times its process has died since it last recorded an end.
+    step: the step at which a paused run stands.
     """
 
     state: State
@@ -59,6 +60,14 @@ class Status:
     host: str | None = None
     pid: int | None = None
     crashes: int = 0
+    step: int | None = None
+
+    def content(self) -> bytes:
+        """The text of status.json."""
+        written = asdict(self)
+        if self.step is None:  # earlier versions refuse a key that they do not know
+            del written["step"]
+        return to_json(written, indent=2)
 
 
 class RunDirectory:
@@ -169,7 +178,7 @@ class RunDirectory:
         if created or replace or not (self.path / "config.json").exists():
             self._write_quick_config(content, config)
         if not (self.path / "status.json").exists():
-            write_if_absent(self.path / "status.json", to_json(asdict(Status("pending", since=_now())), indent=2))
+            write_if_absent(self.path / "status.json", Status("pending", since=_now()).content())
         return created
 
     def _stored_config(self, path: Path) -> bytes:
@@ -240,13 +249,13 @@ class RunDirectory:
             return Status("pending", why=f"{path} is damaged: unknown state {status.state!r}")
         return status
 
-    def set_status(self, state: State, why: str = "", crashes: int = 0) -> None:
-        """Replace the status atomically; a running run is marked with this host and process."""
+    def set_status(self, state: State, why: str = "", crashes: int = 0, step: int | None = None) -> None:
+        """Replace the status atomically; a running run is marked with this host and process. ``step``: of a paused run."""
         if state not in STATES:
             raise ValueError(f"state must be one of {', '.join(STATES)}, got {state!r}")
         host, pid = (os.uname().nodename, os.getpid()) if state == "running" else (None, None)
-        status = Status(state, why, _now(), host, pid, crashes)
-        write_atomically(self.path / "status.json", to_json(asdict(status), indent=2))
+        status = Status(state, why, _now(), host, pid, crashes, step)
+        write_atomically(self.path / "status.json", status.content())
 
     def set_progress(self, step: int, steps: int, rate: float, loss: float | None) -> None:
         """Record the progress of a running run; the file's time of modification is the time of its last step."""

@@ -39,8 +39,9 @@ class Merge:
     """The comparison of two results folders, from which a merge follows.
 
     new: runs that are missing here. unfinished_here: runs that are here, but unfinished. same: ids of runs that agree with
-    those here. different: ids of runs that do not agree or cannot be copied, with the reason; if there are any, nothing is
-    merged. unfinished_there: the number of runs left out because they are unfinished there. plans: the sweeps there, with the
+    those here, or have been paused there and are as far here. different: ids of runs that do not agree or cannot be copied, with
+    the reason; if there are any, nothing is merged. unfinished_there: the number of runs left out because they are unfinished
+    there, and not paused. plans: the sweeps there, with the
     runs that the plan here would gain.
     """
 
@@ -55,12 +56,12 @@ class Merge:
 
     @classmethod
     def look(cls, source: Path, results_dir: Path) -> "Merge":
-        """Compare every finished run of ``source`` with the one here; writes nothing."""
+        """Compare every finished or paused run of ``source`` with the one here; writes nothing."""
         new, unfinished_here, same = [], [], []
         different: dict[str, str] = {}
         unfinished_there = 0
         for there in run_directories(source):
-            if not there.is_finished:
+            if not there.is_finished and there.status().state != "paused":
                 unfinished_there += 1
                 continue
             here = RunDirectory.at(results_dir, there.run_id)
@@ -68,9 +69,9 @@ class Merge:
                 different[there.run_id] = problem
             elif not here.path.is_dir():
                 new.append(there)
-            elif not here.is_finished:
+            elif not _is_as_far(here, there):
                 unfinished_here.append(there)
-            elif problem := _difference(here, there):
+            elif there.is_finished and (problem := _difference(here, there)):
                 different[there.run_id] = problem
             else:
                 same.append(there.run_id)
@@ -93,6 +94,16 @@ class Merge:
             if entries or not here.exists:
                 information = (here if here.exists else Plan(self.source, name)).information()
                 here.extend(entries, {key: value for key, value in information.items() if key != "name"})
+
+
+def _is_as_far(here: RunDirectory, there: RunDirectory) -> bool:
+    """True if the run here has finished, or, where it is paused there, has a checkpoint that is not known to be earlier."""
+    if here.is_finished or there.is_finished:
+        return here.is_finished
+    ours, theirs = here.status(), there.status()
+    if ours.state == "paused" and ours.step is not None and theirs.step is not None:
+        return ours.step >= theirs.step
+    return here.checkpoint.is_file()
 
 
 def _problem(there: RunDirectory) -> str:

@@ -75,7 +75,7 @@ class PlannedRuns:
             self.plan.directory(run_id).create(config, replace=True)
         if self._retry == "stale":
             begun = [self.plan.directory(run_id) for run_id in self.to_do if run_id in self.stale]
-            reset(begun, (*FINISHED, "failed", "preempted", "running", "pending"), restart=True)
+            reset(begun, (*FINISHED, "failed", "preempted", "paused", "running", "pending"), restart=True)
         # A run that had ended and is planned nevertheless was asked for again, or has lost its summary. Runs that have ended
         # since are kept: a worker of a command that was killed may have finished its run meanwhile.
         planned = {run_id: self.plan.directory(run_id) for run_id in self.to_do}

@@ -144,14 +144,14 @@ class WandbMirror(Tracker):
             return {}
 
     def finish(self, summary: Mapping[str, Any], state: str) -> str:
-        """Set the summary's scalars and end the wandb run, as failed unless the run is done or diverged."""
+        """Set the summary's scalars and end the wandb run, as failed unless the run is done, diverged or paused."""
         scalars = {name: value for name, value in summary.items() if not isinstance(value, list | dict)}
         self._run.summary.update({"status": state, **scalars})
         where = f"wandb, {self._mode}"
         if self._mode != "disabled":
             where += f": {self._run.url if self._mode == 'online' else self._run.settings.sync_dir}"
-        # Divergence is an outcome of the experiment, not a failure of the run.
-        self._run.finish(exit_code=0 if state in ("done", "diverged") else 1)
+        # Divergence is an outcome of the experiment, and a pause the choice of a search, not a failure of the run.
+        self._run.finish(exit_code=0 if state in ("done", "diverged", "paused") else 1)
         return where
 
 

@@ -185,21 +185,23 @@ def build_recorder(
     directory: RunDirectory | None,
     audience: Audience | None = None,
     measured: Measured | None = None,
+    until: int | None = None,
 ) -> Recorder:
-    """The recorder of ``task``, with every period in steps."""
+    """The recorder of ``task``, with every period in steps; it pauses the run at the first evaluation at or after ``until``."""
     horizon = task.recipe.horizon
     every = config.checkpoint_every
     return Recorder(
         directory,
         Evaluator(config.evaluate_train, task.execution.micro_batch or 1000),
         log_every=config.log_every,
-        eval_every=max(horizon.in_steps(config.eval_every), 1),
+        eval_every=configuration.evaluation_period(config, horizon),
         checkpoint_every=None if every is None else max(horizon.in_steps(every), 1),
         divergence_factor=config.divergence_factor,
         budget=config.budget,
         probes=build_probes(config, task, directory),
         audience=audience,
         measured=measured,
+        until=until,
     )
 
 

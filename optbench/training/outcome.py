@@ -20,7 +20,7 @@ from optbench.training.task import Task
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a run: "done", "diverged", "preempted" or "failed", with the reason; and its summary, if it has one.
+    """The outcome of a run: "done", "diverged", "preempted", "paused" or "failed", with the reason; and its summary, if any.
 
     "lost": another process has taken over the run. signal: the signal that stopped it. refused: the file system refused a
     file. mirror: still at work until its `finish` is called.

@@ -13,7 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from optbench.config.durations import Budget
+from optbench.config.durations import Budget, next_evaluation
 from optbench.probes import Probes
 from optbench.store import RunDirectory, resuming
 from optbench.store.checkpoints import Seal
@@ -57,7 +57,8 @@ class Recorder(pl.Callback):
     """Writes a run's history and checkpoints, and decides when it ends.
 
     due: the periods in steps of training rows, evaluations and checkpoints (None: at evaluations, at most once a minute).
-    outcome: None while training, then "done", "diverged" or "preempted", with ``why``.
+    until: the run is paused at the first evaluation at or after this step, so that a pause adds nothing to the history.
+    outcome: None while training, then "done", "diverged", "preempted" or "paused", with ``why``.
     """
 
     def __init__(
@@ -72,12 +73,14 @@ class Recorder(pl.Callback):
         probes: Probes | None = None,
         audience: Audience | None = None,
         measured: Measured | None = None,
+        until: int | None = None,
     ) -> None:
         self.directory, self.evaluator, self.audience = directory, evaluator, audience or Audience()
         self.log_every, self.eval_every, self.checkpoint_every = log_every, eval_every, checkpoint_every
         self.divergence_factor, self.budget = divergence_factor, budget
         self.probes = probes or Probes()
         self.measured = measured or Measured()
+        self.until = None if until is None else next_evaluation(until, eval_every)
         self.outcome: str | None = None
         self.why = ""
         self.last_row = 0  # the step of the last training row
@@ -106,10 +109,14 @@ class Recorder(pl.Callback):
         self.measured.begin(task.device)
         if self.directory is not None:
             self._resume(self.directory, trainer, task)
+        self.until = trainer.strategy.broadcast(self.until)  # only rank 0 is told by its caller
         task.next_event, task.watch = self.next_event, self.probes.watch
         self._last_checkpoint = time.monotonic()
         if self.outcome == "done":  # it was killed between its last checkpoint and its summary
             task.finished = True
+            return
+        if self._pauses(task):  # it was killed between this checkpoint and its status
+            self._pause(trainer, task)
             return
         self._measure(task)  # due before the first step, or left out because of a signal
         task.clock.start()
@@ -162,9 +169,13 @@ class Recorder(pl.Callback):
         if (
             checkpoint
             or task.must_stop
+            or self._pauses(task)
             or (evaluate and self.checkpoint_every is None and self._is_time(trainer, task))
         ):
             self.checkpoint(trainer, task)
+        if self._pauses(task):
+            self._pause(trainer, task)
+            return
         if task.must_stop:
             self.why = f"stopped by {task.stop} at step {step}"
             self._end(trainer, task, "preempted")
@@ -317,6 +328,13 @@ class Recorder(pl.Callback):
         self.measured.load_state(state.get("measured"))
         if "probes" in state:  # checkpoints of earlier versions lack it
             self.probes.load_state(state["probes"])
+
+    def _pauses(self, task: Task) -> bool:
+        return self.until is not None and task.step >= self.until
+
+    def _pause(self, trainer: pl.Trainer, task: Task) -> None:
+        self.why = f"at step {task.step} of {task.recipe.horizon.last}"
+        self._end(trainer, task, "paused")
 
     def _end(self, trainer: pl.Trainer, task: Task, outcome: str) -> None:
         task.clock.stop()

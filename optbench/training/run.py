@@ -124,8 +124,12 @@ def execute_claimed(
     stop: Stop,
     load: Callable[[RunConfig], RawData] | None = None,
     sharers: int = 1,
+    until: int | None = None,
 ) -> Outcome:
     """Train a run that this process has claimed, with the configuration that was frozen when it was planned.
+
+    ``until``: it is paused at the first evaluation at or after this step, unless it ends before. All durations stay parts of
+    the whole run, so that, continued, it equals one that was never paused.
 
     Never raises for the run: a failure is recorded in the run's status and returned. The outcome's mirror is still at work;
     the caller must call its `finish`. ``load``: the function that loads the data, `load_data` by default.
@@ -136,7 +140,7 @@ def execute_claimed(
     try:
         config = RunConfig.of(configuration.thaw(directory))
         met = meet(config.trainer) if config.trainer.ranks > 1 else None
-        prepared = _Prepared(config, directory, console, stop, load, met, sharers=sharers)
+        prepared = _Prepared(config, directory, console, stop, load, met, sharers=sharers, until=until)
     except Exception as error:
         return failed(directory, error, met=met)
     # The run was marked as running when it was claimed.
@@ -174,6 +178,7 @@ class _Prepared:
         met: Meeting | None = None,
         on_evaluation: OnEvaluation | None = None,
         sharers: int = 1,
+        until: int | None = None,
     ) -> None:
         measured = Measured()
         set_precision(config.precision, config.trainer.deterministic)
@@ -193,7 +198,7 @@ class _Prepared:
         self.display = RunDisplay(console or terminal.console(), task.recipe.horizon.steps, shown)
         self.config, self.directory, self.task = config, directory, task
         audience = Audience(self.display.row, self._start_mirror, self._say, self._is_lost, on_evaluation)
-        self.recorder = build_recorder(config, task, directory, audience, measured)
+        self.recorder = build_recorder(config, task, directory, audience, measured, until)
         self.trainer = build_trainer(config, [self.recorder, _Progress(self.display, self.recorder)], met)
         self.mirror: trackers.Mirror | None = None
         self._code = ""
@@ -304,7 +309,8 @@ class _Prepared:
                     self._say(problem)
             self.directory.finish(summary, state)  # type: ignore[arg-type]
         else:
-            self.directory.set_status(state, recorder.why)  # type: ignore[arg-type]
+            step = self.task.step if state == "paused" else None
+            self.directory.set_status(state, recorder.why, step=step)  # type: ignore[arg-type]
         return Outcome(state, recorder.why, summary, self.directory, self.mirror, signal=self.task.stop.signal)
 
 

@@ -18,7 +18,7 @@ from optbench.analysis.studies import folder_of
 from optbench.analysis.study import Study
 from optbench.config import MACHINE_KEYS
 from optbench.errors import UserError
-from optbench.sweep.status.survey import in_words
+from optbench.sweep.status.survey import AT_REST, in_words
 
 _VERSIONS = ("optbench", "torch", "python", "pytorch-lightning", "numpy")
 # The keys of the machine that identify the sweep.
@@ -140,7 +140,7 @@ def unfinished(study: Study) -> str:
     left, total = study.open_runs, len(study.cells)
     if not left:
         return ""
-    counts = {state: count for state, count in study.counts.items() if state not in ("done", "diverged")}
+    counts = {state: count for state, count in study.counts.items() if state not in AT_REST}
     words = f"{left} of {total} runs {'is' if left == 1 else 'are'} not done ({in_words(counts).partition(': ')[2]})"
     if study.in_hand:
         return f"{words}: what follows will change."

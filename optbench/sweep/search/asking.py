@@ -109,31 +109,13 @@ class Asker:
         directory.create(config, replace=True)
 
     def _complete(self, record: Record) -> None:
-        """Add the runs of all picks to the plan, and let paused runs go on whose pick says so; also after a kill."""
-        entries = [Entry(each.run_id, dict(each.pick.cell)) for each in record.chosen if each.run_id]
-        self._plan.add(entries)
-        if all(each.pick.until is None for each in record.chosen):
-            return
-        for run_id, until in record.until().items():
-            if not run_id:
-                continue
-            directory = self._plan.directory(run_id)
-            state: str = directory.status().state
-            if state == "paused" and (until is None or _steps(directory) < until):
-                directory.set_status("pending", "to go on: the search has chosen it again")
-
-
-@dataclass(frozen=True)
-class Taken:
-    """A claimed run of a search. ``until``: the step after which it is paused; None: it runs to its end."""
-
-    claim: Claim
-    until: int | None
+        """Add the runs of all picks to the plan: a kill may have left some out."""
+        self._plan.add(Entry(each.run_id, dict(each.pick.cell)) for each in record.chosen if each.run_id)
 
 
 def take_searched(
     asker: Asker, first: int, max_retries: int, is_stopped: Callable[[], bool], tell: Callable[[Asked], None]
-) -> Iterator[Taken]:
+) -> Iterator[Claim]:
     """Claim one run after another of a search, and ask for more where none is left to take, until the search is over.
 
     The caller trains each run, and releases its lock before it asks for the next. While other workers train the runs whose
@@ -146,9 +128,9 @@ def take_searched(
         directories = [asker.search.plan.directory(run_id) for run_id in until if run_id]
         begin = first % max(len(directories), 1)
         taken = False
-        for claim in take(directories, begin, max_retries):
+        for claim in take(directories, begin, max_retries, until):
             taken = True
-            yield Taken(claim, until[claim.directory.run_id])
+            yield claim
         if taken:
             record = asker.search.record()  # others may have asked meanwhile
             continue
@@ -168,8 +150,3 @@ def _waiting(seen: Seen) -> Seen:
 
 def _key(pick: Pick) -> tuple[str, frozenset[tuple[str, str]]]:
     return pick.grid, frozenset(pick.cell.items())
-
-
-def _steps(directory: RunDirectory) -> int:
-    rows = directory.rows()
-    return int(rows[-1].get("step", 0)) if rows else 0

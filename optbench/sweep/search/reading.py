@@ -7,6 +7,7 @@ from typing import Any
 from optbench import config as configuration
 from optbench.errors import UserError
 from optbench.store import RunDirectory
+from optbench.store.claims import waits
 from optbench.store.files import StoreError
 from optbench.sweep.grid.lattice import Lattice
 from optbench.sweep.plan import Plan
@@ -146,8 +147,7 @@ class Search:
             return self.problem.goal.of_summary(chosen, first_round, summary, directory, self.method.needs_evaluations)
         if state == "paused":
             found = self.problem.goal.of_history(chosen, first_round, directory)
-            until = chosen.pick.until
-            return found if until is not None and found.steps >= until else waiting
+            return waiting if waits(directory.status(), chosen.pick.until) else found
         return waiting
 
     def answer(self, record: Record | None = None) -> Answer:

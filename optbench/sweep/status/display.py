@@ -22,6 +22,7 @@ _MOST_PROBLEMS = 20
 # For a worker without a step for this time, the time is shown in place of its rate, which no longer holds.
 _IDLE_SECONDS = 30.0
 _FINISHED = ("done", "diverged", "failed")
+_STOPPED = ("paused", "preempted")
 
 Progress = Callable[[str], Mapping[str, Any] | None]
 
@@ -148,8 +149,8 @@ class SweepDisplay:
         """The final line, such as "48 runs: 46 done, 1 diverged, 1 failed in 3:12"."""
         counts = Counter(self._ended.values())
         parts = [f"{self.already} before"] if self.already else []
-        parts += [f"{counts[state]} {state}" for state in (*_FINISHED, "preempted") if counts[state]]
-        left = self.total - self._finished - counts["preempted"]
+        parts += [f"{counts[state]} {state}" for state in (*_FINISHED, *_STOPPED) if counts[state]]
+        left = self.total - self._finished - sum(counts[state] for state in _STOPPED)
         parts += [f"{left} left"] if left > 0 else []
         words = f"{self.total} run{'' if self.total == 1 else 's'}: {', '.join(parts)}"
         answer = f"\nsearch: {self._search_words()}" if self._search is not None and not self.lines else ""
@@ -184,7 +185,7 @@ class SweepDisplay:
         """The current table."""
         counts = Counter(self._ended.values())
         words = [f"{self._finished}/{self.total} runs"]
-        words += [f"{counts[state]} {state}" for state in ("diverged", "failed", "preempted") if counts[state]]
+        words += [f"{counts[state]} {state}" for state in ("diverged", "failed", *_STOPPED) if counts[state]]
         words += [f"{self.total - self._finished} left", f"{clock(time.monotonic() - self._began)} elapsed"]
         if self._finished < self.total and self._search is None:
             words.append(f"{clock(self.seconds_left())} to go")

@@ -12,8 +12,10 @@ from optbench.store.lock import Held, look
 from optbench.sweep.plan import Entry, Plan
 from optbench.sweep.status.jobs import LivingJobs, Queued, living
 
-Phase = Literal["done", "diverged", "running", "stuck", "queued", "preempted", "lost", "failed", "missing"]
+Phase = Literal["done", "diverged", "paused", "running", "stuck", "queued", "preempted", "lost", "failed", "missing"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
+# Nobody waits for more of these.
+AT_REST: tuple[Phase, ...] = ("done", "diverged", "paused")
 # A process works on these, or will.
 IN_HAND: tuple[Phase, ...] = ("running", "stuck", "queued")
 # These wait for `retry`, or for the sweep's command again.
@@ -25,6 +27,7 @@ class RunState:
     """The state of one run.
 
     state: done, diverged or failed, as the run has ended;
+        paused: a search has stopped it at an evaluation, and has not asked for more of it;
         running: a living process has it;
         stuck: a living process has it, but it has made no step for long;
         queued: it waits, and a living job or command of the sweep will take it;
@@ -114,7 +117,8 @@ def _observe(directory: RunDirectory, entry: Entry, stuck_after: float) -> RunSt
         why = why or f"its process ended without a word{who}"
         host = str(status.host) if status.host else None
         return RunState(entry.run_id, entry.cell, "lost", why, host=host, pid=_as_int(status.pid))
-    return RunState(entry.run_id, entry.cell, "preempted" if status.state == "preempted" else "queued", why)
+    resting = status.state if status.state in ("preempted", "paused") else "queued"
+    return RunState(entry.run_id, entry.cell, resting, why)
 
 
 def _status_and_holder(directory: RunDirectory) -> tuple[Status, Held | None]:

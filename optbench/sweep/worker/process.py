@@ -32,7 +32,7 @@ from optbench.store import RunDirectory, StoreError
 from optbench.store.claims import Claim, claim, record_crash, take
 from optbench.store.files import reporting
 from optbench.sweep.plan import Plan
-from optbench.sweep.search.asking import Asked, Asker, Taken, take_searched
+from optbench.sweep.search.asking import Asked, Asker, take_searched
 from optbench.sweep.search.reading import Search
 from optbench.sweep.worker import rendezvous
 from optbench.sweep.worker.events import Event, Ready, Refused, RunEnded, RunStarted, Searched, Warned
@@ -96,8 +96,7 @@ def work(
         return ALL_WELL
     stop = Stop()
     stop.listen()
-    runs = (Taken(claimed, None) for claimed in take(directories, first, max_retries))
-    return _train_all(runs, limit, stop, report, sharers)
+    return _train_all(take(directories, first, max_retries), limit, stop, report, sharers)
 
 
 def work_on_search(plan: Plan, first: int, max_retries: int, report: Report, sharers: int = 1) -> int:
@@ -119,12 +118,12 @@ def work_on_search(plan: Plan, first: int, max_retries: int, report: Report, sha
         return REFUSED
 
 
-def _train_all(runs: Iterator[Taken], limit: int | None, stop: Stop, report: Report, sharers: int) -> int:
+def _train_all(runs: Iterator[Claim], limit: int | None, stop: Stop, report: Report, sharers: int) -> int:
     load = _LastData()
     status, mirror = ALL_WELL, None
     try:
-        for done, taken in enumerate(runs, start=1):
-            outcome = _do(taken.claim, stop, load, report, sharers)
+        for done, claimed in enumerate(runs, start=1):
+            outcome = _do(claimed, stop, load, report, sharers)
             # A mirror needs a second to end; meanwhile the next run has trained.
             if mirror is not None:
                 mirror.finish()
@@ -155,7 +154,7 @@ def _do(claimed: Claim, stop: Stop, load: Callable[[RunConfig], RawData], report
     report(RunStarted(directory.run_id))
     began = time.monotonic()
     with claimed.lock.given_back(), output_to(directory.log) as console:
-        outcome = run.execute_claimed(claimed, console, stop, load, sharers)
+        outcome = run.execute_claimed(claimed, console, stop, load, sharers, until=claimed.until)
         if outcome.summary is None:
             console.print(f"{outcome.state}: {outcome.why}", soft_wrap=True)
     report(RunEnded(directory.run_id, outcome.state, outcome.why, time.monotonic() - began))
@@ -208,7 +207,7 @@ def be_rank(
         return 128 + outcome.signal
     if outcome.refused:
         return REFUSED
-    return ALL_WELL if outcome.state in ("done", "diverged") else SOME_FAILED
+    return ALL_WELL if outcome.state in ("done", "diverged", "paused") else SOME_FAILED
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
