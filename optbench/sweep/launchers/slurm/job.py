@@ -120,8 +120,10 @@ class Job:
             meeting = Plan(self.results_dir, self.name).path / "jobs" / f"rendezvous-{attempt}-{self.run}"
             words += ["--run", self.run, "--rank", str(_rank()), "--local-rank", environment["SLURM_LOCALID"]]
             return [*words, "--world", environment["SLURM_NTASKS"], "--rendezvous", str(meeting)]
-        words += ["--search"] if self.search else ["--runs", self.runs, "--limit", str(self.limit)]
-        words += ["--first", str(self.first)]
+        if self.search:
+            words += ["--search", "--first", str(self.first)]
+        else:
+            words += ["--runs", self.runs, "--first", str(self.first), "--limit", str(self.limit)]
         words += ["--workers", str(self.workers)]
         if self.gpus:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(str(number) for number in range(self.gpus))

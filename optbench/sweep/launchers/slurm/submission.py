@@ -34,15 +34,21 @@ class NothingQueued(UserError):
 
 @dataclass(frozen=True)
 class Submission:
-    """One array of jobs, or a single job: the ids as squeue shows them, the number of runs, the resources of each job."""
+    """One array of jobs, or a single job.
+
+    job_ids: as squeue shows them. runs: their number; of a search the number at a time. resources: of each job.
+    """
 
     job_ids: tuple[str, ...]
     runs: int
     resources: Resources
+    is_search: bool = False
 
     def __str__(self) -> str:
         jobs = f"{len(self.job_ids)} jobs" if len(self.job_ids) > 1 else "1 job"
         runs = f"{self.runs} runs" if self.runs > 1 else "1 run"
+        if self.is_search:
+            runs = f"a search, {runs} at a time,"
         return f"submitted {' '.join(compressed(self.job_ids))}: {runs} in {jobs} ({self.resources})"
 
 
@@ -53,6 +59,7 @@ class _Array:
     jobs: tuple[Job, ...]
     runs: int
     resources: Resources
+    is_search: bool = False
 
 
 def check(options: Mapping[str, Any], configs: Sequence[Config]) -> None:
@@ -129,7 +136,7 @@ def _submit(plan: Plan, arrays: Iterable[_Array], options: Mapping[str, Any]) ->
                 raise UserError(_refusal(str(error), submissions)) from error
             _remove(_written(plan) - before)
             raise NothingQueued(_refusal(str(error), [])) from error
-        submission = Submission(tuple(job.job_id for job in jobs), array.runs, array.resources)
+        submission = Submission(tuple(job.job_id for job in jobs), array.runs, array.resources, array.is_search)
         plan.note_job(kind="slurm", ids=list(submission.job_ids), runs=array.runs, folder=str(folder))
         submissions.append(submission)
     return submissions
@@ -220,7 +227,7 @@ def _array_of_search(plan: Plan, samples: Sequence[Config], options: Mapping[str
         Job(search=True, first=number * resources.workers, workers=resources.workers, **common)
         for number in range(jobs)
     ]
-    return _Array(tuple(found), most, resources)
+    return _Array(tuple(found), most, resources, is_search=True)
 
 
 def packing(runs: Sequence[tuple[str, Config]], options: Mapping[str, Any]) -> list[tuple[Resources, int, int]]:
