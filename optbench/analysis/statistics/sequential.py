@@ -20,7 +20,7 @@ Sources: Wang & Ramdas 2023, "Anytime-valid t-tests and confidence sequences for
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
@@ -240,30 +240,6 @@ class Rule:
         return told, allowed & ~told & (self.evidence_within(differences) >= math.log(self.bound_within))
 
 
-def verdict(differences: Sequence[float] | Array, rule: Rule, rho: float = math.nan) -> Verdict:
-    """The verdict at the first number of differences at which one can be given, or the present state if there is none.
-
-    differences: finite values in the order of seeds, larger means that the first arm is better. It is a function of the shortest
-    prefix that decides: what comes after it, or after ``rule.maximum`` values, changes nothing.
-
-    Source: two one-sided tests for "within" (Schuirmann 1987), on the e-processes of this module.
-    """
-    values = np.asarray(differences, dtype=float)[: rule.maximum]
-    if not np.isfinite(values).all():
-        raise ValueError(
-            "a difference that is not finite has no place in a mean: give a diverged run a value, as of chance"
-        )
-    told, within = rule.decisions(values)
-    decided = np.flatnonzero(told | within)
-    n = int(decided[0]) + 1 if len(decided) else len(values)
-    if n == 0:
-        return Verdict("undecided", math.nan, -math.inf, math.inf, 1.0, math.nan, 0, rho, rule.maximum)
-    state = _state(values[:n], rule, rho)
-    if not len(decided):
-        return state
-    return replace(state, outcome="within" if within[n - 1] else "better" if state.estimate > 0 else "worse")
-
-
 def _tied(values: Array) -> Array:
     ordered = np.sort(values, axis=-1)
     # Differences of equal accuracies may differ by rounding.
@@ -271,16 +247,43 @@ def _tied(values: Array) -> Array:
     return tied
 
 
-def _state(values: Array, rule: Rule, rho: float) -> Verdict:
-    n, mean = len(values), float(values.mean())
+def verdict(differences: Sequence[float] | Array, rule: Rule, rho: float = math.nan) -> Verdict:
+    """The verdict at the first number of differences at which one can be given, or the present state if there is none.
+
+    differences: finite values in the order of seeds, larger means that the first arm is better. It is a function of the shortest
+    prefix that decides: what comes after it, or after ``rule.maximum`` values, changes nothing.
+    """
+    values = np.asarray(differences, dtype=float)[: rule.maximum]
+    told, within = rule.decisions(values)
+    decided = np.flatnonzero(told | within)
+    return state(values[: decided[0] + 1] if len(decided) else values, rule, rho)
+
+
+def state(differences: Sequence[float] | Array, rule: Rule, rho: float = math.nan) -> Verdict:
+    """As `verdict`, at exactly these differences, whatever could have been said before.
+
+    Raises ValueError for a difference that is not finite.
+
+    Source: two one-sided tests for "within" (Schuirmann 1987), on the e-processes of this module.
+    """
+    values = np.asarray(differences, dtype=float)
+    n = len(values)
+    if n == 0:
+        return Verdict("undecided", math.nan, -math.inf, math.inf, 1.0, math.nan, 0, rho, rule.maximum)
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"difference {values[~np.isfinite(values)][0]}: a mean needs finite values; give a failed run one"
+        )
+    mean = float(values.mean())
     rest = float(((values - mean) ** 2).sum()) + n * rule.resolution**2 / 6
     if rule.noise == "symmetric":
         width = symmetric_half_width(rest, n, rule.bound, rule.deviation)
     else:
         width = half_width(math.sqrt(rest / max(n - 1, 1)), n, rule.bound)
-    e = float(np.exp(rule.evidence(values).two[-1]))
-    e_within = float(np.exp(rule.evidence_within(values)[-1]))
-    return Verdict("undecided", mean, mean - width, mean + width, e, e_within, n, rho, rule.maximum)
+    told, within = (bool(found[-1]) for found in rule.decisions(values))
+    outcome: Outcome = "within" if within else "undecided" if not told else "better" if mean > 0 else "worse"
+    e, e_within = (float(np.exp(log[-1])) for log in (rule.evidence(values).two, rule.evidence_within(values)))
+    return Verdict(outcome, mean, mean - width, mean + width, e, e_within, n, rho, rule.maximum)
 
 
 def correlation(first: Sequence[float] | Array, second: Sequence[float] | Array) -> float:
