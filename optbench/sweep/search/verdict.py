@@ -140,7 +140,7 @@ def _sentence(pair: Comparison) -> str:
     words = {
         "better": f"{pair.first.name} is better",
         "worse": f"{pair.second.name} is better",
-        "within": f"within {pair.rule.margin:g}",
+        "within": f"within the margin of {pair.rule.margin}",
         "undecided": "undecided",
     }[found.outcome]
     failures = ""
