@@ -10,7 +10,7 @@ from scipy import stats
 
 from optbench.analysis.statistics.sequential import Rule, verdict
 from optbench.errors import UserError
-from optbench.sweep.search.method import Grid, Options, Pick, Seen
+from optbench.sweep.search.method import Choice, Grid, Options, Pick, Seen
 from optbench.sweep.search.pairs import settings
 from optbench.sweep.search.verdict import SequentialVerdict
 
@@ -187,7 +187,20 @@ def test_a_seed_that_is_waited_for_ends_the_prefix():
     runs = [problem.run(setting.pick(str(seed)), 0) for seed in range(10) for setting in settings(problem)]
     held_up = [replace(run, state="waiting", value=None) if k == 6 else run for k, run in enumerate(runs)]
     assert row(problem, asked, held_up)["n"] == 3
-    assert METHOD.choose(problem, held_up, asked).picks
+    assert METHOD.choose(problem, held_up, asked) == Choice()
+
+
+def test_no_run_is_trained_for_a_pair_that_is_decided():
+    for shift in (0.7, 1.0, 2.0):
+        problem, asked = Pretended(noisy((shift, 0.0))), options(2)
+        seen, _, _ = searched(problem, asked)
+        assert len(seen) == 2 * row(problem, asked, seen)["n"]
+
+
+def test_the_first_seeds_are_chosen_without_waiting():
+    problem, asked = Pretended(noisy()), options(2)
+    runs = [Seen(setting.pick(str(seed)), seed, "waiting") for seed in range(20) for setting in settings(problem)]
+    assert [len(METHOD.choose(problem, runs[: 2 * n], asked).picks) for n in range(6)] == [2, 2, 2, 2, 0, 0]
 
 
 def test_a_decided_setting_gets_no_more_seeds():
@@ -265,9 +278,9 @@ def test_a_setting_whose_first_runs_all_fail_is_given_up():
 
 
 def test_a_cell_that_the_experiment_excludes_is_passed_over():
-    problem, asked = Pretended(noisy(), absent=(("muon", 0), ("muon", 3))), options()
+    problem, asked = Pretended(noisy(), absent=(("muon", 0), ("muon", 5), ("adam", 5))), options()
     seen, _, _ = searched(problem, asked)
-    assert len(seen) == 38
+    assert len({str(run.pick) for run in seen}) == len(seen) == 37
     assert row(problem, asked, seen)["n"] == 18
 
 

@@ -206,8 +206,8 @@ def compared(
     pairs = list(combinations(every, 2)) if which == "all" else [(every[0], other) for other in every[1:]]
     rule = replace(rule, alpha=rule.alpha / len(pairs))
     seeds = common_seeds(problem)[: rule.maximum]
-    results = {(each.pick.grid, frozenset(each.pick.cell.items())): each for each in seen}
-    runs = {setting: [results.get(_key(setting.pick(seed))) for seed in seeds] for setting in every}
+    results = {key_of(each.pick): each for each in seen}
+    runs = {setting: [results.get(key_of(setting.pick(seed))) for seed in seeds] for setting in every}
     higher = problem.higher and not times
     return [
         Comparison(first, second, _prefix(runs[first], runs[second]), rule, higher, scale, times)
@@ -215,7 +215,8 @@ def compared(
     ]
 
 
-def _key(pick: Pick) -> tuple[str, frozenset[tuple[str, str]]]:
+def key_of(pick: Pick) -> tuple[str, frozenset[tuple[str, str]]]:
+    """The cell of a pick, in a form that can be looked up."""
     return pick.grid, frozenset(pick.cell.items())
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from optbench.analysis.statistics.sequential import FIRST, Rule
 from optbench.errors import UserError
 from optbench.sweep.search.method import Answer, Choice, Options, Pick, Problem, Seen
-from optbench.sweep.search.pairs import SEED, Comparison, common_seeds, compared, count_settings, settings
+from optbench.sweep.search.pairs import SEED, Comparison, common_seeds, compared, count_settings, key_of, settings
 
 _MOST_PAIRS = 500
 _MOST_SPOKEN = 3  # pairs in the sentence of the live table
@@ -18,9 +18,11 @@ class SequentialVerdict:
     """Compares settings, all combinations of the values of the axes but the seed, in pairs, and adds seeds until each is decided.
 
     A pair is decided if its first setting is told to be better or worse, or closer to the second one than the margin. Seeds
-    are added in blocks, one seed of every setting of which a pair is undecided. The verdicts are those of
-    `optbench.analysis.statistics.sequential`, at the level alpha / K for K pairs. They hold however often one looks, and thus
-    also though seeds are added before the last ones have ended.
+    are added in blocks, one seed of every setting of which a pair is undecided, as many blocks in a round as it has room for. The
+    verdicts are those of `optbench.analysis.statistics.sequential`, at the level alpha / K for K pairs.
+
+    The first seeds, which decide nothing, are chosen without waiting; after them a round waits for the last one, so that no run
+    is trained for a pair that is decided.
 
     A diverged run counts as chance, the value before the first step; a failed one has no outcome, and its seed is left out.
     With a target the values are times, and runs that did not reach it count as the least horizon.
@@ -74,15 +76,16 @@ class SequentialVerdict:
         wanted = {setting for pair in undecided for setting in (pair.first, pair.second)}
         active = [setting for setting in settings(problem) if setting in wanted]
         seeds = common_seeds(problem)[: options["maximum"]]
-        chosen = {(each.pick.grid, frozenset(each.pick.cell.items())) for each in seen}
+        chosen = {key_of(each.pick) for each in seen}
+        # Undecided settings have always had the same seeds.
+        started = [place for place, seed in enumerate(seeds) if any(key_of(one.pick(seed)) in chosen for one in active)]
+        had = max(started, default=-1) + 1
+        if had >= FIRST and any(each.state == "waiting" for each in seen):
+            return Choice()
         blocks = max(1, options.round_size // len(active))
         picks: list[Pick] = []
-        for seed in seeds:
-            block = [setting.pick(seed) for setting in active]
-            # Undecided settings have always had the same seeds: a seed that one has had is over for all.
-            if any((pick.grid, frozenset(pick.cell.items())) in chosen for pick in block):
-                continue
-            new = [pick for pick in block if problem.exists(pick)]
+        for seed in seeds[had:]:
+            new = [pick for pick in (setting.pick(seed) for setting in active) if problem.exists(pick)]
             picks += new
             blocks -= bool(new)
             if blocks == 0:
