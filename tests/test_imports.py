@@ -12,7 +12,9 @@ PACKAGE = Path(__file__).parents[1] / "optbench"
 # "Imports run downward only": every module, or package of modules, stands on one floor and imports from lower ones.
 FLOORS = [
     ["errors", "randomness", "moved"],
-    ["system", "config.yaml_text", "config.schema", "data.extras"],
+    ["system", "config.yaml_text", "config.schema", "data.extras", "analysis.statistics.intervals"],
+    ["analysis.statistics.sequential", "analysis.statistics.shares"],
+    ["analysis.statistics.survival"],
     ["data.locate"],
     ["config.durations", "config.tuning", "data.spec", "data.sources", "theory"],
     ["data.folders", "data.held_out", "data.npz", "data.table_files"],
@@ -67,6 +69,8 @@ WITHOUT_TORCH = [
     "analysis.laws.gap",
     "analysis.report.study_page",
     "analysis.statistics.selection",
+    "analysis.statistics.sequential",
+    "analysis.statistics.survival",
 ]
 HEAVY = ["torch", "pytorch_lightning", "lightning_fabric"]
 

@@ -20,7 +20,8 @@ _HELD_BACK = "test_"
 class Goal:
     """``metric`` at the end of a run; with a ``target``, the steps until an evaluation reaches it.
 
-    first: the loss of a classifier that knows nothing, ln(classes); None for other metrics and data.
+    first: the loss, ln(classes), or the accuracy, 1 / classes, of a classifier that knows nothing; None for other metrics and
+    data.
     """
 
     metric: str
@@ -40,9 +41,7 @@ class Goal:
                 "train_loss, train_accuracy, or another result in the history"
             )
         classes = {_classes(cell) for cell in samples}
-        knows_nothing = classes.pop() if len(classes) == 1 else None
-        is_loss = metric.endswith("loss") and knows_nothing is not None
-        return cls(metric, options.get("target"), math.log(knows_nothing) if is_loss and knows_nothing else None)
+        return cls(metric, options.get("target"), _chance(metric, classes.pop() if len(classes) == 1 else None))
 
     @property
     def higher(self) -> bool:
@@ -91,6 +90,12 @@ class Goal:
                 return float(step), False
         # A run that has diverged would not have reached it by its horizon either.
         return float(max(planned, steps) if diverged else steps), True
+
+
+def _chance(metric: str, classes: int | None) -> float | None:
+    if classes is None or "gap_" in metric:
+        return None
+    return math.log(classes) if metric.endswith("loss") else 1 / classes if metric.endswith("accuracy") else None
 
 
 def _classes(cell: Cell) -> int | None:

@@ -7,6 +7,7 @@ from optbench.sweep.search.method import Method
 
 _METHODS = {
     "random": "random_cells.RandomCells",
+    "verdict": "verdict.SequentialVerdict",
 }
 
 
