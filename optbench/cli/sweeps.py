@@ -13,6 +13,7 @@ from optbench.store import find
 from optbench.store.run_directory import STATES
 from optbench.sweep.plan import Plan
 from optbench.sweep.reset import reset
+from optbench.sweep.search.record import release
 from optbench.sweep.status.jobs import is_worker, living
 from optbench.sweep.status.survey import IN_HAND, UNATTENDED, RunState, Survey, survey
 
@@ -77,6 +78,8 @@ def retry(words: Sequence[str]) -> int:
     if given.stale:
         run_ids = reset([plan.directory(run.run_id) for run in frozen], STATES, restart=True)
     else:
+        if paused := [run.run_id for run in frozen if run.state == "paused"]:
+            release(plan, paused)
         run_ids = _put_back(plan, frozen, given.restart, bool(given.run))
     for run_id in run_ids:
         plan.directory(run_id).create(configs[run_id], replace=True)

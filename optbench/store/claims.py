@@ -33,7 +33,8 @@ def waits(status: Status, until: int | None = None) -> bool:
     A paused run stands at an evaluation, and ``until`` counts as the next evaluation at or after it.
     """
     if status.state == "paused":
-        return until is None or status.step is None or until > status.step
+        # A damaged file may hold anything; a run that is taken for nothing is paused again at once.
+        return until is None or type(status.step) is not int or until > status.step
     return status.state in WAITING
 
 

@@ -123,7 +123,7 @@ def search(
     found = Search.planned(plan, lattice, choice)
     begun = {each.run_id: each.pick for each in found.record().chosen if each.run_id}
     cells = [cell for pick in begun.values() if (cell := lattice.cell(pick)) is not None]
-    runs = PlannedRuns(plan, cells, False, common["retry"])
+    runs = PlannedRuns(plan, cells, False, common["retry"], paused=False)
     console = console or terminal.console()
     if common["dry_run"]:
         print_search(console, found, runs)

@@ -23,9 +23,12 @@ _RETRIED: dict[str, tuple[str, ...]] = {
 
 
 class PlannedRuns:
-    """The cells of a sweep as runs of the store; ``to_do``: the ids of those that must be trained."""
+    """The cells of a sweep as runs of the store; ``to_do``: the ids of those that must be trained.
 
-    def __init__(self, plan: Plan, cells: Sequence[Cell], force: bool, retry: str) -> None:
+    paused: train those that a search has paused, too.
+    """
+
+    def __init__(self, plan: Plan, cells: Sequence[Cell], force: bool, retry: str, paused: bool = True) -> None:
         self.plan, self._force, self._retry = plan, force, retry
         self.configs: dict[str, Config] = {}
         self.entries: list[Entry] = []
@@ -42,6 +45,7 @@ class PlannedRuns:
                 self.stale[run_id] = standing
         self.states = Counter(self.state.values())
         left_alone = {"running", *(() if force else {*FINISHED, "failed"} - {*_RETRIED[retry]})}
+        left_alone |= set() if paused else {"paused"}
         asked = self.stale if retry == "stale" else {}
         self.to_do = [
             run_id

@@ -15,7 +15,7 @@ RESULTS = {
     "learning_rate": 0.000123456, "steps": 120000, "train_loss": 1.23456e-5, "test_loss": 0.123456,
     "test_accuracy": 0.98765, "gap_accuracy": -0.012, "seconds_training": 12345.678,
 }  # fmt: skip
-STATES = ["done", "diverged", "failed", "running", "preempted", "pending"]
+STATES = ["done", "diverged", "failed", "running", "preempted", "paused", "pending"]
 # What a row shows of a run, in the order of the columns.
 CELLS = ["kfac_natural", "preresnet110", "fashion_mnist", "4096", "7", "done", "0.0001235", "120000", "1.235e-05", "0.1235",
          "98.77 %", "-1.20 %", "1.235e+04"]  # fmt: skip

@@ -226,6 +226,17 @@ def test_prune_keeps_results_and_what_is_to_be_continued(command):
     )
 
 
+def test_prune_says_that_the_checkpoints_of_paused_runs_are_needed(command):
+    runs = [make_run(0), make_run(1, "paused"), make_run(2, "paused")]
+    make_sweep("one", runs)
+    said = command("prune", "one", "--yes")[1]
+    assert said == (
+        "removed the checkpoints of 1 run: 1000 bytes (1 kB); 2 runs not finished, left alone "
+        "(2 paused: a search continues them from their checkpoints)\n"
+    )
+    assert [run.checkpoint.exists() for run in runs] == [False, True, True]
+
+
 def test_du_says_what_takes_the_room(command):
     runs = [make_run(seed) for seed in range(3)]
     make_sweep("one", runs[:2])
@@ -289,6 +300,27 @@ def test_merge_takes_what_has_finished_and_the_plans(command, other):
         "other: 0 new runs, 2 runs the same here, 2 runs not finished there, not taken\n",
     )
     assert snapshot() == after
+
+
+@pytest.mark.parametrize(
+    ("here", "step", "expected"),
+    [("paused", 30, "same"), ("paused", 60, "same"), ("paused", 10, "replaced"), ("pending", None, "replaced"),
+     ("preempted", None, "same"), ("done", None, "same")],
+)  # fmt: skip
+def test_merge_takes_a_paused_run_where_this_one_is_not_as_far(command, here, step, expected):
+    there = make_run(0, "paused", results="other")
+    there.set_status("paused", "at step 30 of 90", step=30)
+    assert command("merge", "other", "--dry-run")[1].startswith("other: 1 new run; --dry-run")
+    mine = make_run(0, here)
+    if here == "paused":
+        mine.set_status("paused", step=step)
+    status, said, _ = command("merge", "other", "--yes")
+    assert status == 0
+    assert ("1 run in place of unfinished ones here" in said, "1 run the same here" in said) == (
+        expected == "replaced",
+        expected == "same",
+    )
+    assert (mine.status() == there.status()) == (expected == "replaced")
 
 
 def test_merge_replaces_what_has_not_finished_here_if_it_may(command, other):

@@ -135,6 +135,17 @@ def test_damaged_files_are_no_reason_to_say_nothing(name, content, everything, c
         assert "demo" in out
 
 
+def test_status_counts_paused_runs_and_says_how_to_train_them_to_their_end(command):
+    make_sweep({"a": "done", "b": "paused", "c": "paused"})
+    _, out, _ = command("status", "demo")
+    assert out.startswith("demo: 3 runs: 1 done, 2 paused\n")
+    assert out.endswith("python -m optbench retry demo --paused    trains 2 paused to their end\n")
+    document = json.loads(command("status", "demo", "--json")[1])
+    assert (document["over"], document["counts"]["paused"]) == (True, 2)
+    _, out, _ = command("status")
+    assert "paused" in out
+
+
 def test_a_sweep_that_is_done_asks_for_nothing(command, monkeypatch):
     monkeypatch.setattr("optbench.provenance.Vintages.of_finished", lambda vintages, directory: "current")
     make_sweep({"a": "done", "b": "done"})
@@ -353,6 +364,23 @@ def test_retry_starts_what_it_is_asked_for(words, expected, everything, command,
 
 
 @pytest.mark.parametrize(
+    ("words", "expected"), [([], None), (["--failed"], None), (["--paused"], ["b", "c"]), (["--run", "c"], ["c"])]
+)
+def test_retry_continues_paused_runs_only_when_it_is_asked_for_them(words, expected, command, dispatched):
+    plan = make_sweep({"a": "done", "b": "paused", "c": "paused"})
+    for run_id in ("b", "c"):
+        plan.directory(run_id).checkpoint.parent.mkdir()
+        plan.directory(run_id).checkpoint.write_bytes(b"weights")
+    status, out, _ = command("retry", "demo", *words)
+    if expected is None:
+        assert (status, out) == (0, "demo: nothing to retry (1 done, 2 paused)\n")
+    assert [runs for runs, _ in dispatched] == ([] if expected is None else [expected])
+    for run_id in ("b", "c"):
+        assert plan.directory(run_id).status().state == ("pending" if run_id in (expected or []) else "paused")
+        assert plan.directory(run_id).checkpoint.exists()
+
+
+@pytest.mark.parametrize(
     ("words", "cleared"),
     [
         ([], {"is-diverged": False, "is-failed": False, "is-preempted": False, "is-lost": False}),
@@ -534,7 +562,8 @@ def test_logs_of_a_run_that_has_printed_nothing(command):
     assert command("logs", "adam-1") == (0, "adam-1: pending, has printed nothing (results/runs/adam-1/log.txt)\n", "")
 
 
-def test_logs_follow_until_the_run_ends(command):
+@pytest.mark.parametrize("state", ["done", "paused"])
+def test_logs_follow_until_the_run_ends_or_is_paused(state, command):
     directory = make_run("adam-1", "running")
     directory.log.write_text("one\ntwo\n")
 
@@ -542,7 +571,7 @@ def test_logs_follow_until_the_run_ends(command):
         time.sleep(0.2)
         with directory.log.open("a") as file:
             file.write("three\n")
-        directory.set_status("done")
+        directory.set_status(state)
 
     writer = threading.Thread(target=go_on)
     writer.start()

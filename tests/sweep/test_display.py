@@ -110,6 +110,7 @@ def test_nothing_is_shown_when_it_is_switched_off(terminal):
     [
         ([DONE] * 46 + [DIVERGED, FAILED], {"total": 48}, "48 runs: 46 done, 1 diverged, 1 failed in 3:12"),
         ([DONE], {"total": 1}, "1 run: 1 done in 3:12"),
+        ([DONE, "paused", "paused"], {"total": 4}, "4 runs: 1 done, 2 paused, 1 left in 3:12"),
         ([DONE, PREEMPTED], {"total": 6, "already": 2}, "6 runs: 2 before, 1 done, 1 preempted, 2 left in 3:12"),
     ],
 )

@@ -242,6 +242,32 @@ def test_runs_that_wait_are_taken(run, state):
     assert run.lock.exists()
 
 
+@pytest.mark.parametrize(("until", "taken"), [(29, False), (30, False), (31, True), (None, True)])
+def test_a_paused_run_is_taken_only_for_more_of_it(run, until, taken):
+    run.set_status("paused", "at step 30 of 90", step=30)
+    assert (claim(run, 5, until) is not None) == taken
+    assert run.status().state == ("running" if taken else "paused")
+    assert run.status().step == (None if taken else 30)
+
+
+@pytest.mark.parametrize("step", [None, "30", 1.5])
+def test_a_paused_run_whose_place_is_not_known_is_taken(run, step):
+    run.set_status("paused", step=step)
+    assert claim(run, 5, 10) is not None
+
+
+def test_a_run_that_is_paused_between_the_look_and_the_lock_is_left_alone(run, monkeypatch):
+    acquire = RunLock.acquire
+
+    def late(self):
+        run.set_status("paused", step=30)
+        acquire(self)
+
+    monkeypatch.setattr(RunLock, "acquire", late)
+    assert claim(run, 5, 30) is None
+    assert not run.lock.exists()
+
+
 @pytest.mark.parametrize("state", ["done", "diverged", "failed"])
 def test_a_run_that_ends_between_the_look_and_the_lock_is_not_done_again(run, state, monkeypatch):
     acquire = RunLock.acquire

@@ -69,6 +69,8 @@ def look(plan, run_ids=("run",), queued=lambda ids: {}, **options):
         ({"state": "diverged"}, "diverged"),
         ({"state": "failed", "why": "RuntimeError"}, "failed"),
         ({"state": "preempted"}, "preempted"),
+        ({"state": "paused", "why": "at step 3 of 9"}, "paused"),
+        ({"state": "paused", "host": "node7", "held": FRESH, "since": 5}, "running"),
         ({"state": "pending"}, "missing"),
         ({"state": "running", "host": "node7", "held": FRESH}, "running"),
         ({"state": "running", "host": "node7", "held": FRESH, "since": 599}, "running"),
@@ -103,6 +105,7 @@ def test_the_state_of_a_run_for_which_no_job_is_alive(plan, run, state):
         ({"state": "running", "host": "node7", "held": STALE}, "queued"),
         ({"state": "running", "host": "node7", "held": FRESH}, "running"),
         ({"state": "failed"}, "failed"),
+        ({"state": "paused"}, "paused"),
         ({"state": "done"}, "done"),
     ],
 )

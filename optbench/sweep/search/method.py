@@ -64,7 +64,8 @@ class Seen:
     state: waiting (no result yet), paused (at ``pick.until``), done, diverged or failed.
     value: of the goal at the end of the run, or at the last evaluation of a paused one; None if there is none.
     censored: True if the goal is a time to a target and the run ended at ``value`` without reaching it.
-    evaluations: (step, value of the goal) of each evaluation so far, in order; only for methods that ask for them.
+    evaluations: (step, value of the goal) of each evaluation so far, in order; only for methods that ask for them. They are
+        given for waiting cells, too: a method may use those up to the ``until`` of an earlier choice of the cell.
     steps: the optimizer steps taken. planned: the steps of the whole run.
     seconds: of training; None if unknown.
     first: the value of the goal before the first step; None if unknown.
@@ -131,6 +132,12 @@ class Problem(Protocol):
 
     def steps(self, pick: Pick) -> int:
         """The optimizer steps of the whole run of a cell."""
+
+    def rungs(self, pick: Pick, shares: Sequence[float]) -> Sequence[int]:
+        """The evaluations at or after these ``shares`` of the run of a cell, in steps (`optbench.config.rungs`).
+
+        Raises UserError if two of them are the same, or one is the end of the run.
+        """
 
     def search_space(self, pick: Pick) -> Mapping[str, Mapping[str, Any]]:
         """The search space of the optimizer of a cell, by keys of the command line ("optimizer.learning_rate").

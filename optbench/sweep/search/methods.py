@@ -6,6 +6,7 @@ from typing import cast
 from optbench.sweep.search.method import Method
 
 _METHODS = {
+    "halving": "halving.Halving",
     "random": "random_cells.RandomCells",
     "verdict": "verdict.SequentialVerdict",
 }

@@ -5,16 +5,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from optbench import config as configuration
+from optbench.config.run_config import RunConfig
 from optbench.errors import UserError
 from optbench.store import RunDirectory
 from optbench.store.claims import waits
 from optbench.store.files import StoreError
+from optbench.store.run_directory import FINISHED
 from optbench.sweep.grid.lattice import Lattice
 from optbench.sweep.plan import Plan
 from optbench.sweep.search.goal import Goal
 from optbench.sweep.search.method import Answer, Grid, Method, Options, Pick, Seen, State
 from optbench.sweep.search.methods import method
-from optbench.sweep.search.record import Chosen, Record
+from optbench.sweep.search.record import Chosen, Key, Record, key_of
 
 ENDED: tuple[State, ...] = ("done", "diverged", "failed", "paused")
 _ROUND = 4  # cells in a round for round: auto
@@ -49,6 +51,11 @@ class SearchedGrid:
     def steps(self, pick: Pick) -> int:
         """The optimizer steps of the whole run of a cell."""
         return self.lattice.steps(pick)
+
+    def rungs(self, pick: Pick, shares: Sequence[float]) -> Sequence[int]:
+        """The evaluations at or after these ``shares`` of the run of a cell, in steps; empty for a cell that does not exist."""
+        cell = self.lattice.cell(pick)
+        return () if cell is None else configuration.rungs(RunConfig.of(cell.config), shares)
 
     def search_space(self, pick: Pick) -> Mapping[str, Mapping[str, Any]]:
         """The search space of the optimizer of a cell, by keys of the command line."""
@@ -114,15 +121,16 @@ class Search:
 
     def seen(self, record: Record) -> list[Seen]:
         """The chosen cells with their results, in the order of choice; each cell once, with its latest pick."""
-        latest: dict[tuple[str, frozenset[tuple[str, str]]], Chosen] = {}
-        first: dict[tuple[str, frozenset[tuple[str, str]]], int] = {}
+        latest: dict[Key, Chosen] = {}
+        first: dict[Key, int] = {}
         for each in record.chosen:
-            key = each.pick.grid, frozenset(each.pick.cell.items())
+            key = key_of(each.pick)
             latest[key] = each
             first.setdefault(key, each.round)
-        return [self._seen(each, first[key]) for key, each in latest.items()]
+        paused_at = record.paused_at()
+        return [self._seen(each, first[key], paused_at[key]) for key, each in latest.items()]
 
-    def _seen(self, chosen: Chosen, first_round: int) -> Seen:
+    def _seen(self, chosen: Chosen, first_round: int, paused_at: int) -> Seen:
         if not chosen.run_id:
             return Seen(chosen.pick, first_round, "failed")
         directory = self.plan.directory(chosen.run_id)
@@ -131,15 +139,22 @@ class Search:
         kept = self._results.get(chosen.run_id)
         if kept is not None and kept[0] == stamp and kept[1].pick == chosen.pick:
             return kept[1]
-        seen = self._read(chosen, first_round, directory, status.state)
+        seen = self._read(chosen, first_round, directory, status.state, paused_at)
         if seen.state in ENDED:
             self._results[chosen.run_id] = (stamp, seen)
         return seen
 
-    def _read(self, chosen: Chosen, first_round: int, directory: RunDirectory, state: str) -> Seen:
-        waiting = Seen(chosen.pick, first_round, "waiting", planned=chosen.planned)
+    def _read(self, chosen: Chosen, first_round: int, directory: RunDirectory, state: str, paused_at: int) -> Seen:
+        evaluations: tuple[tuple[int, float], ...] = ()
+        if self.method.needs_evaluations and (state == "failed" or (paused_at and state not in FINISHED)):
+            evaluations = self.problem.goal.evaluations(directory)
+        known = tuple(each for each in evaluations if each[0] <= paused_at)
+        waiting = Seen(chosen.pick, first_round, "waiting", evaluations=known, planned=chosen.planned)
         if state == "failed":
-            return Seen(chosen.pick, first_round, "failed", planned=chosen.planned)
+            steps = evaluations[-1][0] if evaluations else 0
+            return Seen(
+                chosen.pick, first_round, "failed", evaluations=evaluations, steps=steps, planned=chosen.planned
+            )
         if state in ("done", "diverged"):
             summary = directory.summary()
             if summary is None:

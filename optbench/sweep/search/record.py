@@ -6,17 +6,27 @@ answers.jsonl   one line for each round: the answer at that time, for the displa
 
 import json
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from optbench.moved import current_key
 from optbench.store import StoreError
 from optbench.store.files import component, read_bytes, reason, reporting, to_json, write_atomically
+from optbench.sweep.plan import Plan
 from optbench.sweep.search.method import Pick
 
 PICKS, ANSWERS = "picks.jsonl", "answers.jsonl"
+
+
+#: The grid of a cell, and its values.
+Key = tuple[str, frozenset[tuple[str, str]]]
+
+
+def key_of(pick: Pick) -> Key:
+    """The key by which the cell of ``pick`` is known, however far its run is to go."""
+    return pick.grid, frozenset(pick.cell.items())
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,16 @@ class Record:
             found[each.run_id] = None if earlier is None or asked is None else max(earlier, asked)
         return found
 
+    def paused_at(self) -> dict[Key, int]:
+        """For each cell the step after which it was paused before it was chosen for the last time; 0 if it was not."""
+        found: dict[Key, int] = {}
+        latest: dict[Key, int] = {}
+        for each in self.chosen:
+            key = key_of(each.pick)
+            found[key] = latest.get(key, 0)
+            latest[key] = max(latest.get(key, 0), each.pick.until or 0)
+        return found
+
     def extended(self, more: Iterable[Chosen]) -> "Record":
         """The record with the cells of one more round."""
         return Record((*self.chosen, *more))
@@ -93,6 +113,18 @@ class Record:
     def write(self, folder: Path) -> None:
         """Replace the file. All lines are written anew, so that a crash leaves the whole of a round or nothing of it."""
         write_atomically(folder / PICKS, b"".join(each.line() for each in self.chosen))
+
+
+def release(plan: Plan, run_ids: Collection[str]) -> None:
+    """Choose those of the runs that the search of ``plan`` pauses once more, to their end."""
+    with plan.locked():
+        record = Record.of(plan.path)
+        until = record.until()
+        latest = {each.run_id: each for each in record.chosen}
+        released = [latest[run_id] for run_id in run_ids if until.get(run_id) is not None]
+        if released:
+            again = [replace(each, round=record.rounds, pick=replace(each.pick, until=None)) for each in released]
+            record.extended(again).write(plan.path)
 
 
 def note_answer(folder: Path, **values: Any) -> None:

@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +34,7 @@ from optbench.store.files import reporting
 from optbench.sweep.plan import Plan
 from optbench.sweep.search.asking import Asked, Asker, take_searched
 from optbench.sweep.search.reading import Search
+from optbench.sweep.search.record import Record
 from optbench.sweep.worker import rendezvous
 from optbench.sweep.worker.events import Event, Ready, Refused, RunEnded, RunStarted, Searched, Warned
 from optbench.sweep.worker.supervisor import ALL_WELL, REFUSED, SOME_FAILED, TO_BE_RENEWED, Report, Supervisor
@@ -90,13 +91,17 @@ def work(
     max_retries: int,
     report: Report,
     sharers: int = 1,
+    until: Mapping[str, int | None] | None = None,
 ) -> int:
-    """Run one of ``sharers`` workers on a device: train at most ``limit`` runs, one after another; returns the exit status."""
+    """Run one of ``sharers`` workers on a device: train at most ``limit`` runs, one after another; returns the exit status.
+
+    ``until``: by run id, the step after which a run is paused; None or absent: it is trained to its end.
+    """
     if limit == 0:
         return ALL_WELL
     stop = Stop()
     stop.listen()
-    return _train_all(take(directories, first, max_retries), limit, stop, report, sharers)
+    return _train_all(take(directories, first, max_retries, until), limit, stop, report, sharers)
 
 
 def work_on_search(plan: Plan, first: int, max_retries: int, report: Report, sharers: int = 1) -> int:
@@ -170,13 +175,22 @@ def _clean_up() -> None:
 
 
 def be_rank(
-    directory: RunDirectory, rank: int, local_rank: int, world: int, meeting_file: Path, max_retries: int
+    directory: RunDirectory,
+    rank: int,
+    local_rank: int,
+    world: int,
+    meeting_file: Path,
+    max_retries: int,
+    until: int | None = None,
 ) -> int:
-    """Run one of the ranks of a run; rank 0 takes the run and writes its files. Returns the exit status."""
+    """Run one of the ranks of a run; rank 0 takes the run and writes its files. Returns the exit status.
+
+    ``until``: the step after which the run is paused; None: it is trained to its end.
+    """
     stop = Stop()
     stop.listen()
     trainer = Devices.of(directory.config()["trainer"])
-    claimed = claim(directory, max_retries) if rank == 0 else None
+    claimed = claim(directory, max_retries, until) if rank == 0 else None
     if rank != 0:
         meeting = rendezvous.attend(meeting_file, trainer.rendezvous_seconds, f"rank {rank}")
     elif claimed is not None:
@@ -200,7 +214,7 @@ def be_rank(
         outcome = run.execute_as_rank(directory, Console(file=sys.stdout, width=200), stop)
     else:
         with output_to(directory.log) as console, claimed.lock.given_back():
-            outcome = run.execute_claimed(claimed, console, stop)
+            outcome = run.execute_claimed(claimed, console, stop, until=claimed.until)
             if outcome.mirror is not None:
                 outcome.mirror.finish()
     if outcome.signal is not None:
@@ -239,7 +253,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"optbench: {warning}", file=sys.stderr, flush=True)
     if given.run is not None:
         directory = plan.directory(given.run)
-        return be_rank(directory, given.rank, given.local_rank, given.world, given.rendezvous, given.max_retries)
+        until = Record.of(plan.path).until().get(given.run)
+        places = given.rank, given.local_rank, given.world, given.rendezvous
+        return be_rank(directory, *places, given.max_retries, until)
     return _supervise(plan, given, warning)
 
 
@@ -249,6 +265,7 @@ def _supervise(plan: Plan, given: argparse.Namespace, warning: str | None) -> in
     else:
         run_ids = [entry.run_id for entry in plan.entries()]
     directories = [plan.directory(run_id) for run_id in run_ids]
+    until = Record.of(plan.path).until()
     stop = Stop()
     stop.listen()
     devices = given.devices.split(",") if given.devices else []
@@ -272,7 +289,7 @@ def _supervise(plan: Plan, given: argparse.Namespace, warning: str | None) -> in
         sharers = -(-given.workers // max(len(devices), 1))
         if given.search:
             return work_on_search(plan, given.first + number, given.max_retries, report, sharers)
-        return work(directories, first, limit, given.max_retries, report, sharers)
+        return work(directories, first, limit, given.max_retries, report, sharers, until)
 
     def crashed(run_id: str, why: str) -> str:
         return record_crash(plan.directory(run_id), why, given.max_retries).state
