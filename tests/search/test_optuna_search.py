@@ -72,7 +72,7 @@ def finished(pick, number, value=bowl, until=None):
     end = -(-(pick.until or 100) // 10) * 10  # a pause is at an evaluation
     result = value(pick.cell, end)
     if result == math.inf:
-        return Seen(pick, number, "diverged", None, steps=7, planned=100)
+        return Seen(pick, number, "diverged", -1.0, steps=7, planned=100)  # its last value is not a result
     evaluations = tuple((step, value(pick.cell, step)) for step in range(10, end + 1, 10))
     return Seen(pick, number, "done" if pick.until is None else "paused", result, False, evaluations, end, 100)
 

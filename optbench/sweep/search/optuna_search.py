@@ -42,7 +42,7 @@ class OptunaSearch:
                     "trial: search=optuna draws the settings itself; accepted: search.trials=N instead of an axis trial"
                 )
         for search in _searches(problem, (), options):
-            search.study()
+            search.check()
 
     def choose(self, problem: Problem, seen: Sequence[Seen], options: Options) -> Choice:
         """Continue every paused run that the pruner lets go on; then draw settings for the study that has the fewest."""
@@ -132,6 +132,11 @@ class _Search:
         if self._study is None:
             self._study = OptunaStudy(self.label, self.searched, self.trials, self._problem.higher, self._options)
         return self._study
+
+    def check(self) -> None:
+        """Raise UserError for options that Optuna refuses, and if a first trial cannot run."""
+        words = self.study().ask()
+        self._problem.steps(Pick({**self._cell, **self._replicas[0], **words}, self._grid.name))
 
     def continued(self) -> Iterator[Pick]:
         """The runs of paused trials that the pruner lets go on, with the step of their next pause."""

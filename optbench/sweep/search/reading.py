@@ -157,10 +157,16 @@ class Search:
 
     def spent(self, seen: Sequence[Seen]) -> str:
         """The cost so far, such as "142 of 2,655 runs (5 %), 3 % of the steps"."""
-        cells, steps = len(seen), sum(each.steps for each in seen)
-        share = f"{100 * cells / max(self.problem.size, 1):.2g} %"
+        return self.share([each.pick for each in seen], sum(each.steps for each in seen))
+
+    def share(self, picks: Sequence[Pick], steps: int) -> str:
+        """The cost of ``picks`` that take ``steps``, as shares of the grid; without shares if some are no cells of the grid."""
+        axes = {grid.name: grid.axes.keys() for grid in self.problem.grids}
+        if any(pick.cell.keys() != axes[pick.grid] for pick in picks):
+            return f"{len(picks):,} runs, {steps:,} steps"
+        share = f"{100 * len(picks) / max(self.problem.size, 1):.2g} %"
         cost = f"{100 * steps / max(self.problem.total_steps, 1):.2g} %"
-        return f"{cells:,} of {self.problem.size:,} runs ({share}), {cost} of the steps"
+        return f"{len(picks):,} of {self.problem.size:,} runs ({share}), {cost} of the steps"
 
 
 def _options(choice: Mapping[str, Any]) -> Options:

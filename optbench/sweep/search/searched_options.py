@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from optbench.config import tuning
+from optbench.config.commands import written
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -116,7 +117,7 @@ def option(key: str, entry: Mapping[str, Any]) -> Option:
     tuning.validate({key: entry})
     kind = entry["distribution"]
     if kind == "categorical":
-        return ListedOption(key, tuple(_as_word(choice) for choice in entry["choices"]))
+        return ListedOption(key, tuple(written(choice) for choice in entry["choices"]))
     if kind == "integer":
         return IntegerOption(key, entry["low"], entry["high"])
     return RealOption(key, kind, float(entry["low"]), float(entry["high"]))
@@ -125,9 +126,3 @@ def option(key: str, entry: Mapping[str, Any]) -> Option:
 def values_of(options: Sequence[Option], cell: Mapping[str, str]) -> dict[str, Any]:
     """What Optuna drew for a cell."""
     return {option.key: option.drawn(cell[option.key]) for option in options}
-
-
-def _as_word(choice: object) -> str:
-    if isinstance(choice, bool):
-        return str(choice).lower()
-    return "null" if choice is None else str(choice)
