@@ -55,12 +55,12 @@ class Asker:
             self._complete(record)
             seen = self.search.seen(record)
             last = record.rounds - 1
-            latest = {_key(each.pick) for each in record.chosen if each.round == last}
-            if any(each.state not in ENDED for each in seen if _key(each.pick) not in latest):
+            latest = {each.pick.key for each in record.chosen if each.round == last}
+            if any(each.state not in ENDED for each in seen if each.pick.key not in latest):
                 return Asked("waiting", record)
             choice = Choice()
             if self._barren != record.rounds:
-                choice = self._choose([_waiting(each) if _key(each.pick) in latest else each for each in seen])
+                choice = self._choose(self.search.seen(record, latest))
             if not choice.picks:
                 self._barren = record.rounds
                 if any(each.state not in ENDED for each in seen):
@@ -142,11 +142,3 @@ def take_searched(
         if asked.outcome == "waiting":
             time.sleep(_PATIENCE_SECONDS)
         record = asked.record
-
-
-def _waiting(seen: Seen) -> Seen:
-    return Seen(seen.pick, seen.round, "waiting", planned=seen.planned, first=seen.first)
-
-
-def _key(pick: Pick) -> tuple[str, frozenset[tuple[str, str]]]:
-    return pick.grid, frozenset(pick.cell.items())

@@ -56,7 +56,7 @@ class Goal:
         state: State = "diverged" if summary.get("status") == "diverged" else "done"
         steps = int(summary.get("steps") or 0)
         seconds = _number(summary.get("seconds_training"))
-        rows = self._evaluations(directory) if evaluations or self.target is not None else ()
+        rows = self.evaluations(directory) if evaluations or self.target is not None else ()
         value, censored = _number(summary.get(self.metric)), False
         if self.target is not None:
             value, censored = self._time(rows, steps, chosen.planned, state == "diverged")
@@ -69,7 +69,7 @@ class Goal:
 
     def of_history(self, chosen: Chosen, first_round: int, directory: RunDirectory) -> Seen:
         """The result so far of a paused run."""
-        rows = self._evaluations(directory)
+        rows = self.evaluations(directory)
         value = rows[-1][1] if rows else None
         steps = rows[-1][0] if rows else 0
         censored = False
@@ -77,7 +77,8 @@ class Goal:
             value, censored = self._time(rows, steps, chosen.planned, False)
         return Seen(chosen.pick, first_round, "paused", value, censored, rows, steps, chosen.planned, None, self.first)
 
-    def _evaluations(self, directory: RunDirectory) -> tuple[tuple[int, float], ...]:
+    def evaluations(self, directory: RunDirectory) -> tuple[tuple[int, float], ...]:
+        """(step, value) of each evaluation in the history."""
         rows = directory.rows()
         found = ((row.get("step"), _number(row.get(self.metric))) for row in rows if row.get("event") == "evaluation")
         return tuple((int(step), value) for step, value in found if step is not None and value is not None)

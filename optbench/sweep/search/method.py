@@ -55,6 +55,11 @@ class Pick:
     grid: str = ""
     until: int | None = None
 
+    @property
+    def key(self) -> tuple[str, frozenset[tuple[str, str]]]:
+        """The cell, hashable; the same for all picks of a cell."""
+        return self.grid, frozenset(self.cell.items())
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -64,7 +69,8 @@ class Seen:
     state: waiting (no result yet), paused (at ``pick.until``), done, diverged or failed.
     value: of the goal at the end of the run, or at the last evaluation of a paused one; None if there is none.
     censored: True if the goal is a time to a target and the run ended at ``value`` without reaching it.
-    evaluations: (step, value of the goal) of each evaluation so far, in order; only for methods that ask for them.
+    evaluations: (step, value of the goal) of each evaluation so far, in order; only for methods that ask for them. While a
+        run waits, those up to its last pause.
     steps: the optimizer steps taken. planned: the steps of the whole run.
     seconds: of training; None if unknown.
     first: the value of the goal before the first step; None if unknown.

@@ -67,8 +67,10 @@ class OptunaSearch:
         rows = tuple(search.row() for search in searches)
         ended = sum(row["ended"] for row in rows)
         found = [row for row in rows if row["best"] is not None]
+        paused = sum(row["paused"] for row in rows)
         many = f"{len(rows)} searches, " if len(rows) > 1 else ""
-        line = f"{many}{ended} of {options['trials'] * max(len(rows), 1)} trials"
+        line = f"{many}{ended} of {options['trials'] * max(len(rows), 1)} trials ended"
+        line += f", {paused} paused" if paused else ""
         if found:
             best = (max if problem.higher else min)(found, key=lambda row: float(row["best"]))
             where = ", ".join(f"{key}={best[key]}" for key in best if "." in key)

@@ -1,6 +1,6 @@
 """The search of a sweep as its folder describes it: its grids, its method, and the results of the cells chosen so far."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from optbench.sweep.search.method import Answer, Grid, Method, Options, Pick, Se
 from optbench.sweep.search.methods import method
 from optbench.sweep.search.record import Chosen, Record
 
+_Key = tuple[str, frozenset[tuple[str, str]]]
 ENDED: tuple[State, ...] = ("done", "diverged", "failed", "paused")
 _ROUND = 4  # cells in a round for round: auto
 
@@ -112,15 +113,36 @@ class Search:
         """The cells chosen so far."""
         return Record.of(self.plan.path)
 
-    def seen(self, record: Record) -> list[Seen]:
-        """The chosen cells with their results, in the order of choice; each cell once, with its latest pick."""
-        latest: dict[tuple[str, frozenset[tuple[str, str]]], Chosen] = {}
-        first: dict[tuple[str, frozenset[tuple[str, str]]], int] = {}
+    def seen(self, record: Record, hidden: Collection[_Key] = ()) -> list[Seen]:
+        """The chosen cells with their results, in the order of choice; each cell once, with its latest pick.
+
+        Cells in ``hidden`` are "waiting", even if they have ended.
+        """
+        latest: dict[_Key, Chosen] = {}
+        first: dict[_Key, int] = {}
+        pauses: dict[_Key, int | None] = {}
         for each in record.chosen:
-            key = each.pick.grid, frozenset(each.pick.cell.items())
+            key = each.pick.key
+            if key in latest:
+                pauses[key] = latest[key].pick.until
             latest[key] = each
             first.setdefault(key, each.round)
-        return [self._seen(each, first[key]) for key, each in latest.items()]
+        found = []
+        for key, each in latest.items():
+            seen = self._seen(each, first[key])
+            if key in hidden or seen.state == "waiting":
+                seen = self._waiting(each, first[key], pauses.get(key))
+            found.append(seen)
+        return found
+
+    def _waiting(self, chosen: Chosen, first_round: int, pause: int | None) -> Seen:
+        """A cell without a result; its evaluations are those up to its last pause, which do not change any more."""
+        rows: tuple[tuple[int, float], ...] = ()
+        if pause is not None and self.method.needs_evaluations and chosen.run_id:
+            rows = self.problem.goal.evaluations(self.plan.directory(chosen.run_id))
+            rows = rows[: next((place for place, row in enumerate(rows, start=1) if row[0] >= pause), len(rows))]
+        first = self.problem.goal.first
+        return Seen(chosen.pick, first_round, "waiting", evaluations=rows, planned=chosen.planned, first=first)
 
     def _seen(self, chosen: Chosen, first_round: int) -> Seen:
         if not chosen.run_id:
