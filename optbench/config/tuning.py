@@ -74,12 +74,13 @@ def _map(entry: Mapping[str, Any], u: float) -> Value:
     if distribution == "integer":
         return int(low + int(u * (high - low + 1)))
     if distribution == "uniform":
-        return _rounded(low + u * (high - low), low, high)
-    value = _rounded(low * (high / low) ** u, low, high)
+        return rounded(low + u * (high - low), low, high)
+    value = rounded(low * (high / low) ** u, low, high)
     return value if distribution == "log_uniform" else round(1 - value, 15)
 
 
-def _rounded(value: float, low: float, high: float) -> float:
+def rounded(value: float, low: float, high: float) -> float:
+    """``value`` with six significant digits, within [low, high]: short, and the same on every machine."""
     return min(max(float(f"{value:.6g}"), float(low)), float(high))
 
 

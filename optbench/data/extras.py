@@ -1,9 +1,9 @@
-"""The additional packages that reading some data needs. Imports no torch."""
+"""The additional packages that reading some data, and one search, need. Imports no torch."""
 
 from importlib.util import find_spec
 
 # Packages by the extra of this package that installs them.
-EXTRAS = {"images": ("PIL",), "natpatch": ("skimage", "sklearn", "PIL")}
+EXTRAS = {"images": ("PIL",), "natpatch": ("skimage", "sklearn", "PIL"), "optuna": ("optuna", "cmaes")}
 
 
 def lacking(extra: str) -> list[str]:

@@ -13,7 +13,7 @@ from optbench.store.run_directory import FINISHED
 from optbench.sweep.plan import Entry
 from optbench.sweep.search.method import Choice, Pick, Seen
 from optbench.sweep.search.reading import ENDED, Search
-from optbench.sweep.search.record import Chosen, Record, key_of, note_answer
+from optbench.sweep.search.record import Chosen, Record, note_answer
 
 # A worker that waits for the runs of others looks this often.
 _PATIENCE_SECONDS = 0.5
@@ -55,17 +55,12 @@ class Asker:
             self._complete(record)
             seen = self.search.seen(record)
             last = record.rounds - 1
-            latest = {key_of(each.pick) for each in record.chosen if each.round == last}
-            if any(each.state not in ENDED for each in seen if key_of(each.pick) not in latest):
+            latest = {each.pick.key for each in record.chosen if each.round == last}
+            if any(each.state not in ENDED for each in seen if each.pick.key not in latest):
                 return Asked("waiting", record)
             choice = Choice()
             if self._barren != record.rounds:
-                paused_at = record.paused_at()
-                shown = [
-                    _waiting(each, paused_at[key_of(each.pick)]) if key_of(each.pick) in latest else each
-                    for each in seen
-                ]
-                choice = self._choose(shown)
+                choice = self._choose(self.search.seen(record, latest))
             if not choice.picks:
                 self._barren = record.rounds
                 if any(each.state not in ENDED for each in seen):
@@ -147,9 +142,3 @@ def take_searched(
         if asked.outcome == "waiting":
             time.sleep(_PATIENCE_SECONDS)
         record = asked.record
-
-
-def _waiting(seen: Seen, known_until: int) -> Seen:
-    """A cell of the last round without its result, but with its evaluations up to an earlier pause."""
-    known = tuple(each for each in seen.evaluations if each[0] <= known_until)
-    return Seen(seen.pick, seen.round, "waiting", evaluations=known, planned=seen.planned, first=seen.first)

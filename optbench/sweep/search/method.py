@@ -14,6 +14,8 @@ from typing import Any, Literal, Protocol
 
 #: A cell as the command line spells it: {"batch": "64", "optimizer.learning_rate": "0.1", "seed": "0"}.
 CellWords = Mapping[str, str]
+#: The name of the grid of a cell, and its values.
+Key = tuple[str, frozenset[tuple[str, str]]]
 State = Literal["waiting", "paused", "done", "diverged", "failed"]
 
 
@@ -55,6 +57,11 @@ class Pick:
     grid: str = ""
     until: int | None = None
 
+    @property
+    def key(self) -> Key:
+        """The cell, hashable; the same for all picks of a cell."""
+        return self.grid, frozenset(self.cell.items())
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -64,8 +71,8 @@ class Seen:
     state: waiting (no result yet), paused (at ``pick.until``), done, diverged or failed.
     value: of the goal at the end of the run, or at the last evaluation of a paused one; None if there is none.
     censored: True if the goal is a time to a target and the run ended at ``value`` without reaching it.
-    evaluations: (step, value of the goal) of each evaluation so far, in order; only for methods that ask for them. They are
-        given for waiting cells, too: a method may use those up to the ``until`` of an earlier choice of the cell.
+    evaluations: (step, value of the goal) of each evaluation so far, in order; only for methods that ask for them. While a
+        run waits, those up to its last pause.
     steps: the optimizer steps taken. planned: the steps of the whole run.
     seconds: of training; None if unknown.
     first: the value of the goal before the first step; None if unknown.

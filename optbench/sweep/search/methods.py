@@ -7,6 +7,7 @@ from optbench.sweep.search.method import Method
 
 _METHODS = {
     "halving": "halving.Halving",
+    "optuna": "optuna_search.OptunaSearch",
     "random": "random_cells.RandomCells",
     "verdict": "verdict.SequentialVerdict",
 }

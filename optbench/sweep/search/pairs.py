@@ -206,18 +206,13 @@ def compared(
     pairs = list(combinations(every, 2)) if which == "all" else [(every[0], other) for other in every[1:]]
     rule = replace(rule, alpha=rule.alpha / len(pairs))
     seeds = common_seeds(problem)[: rule.maximum]
-    results = {key_of(each.pick): each for each in seen}
-    runs = {setting: [results.get(key_of(setting.pick(seed))) for seed in seeds] for setting in every}
+    results = {each.pick.key: each for each in seen}
+    runs = {setting: [results.get(setting.pick(seed).key) for seed in seeds] for setting in every}
     higher = problem.higher and not times
     return [
         Comparison(first, second, _prefix(runs[first], runs[second]), rule, higher, scale, times)
         for first, second in pairs
     ]
-
-
-def key_of(pick: Pick) -> tuple[str, frozenset[tuple[str, str]]]:
-    """The cell of a pick, in a form that can be looked up."""
-    return pick.grid, frozenset(pick.cell.items())
 
 
 def _prefix(first: Sequence[Seen | None], second: Sequence[Seen | None]) -> tuple[tuple[Seen | None, Seen | None], ...]:

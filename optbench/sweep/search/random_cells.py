@@ -21,11 +21,11 @@ class RandomCells:
     def choose(self, problem: Problem, seen: Sequence[Seen], options: Options) -> Choice:
         """The next cells of the sequence that the budget can pay."""
         budget = Budget.of(options["budget"], problem)
-        known = {_key(each.pick) for each in seen}
+        known = {each.pick.key for each in seen}
         spent = budget.spent(seen)
         picks: list[Pick] = []
         for pick in _shuffled(problem, options.seed):
-            if _key(pick) in known or not problem.exists(pick):
+            if pick.key in known or not problem.exists(pick):
                 continue
             spent += budget.price(pick)
             if spent > budget.limit:
@@ -43,10 +43,6 @@ class RandomCells:
         best = (max if problem.higher else min)(ended, key=lambda each: each.value or 0.0)
         place = " ".join(f"{key}={text}" for key, text in best.pick.cell.items())
         return Answer(f"best of {len(ended)} cells: {best.value:.4g} at {place}")
-
-
-def _key(pick: Pick) -> tuple[str, frozenset[tuple[str, str]]]:
-    return pick.grid, frozenset(pick.cell.items())
 
 
 def _shuffled(problem: Problem, seed: int) -> Iterator[Pick]:

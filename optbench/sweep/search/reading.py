@@ -1,6 +1,6 @@
 """The search of a sweep as its folder describes it: its grids, its method, and the results of the cells chosen so far."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +14,9 @@ from optbench.store.run_directory import FINISHED
 from optbench.sweep.grid.lattice import Lattice
 from optbench.sweep.plan import Plan
 from optbench.sweep.search.goal import Goal
-from optbench.sweep.search.method import Answer, Grid, Method, Options, Pick, Seen, State
+from optbench.sweep.search.method import Answer, Grid, Key, Method, Options, Pick, Seen, State
 from optbench.sweep.search.methods import method
-from optbench.sweep.search.record import Chosen, Key, Record, key_of
+from optbench.sweep.search.record import Chosen, Record
 
 ENDED: tuple[State, ...] = ("done", "diverged", "failed", "paused")
 _ROUND = 4  # cells in a round for round: auto
@@ -119,16 +119,32 @@ class Search:
         """The cells chosen so far."""
         return Record.of(self.plan.path)
 
-    def seen(self, record: Record) -> list[Seen]:
-        """The chosen cells with their results, in the order of choice; each cell once, with its latest pick."""
+    def seen(self, record: Record, hidden: Collection[Key] = ()) -> list[Seen]:
+        """The chosen cells with their results, in the order of choice; each cell once, with its latest pick.
+
+        Cells in ``hidden`` are "waiting", even if they have ended.
+        """
         latest: dict[Key, Chosen] = {}
         first: dict[Key, int] = {}
         for each in record.chosen:
-            key = key_of(each.pick)
-            latest[key] = each
-            first.setdefault(key, each.round)
+            latest[each.pick.key] = each
+            first.setdefault(each.pick.key, each.round)
         paused_at = record.paused_at()
-        return [self._seen(each, first[key], paused_at[key]) for key, each in latest.items()]
+        return [
+            self._waiting(each, first[key], paused_at[key])
+            if key in hidden
+            else self._seen(each, first[key], paused_at[key])
+            for key, each in latest.items()
+        ]
+
+    def _waiting(self, chosen: Chosen, first_round: int, paused_at: int) -> Seen:
+        """A cell without its result; its evaluations are those up to its last pause, which do not change any more."""
+        known: tuple[tuple[int, float], ...] = ()
+        if paused_at and self.method.needs_evaluations and chosen.run_id:
+            rows = self.problem.goal.evaluations(self.plan.directory(chosen.run_id))
+            known = tuple(each for each in rows if each[0] <= paused_at)
+        first = self.problem.goal.first
+        return Seen(chosen.pick, first_round, "waiting", evaluations=known, planned=chosen.planned, first=first)
 
     def _seen(self, chosen: Chosen, first_round: int, paused_at: int) -> Seen:
         if not chosen.run_id:
@@ -145,25 +161,17 @@ class Search:
         return seen
 
     def _read(self, chosen: Chosen, first_round: int, directory: RunDirectory, state: str, paused_at: int) -> Seen:
-        evaluations: tuple[tuple[int, float], ...] = ()
-        if self.method.needs_evaluations and (state == "failed" or (paused_at and state not in FINISHED)):
-            evaluations = self.problem.goal.evaluations(directory)
-        known = tuple(each for each in evaluations if each[0] <= paused_at)
-        waiting = Seen(chosen.pick, first_round, "waiting", evaluations=known, planned=chosen.planned)
+        goal, detailed = self.problem.goal, self.method.needs_evaluations
         if state == "failed":
-            steps = evaluations[-1][0] if evaluations else 0
-            return Seen(
-                chosen.pick, first_round, "failed", evaluations=evaluations, steps=steps, planned=chosen.planned
-            )
-        if state in ("done", "diverged"):
-            summary = directory.summary()
-            if summary is None:
-                return waiting
-            return self.problem.goal.of_summary(chosen, first_round, summary, directory, self.method.needs_evaluations)
-        if state == "paused":
-            found = self.problem.goal.of_history(chosen, first_round, directory)
-            return waiting if waits(directory.status(), chosen.pick.until) else found
-        return waiting
+            rows = goal.evaluations(directory) if detailed else ()
+            steps = rows[-1][0] if rows else 0
+            return Seen(chosen.pick, first_round, "failed", evaluations=rows, steps=steps, planned=chosen.planned)
+        summary = directory.summary() if state in FINISHED else None
+        if summary is not None:
+            return goal.of_summary(chosen, first_round, summary, directory, detailed)
+        if state == "paused" and not waits(directory.status(), chosen.pick.until):
+            return goal.of_history(chosen, first_round, directory)
+        return self._waiting(chosen, first_round, paused_at)
 
     def answer(self, record: Record | None = None) -> Answer:
         """The answer of the runs that have ended."""
@@ -172,10 +180,16 @@ class Search:
 
     def spent(self, seen: Sequence[Seen]) -> str:
         """The cost so far, such as "142 of 2,655 runs (5 %), 3 % of the steps"."""
-        cells, steps = len(seen), sum(each.steps for each in seen)
-        share = f"{100 * cells / max(self.problem.size, 1):.2g} %"
+        return self.share([each.pick for each in seen], sum(each.steps for each in seen))
+
+    def share(self, picks: Sequence[Pick], steps: int) -> str:
+        """The cost of ``picks`` that take ``steps``, as shares of the grid; without shares if some are no cells of the grid."""
+        axes = {grid.name: grid.axes.keys() for grid in self.problem.grids}
+        if any(pick.cell.keys() != axes[pick.grid] for pick in picks):
+            return f"{len(picks):,} runs, {steps:,} steps"
+        share = f"{100 * len(picks) / max(self.problem.size, 1):.2g} %"
         cost = f"{100 * steps / max(self.problem.total_steps, 1):.2g} %"
-        return f"{cells:,} of {self.problem.size:,} runs ({share}), {cost} of the steps"
+        return f"{len(picks):,} of {self.problem.size:,} runs ({share}), {cost} of the steps"
 
 
 def _options(choice: Mapping[str, Any]) -> Options:

@@ -15,18 +15,9 @@ from optbench.moved import current_key
 from optbench.store import StoreError
 from optbench.store.files import component, read_bytes, reason, reporting, to_json, write_atomically
 from optbench.sweep.plan import Plan
-from optbench.sweep.search.method import Pick
+from optbench.sweep.search.method import Key, Pick
 
 PICKS, ANSWERS = "picks.jsonl", "answers.jsonl"
-
-
-#: The grid of a cell, and its values.
-Key = tuple[str, frozenset[tuple[str, str]]]
-
-
-def key_of(pick: Pick) -> Key:
-    """The key by which the cell of ``pick`` is known, however far its run is to go."""
-    return pick.grid, frozenset(pick.cell.items())
 
 
 @dataclass(frozen=True)
@@ -101,7 +92,7 @@ class Record:
         found: dict[Key, int] = {}
         latest: dict[Key, int] = {}
         for each in self.chosen:
-            key = key_of(each.pick)
+            key = each.pick.key
             found[key] = latest.get(key, 0)
             latest[key] = max(latest.get(key, 0), each.pick.until or 0)
         return found

@@ -62,9 +62,9 @@ class Standing:
     def __init__(self, bracket: Bracket, problem: Problem, seen: Sequence[Seen]) -> None:
         self.bracket, self._problem = bracket, problem
         self._sign = -1 if problem.higher else 1
-        known = {_key(each.pick): each for each in seen if each.pick.grid == bracket.grid.name}
+        known = {each.pick.key: each for each in seen if each.pick.grid == bracket.grid.name}
         self._seen = {
-            (setting, seed): known.get(_key(bracket.pick(setting, seed)))
+            (setting, seed): known.get(bracket.pick(setting, seed).key)
             for setting in bracket.settings
             for seed in bracket.seeds
         }
@@ -213,10 +213,6 @@ class Standing:
                     "diverged": values.count(math.inf),
                     "failed": sum(each is not None and math.isnan(each) for each in values),
                 }
-
-
-def _key(pick: Pick) -> frozenset[tuple[str, str]]:
-    return frozenset(pick.cell.items())
 
 
 def in_words(words: Words) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from optbench.analysis.statistics.sequential import FIRST, Rule
 from optbench.errors import UserError
 from optbench.sweep.search.method import Answer, Choice, Options, Pick, Problem, Seen
-from optbench.sweep.search.pairs import SEED, Comparison, common_seeds, compared, count_settings, key_of, settings
+from optbench.sweep.search.pairs import SEED, Comparison, common_seeds, compared, count_settings, settings
 
 _MOST_PAIRS = 500
 _MOST_SPOKEN = 3  # pairs in the sentence of the live table
@@ -76,9 +76,9 @@ class SequentialVerdict:
         wanted = {setting for pair in undecided for setting in (pair.first, pair.second)}
         active = [setting for setting in settings(problem) if setting in wanted]
         seeds = common_seeds(problem)[: options["maximum"]]
-        chosen = {key_of(each.pick) for each in seen}
+        chosen = {each.pick.key for each in seen}
         # Undecided settings have always had the same seeds.
-        started = [place for place, seed in enumerate(seeds) if any(key_of(one.pick(seed)) in chosen for one in active)]
+        started = [place for place, seed in enumerate(seeds) if any(one.pick(seed).key in chosen for one in active)]
         had = max(started, default=-1) + 1
         if had >= FIRST and any(each.state == "waiting" for each in seen):
             return Choice()

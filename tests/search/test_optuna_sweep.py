@@ -1,0 +1,115 @@
+"""search=optuna in a real sweep: composed cells, the record, pauses; runs are ended without training."""
+
+import pytest
+
+from optbench.store import RunLock
+from optbench.sweep.grid.again import compose_again
+from optbench.sweep.search.asking import Asker, take_searched
+from optbench.sweep.search.reading import Search
+from optbench.sweep.search.record import Record
+from tests.search.searched import picks_of, start
+
+pytest.importorskip("optuna", reason="needs the extra optuna")
+pytest.importorskip("cmaes", reason="needs the extra optuna")
+
+WORDS = ["dataset=digits", "model=mlp", "tracker=none", "optimizer=adam", "budget.steps=40", "eval_every=10"]
+CHOICE = {
+    "name": "optuna",
+    "over": None,
+    "trials": 5,
+    "sampler": "tpe",
+    "sampler_options": {},
+    "pruner": "none",
+    "pruner_options": {},
+    "stages": 4,
+}
+
+
+@pytest.fixture(autouse=True)
+def _composed_once(monkeypatch):
+    """A lattice keeps the cells that it has composed; each takes Hydra a tenth of a second."""
+    kept = {}
+
+    def once(words):
+        key = tuple(word for word in words if not word.startswith("results_dir="))
+        if key not in kept:
+            kept[key] = compose_again(words)
+        return kept[key]
+
+    monkeypatch.setattr("optbench.sweep.grid.again.compose_again", once)
+    monkeypatch.setattr("tests.search.searched.compose_again", once)
+
+
+def loss(config, step):
+    return config["optimizer"]["learning_rate"] * (2 - step / 40)
+
+
+def train(run, until):
+    """Write the rows that a worker would, up to a pause at ``until``."""
+    config = run.config()
+    with RunLock(run.lock):
+        begun = len(run.rows())
+        for step in range(10 * begun + 10, (until or 40) + 1, 10):
+            run.append({"event": "evaluation", "step": step, "validation_loss": loss(config, step)})
+        run.flush()
+        if until is None or until >= 40:
+            run.finish({"status": "done", "steps": 40, "validation_loss": loss(config, 40)}, "done")
+        else:
+            run.set_status("paused", step=until)
+
+
+def play(plan, most=1000):
+    """One worker that trains up to ``most`` times."""
+    asker = Asker(Search.of(plan))
+    for number, claim in enumerate(take_searched(asker, 0, 10**6, lambda: False, lambda asked: None)):
+        if number == most:
+            claim.lock.release()
+            return None
+        until = Record.of(plan.path).until()[claim.directory.run_id]
+        claim.lock.release()
+        train(claim.directory, until)
+    return picks_of(plan)
+
+
+def test_drawn_values_are_those_of_a_run_that_is_typed(tmp_path):
+    plan = start(tmp_path, WORDS, choice=CHOICE)
+    picks = play(plan)
+    assert len(picks) == 5
+    for _, cell, run_id in picks[::4]:
+        config = plan.directory(run_id).config()
+        assert config["optimizer"]["learning_rate"] == float(cell["optimizer.learning_rate"])
+        assert config["optimizer"]["beta2"] == float(cell["optimizer.beta2"])
+        typed = compose_again([*WORDS, *(f"{key}={word}" for key, word in cell.items()), f"results_dir={tmp_path}"])
+        assert [each.run_id for each in typed.cells] == [run_id]
+
+
+def test_a_search_that_is_stopped_anywhere_makes_the_same_picks(tmp_path):
+    choice = {**CHOICE, "pruner": "median", "pruner_options": {"n_startup_trials": 1}, "trials": 5, "round": 2}
+    whole = play(start(tmp_path / "whole", WORDS, choice=choice))
+    plan = start(tmp_path / "stopped", WORDS, choice=choice)
+    for most in (1, 0, 2, 3):
+        play(plan, most)
+    assert play(plan) == whole
+    states = [plan.directory(run_id).status().state for run_id in dict.fromkeys(run for _, _, run in whole)]
+    assert len(states) == 5
+    assert set(states) == {"done", "paused"}, "some are pruned"
+
+
+def test_a_run_that_goes_on_shows_its_evaluations_up_to_its_last_pause(tmp_path):
+    plan = start(tmp_path, WORDS, choice={**CHOICE, "pruner": "median", "round": 1})
+    search = Search.of(plan)
+    asker = Asker(search)
+    asker.ask()
+    (first,) = Record.of(plan.path).chosen
+    train(plan.directory(first.run_id), 10)
+    asker.ask()  # a second trial
+    asker.ask()  # the first goes on
+    record = Record.of(plan.path)
+    assert [each.pick.until for each in record.chosen if each.run_id == first.run_id] == [10, 20]
+    value = loss(plan.directory(first.run_id).config(), 10)
+    for _ in range(2):
+        seen = search.seen(record, {first.pick.key})[0]
+        assert (seen.state, seen.evaluations, seen.value) == ("waiting", ((10, value),), None)
+        train(plan.directory(first.run_id), 20)  # which changes nothing as long as it is hidden
+    assert search.seen(record)[0].state == "paused"
+    assert len(search.seen(record)[0].evaluations) == 2
