@@ -51,7 +51,11 @@ def print_search(console: Console, search: Search, runs: PlannedRuns) -> None:
         words = " ".join(f"{key}={text}" for key, text in pick.cell.items())
         until = f", to step {pick.until}" if pick.until is not None else ""
         console.print(f"  {pick.grid + ': ' if pick.grid else ''}{words}{until}", soft_wrap=True)
-    then = f"the next round: {search.share(choice.picks, cost)}" if choice.picks else f"nothing to choose: {choice.why}"
+    then = (
+        f"the next round: {search.share(choice.picks, cost)}"
+        if choice.picks
+        else choice.why or "the next round waits for results"
+    )
     limit = search.options.values.get("budget")
     console.print(then + (f"; search.budget={limit}" if limit is not None else ""), soft_wrap=True)
 

@@ -185,11 +185,15 @@ class Search:
     def share(self, picks: Sequence[Pick], steps: int) -> str:
         """The cost of ``picks`` that take ``steps``, as shares of the grid; without shares if some are no cells of the grid."""
         axes = {grid.name: grid.axes.keys() for grid in self.problem.grids}
-        if any(pick.cell.keys() != axes[pick.grid] for pick in picks):
+        if not picks or any(pick.cell.keys() != axes[pick.grid] for pick in picks):
             return f"{len(picks):,} runs, {steps:,} steps"
-        share = f"{100 * len(picks) / max(self.problem.size, 1):.2g} %"
-        cost = f"{100 * steps / max(self.problem.total_steps, 1):.2g} %"
+        share, cost = _percent(len(picks), self.problem.size), _percent(steps, self.problem.total_steps)
         return f"{len(picks):,} of {self.problem.size:,} runs ({share}), {cost} of the steps"
+
+
+def _percent(part: float, whole: float) -> str:
+    share = 100 * part / max(whole, 1)
+    return f"{share:.0f} %" if share >= 10 else f"{share:.2g} %"
 
 
 def _options(choice: Mapping[str, Any]) -> Options:
