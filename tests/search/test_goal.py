@@ -5,7 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from optbench.errors import UserError
+from optbench.store import RunDirectory
 from optbench.sweep.search.goal import Goal
+from optbench.sweep.search.method import Pick
+from optbench.sweep.search.record import Chosen
 
 
 def cells(*classes):
@@ -25,3 +29,16 @@ def cells(*classes):
 )
 def test_the_value_of_a_classifier_that_knows_nothing(metric, classes, first):
     assert Goal.of({"goal": metric, "target": None}, cells(*classes)).first == first
+
+
+def test_a_result_that_runs_do_not_have_is_named_with_those_that_they_have(tmp_path):
+    summary = {"status": "done", "steps": 4, "validation_loss": 0.5, "test_loss": 0.4}
+    chosen = Chosen(0, Pick({"seed": "0"}), "a-run", 4)
+    with pytest.raises(
+        UserError, match=r"search.goal=validation_los: no result of run a-run; did you mean validation_loss\?"
+    ):
+        Goal("validation_los").of_summary(chosen, 0, summary, RunDirectory(tmp_path), False)
+    lost = Goal("validation_loss").of_summary(
+        chosen, 0, {**summary, "validation_loss": None}, RunDirectory(tmp_path), False
+    )
+    assert lost.state == "diverged"  # it ended at a loss that is not finite

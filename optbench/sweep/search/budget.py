@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from optbench.errors import UserError
 from optbench.sweep.search.method import Pick, Problem, Seen
 
 
@@ -25,6 +26,16 @@ class Budget:
             return cls(problem, amount, False, f"the budget of {amount:,} runs is spent")
         share = float(amount.strip().removesuffix("%")) / 100
         return cls(problem, share * problem.total_steps, True, f"the budget of {amount} of the steps is spent")
+
+    def check(self) -> None:
+        """Raise UserError if it does not pay for one cell of mean length."""
+        mean = self.problem.total_steps / max(self.problem.size, 1)
+        if self.in_steps and self.limit < mean:
+            share = 100 * self.limit / max(self.problem.total_steps, 1)
+            raise UserError(
+                f"search.budget={share:.3g}%: of {self.problem.size:,} cells is not one run; accepted: at least "
+                f"{math.ceil(100 / max(self.problem.size, 1))}%, or a number of runs"
+            )
 
     def price(self, pick: Pick) -> float:
         """The price of a cell before it has run."""

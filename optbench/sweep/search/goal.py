@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from optbench.errors import UserError
+from optbench.errors import UserError, nearest
 from optbench.store import RunDirectory
 from optbench.store.measured import higher_is_better, is_diagnostic
 from optbench.sweep.grid.expand import Cell
@@ -56,6 +56,11 @@ class Goal:
         steps = int(summary.get("steps") or 0)
         seconds = _number(summary.get("seconds_training"))
         rows = self.evaluations(directory) if evaluations or self.target is not None else ()
+        if state == "done" and self.metric not in summary and self.target is None:
+            there = [name for name in summary if isinstance(summary[name], float) and not name.startswith(_HELD_BACK)]
+            raise UserError(
+                f"search.goal={self.metric}: no result of run {chosen.run_id}; {nearest(self.metric, there)}"
+            )
         value, censored = _number(summary.get(self.metric)), False
         if self.target is not None:
             value, censored = self._time(rows, steps, chosen.planned, state == "diverged")

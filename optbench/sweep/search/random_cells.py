@@ -16,7 +16,8 @@ class RandomCells:
     needs_evaluations = False
 
     def check(self, problem: Problem, options: Options) -> None:
-        """There is nothing that it cannot do."""
+        """Raise UserError for a budget that pays for no cell."""
+        Budget.of(options["budget"], problem).check()
 
     def choose(self, problem: Problem, seen: Sequence[Seen], options: Options) -> Choice:
         """The next cells of the sequence that the budget can pay."""

@@ -119,7 +119,7 @@ class SweepDisplay:
         is_news = self._search is None or (event.answer, event.why) != (self._search.answer, self._search.why)
         self._search = event
         self.total = max(self.total, event.chosen)
-        self.already = max(self.already, event.ended - (self._finished - self.already))
+        self.already = max(self.already, event.ended - len(self._ended))
         if self.lines and is_news:
             self._print(f"search: {self._search_words()}")
 
