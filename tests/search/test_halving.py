@@ -345,9 +345,9 @@ def test_what_was_trained_to_its_end_before_is_compared_at_the_rungs_as_well():
 
 def test_the_answer_works_from_the_beginning():
     problem = Table(by_trial, trial=range(9))
-    assert METHOD.answer(problem, [], options()).line == "0 of 9 settings begun"
+    assert METHOD.answer(problem, [], options()).line == "0 of 9 settings begun, 3, 1 of them will go on"
     seen = [problem.train(Pick({"trial": str(number)}, until=3)) for number in range(9)]
-    assert METHOD.answer(problem, seen[:2], options()).line == "2 of 9 settings begun"
+    assert METHOD.answer(problem, seen[:2], options()).line.startswith("2 of 9 settings begun, ")
     answer = METHOD.answer(problem, seen, options())
     assert answer.line.startswith("trial=0 is the best of 9 settings, 3.333 at rung 1 of 3")
     assert [(row["rung"], row["steps"], row["rank"]) for row in answer.rows] == [(1, 3, rank) for rank in range(1, 10)]

@@ -187,7 +187,9 @@ class Standing:
         """The best setting of the last complete rung, or the number of those that have begun."""
         total, rungs = self._begun, self._last + 1
         if not self.complete:
-            return f"{total} of {len(self.bracket.settings)} settings begun"
+            settings = len(self.bracket.settings)
+            later = ", ".join(str(self.bracket.quota(rung, settings)) for rung in range(1, rungs))
+            return f"{total} of {settings} settings begun, {later} of them will go on"
         reached = [ranked for ranked in self.complete if ranked]
         place = "at the end" if len(reached) == rungs else f"at rung {len(reached)} of {rungs}"
         if not reached or reached[-1][0][0] == math.inf:
