@@ -9,6 +9,7 @@ from optbench.cli.sweeps import retry
 from optbench.store import RunLock
 from optbench.store.claims import claim
 from optbench.sweep.grid import again
+from optbench.sweep.planned_runs import PlannedRuns
 from optbench.sweep.search import asking, reading
 from optbench.sweep.search.asking import Asker, take_searched
 from optbench.sweep.search.record import Record
@@ -239,6 +240,16 @@ def test_retry_trains_failed_runs_to_their_rung_and_paused_ones_to_the_end_if_as
     work(plan)
     assert [states(plan)[run] for run in paused].count("paused") == 0
     assert asker(plan).ask().outcome == "over"
+
+
+def test_a_sweep_of_the_grid_trains_paused_runs_to_their_end_and_the_search_leaves_them(undisturbed):
+    search = reading.Search.of(undisturbed)
+    cells = {each.run_id: search.problem.lattice.cell(each.pick) for each in search.record().chosen}
+    found = states(undisturbed)
+    paused = {run for run, state in found.items() if state == "paused"}
+    assert {*PlannedRuns(undisturbed, list(cells.values()), False, "none").to_do} == paused
+    assert PlannedRuns(undisturbed, list(cells.values()), False, "none", paused=False).to_do == []
+    assert PlannedRuns(undisturbed, list(cells.values()), False, "none").in_words().count("paused") == 1
 
 
 def test_a_lock_is_not_needed_to_leave_a_paused_run_alone(undisturbed):

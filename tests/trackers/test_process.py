@@ -53,6 +53,27 @@ def test_what_the_store_writes_is_mirrored(tmp_path, recorder):
     assert recorded(run.path) == [*rows, ["finish", {"status": "diverged", "steps": 2}, "diverged"]]
 
 
+def test_the_mirror_of_a_paused_run_ends_as_paused_and_the_next_one_begins_anew(tmp_path, recorder):
+    run = RunDirectory(tmp_path / "runs" / "stored")
+    run.create("batch: 128\n")
+    run.set_status("running")
+    mirror = trackers.start(run.path, recorder())
+    run.append({"step": 1})
+    run.set_status("paused", "at step 1 of 2", step=1)
+    assert mirror.finish(20) is None
+    assert recorded(run.path)[-1] == ["finish", {}, "paused"]
+    run.set_status("running")
+    mirror = trackers.start(run.path, recorder())
+    run.append({"step": 2})
+    run.finish({"status": "done"})
+    assert mirror.finish(20) is None
+    assert recorded(run.path)[-3:] == [
+        ["log", 0, {"step": 1}],
+        ["log", 1, {"step": 2}],
+        ["finish", {"status": "done"}, "done"],
+    ]
+
+
 def test_the_mirror_ends_by_itself_when_the_summary_is_there(make_run, recorder):
     path = make_run(steps=[1])
     mirror = trackers.start(path, recorder())

@@ -182,7 +182,8 @@ def test_online_does_not_fall_back(make_run, stand_in):
 
 
 @pytest.mark.parametrize(
-    ("state", "code"), [("done", 0), ("diverged", 0), ("failed", 1), ("preempted", 1), ("crashed", 1)]
+    ("state", "code"),
+    [("done", 0), ("diverged", 0), ("paused", 0), ("failed", 1), ("preempted", 1), ("crashed", 1)],
 )
 def test_only_a_run_with_an_outcome_is_finished_in_wandb(make_run, stand_in, state, code):
     fake = stand_in()
