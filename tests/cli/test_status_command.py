@@ -197,7 +197,7 @@ def test_status_of_a_sweep_as_json(everything, command):
     status, out, err = command("status", "demo", "--json")
     assert (status, err) == (0, "")
     document = json.loads(out)
-    assert document.keys() == {"name", "results_dir", "total", "over", "counts", "axes", "jobs", "runs"}
+    assert document.keys() == {"name", "results_dir", "total", "over", "counts", "axes", "search", "jobs", "runs"}
     assert (document["name"], document["results_dir"], document["total"]) == ("demo", "results", 7)
     assert document["axes"] == AXES
     assert document["jobs"] == {"slurm": {}, "slurm_unanswered": [], "local": [{"host": "node7", "pid": 42}]}

@@ -76,8 +76,8 @@ class Survey:
 
     @property
     def is_over(self) -> bool:
-        """True if no process works on any of its runs, or will."""
-        return not self.in_states(*IN_HAND)
+        """True if no process works on any of its runs, or will. The workers of a search may choose paused runs again."""
+        return not (self.in_states(*IN_HAND) or (self.in_states("paused") and self.jobs.take_runs))
 
     def in_states(self, *states: Phase) -> list[RunState]:
         """The runs in any of ``states``."""
@@ -93,7 +93,7 @@ def survey(plan: Plan, queued: Queued, stuck_after: float = 600.0) -> Survey:
     A lock's heartbeat and a file's time of modification are compared with this host's clock.
     """
     seen = [_observe(plan.directory(entry.run_id), entry, stuck_after) for entry in plan.entries()]
-    open_runs = {"running", "stuck", "queued", "preempted", "lost"}
+    open_runs = {"running", "stuck", "queued", "preempted", "lost", "paused"}
     if not any(run.state in open_runs for run in seen):
         return Survey(plan.name, seen, LivingJobs())
     busy_hosts = {run.host for run in seen if run.state in ("running", "stuck") and run.host}
