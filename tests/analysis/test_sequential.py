@@ -71,6 +71,11 @@ def test_one_difference_is_no_evidence():
     )  # the posterior is Student's t with one degree, at location 1
 
 
+def test_differences_that_are_all_zero_are_evidence_for_zero():
+    assert evidence([0.0, 0.0, 0.0]) == pytest.approx([0.5, 0.5, 0.5])  # 4^(-1/2)
+    assert evidence([1e-9, -1e-9, 1e-9, -1e-9])[0] == pytest.approx(5**-0.5)
+
+
 def test_the_evidence_does_not_depend_on_the_unit():
     assert evidence(np.array([0.3, -0.1, 0.4, 0.2]) * 1e-6) == pytest.approx(evidence([0.3, -0.1, 0.4, 0.2]), rel=1e-12)
 
