@@ -71,6 +71,11 @@ def test_one_difference_is_no_evidence():
     )  # the posterior is Student's t with one degree, at location 1
 
 
+def test_differences_that_are_all_zero_are_evidence_for_zero():
+    assert evidence([0.0, 0.0, 0.0]) == pytest.approx([0.5, 0.5, 0.5])  # 4^(-1/2)
+    assert evidence([1e-9, -1e-9, 1e-9, -1e-9])[0] == pytest.approx(5**-0.5)
+
+
 def test_the_evidence_does_not_depend_on_the_unit():
     assert evidence(np.array([0.3, -0.1, 0.4, 0.2]) * 1e-6) == pytest.approx(evidence([0.3, -0.1, 0.4, 0.2]), rel=1e-12)
 
@@ -175,9 +180,10 @@ def test_wrong_verdicts_are_at_most_alpha(noise):
         "t4": lambda: generator.standard_t(4, shape),
         "two skewed arms": lambda: generator.gamma(2, size=shape) - generator.gamma(2, size=shape),
     }[noise]()
-    assert shares(x, Rule())[0] < 0.055
-    # "Within" at the margin is wrong at most a share beta of the time.
+    assert shares(x, Rule())[0] < 0.05
     margin = float(x.std())
+    assert shares(x, Rule(margin=margin))[0] < 0.05
+    # "Within" at the margin is wrong at most a share beta of the time.
     assert shares(x + margin, Rule(margin=margin))[1] < 0.21
 
 
@@ -185,14 +191,14 @@ def test_symmetric_noise_with_two_values_is_never_wrong_more_often_than_alpha():
     x = np.random.default_rng(6).choice([-1.0, 1.0], (20_000, 20))
     assert shares(x, Rule(noise="symmetric", deviation=1.0))[0] < 0.01
     # The t-test's evidence, looked at from the fourth value on, is: two values of one size are not normal.
-    assert (Rule().evidence(x).two[:, 3:] >= math.log(Rule().bound)).any(1).mean() > 0.08
-    assert shares(x, Rule())[0] < 0.07  # nothing before the sixth value where two are equal
+    assert (Rule().evidence(x).two[:, 3:] >= math.log(Rule().bound)).any(1).mean() > 0.07
+    assert shares(x, Rule())[0] < 0.055  # nothing before the sixth value where two are equal
 
 
 @pytest.mark.parametrize(
     ("differences", "rule", "outcome", "n"),
     [
-        ([1.0, 1.2, 0.9, 1.1, 1.3], Rule(maximum=10), "better", 4),
+        ([1.0, 1.2, 0.9, 1.1, 1.3], Rule(margin=0.1, maximum=10), "better", 4),
         # With more seeds to come the threshold is higher than any four values reach, 5^(3/2).
         ([-1.0, -1.2, -0.9, -1.1, -1.3], Rule(), "worse", 5),
         ([0.1, -0.1, 0.05, -0.02, 0.03], Rule(margin=1.0), "within", 4),
@@ -225,6 +231,14 @@ def test_a_verdict_is_that_of_the_shortest_prefix_that_decides():
                 assert [repr(state) for state in states[decided[0] :]] == [repr(states[decided[0]])] * (20 - decided[0])
                 assert states[decided[0]].n == decided[0] + 1
             assert all(state.n == n + 1 for n, state in enumerate(states) if state.outcome == "undecided")
+
+
+def test_evidence_without_a_margin_is_asked_to_hold_for_any_number_of_seeds():
+    assert Rule(alpha=0.01).bound == 100
+    assert Rule(margin=1.0).bound == pytest.approx(12.2)
+    assert Rule(margin=1.0, maximum=10**4).bound == 20
+    assert Rule(margin=1.0, noise="symmetric", deviation=1.0).bound == 20
+    assert Rule(beta=0.1).bound_within == pytest.approx(5.5)
 
 
 def test_values_beyond_the_maximum_change_nothing():

@@ -152,8 +152,11 @@ def test_the_sentence_of_the_live_table():
     asked = options()
     assert METHOD.answer(problem, [], asked).line == "adam - muon: no seed has ended yet"
     seen, _, _ = searched(problem, asked)
-    assert METHOD.answer(problem, seen, asked).line == "adam - muon: -0.36 [-0.963, 0.243] after 5 seeds: undecided"
-    assert METHOD.answer(problem, seen[:4], asked).line == "adam - muon: -0.35 after 2 seeds: undecided"
+    assert (
+        METHOD.answer(problem, seen, asked).line == "adam - muon: -0.36 [-1.74, 1.02] points after 5 seeds: undecided"
+    )
+    assert METHOD.answer(problem, seen[:4], asked).line == "adam - muon: -0.35 points after 2 seeds: undecided"
+    assert METHOD.answer(problem, seen[:2], options(goal="auto")).line == "adam - muon: -0.001 after 1 seed: undecided"
 
 
 @pytest.mark.parametrize("workers", [1, 4, 9])

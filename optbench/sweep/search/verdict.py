@@ -100,7 +100,7 @@ class SequentialVerdict:
         undecided = [pair for pair in pairs if pair.outcome == "undecided"]
         # The one that keeps the search going, if there are too many to name.
         spoken = pairs if len(pairs) <= _MOST_SPOKEN else undecided[:1]
-        sentences = [_sentence(pair) for pair in spoken]
+        sentences = [_sentence(pair, _unit(options)) for pair in spoken]
         if len(pairs) > 1:
             sentences.insert(0, f"{len(pairs) - len(undecided)} of {len(pairs)} pairs decided")
         rows = tuple(_row(pair, _unit(options)) for pair in pairs)
@@ -132,7 +132,7 @@ def _scale(options: Options) -> float:
     return _PER_CENT if _unit(options) == "points" else 1
 
 
-def _sentence(pair: Comparison) -> str:
+def _sentence(pair: Comparison, unit: str) -> str:
     found = pair.verdict
     names = f"{pair.first.name} - {pair.second.name}"
     if pair.outcome == "failed":
@@ -150,7 +150,8 @@ def _sentence(pair: Comparison) -> str:
     if any(pair.failures):
         first, second = pair.failures
         failures = f" ({first} and {second} of {len(pair.runs)} runs failed)"
-    return f"{names}: {found.estimate:.3g}{bounds} after {found.n} seeds: {words}{failures}"
+    seeds = "1 seed" if found.n == 1 else f"{found.n} seeds"
+    return f"{names}: {found.estimate:.3g}{bounds}{unit and ' '}{unit} after {seeds}: {words}{failures}"
 
 
 def _row(pair: Comparison, unit: str) -> Mapping[str, Any]:
