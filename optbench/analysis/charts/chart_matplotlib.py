@@ -104,12 +104,11 @@ def _draw_series(axes: Axes, chart: Layout, series: Series, style: Style) -> Non
     marks = sparse_marks(len(x))
     # If the range of an axis is given, a mark on its edge is drawn completely.
     clipped = chart.values_of(series.panel).range is None
+    marked = {**style.marked, "fillstyle": "none" if series.hollow else "full"}
     if series.kind == "line":
-        axes.plot(*place, **style.marked, markevery=marks if interval is None else 1, label=series.label)
+        axes.plot(*place, **marked, markevery=marks if interval is None else 1, label=series.label)
     elif series.kind == "points":
-        axes.plot(
-            *place, color=style.colour, marker=style.marker, linestyle="none", clip_on=clipped, label=series.label
-        )
+        axes.plot(*place, **{**marked, "linestyle": "none"}, clip_on=clipped, label=series.label)
     elif series.kind in ("curve", "steps"):
         drawn = "steps-post" if series.kind == "steps" else "default"
         axes.plot(*place, **style.line, drawstyle=drawn, label=series.label)

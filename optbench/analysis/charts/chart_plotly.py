@@ -212,7 +212,8 @@ def _draw_series(
         figure.add_trace(go.Bar(width=chart.bar_width, orientation=turn, marker={"color": style.colour}, **points))
         return
     mode = {"line": "lines+markers", "points": "markers"}.get(series.kind, "lines")
-    marker = {"symbol": style.symbol, "size": 7, "color": style.colour}
+    symbol = f"{style.symbol}-open" if series.hollow else style.symbol
+    marker = {"symbol": symbol, "size": 7, "color": style.colour}
     clip = None if chart.values_of(series.panel).range is None else False
     figure.add_trace(go.Scatter(mode=mode, line=line, marker=marker, cliponaxis=clip, **points))
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from optbench.analysis.charts.numbers import Floats, floats
-from optbench.analysis.charts.styles import Style, look, looks_of
+from optbench.analysis.charts.styles import Style, look, looks_of, shaded
 
 Kind = Literal["line", "curve", "points", "steps", "bars", "reference", "limit"]
 Numbers = Iterable[float] | np.ndarray
@@ -26,6 +26,8 @@ class Series:
         that keeps each value up to the next x.
     panel: the title of the panel in which it is drawn, for a chart with several.
     look: the number of its style, 0, 1, ...; None: that of its label (`optbench.analysis.charts.styles`).
+    shade: of points in an order, such as that of time: from 0, light, to 1, dark, in place of a style of the label.
+    hollow: open markers.
     texts: a text for each point, shown at the pointer.
     """
 
@@ -38,6 +40,8 @@ class Series:
     band: bool = False
     panel: str | None = None
     look: int | None = None
+    shade: float | None = None
+    hollow: bool = False
     texts: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
@@ -189,4 +193,5 @@ class Layout:
     def looks(self) -> dict[str, Style]:
         """The style of each label that is not a reference."""
         chosen = {series.label: series.look for series in self.series if series.look is not None}
-        return {label: look(number) for label, number in looks_of([self.labels()], chosen).items()}
+        found = {label: look(number) for label, number in looks_of([self.labels()], chosen).items()}
+        return found | {series.label: shaded(series.shade) for series in self.series if series.shade is not None}

@@ -56,6 +56,9 @@ PALETTE = (
     Style("#332288", (2, 3), "*", "star"),
 )
 
+# The ends of the colours of an order: their lightness falls evenly, so that they also work in grey.
+_LIGHT, _DARK = (158, 202, 225), (0, 34, 85)
+
 # Methods by their titles in conf/optimizer, the most compared ones first: each has the same style on every chart.
 _METHODS = (
     "SGD",
@@ -116,6 +119,12 @@ def look(index: int) -> Style:
     again, first = divmod(index, len(PALETTE))
     other = PALETTE[(first + again) % len(PALETTE)]
     return Style(PALETTE[first].colour, other.dashes, other.marker, other.symbol)
+
+
+def shaded(share: float) -> Style:
+    """The style of points in an order, from 0, light, to 1, dark."""
+    colour = "".join(f"{round(low + share * (high - low)):02X}" for low, high in zip(_LIGHT, _DARK, strict=True))
+    return Style(f"#{colour}", (), "o", "circle")
 
 
 def looks_of(charts: Iterable[Iterable[str]], given: dict[str, int] | None = None) -> dict[str, int]:
