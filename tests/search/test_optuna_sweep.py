@@ -2,6 +2,8 @@
 
 import pytest
 
+from optbench.analysis.report.overview import overview
+from optbench.analysis.study import Study
 from optbench.store import RunLock
 from optbench.sweep.grid.again import compose_again
 from optbench.sweep.search.asking import Asker, take_searched
@@ -53,7 +55,8 @@ def train(run, until):
             run.append({"event": "evaluation", "step": step, "validation_loss": loss(config, step)})
         run.flush()
         if until is None or until >= 40:
-            run.finish({"status": "done", "steps": 40, "validation_loss": loss(config, 40)}, "done")
+            value = loss(config, 40)
+            run.finish({"status": "done", "steps": 40, "validation_loss": value, "test_loss": value}, "done")
         else:
             run.set_status("paused", step=until)
 
@@ -81,6 +84,15 @@ def test_drawn_values_are_those_of_a_run_that_is_typed(tmp_path):
         assert config["optimizer"]["beta2"] == float(cell["optimizer.beta2"])
         typed = compose_again([*WORDS, *(f"{key}={word}" for key, word in cell.items()), f"results_dir={tmp_path}"])
         assert [each.run_id for each in typed.cells] == [run_id]
+
+
+def test_a_report_takes_drawn_options_for_settings_of_one_cell(tmp_path):
+    plan = start(tmp_path, WORDS, choice=CHOICE)
+    plan.extend([], {**plan.information(), "axes": {}})
+    picks = play(plan)
+    rates = [float(cell["optimizer.learning_rate"]) for _, cell, _ in picks]
+    answer = overview(Study(plan)).answer
+    assert answer.startswith(f"By validation loss the best of 5 settings is optimizer.learning rate {min(rates):.4g}, ")
 
 
 def test_a_search_that_is_stopped_anywhere_makes_the_same_picks(tmp_path):

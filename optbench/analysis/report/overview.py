@@ -32,7 +32,7 @@ def overview(study: Study) -> Findings:
     metric = _metric(ended)
     if metric is None:
         return Findings(question, "No run has come to a result yet.")
-    by, settings = _axes(runs)
+    by, settings = _axes(runs, [*_TRIED, *_drawn(study)])
     runs, notes = runs.assign(setting=settings_of(runs)), _mixed(runs, [*by, *settings])
     for column in distinguishing(runs, [*by, *settings]):
         axis = column.removeprefix("cell.")
@@ -64,12 +64,20 @@ def _metric(ended: pd.DataFrame) -> str | None:
     return next((name for name in names if name in ended and ended[name].notna().any()), None)
 
 
-def _axes(runs: pd.DataFrame) -> tuple[list[str], list[str]]:
+def _drawn(study: Study) -> list[str]:
+    """The options that a search set besides the axes of the grid; their values vary within a cell, as those of trials do."""
+    axes = study.information.get("axes")
+    if not isinstance(axes, dict) or (study.information.get("search") or {}).get("name", "grid") == "grid":
+        return []
+    return list(dict.fromkeys(key for cell in study.cells.values() for key in cell if key not in axes))
+
+
+def _axes(runs: pd.DataFrame, tried: list[str]) -> tuple[list[str], list[str]]:
     """The columns that make a cell, and those that vary within it."""
     axes = varied(runs, [str(name) for name in runs.columns if str(name).startswith("cell.")])
     own = {f"cell.{name}": name for name in ("optimizer", "model", "dataset", "batch", "trial") if name in runs}
     named = [own.get(axis, axis) for axis in axes if axis != "cell.seed"]
-    settings = [name for name in named if name.removeprefix("cell.") in _TRIED]
+    settings = [name for name in named if name.removeprefix("cell.") in tried]
     by = [name for name in named if name not in settings]
     if "optimizer" in by:
         by = ["optimizer", *(name for name in by if name != "optimizer")]
@@ -89,8 +97,9 @@ def _answer(
         chosen &= runs[name].isna() if _missing(row[name]) else runs[name] == row[name]
     values = outcomes(runs[chosen & (runs["status"] == "done")], result).to_numpy(float)
     values = values[np.isfinite(values)]
-    where = _words(row.to_dict(), by)
-    cells = f"{len(best)} cell{'' if len(best) == 1 else 's'}"
+    where = _words(row.to_dict(), by or settings)
+    count, noun = (len(best), "cell") if by else (len(runs[settings].drop_duplicates()), "setting")
+    cells = f"{count} {noun}{'' if count == 1 else 's'}"
     words = f"By {metric.replace('_', ' ')} the best of {cells} is {where}: {result.replace('_', ' ')} "
     if len(values) < 2:
         return words + f"{_shown(float(row[result]), result)}, of one seed: no interval can be given."

@@ -14,6 +14,7 @@ from optbench.analysis.findings import Findings
 from optbench.analysis.report import record, run_table
 from optbench.analysis.report.code_of_runs import CodeOfRuns
 from optbench.analysis.report.page import Page
+from optbench.analysis.report.searched import TABLE, Searched
 from optbench.analysis.studies import folder_of
 from optbench.analysis.study import Study
 from optbench.config import MACHINE_KEYS
@@ -38,14 +39,20 @@ def write(study: Study, findings: Findings, folder: Path) -> Path:
         refuse_links_in(place.resolve() if place is folder else place)
     with reporting("create", folder):
         (folder / "tables").mkdir(parents=True, exist_ok=True)
-    findings = replace(findings, charts=in_one_style(findings.charts))
+    found = Searched.of(study)
+    charts = in_one_style([*findings.charts, *(found.charts if found else ())])
+    findings = replace(findings, charts=charts[: len(findings.charts)])
+    found = replace(found, charts=charts[len(findings.charts) :]) if found else None
     runs = study.runs.assign(why=_without_place(study.runs["why"], study))
-    for name, table in {**findings.tables, "runs": run_table.as_table(runs)}.items():
+    tables = {**findings.tables, **({TABLE: found.table()} if found and found.rows else {})}
+    for name, table in {**tables, "runs": run_table.as_table(runs)}.items():
         write_table(table, folder / "tables" / name)
     commands = run_table.commands([study.plan.directory(run_id) for run_id in runs["run_id"]])
     curves = run_table.curves(runs, study.histories(["step", *run_table.CURVES]))
     with reporting("create", folder):
-        record.write(page(study, findings, folder), folder, dict(zip(runs["run_id"], commands, strict=True)), curves)
+        record.write(
+            page(study, findings, folder, found), folder, dict(zip(runs["run_id"], commands, strict=True)), curves
+        )
     return build(folder, study.results_dir, figures=True)
 
 
@@ -103,7 +110,7 @@ def write_table(table: pd.DataFrame, stem: Path) -> None:
     write_atomically(stem.with_name(f"{stem.name}.parquet"), content.getvalue())
 
 
-def page(study: Study, findings: Findings, folder: Path) -> Page:
+def page(study: Study, findings: Findings, folder: Path, found: Searched | None = None) -> Page:
     """The page for ``folder``, without the data of the table of runs."""
     made = Page(study.name.replace("_", " ").capitalize())
     made.paragraph(findings.question, "question")
@@ -117,6 +124,8 @@ def page(study: Study, findings: Findings, folder: Path) -> Page:
     if findings.notes:
         made.heading("Notes")
         made.items(findings.notes)
+    if found is not None:
+        found.add_to(made)
     if findings.charts:
         made.heading("Figures")
         for chart in findings.charts:
