@@ -171,25 +171,25 @@ def test_the_same_command_by_hand_continues_a_paused_run_to_its_end(tmp_path, mo
     assert left(directory) == expected
 
 
-def trained_by_two(directory, folder, until=None):
-    """The state of a run after two ranks have trained it, of which only rank 0 knows until when."""
+def train_by_two(directory, folder, state, until=None):
+    """Train with two ranks, of which only rank 0 knows until when; the run ends in ``state`` for both."""
 
     def follow():
-        run.execute_as_rank(directory, Console(quiet=True), Stop())
+        assert run.execute_as_rank(directory, Console(quiet=True), Stop()).state == state
 
     port, outputs = free_port(), [folder / f"rank{rank}.txt" for rank in range(2)]
     functions = [lambda: train(directory, until), follow]
     pids = [start(functions[rank], place(rank, port), outputs[rank]) for rank in range(2)]
     assert end(pids) == [0, 0], [output.read_text() for output in outputs]
-    return directory.status().state
+    assert directory.status().state == state
 
 
 @pytest.mark.slow
 def test_two_ranks_pause_together_and_go_on_together(tmp_path):
     words = ["model=mlp", "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
     directories = [planned(tmp_path / folder, *words) for folder in ("whole", "paused")]
-    assert trained_by_two(directories[0], tmp_path) == "done"
-    assert trained_by_two(directories[1], tmp_path, until=8) == "paused"
+    train_by_two(directories[0], tmp_path, "done")
+    train_by_two(directories[1], tmp_path, "paused", until=8)
     assert directories[1].status().step == 8
-    assert trained_by_two(directories[1], tmp_path, until=12) == "done"
+    train_by_two(directories[1], tmp_path, "done", until=12)
     assert left(directories[1]) == left(directories[0])
