@@ -63,7 +63,7 @@ class Table:
         state, stop = self._ended.get(tuple(pick.cell.values()), ("done", self._steps))
         if stop > until or (stop == until and state == "done" and pick.until is not None):
             state, stop = "paused", until
-        steps = range(self._period, stop + (state in ("done", "paused")), self._period)
+        steps = [*range(self._period, stop + (state == "paused"), self._period), *([stop] if state == "done" else [])]
         evaluations = tuple((step, self._losses(pick.cell, step)) for step in steps)
         value = evaluations[-1][1] if evaluations and state in ("done", "paused") else None
         return Seen(pick, 0, state, value, evaluations=evaluations, steps=stop, planned=self._steps)
@@ -163,7 +163,8 @@ def test_the_first_rung_may_be_given():
 def test_rungs_are_evaluations_and_as_many_as_there_are():
     """Evaluations after 10, 20 and 27 of 27 steps: shares 1/27, 1/9 and 1/3 of a run would all end at the first one."""
     problem = Table(by_trial, trial=range(27), period=10)
-    _, rounds, _ = search(problem, options())
+    seen, rounds, _ = search(problem, options())
+    assert {(row["rung"], row["steps"]) for row in METHOD.answer(problem, seen, options()).rows} == {(1, 10), (2, 27)}
     assert untils(rounds)[0] == [10, None]
     assert untils(rounds)[8] == [10, None]
     assert untils(rounds)[9] == [10]

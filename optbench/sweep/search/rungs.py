@@ -134,6 +134,11 @@ class Standing:
         """The steps after which a run is compared: its evaluation at this rung is the first one not before them."""
         return math.ceil(self.bracket.shares[rung] * seen.planned - 1e-9)
 
+    def _compared_at(self, seen: Seen, rung: int) -> int:
+        """The step of the evaluation at this rung, or of its end before."""
+        least = self._steps(seen, rung)
+        return next((step for step, _ in seen.evaluations if step >= least), seen.steps)
+
     def _rung(self, seen: Seen) -> int:
         """The rung to which a run was last asked to go."""
         until = seen.pick.until
@@ -207,7 +212,9 @@ class Standing:
                     "bracket": in_words(self.bracket.fixed),
                     "setting": in_words(setting),
                     "rung": rung + 1,
-                    "steps": max(self._steps(seen, rung) for run in runs if (seen := self._seen[run]) is not None),
+                    "steps": max(
+                        self._compared_at(seen, rung) for run in runs if (seen := self._seen[run]) is not None
+                    ),
                     "value": self._sign * value if math.isfinite(value) else None,
                     "rank": place,
                     "promoted": self._goes_to[setting] > rung,
