@@ -203,6 +203,11 @@ def test_symmetric_noise_with_two_values_is_never_wrong_more_often_than_alpha():
         ([-1.0, -1.2, -0.9, -1.1, -1.3], Rule(), "worse", 5),
         ([0.1, -0.1, 0.05, -0.02, 0.03], Rule(margin=1.0), "within", 4),
         ([0.1, -0.1, 0.05, -0.02, 0.03], Rule(), "undecided", 5),
+        # Told from 0 and within the margin: it is better.
+        ([0.5, 0.51, 0.49, 0.505, 0.495], Rule(margin=1.0, maximum=10), "better", 4),
+        # A tie with a later value does not undo it.
+        ([1.0, 1.2, 0.9, 1.1, 1.2, 1.3], Rule(margin=0.1, maximum=10), "better", 4),
+        ([1.0, 1.2, 1.2, 1.1, 0.9, 1.3], Rule(margin=0.1, maximum=10), "better", 6),
         # Equal values, and values known to a resolution, are not believed before the sixth.
         ([1.0] * 5, Rule(), "undecided", 5),
         ([1.0] * 8, Rule(), "better", 6),

@@ -238,7 +238,7 @@ class Rule:
     def decisions(self, differences: Array) -> tuple[Array, Array]:
         """Whether "better or worse", and whether "within", can be said after each number of differences; shape (..., n)."""
         n = np.arange(1, differences.shape[-1] + 1)
-        allowed = np.broadcast_to((n >= FIRST) & (n <= self.maximum), differences.shape).copy()
+        allowed = np.broadcast_to(n >= FIRST, differences.shape).copy()
         for early in range(FIRST, min(FIRST_WITH_TIES, len(n) + 1)):
             # Only ties among the first values count, so that a later one does not undo a decision.
             allowed[..., early - 1] &= self.resolution == 0 and ~_tied(differences[..., :early])
