@@ -119,6 +119,9 @@ def test_thresholds_are_those_of_the_table_and_never_above_ville():
     assert sequential.threshold(0.001, 20) == 1000
     assert 31.4 < sequential.threshold(0.05 / 3, 20) < 65.6
     assert 12.2 < sequential.threshold(0.05, 25) < 13.6
+    for alpha in np.geomspace(0.001, 0.4, 60):
+        for n in (3, 4, 7, 25, 40, 50):
+            assert sequential.threshold(alpha, n) <= (1 + 1e-9) / alpha
 
 
 def simulated_thresholds(replays, seed):

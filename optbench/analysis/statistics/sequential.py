@@ -174,7 +174,7 @@ def _threshold(table: Mapping[float, tuple[float, ...]], alpha: float, maximum: 
     if not levels[0] <= alpha <= levels[-1] or not _SEEDS[0] <= maximum <= _SEEDS[-1]:
         return 1 / alpha
     of_levels = [np.interp(math.log(maximum), np.log(_SEEDS), np.log(table[level])) for level in levels]
-    return min(1 / alpha, float(np.exp(np.interp(math.log(alpha), np.log(levels), of_levels))))
+    return float(np.exp(np.interp(math.log(alpha), np.log(levels), of_levels)))
 
 
 @dataclass(frozen=True)
