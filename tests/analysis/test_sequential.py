@@ -119,6 +119,9 @@ def test_thresholds_are_those_of_the_table_and_never_above_ville():
     assert sequential.threshold(0.001, 20) == 1000
     assert 31.4 < sequential.threshold(0.05 / 3, 20) < 65.6
     assert 12.2 < sequential.threshold(0.05, 25) < 13.6
+    for alpha in np.geomspace(0.001, 0.4, 60):
+        for n in (3, 4, 7, 25, 40, 50):
+            assert sequential.threshold(alpha, n) <= (1 + 1e-9) / alpha
 
 
 def simulated_thresholds(replays, seed):
@@ -203,6 +206,11 @@ def test_symmetric_noise_with_two_values_is_never_wrong_more_often_than_alpha():
         ([-1.0, -1.2, -0.9, -1.1, -1.3], Rule(), "worse", 5),
         ([0.1, -0.1, 0.05, -0.02, 0.03], Rule(margin=1.0), "within", 4),
         ([0.1, -0.1, 0.05, -0.02, 0.03], Rule(), "undecided", 5),
+        # Told from 0 and within the margin: it is better.
+        ([0.5, 0.51, 0.49, 0.505, 0.495], Rule(margin=1.0, maximum=10), "better", 4),
+        # A tie with a later value does not undo it.
+        ([1.0, 1.2, 0.9, 1.1, 1.2, 1.3], Rule(margin=0.1, maximum=10), "better", 4),
+        ([1.0, 1.2, 1.2, 1.1, 0.9, 1.3], Rule(margin=0.1, maximum=10), "better", 6),
         # Equal values, and values known to a resolution, are not believed before the sixth.
         ([1.0] * 5, Rule(), "undecided", 5),
         ([1.0] * 8, Rule(), "better", 6),

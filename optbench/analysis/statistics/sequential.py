@@ -174,7 +174,7 @@ def _threshold(table: Mapping[float, tuple[float, ...]], alpha: float, maximum: 
     if not levels[0] <= alpha <= levels[-1] or not _SEEDS[0] <= maximum <= _SEEDS[-1]:
         return 1 / alpha
     of_levels = [np.interp(math.log(maximum), np.log(_SEEDS), np.log(table[level])) for level in levels]
-    return min(1 / alpha, float(np.exp(np.interp(math.log(alpha), np.log(levels), of_levels))))
+    return float(np.exp(np.interp(math.log(alpha), np.log(levels), of_levels)))
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ class Rule:
     def decisions(self, differences: Array) -> tuple[Array, Array]:
         """Whether "better or worse", and whether "within", can be said after each number of differences; shape (..., n)."""
         n = np.arange(1, differences.shape[-1] + 1)
-        allowed = np.broadcast_to((n >= FIRST) & (n <= self.maximum), differences.shape).copy()
+        allowed = np.broadcast_to(n >= FIRST, differences.shape).copy()
         for early in range(FIRST, min(FIRST_WITH_TIES, len(n) + 1)):
             # Only ties among the first values count, so that a later one does not undo a decision.
             allowed[..., early - 1] &= self.resolution == 0 and ~_tied(differences[..., :early])
