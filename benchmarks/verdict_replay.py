@@ -196,6 +196,26 @@ def thresholds(replays: int) -> None:
             print("two-sided" if side == 0 else "one-sided", level, *np.minimum(points, 1 / level).round(2))
 
 
+def reached(wrong: dict[str, list[float]], ratios: dict[str, list[float]]) -> list[str]:
+    """What was asked of the replays, and whether it is met."""
+    asked: list[tuple[str, dict[str, bool]]] = []
+    for place, margin in enumerate(MARGINS):
+        words = "without a margin" if margin is None else f"with a margin of {margin:g} sd"
+        asked.append((f"at most 0.05 wrong {words}", {name: shares[place] < 0.0505 for name, shares in wrong.items()}))
+    for shift, most, words in (
+        (0.0, 0.7, "30 % fewer seeds at no difference"),
+        (2.0, 0.7, "30 % fewer at twice the margin"),
+    ):
+        asked.append((words, {name: found[SHIFTS.index(shift)] <= most for name, found in ratios.items()}))
+    at_margin = {name: found[SHIFTS.index(1.0)] <= 1 for name, found in ratios.items()}
+    asked.append(("no more seeds than the fixed sample at the margin", at_margin))
+    lines = ["## Asked and reached", "", "| asked | met by | missed by |", "| --- | ---: | --- |"]
+    for words, met in asked:
+        missed = "; ".join(name for name, there in met.items() if not there)
+        lines.append(f"| {words} | {sum(met.values())} of {len(met)} | {missed} |")
+    return lines
+
+
 def report(replays: int) -> str:
     """The page."""
     lines = [
@@ -240,6 +260,7 @@ def report(replays: int) -> str:
                 *rows,
                 "",
             ]
+    lines += [*reached(wrong, ratios), ""]
     rounded = {
         part: {name: [round(share, 4) for share in shares] for name, shares in found.items()}
         for part, found in (("wrong", wrong), ("seeds", ratios))
