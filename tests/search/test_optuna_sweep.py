@@ -115,7 +115,7 @@ def test_a_run_that_goes_on_shows_its_evaluations_up_to_its_last_pause(tmp_path)
     (first,) = Record.of(plan.path).chosen
     train(plan.directory(first.run_id), 10)
     asker.ask()  # a second trial
-    asker.ask()  # the first goes on
+    assert asker.ask().chosen == 2  # the first goes on, and is no other cell
     record = Record.of(plan.path)
     assert [each.pick.until for each in record.chosen if each.run_id == first.run_id] == [10, 20]
     value = loss(plan.directory(first.run_id).config(), 10)

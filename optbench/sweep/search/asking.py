@@ -77,7 +77,9 @@ class Asker:
             self._complete(record)
             self._note(record, seen, line, "")
             ended = sum(each.state in ENDED for each in seen)
-            return Asked("round", record, len(chosen), len(seen) + len(chosen), ended, line)
+            # A run that goes on after a pause is chosen again, and is the same cell.
+            cells = len({each.pick.key for each in record.chosen})
+            return Asked("round", record, len(chosen), cells, ended, line)
 
     def _choose(self, seen: Sequence[Seen]) -> Choice:
         return self.search.method.choose(self.search.problem, seen, self.search.options)
