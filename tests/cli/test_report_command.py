@@ -202,6 +202,6 @@ def test_an_interval_of_accuracies_ends_at_1():
         {"run_id": list("abc"), "optimizer": "sgd", "model": "mlp", "dataset": "digits", "batch": 32, "trial": 0}
     )
     runs = runs.assign(seed=range(3), status="done", validation_accuracy=accuracies, test_accuracy=accuracies)
-    study = SimpleNamespace(runs=runs, plan=SimpleNamespace(name="plain"))
+    study = SimpleNamespace(runs=runs, plan=SimpleNamespace(name="plain"), information={})
     # 0.98 -/+ 4.3027 * 0.02 / sqrt(3) = 0.0497.
     assert "test accuracy 98.00 % [93.03 %, 100.00 %]" in overview(study).answer
