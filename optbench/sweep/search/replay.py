@@ -63,6 +63,10 @@ class Table:
         """Nothing: only cells of the grid are trained."""
         return {}
 
+    def rungs(self, pick: Pick, shares: Sequence[float]) -> Sequence[int]:
+        """None: a table has the results of whole runs only."""
+        return ()
+
     def cell(self, pick: Pick) -> tuple[int, int, int]:
         """The indices of a cell."""
         return self._cells[pick.cell[self.law], pick.cell[self.over], pick.cell["seed"]]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from optbench.errors import UserError
+from optbench.sweep.search.adaptive.costs import budget_of
 from optbench.sweep.search.adaptive.lattice import Layout, Outcomes, layout
 from optbench.sweep.search.adaptive.rounds import Round
 from optbench.sweep.search.adaptive.state import Memory
@@ -27,6 +28,7 @@ class Adaptive:
     def check(self, problem: Problem, options: Options) -> None:
         """Raise UserError for axes or options with which there is no search."""
         found = self._layout(problem, options)
+        budget_of(problem, options).check()
         if options["width"] is not None and all(search.law is None for search in found.searches):
             raise UserError(
                 f"search.width={options['width']}: the sweep has no axis search.law, so there is no exponent; accepted: null, "
