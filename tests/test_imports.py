@@ -17,6 +17,8 @@ FLOORS = [
     ["analysis.statistics.survival"],
     ["data.locate"],
     ["config.durations", "config.tuning", "data.spec", "data.sources", "theory"],
+    # Mathematics on arrays, which a search uses as well as the analysis of its results.
+    ["analysis.laws.optima", "analysis.laws.scaling_laws", "analysis.statistics.intervals"],
     ["data.folders", "data.held_out", "data.npz", "data.table_files"],
     ["data.own_files"],
     ["data.fingerprints"],

@@ -10,10 +10,10 @@ from optbench.analysis.laws.learning_rates import (
     by_batch,
     crossover_over_seeds,
     exponent_over_seeds,
-    optimum,
     stable_limit,
     sweep_of,
 )
+from optbench.analysis.laws.optima import BORDERS, optima, optimum
 
 INF = math.inf
 GRID = 2.0 ** np.arange(-8, 3)
@@ -52,6 +52,28 @@ def test_a_plateau_and_losses_without_logarithm():
     assert optimum([0.1, 0.2, 0.4, 0.8], [2.0, 1.0, 1.0, 2.0]).learning_rate == pytest.approx(math.sqrt(0.08))
     with pytest.raises(ValueError, match="positive"):
         optimum([0.1, 0.2], [0.0, 1.0])
+
+
+def test_many_curves_at_once_are_each_curve_by_itself():
+    generator = np.random.default_rng(0)
+    losses = np.exp(generator.normal(size=(40, 3, 5)))
+    losses[generator.random(losses.shape) < 0.2] = INF
+    losses[0, 0] = INF
+    rates = GRID[:5]
+    x = np.log(rates)
+    for row, rate, loss, border in zip(losses.reshape(-1, 5), *map(np.ravel, optima(rates, losses)), strict=True):
+        i = int(np.argmin(row))
+        if np.isinf(row).all():
+            assert np.isnan(rate)
+            assert np.isnan(loss)
+        elif i in (0, 4) or np.isinf(row[i - 1 : i + 2]).any():
+            assert (rate, loss) == (rates[i], row[i])
+            assert BORDERS[border] == {0: "lowest", 4: "highest"}.get(i, "unstable")
+        else:
+            a, b, c = np.polyfit(x[i - 1 : i + 2], np.log(row[i - 1 : i + 2]), 2)
+            assert BORDERS[border] == ""
+            assert math.log(rate) == pytest.approx(-b / (2 * a), rel=1e-8)
+            assert math.log(loss) == pytest.approx(c - b**2 / (4 * a), rel=1e-6, abs=1e-9)
 
 
 @pytest.mark.parametrize(

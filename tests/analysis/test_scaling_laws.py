@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from optbench.analysis.laws.scaling_laws import crossover, power_law, references
+from optbench.analysis.laws.scaling_laws import crossover, exponents, power_law, references
 
 BATCHES = 2.0 ** np.arange(4, 13)
 
@@ -27,6 +27,18 @@ def test_the_slope_is_scipys_regression_of_the_logarithms():
     assert (law.exponent, math.log(law.coefficient)) == pytest.approx((line.slope, line.intercept))
     expected = np.sqrt(np.mean(np.log2(rates / law(BATCHES)) ** 2))
     assert law.residual == pytest.approx(expected)
+
+
+def test_many_slopes_at_once_are_scipys_regressions_of_what_is_finite():
+    rates = np.exp(np.random.default_rng(1).standard_normal((6, 9)))
+    rates[0, [0, 3]] = np.nan, np.inf
+    rates[1, 1:] = np.nan
+    for row, slope in zip(rates, exponents(BATCHES, rates), strict=True):
+        used = np.isfinite(row)
+        if used.sum() < 2:
+            assert math.isnan(slope)
+        else:
+            assert slope == pytest.approx(stats.linregress(np.log(BATCHES[used]), np.log(row[used])).slope, rel=1e-12)
 
 
 def test_what_is_not_finite_is_left_out_and_one_batch_has_no_slope():

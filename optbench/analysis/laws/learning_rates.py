@@ -12,54 +12,13 @@ import numpy as np
 import pandas as pd
 
 from optbench.analysis.frames import cells, outcomes, require_selectable
+from optbench.analysis.laws.optima import Optimum, optimum
 from optbench.analysis.laws.scaling_laws import Crossover, crossover, power_law
 from optbench.analysis.statistics.intervals import Interval, bootstrap_fit
 from optbench.analysis.statistics.settings import seeds_only
 from optbench.store.measured import higher_is_better
 
 Sweep = Mapping[float, Mapping[float, np.ndarray]]
-
-
-@dataclass(frozen=True)
-class Optimum:
-    """The learning rate with the smallest loss.
-
-    border: "" if lower and higher rates are worse; "lowest" or "highest" if the best is the end of the grid, so that the
-    optimum may lie beyond it; "unstable" if the next higher rate diverges, so that the optimum is known only to a step of the
-    grid.
-    """
-
-    learning_rate: float
-    loss: float
-    border: str = ""
-
-
-def optimum(rates: np.ndarray, losses: np.ndarray) -> Optimum:
-    """The vertex of the parabola through log loss against log rate at the best tested rate and its two neighbours.
-
-    At a border (see `Optimum`) it is the best tested rate itself. Infinity is a diverged run, NaN is left out; if all diverged,
-    the optimum is NaN. Raises ValueError if a loss is not positive.
-    """
-    x, y = np.asarray(rates, dtype=float), np.asarray(losses, dtype=float)
-    x, y = x[~np.isnan(y)], y[~np.isnan(y)]
-    order = np.argsort(x)
-    x, y = x[order], y[order]
-    if (y <= 0).any() or (x <= 0).any():
-        raise ValueError("losses and learning rates must be positive: the parabola is in their logarithms")
-    if not np.isfinite(y).any():
-        return Optimum(math.nan, math.nan)
-    best = int(np.argmin(y))
-    if best == len(x) - 1 or best == 0:
-        return Optimum(float(x[best]), float(y[best]), "highest" if best else "lowest")
-    if not np.isfinite(y[best + 1]) or not np.isfinite(y[best - 1]):
-        return Optimum(float(x[best]), float(y[best]), "unstable")
-    u, v = np.log(x[best - 1 : best + 2] / x[best]), np.log(y[best - 1 : best + 2] / y[best])
-    # Through (0, 0): v = a u^2 + b u.
-    a = (v[2] / u[2] - v[0] / u[0]) / (u[2] - u[0])
-    b = v[2] / u[2] - a * u[2]
-    if a == 0:  # all three are equal
-        return Optimum(float(x[best]), float(y[best]))
-    return Optimum(float(x[best] * math.exp(-b / (2 * a))), float(y[best] * math.exp(-(b**2) / (4 * a))))
 
 
 @dataclass(frozen=True)

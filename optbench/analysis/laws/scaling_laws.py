@@ -40,10 +40,17 @@ def power_law(batches: np.ndarray, rates: np.ndarray, exponent: float | None = N
     x, y = _logarithms(batches, rates)
     if len(np.unique(x)) < (2 if exponent is None else 1):
         return PowerLaw(math.nan, math.nan)
-    centred = x - x.mean()
-    slope = float(centred @ y / (centred @ centred)) if exponent is None else exponent
+    slope = float(_slopes(x, y)) if exponent is None else exponent
     intercept = float(y.mean() - slope * x.mean())
     return PowerLaw(math.exp(intercept), slope, _rms(y - intercept - slope * x))
+
+
+def exponents(batches: np.ndarray, rates: np.ndarray) -> np.ndarray:
+    """The exponents of `power_law` for many rows of rates (..., batches) at once; rates that are not finite are left out.
+
+    Shape (...); NaN where fewer than two batches remain. The batches must differ.
+    """
+    return _slopes(np.log(np.asarray(batches, dtype=float)), np.log(np.asarray(rates, dtype=float)))
 
 
 def references(batches: np.ndarray, rates: np.ndarray) -> dict[str, PowerLaw]:
@@ -118,6 +125,16 @@ def _logarithms(batches: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, np.
     if (x[kept] <= 0).any() or (y[kept] <= 0).any():
         raise ValueError("a power law is fitted to positive values")
     return np.log(x[kept]), np.log(y[kept])
+
+
+def _slopes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The least-squares slopes of the rows of ``y`` (..., n) over ``x`` (n,), without values that are not finite."""
+    used = np.isfinite(y)
+    count = np.maximum(used.sum(-1, keepdims=True), 1)
+    centred = np.where(used, x - np.where(used, x, 0.0).sum(-1, keepdims=True) / count, 0.0)
+    square = (centred**2).sum(-1)
+    found: np.ndarray = (centred * np.where(used, y, 0.0)).sum(-1) / np.where(square > 0, square, math.nan)
+    return found
 
 
 def _rms(residuals: np.ndarray) -> float:

@@ -6,6 +6,7 @@ from typing import cast
 from optbench.sweep.search.method import Method
 
 _METHODS = {
+    "adaptive": "adaptive.method.Adaptive",
     "halving": "halving.Halving",
     "optuna": "optuna_search.OptunaSearch",
     "random": "random_cells.RandomCells",

@@ -1,0 +1,37 @@
+"""What a search spends, and what a run of each condition costs."""
+
+import math
+
+import numpy as np
+
+from optbench.sweep.search.adaptive.lattice import Outcomes
+from optbench.sweep.search.budget import Budget
+from optbench.sweep.search.method import Options, Problem
+
+
+def cost_of(options: Options) -> str:
+    """What is spent: steps, runs or seconds."""
+    cost = str(options["cost"])
+    return cost if cost != "auto" else ("runs" if isinstance(options["budget"], int) else "steps")
+
+
+def budget_of(problem: Problem, options: Options) -> Budget:
+    """The budget; a share is one of the runs if these are the cost."""
+    amount = options["budget"]
+    if amount is None or isinstance(amount, int) or options["cost"] != "runs":
+        return Budget.of(amount, problem)
+    share = float(amount.strip().removesuffix("%")) / 100
+    return Budget(problem, math.floor(share * problem.size), False, f"the budget of {amount} of the runs is spent")
+
+
+def costs_of(outcomes: Outcomes, cost: str) -> np.ndarray:
+    """The cost (B,) of a run of each condition: its steps; 1; or its seconds, a + c steps, once three runs have told a and c."""
+    planned = outcomes.search.planned
+    if cost == "runs":
+        return np.ones_like(planned)
+    ended = np.isfinite(outcomes.seconds) & np.isfinite(outcomes.steps) & np.isfinite(outcomes.losses)
+    steps, seconds = outcomes.steps[ended], outcomes.seconds[ended]
+    if cost == "steps" or len(seconds) < 3 or len(np.unique(steps)) < 2:
+        return planned
+    slope, intercept = np.polyfit(steps, seconds, 1)
+    return np.asarray(max(intercept, 0.0) + max(slope, 1e-12) * planned)
