@@ -147,3 +147,10 @@ def test_probes_are_selected_as_lists(loader):
     grids = {"measured": {"probe": "trace", "optimizer": "sgd"}, "plain": {"optimizer": "adam"}}
     assert [cell[0] for cell in cells(expanded(loader, "probe=trace", "seed=0", grids=grids))] == ["sgd"]
     assert [cell[0] for cell in cells(expanded(loader, "probe=none", "seed=0", grids=grids))] == ["adam"]
+
+
+def test_conditions_see_the_scale_also_if_it_is_the_default(loader):
+    conditions = ["scale == 'smoke' and optimizer == 'adam'", "scale != 'smoke' and optimizer == 'sgd'"]
+    found = expanded(loader, exclude=conditions)
+    assert {cell.config["optimizer"]["name"] for cell in found.cells} == {"sgd"}
+    assert ids(found) == ids(expanded(loader, "scale=smoke", exclude=conditions))

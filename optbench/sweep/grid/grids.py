@@ -48,6 +48,8 @@ def expand_experiment(
     scale = _chosen(scales, master.get("scale"))
     common = {**params, **(scales[scale] if scale is not None else {})}
     selection, others = Selection.split(config_loader, arguments, grids)
+    if scale is not None and master.get("scale") is None:
+        others = [*others, f"scale={scale}"]  # for the conditions, which may name the scale
     named = {name: {**common, **own} for name, own in (grids or {"": {}}).items()}
     if _search([*arguments], common, master) != "grid":
         return _lattice(config_loader, others, named, exclude, master, selection, scale)
