@@ -331,6 +331,18 @@ def test_a_run_without_a_time_counts_as_the_least_horizon():
     assert row(problem, asked, seen)["estimate"] == pytest.approx(np.mean([0, 51 - 80, 52 - 80, 53 - 80]))
 
 
+def test_the_horizon_of_later_seeds_does_not_change_a_verdict():
+    def value(name, seed):
+        return reached(50 + seed) if name == "adam" else missed(40 if seed == 9 else 100 + 10 * seed)
+
+    problem, asked = Pretended(value), options(target=0.9)
+    runs = [problem.run(setting.pick(str(seed)), 0) for seed in range(10) for setting in settings(problem)]
+    decided = row(problem, asked, runs)
+    # The least horizon of the first five seeds is 100; that of ten is 40, at which no run has reached the target.
+    assert (decided["outcome"], decided["n"], decided["estimate"]) == ("better", 5, pytest.approx(52 - 100))
+    assert repr(row(problem, asked, runs[:10])) == repr(decided)
+
+
 def test_names_say_what_varies():
     problem = Pretended(noisy())
     problem.grids = [Grid("", {"optimizer": ("adam",), "optimizer.learning_rate": ("0.1", "0.2"), "seed": ("0",)})]
