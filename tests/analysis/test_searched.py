@@ -237,3 +237,9 @@ def test_a_search_that_cannot_be_composed_again_is_said_to_be(searched_sweep, tm
     assert found.sentence == "The search of this sweep cannot be read again: optimizer=mine: no such choice"
     page = write(study, Findings("What?", "That."), tmp_path).read_text(encoding="utf-8")
     assert "cannot be read again" in page
+
+
+def test_a_grid_without_the_searched_axis_has_no_place_in_the_figure():
+    elsewhere = Seen(Pick({"batch": "64"}, "measured"), 0, "done", 1.0)
+    [chart] = where(looked(elsewhere, *EVERYWHERE, options={"over": RATE}))
+    assert sorted(points(chart)) == sorted(points(where(looked(*EVERYWHERE))[0]))

@@ -144,3 +144,11 @@ def test_a_sweep_of_a_million_cells_is_not_asked_about_every_cell():
     choice = Adaptive().choose(sweep, [], options())
     assert len({pick.cell["optimizer"] for pick in choice.picks}) == 4
     assert sweep.asked < 100
+
+
+def test_the_answer_names_the_grids_of_an_experiment():
+    sweep = Sweep(
+        grid("sgd", rate="0.001,0.01,0.1", batch="32,128"), grid("adam", rate="0.001,0.01,0.1", batch="32,128")
+    )
+    line = Adaptive().answer(sweep, [], options()).line
+    assert line == "sgd: no rate has trained yet; adam: no rate has trained yet"

@@ -53,6 +53,8 @@ class Looked:
         drawn = {key: {**space, **_intervals(grids)}.get(key, {}) for key in values if key not in axes}
         lengths = {key: len(words) for key, words in values.items() if len(words) > 1 and _are_numbers(words)}
         over = _over(options, lengths)
+        if over is not None:  # grids without this axis are not searched
+            seen = [each for each in seen if over in each.pick.cell]
         others = [key for key, words in axes.items() if len(words) > 1 and key not in (over, SEED) and key in values]
         law = options.get("law") if options.get("law") in others else None
         law = law or (BATCH if BATCH in others else next((key for key in others if key in lengths), None))

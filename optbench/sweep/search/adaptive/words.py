@@ -23,7 +23,8 @@ def line(outcomes: Sequence[Outcomes], laws: Sequence[Law | None]) -> str:
 
 
 def _part(search: Search, law: Law | None, is_named: bool) -> str:
-    name = f"{' '.join(search.fixed.values())}: " if is_named and search.fixed else ""
+    words = " ".join(filter(None, [search.grid, *search.fixed.values()]))
+    name = f"{words}: " if is_named and words else ""
     if law is None:
         return f"{name}no rate has trained yet"
     if search.law is None:
