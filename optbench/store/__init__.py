@@ -12,6 +12,7 @@
                             probes/          the measurements of probes: NAME-STEP.npz, figures, and index.jsonl
                             log.txt
                             notes.json       the user's tags and note
+    results/.index/         the rows of finished runs in a few files, for quick reading; may be removed at any time
 
 Nothing here imports torch; pandas and pyarrow are imported by the functions that need them.
 """

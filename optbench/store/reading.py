@@ -1,37 +1,20 @@
 """Read many runs as one data frame."""
 
-import json
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from optbench.errors import UserError
-from optbench.moved import current_column
-from optbench.store import measured
-from optbench.store.files import StoreError, flatten, read_object
-from optbench.store.notes import columns_of
-from optbench.store.run_directory import FINISHED, RunDirectory
+from optbench.store import columns, index, measured
+from optbench.store.files import StoreError
+from optbench.store.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-_BASE = ("run_id", "status", "why", "since", "problem")
-# Columns that exist only if any run has them.
-_NOTED = ("tags", "note")
-# Values of the configuration that a summary repeats, with their keys in the configuration. They are columns in this order,
-# also for runs without a summary.
-_NAMED = {
-    "optimizer": ("optimizer", "name"),
-    "model": ("model", "name"),
-    "dataset": ("dataset", "name"),
-    "batch": ("batch",),
-    "seed": ("seed",),
-    "trial": ("trial",),
-    "base_learning_rate": ("optimizer", "learning_rate"),
-}
 _INTEGERS = ("batch", "seed", "trial", "classes", *measured.INTEGERS)
 
 
@@ -89,12 +72,12 @@ def _match(name: str, run_ids: Sequence[str], results_dir: str | Path) -> str:
     )
 
 
-def _chosen(results_dir: str | Path, runs: Iterable[str] | None) -> list[RunDirectory]:
+def _chosen(results_dir: str | Path, runs: Iterable[str] | None) -> list[str]:
     run_ids = _run_ids(results_dir)
     if runs is not None:
         known = dict.fromkeys(run_ids)
         run_ids = [name if name in known else _match(name, run_ids, results_dir) for name in runs]
-    return [RunDirectory.at(results_dir, run_id) for run_id in run_ids]
+    return run_ids
 
 
 def load(
@@ -115,17 +98,21 @@ def load(
     integers: Int64 if a run lacks them. An empty or missing folder gives an empty frame. A damaged run gives a row with
     its ``problem``, never an exception.
     """
-    import pandas as pd
+    run_ids = _chosen(results_dir, runs)
+    return integers(columns.frame(_rows(results_dir, run_ids), search_spaces))
 
-    read = [_read_run(run, search_spaces) for run in _chosen(results_dir, runs)]
-    # A key that both the status and the summary have is taken from the status, which is current for a restarted run.
-    summary_keys = dict.fromkeys(key for _, summary, _ in read for key in summary if key not in (*_BASE, *_NOTED))
-    config_keys = dict.fromkeys(key for _, _, config in read for key in config)
-    records = [config | summary | base for base, summary, config in read]
-    named = [key for key in config_keys if not key.startswith("config.") and key not in summary_keys]
-    settings = [key for key in config_keys if key.startswith("config.")]
-    noted = [name for name in _NOTED if any(base[name] for base, _, _ in read)]
-    return integers(pd.DataFrame(records, columns=[*_BASE, *noted, *summary_keys, *named, *settings]))
+
+def _rows(results_dir: str | Path, run_ids: Sequence[str]) -> columns.Rows:
+    """The rows of ``run_ids``, in that order: from the index where it knows them as they are, and else from their folders."""
+    import numpy as np
+
+    known, places = index.find(results_dir, run_ids)
+    absent = np.flatnonzero(places < 0)
+    read = index.read_rows(results_dir, [run_ids[place] for place in absent.tolist()])
+    if known is None:
+        return read
+    places[absent] = len(known) + np.arange(len(absent))
+    return columns.take(columns.join([known, read]) if len(absent) else known, places)
 
 
 def integers(frame: "pd.DataFrame") -> "pd.DataFrame":
@@ -138,83 +125,6 @@ def integers(frame: "pd.DataFrame") -> "pd.DataFrame":
         if values.notna().any() and (values.dropna() % 1 == 0).all():
             found[name] = values.astype("Int64" if values.isna().any() else "int64")
     return frame.assign(**found)
-
-
-def _read_run(run: RunDirectory, search_spaces: bool) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
-    status = run.status()
-    problems = []
-    if not status.since:
-        problems.append(status.why)
-    summary: dict[str, Any] = {}
-    if status.state in FINISHED:
-        try:
-            found = flatten(read_object(run.path / "summary.json"))
-            summary = {current_column(name): value for name, value in found.items()}
-        except FileNotFoundError:
-            problems.append(f"{run.path / 'summary.json'} is absent")
-        except StoreError as error:
-            problems.append(str(error))
-    config: dict[str, Any] = {}
-    try:
-        config = _columns(run.config(), search_spaces)
-    except StoreError as error:
-        problems.append(str(error))
-    # The reason for a divergence is in the summary.
-    why = status.why or str(summary.get("why") or "")
-    base = dict(zip(_BASE, (run.run_id, status.state, why, status.since, "; ".join(problems)), strict=True))
-    base |= columns_of(run)
-    for key in [key for key, value in summary.items() if isinstance(value, list) or (value is None and key in config)]:
-        del summary[key]
-    return base, summary, config
-
-
-def _columns(config: dict[str, Any], search_spaces: bool) -> dict[str, Any]:
-    """The columns of a run that come from its configuration."""
-    columns = {name: value for name, keys in _NAMED.items() if (value := _at(config, *keys)) is not None}
-    if _at(config, "transform"):
-        from optbench.config import optimizer_name
-
-        columns["optimizer"] = optimizer_name(config)
-    if _at(config, "dataset", "info", "named_by"):
-        from optbench.config import name_of
-
-        columns["dataset"] = name_of(config["dataset"])
-    columns |= _derived(config)
-    if (classes := _at(config, "dataset", "info", "size", "classes")) is not None:
-        columns["classes"] = classes
-    space = _at(config, "optimizer", "info", "search_space") if search_spaces else None
-    if space:
-        columns["search_space"] = json.dumps(space, ensure_ascii=False, default=str)
-    for key, value in flatten(_without_info(config), "config.").items():
-        # default=str: YAML has dates, JSON does not.
-        columns[key] = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list) else value
-    return columns
-
-
-def _without_info(config: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: _without_info(value) if isinstance(value, dict) else value
-        for key, value in config.items()
-        if key != "info"
-    }
-
-
-def _at(value: Any, *keys: str) -> Any:
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
-
-
-def _derived(config: dict[str, Any]) -> dict[str, Any]:
-    """The setting and the scaled learning rate; empty if the configuration is incomplete."""
-    from optbench.config import RunConfig, learning_rate, setting
-
-    try:
-        rate, rule = learning_rate(RunConfig.of(config))
-        found = {"learning_rate": rate, "scaling_rule": rule, "setting": setting(config)}
-    except (UserError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-        return {}  # of an older version, damaged, or written by hand
-    return {key: value for key, value in found.items() if value is not None}
 
 
 def load_history(
@@ -232,7 +142,7 @@ def load_history(
     import pyarrow as pa
 
     wanted = None if columns is None else [name for name in dict.fromkeys(columns) if name != "run_id"]
-    directories = _chosen(results_dir, runs)
+    directories = [RunDirectory.at(results_dir, run_id) for run_id in _chosen(results_dir, runs)]
 
     def read(run: RunDirectory) -> "pa.Table | None":
         try:
