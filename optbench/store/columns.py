@@ -220,12 +220,16 @@ def _one_array(kinds: "dict[str, pa.ChunkedArray]", rows: int) -> "pa.ChunkedArr
     return kinds["i"] if "i" in kinds else kinds["f"]
 
 
-def _objects(rows: Rows, name: str) -> Any:
-    """The values of a column as an array of objects, or as what pandas makes of such objects; NaN where a row has none."""
-    import numpy as np
-    import pandas as pd
+def values(rows: Rows, name: str, default: Any = None) -> list[Any]:
+    """The values of the column ``name`` as Python objects, one for each row; ``default`` where a row has none."""
+    return list(_filled(rows, name, default)[0])
 
-    values = np.full(len(rows), math.nan, dtype=object)
+
+def _filled(rows: Rows, name: str, default: Any) -> "tuple[np.ndarray, list[Any]]":
+    """The values of a column as an array of objects, and one value of each kind in it."""
+    import numpy as np
+
+    found = np.full(len(rows), default, dtype=object)
     samples: list[Any] = []
     present = 0
     for kind, array in rows.column(name).items():
@@ -235,13 +239,21 @@ def _objects(rows: Rows, name: str) -> Any:
         samples.append(own[0])
         filled = np.empty(len(own), dtype=object)
         filled[:] = own
-        values[there] = filled
+        found[there] = filled
     odd = rows.odd.get(name, {})
     for place, value in odd.items():
-        values[place] = value
+        found[place] = value
     if present + len(odd) < len(rows):
-        samples.append(math.nan)
+        samples.append(default)
+    return found, samples
+
+
+def _objects(rows: Rows, name: str) -> Any:
+    """The values of a column as an array of objects, or as what pandas makes of such objects; NaN where a row has none."""
+    import pandas as pd
+
+    found, samples = _filled(rows, name, math.nan)
     # What pandas makes of objects depends on their types alone, unless they are of unusual types.
-    if not odd and pd.DataFrame([(value,) for value in samples])[0].dtype == object:
-        return values
-    return pd.DataFrame([(value,) for value in values])[0].array
+    if name not in rows.odd and pd.DataFrame([(value,) for value in samples])[0].dtype == object:
+        return found
+    return pd.DataFrame([(value,) for value in found])[0].array

@@ -44,15 +44,16 @@ _AT_ONCE = 4096  # rows as Python objects
 # What writing the index may meet: a folder that is read-only, gone or a link, a full disk, a process that is writing it.
 _REFUSED = (OSError, StoreError, RunLocked)
 _PACKAGE = Path(__file__).parents[1]
+_MAKES_ROWS = ("columns", "files", "index", "notes", "run_directory", "run_row")
 
 
 @cache
 def _code() -> str:
     """A digest of the code that makes rows: the same files may give other columns in another version."""
     found = hashlib.blake2b(digest_size=8)
-    for folder in (_PACKAGE / "config", _PACKAGE / "store", _PACKAGE):
-        for path in sorted(folder.rglob("*.py") if folder != _PACKAGE else folder.glob("*.py")):
-            found.update(str(path.relative_to(_PACKAGE)).encode() + path.read_bytes())
+    own = [_PACKAGE / "moved.py", *(_PACKAGE / "store" / f"{name}.py" for name in _MAKES_ROWS)]
+    for path in sorted([*own, *(_PACKAGE / "config").rglob("*.py")]):
+        found.update(str(path.relative_to(_PACKAGE)).encode() + path.read_bytes())
     return found.hexdigest()
 
 
@@ -128,49 +129,63 @@ def _joined(parts: Sequence[_Part]) -> _Part:
     return _Part(columns.join([part.rows for part in parts]), *keys)
 
 
-def find(
-    results_dir: str | Path, run_ids: Sequence[str], names: Iterable[str] | None = None
-) -> tuple[Rows | None, "np.ndarray"]:
-    """The rows of those of ``run_ids`` that the index knows as they are now, and for each run its row, -1 if it has none.
+class Look:
+    """One look at a results folder: the files of each run are compared with the index once, for all that is then asked."""
 
-    names: only these columns; they must come from the files of `RESULTS`, and only these are then compared. The rows are None
-    if there are none.
-    """
-    import numpy as np
+    def __init__(self, results_dir: str | Path) -> None:
+        self.results_dir = Path(results_dir)
+        self._keys: dict[tuple[str, ...], dict[str, int]] = {RESULTS: {}, SETTINGS: {}}
 
-    places = np.full(len(run_ids), -1, np.int64)
-    parts = _read_all(_place(results_dir), None if names is None else frozenset(names)) if len(run_ids) else []
-    if not parts:
-        return None, places
-    whole = _joined(parts)
-    runs, rows = _current(results_dir, run_ids, whole, both=names is None)
-    places[runs] = rows  # of several rows of a run that are alike, the last one
-    there = np.flatnonzero(places >= 0)
-    if not len(there):
-        return None, places
-    kept = columns.take(whole.rows, places[there])
-    places[there] = np.arange(len(there))
-    return kept, places
+    def find(
+        self, run_ids: Sequence[str], names: Iterable[str] | None = None, settings: bool = True
+    ) -> tuple[Rows | None, "np.ndarray"]:
+        """The rows of those of ``run_ids`` that the index knows as they are now, and for each run its row, -1 if it has none.
 
+        names: only these columns. settings: False if these come from the files of `RESULTS`; only these are then compared.
+        The rows are None if there are none.
+        """
+        import numpy as np
 
-def _current(
-    results_dir: str | Path, run_ids: Sequence[str], part: _Part, both: bool = True
-) -> "tuple[np.ndarray, np.ndarray]":
-    """The rows of ``part`` that are as the files of their runs are now: the places of these in ``run_ids``, and the rows."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
+        places = np.full(len(run_ids), -1, np.int64)
+        wanted = None if names is None else frozenset(names)
+        parts = _read_all(_place(self.results_dir), wanted) if len(run_ids) else []
+        if not parts:
+            return None, places
+        whole = _joined(parts)
+        runs, rows = self.current(run_ids, whole, settings)
+        places[runs] = rows  # of several rows of a run that are alike, the last one
+        there = np.flatnonzero(places >= 0)
+        if not len(there):
+            return None, places
+        kept = columns.take(whole.rows, places[there])
+        places[there] = np.arange(len(there))
+        return kept, places
 
-    number = pc.index_in(part.run_ids, value_set=pa.array(run_ids, pa.string()))
-    rows = np.flatnonzero(number.is_valid().to_numpy())
-    runs = number.drop_null().to_numpy().astype(np.int64)
-    known = np.unique(runs)
-    good = np.ones(len(rows), bool)
-    for recorded, files in ((part.results, RESULTS), (part.settings, SETTINGS))[: 2 if both else 1]:
-        keys = np.zeros(len(run_ids), np.uint64)
-        keys[known] = keys_of(results_dir, [run_ids[place] for place in known], files)
-        good &= (recorded[rows] == keys[runs]) & (keys[runs] != 0)
-    return runs[good], rows[good]
+    def current(self, run_ids: Sequence[str], part: _Part, settings: bool = True) -> "tuple[np.ndarray, np.ndarray]":
+        """The rows of ``part`` that are as the files of their runs: the places of these in ``run_ids``, and the rows."""
+        import numpy as np
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        number = pc.index_in(part.run_ids, value_set=pa.array(run_ids, pa.string()))
+        rows = np.flatnonzero(number.is_valid().to_numpy())
+        runs = number.drop_null().to_numpy().astype(np.int64)
+        known = np.unique(runs)
+        some = [run_ids[place] for place in known.tolist()]
+        good = np.ones(len(rows), bool)
+        for recorded, files in ((part.results, RESULTS), (part.settings, SETTINGS))[: 2 if settings else 1]:
+            keys = np.zeros(len(run_ids), np.uint64)
+            keys[known] = self._of(some, files)
+            good &= (recorded[rows] == keys[runs]) & (keys[runs] != 0)
+        return runs[good], rows[good]
+
+    def _of(self, run_ids: Sequence[str], files: tuple[str, ...]) -> "np.ndarray":
+        import numpy as np
+
+        kept = self._keys[files]
+        new = [run_id for run_id in run_ids if run_id not in kept]
+        kept.update(zip(new, keys_of(self.results_dir, new, files).tolist(), strict=True))
+        return np.array([kept[run_id] for run_id in run_ids], np.uint64)
 
 
 def _read_all(folder: Path, names: frozenset[str] | None) -> list[_Part]:
@@ -348,7 +363,7 @@ def _write_part(results_dir: str | Path, folder: Path, parts: Sequence[_Part]) -
 
     whole = _joined(parts)
     run_ids = sorted(set(whole.run_ids.to_pylist()))
-    runs, rows = _current(results_dir, run_ids, whole)
+    runs, rows = Look(results_dir).current(run_ids, whole)
     last = np.full(len(run_ids), -1, np.int64)
     last[runs] = rows
     kept = whole.at(last[last >= 0])

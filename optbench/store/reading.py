@@ -4,12 +4,12 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from optbench.errors import UserError
-from optbench.store import columns, index, measured
+from optbench.store import columns, index, measured, run_row
 from optbench.store.files import StoreError
-from optbench.store.run_directory import RunDirectory
+from optbench.store.run_directory import FINISHED, RunDirectory, State
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,11 +20,12 @@ _INTEGERS = ("batch", "seed", "trial", "classes", *measured.INTEGERS)
 
 def run_directories(results_dir: str | Path = "results") -> Iterator[RunDirectory]:
     """All run directories under ``results_dir``, sorted by id; none if the folder does not exist."""
-    for run_id in _run_ids(results_dir):
+    for run_id in ids_of_runs(results_dir):
         yield RunDirectory.at(results_dir, run_id)
 
 
-def _run_ids(results_dir: str | Path) -> list[str]:
+def ids_of_runs(results_dir: str | Path) -> list[str]:
+    """The ids of all runs under ``results_dir``, sorted; warns of symbolic links among them, which are left out."""
     try:
         with os.scandir(Path(results_dir) / "runs") as entries:
             found = [(entry.name, entry.is_symlink()) for entry in entries if entry.name[0] != "." and entry.is_dir()]
@@ -47,7 +48,7 @@ def find(results_dir: str | Path, name: str) -> RunDirectory:
     Raises `UserError` with the most similar ids if there is no such run, or with the candidates if there are several, and
     StoreError if a file of the run is a symbolic link.
     """
-    run = RunDirectory.at(results_dir, _match(name, _run_ids(results_dir), results_dir))
+    run = RunDirectory.at(results_dir, _match(name, ids_of_runs(results_dir), results_dir))
     run.check_links()
     return run
 
@@ -73,7 +74,7 @@ def _match(name: str, run_ids: Sequence[str], results_dir: str | Path) -> str:
 
 
 def _chosen(results_dir: str | Path, runs: Iterable[str] | None) -> list[str]:
-    run_ids = _run_ids(results_dir)
+    run_ids = ids_of_runs(results_dir)
     if runs is not None:
         known = dict.fromkeys(run_ids)
         run_ids = [name if name in known else _match(name, run_ids, results_dir) for name in runs]
@@ -98,21 +99,65 @@ def load(
     integers: Int64 if a run lacks them. An empty or missing folder gives an empty frame. A damaged run gives a row with
     its ``problem``, never an exception.
     """
-    run_ids = _chosen(results_dir, runs)
-    return integers(columns.frame(_rows(results_dir, run_ids), search_spaces))
+    return frame_of(index.Look(results_dir), _chosen(results_dir, runs), search_spaces)
 
 
-def _rows(results_dir: str | Path, run_ids: Sequence[str]) -> columns.Rows:
-    """The rows of ``run_ids``, in that order: from the index where it knows them as they are, and else from their folders."""
+def frame_of(look: index.Look, run_ids: Sequence[str], search_spaces: bool = False) -> "pd.DataFrame":
+    """The frame of `load` for ``run_ids``, in that order: from the index where it knows them, and else from their folders."""
+    return integers(columns.frame(_rows(look, run_ids), search_spaces))
+
+
+def _rows(look: index.Look, run_ids: Sequence[str]) -> columns.Rows:
     import numpy as np
 
-    known, places = index.find(results_dir, run_ids)
+    known, places = look.find(run_ids)
     absent = np.flatnonzero(places < 0)
-    read = index.read_rows(results_dir, [run_ids[place] for place in absent.tolist()])
+    read = index.read_rows(look.results_dir, [run_ids[place] for place in absent.tolist()])
     if known is None:
         return read
     places[absent] = len(known) + np.arange(len(absent))
     return columns.take(columns.join([known, read]) if len(absent) else known, places)
+
+
+def read_results(
+    results_dir: str | Path, run_ids: Sequence[str], names: Iterable[str]
+) -> dict[str, tuple[State, dict[str, Any]]]:
+    """The state of each run, and of a finished one those of the values ``names`` that its summary has.
+
+    names: as columns of `load` that come from summary.json, nested mappings flattened with dots. A run that is not there, or
+    is damaged, is pending. Of a few thousand runs that the index knows, only the times of two files are read.
+    """
+    names = list(dict.fromkeys(names))
+    known, places = index.Look(results_dir).find(run_ids, ("status", *names), settings=False)
+    absent = [run_id for run_id, place in zip(run_ids, places.tolist(), strict=True) if place < 0]
+    found = {} if known is None else _results(known, names)
+    if len(absent) >= index.MANY:
+        found |= _results(index.read_rows(results_dir, absent), names)
+    else:
+        found |= {run_id: _result(results_dir, run_id, names) for run_id in absent}
+    return {run_id: found[run_id] for run_id in run_ids}
+
+
+def _results(rows: columns.Rows, names: Sequence[str]) -> dict[str, tuple[State, dict[str, Any]]]:
+    read = {name: columns.values(rows, name) for name in names}
+    # A value that a summary lacks may be in the column from the configuration.
+    own = [[name for name in names if name in layout.summary] for layout in rows.layouts]
+    run_ids, states = columns.values(rows, "run_id"), columns.values(rows, "status")
+    layouts = rows.table.column("layout").to_pylist()
+    return {
+        run_id: (state, {name: read[name][row] for name in own[layout]} if state in FINISHED else {})
+        for row, (run_id, state, layout) in enumerate(zip(run_ids, states, layouts, strict=True))
+    }
+
+
+def _result(results_dir: str | Path, run_id: str, names: Sequence[str]) -> tuple[State, dict[str, Any]]:
+    try:
+        run = RunDirectory.at(results_dir, run_id)
+    except StoreError:
+        return "pending", {}
+    state = run.status().state
+    summary = run_row.summary_columns(run.summary() or {}) if state in FINISHED else {}
+    return state, {name: summary[name] for name in names if name in summary and not isinstance(summary[name], list)}
 
 
 def integers(frame: "pd.DataFrame") -> "pd.DataFrame":

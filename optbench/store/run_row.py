@@ -13,6 +13,8 @@ from optbench.store.run_directory import FINISHED, RunDirectory
 #: The columns that every run has, and those that exist only if any run has them.
 BASE = ("run_id", "status", "why", "since", "problem")
 NOTED = ("tags", "note")
+#: What status.json alone says of why; in no frame. No file has such a name.
+STATUS_WHY = ":why"
 # Values of the configuration that a summary repeats, with their keys in the configuration. They are columns in this order,
 # also for runs without a summary.
 _NAMED = {
@@ -28,9 +30,10 @@ _NAMED = {
 
 @dataclass(frozen=True)
 class Row:
-    """One run. base: the columns of `BASE` and `NOTED`. summary, config: the columns from there, in their order.
+    """One run.
 
-    A list in ``config`` is its JSON text; ``summary`` holds none.
+    base: the columns of `BASE` and `NOTED`, and `STATUS_WHY`. summary, config: the columns from there, in their order; a list in
+    ``config`` is its JSON text, ``summary`` holds none.
     """
 
     base: dict[str, Any]
@@ -43,7 +46,7 @@ def read_row(run: RunDirectory) -> Row:
     status = run.status()
     problems = []
     if not status.since:
-        problems.append(status.why)
+        problems.append(str(status.why))
     summary: dict[str, Any] = {}
     if status.state in FINISHED:
         try:
@@ -60,7 +63,7 @@ def read_row(run: RunDirectory) -> Row:
     # The reason for a divergence is in the summary.
     why = status.why or str(summary.get("why") or "")
     base = dict(zip(BASE, (run.run_id, status.state, why, status.since, "; ".join(problems)), strict=True))
-    base |= columns_of(run)
+    base |= {STATUS_WHY: status.why, **columns_of(run)}
     for key in [key for key, value in summary.items() if isinstance(value, list) or (value is None and key in config)]:
         del summary[key]
     return Row(base, summary, config)

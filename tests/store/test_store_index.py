@@ -12,11 +12,14 @@ import pandas as pd
 import pytest
 from mortal_workers import DIED, die_at, fork, wait
 
-from optbench.store import RunDirectory, index, load
+from optbench.cli import overview
+from optbench.store import RunDirectory, index, load, read_results
 from optbench.store.columns import encode, frame, join, take
 from optbench.store.notes import annotate
 from optbench.store.reading import integers
 from optbench.store.run_row import BASE, NOTED, Row, read_row
+from optbench.sweep.plan import Entry, Plan
+from optbench.sweep.status.survey import survey
 
 CONFIG = """\
 batch: {batch}
@@ -79,7 +82,7 @@ def check(results):
 def known(results):
     """The runs that the index knows as they are now."""
     run_ids = sorted(path.name for path in (results / "runs").iterdir())
-    return {run_id for run_id, place in zip(run_ids, index.find(results, run_ids)[1], strict=True) if place >= 0}
+    return {run_id for run_id, place in zip(run_ids, index.Look(results).find(run_ids)[1], strict=True) if place >= 0}
 
 
 @pytest.fixture
@@ -247,7 +250,7 @@ def test_a_damaged_index_counts_as_none(tmp_path):
         content = path.read_bytes()
         for place in range(1, len(content), len(content) // 30):
             path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-            rows, places = index.find(tmp_path, run_ids)
+            rows, places = index.Look(tmp_path).find(run_ids)
             there = [run_id for run_id, row in zip(run_ids, places, strict=True) if row >= 0]
             assert rows is not None
             assert len(there) < len(run_ids), place
@@ -406,3 +409,68 @@ def test_a_run_outside_of_a_results_folder_has_no_index(tmp_path):
     with contextlib.suppress(KeyError):
         index.add(run)
     assert [path.name for path in tmp_path.iterdir()] == ["alone"]
+
+
+# ---- what is read of many runs, often ------------------------------------------------------------------------------------------
+
+
+def results_of(results, names):
+    """State and values of each run by its own files."""
+    found = {}
+    for run_id in [*sorted(path.name for path in (results / "runs").iterdir()), "nowhere"]:
+        run = RunDirectory.at(results, run_id)
+        state = run.status().state
+        summary = (run.summary() or {}) if state in ("done", "diverged") else {}
+        summary |= {f"nested.a.{name}": value for name, value in summary.get("nested", {}).get("a", {}).items()}
+        found[run_id] = (state, {name: summary[name] for name in names if name in summary})
+    return found
+
+
+def test_results_by_name(results, monkeypatch):
+    names = ["steps", "loss", "flag", "text", "mixed", "nested.a.b", "big", "nowhere", "batch"]
+    expected = results_of(results, names)
+    assert expected["run-000"][1]["nested.a.b"] == 1
+    assert expected["run-001"] == ("done", expected["run-001"][1])
+    assert "batch" not in expected["run-000"][1]  # it is in the configuration only
+    monkeypatch.setattr(index, "MANY", 1000)
+    assert repr(read_results(results, list(expected), names)) == repr(expected)
+    monkeypatch.setattr(index, "MANY", 1)
+    for _ in range(2):
+        assert repr(read_results(results, list(expected)[:-1], names)) == repr(dict(list(expected.items())[:-1]))
+    monkeypatch.setattr(index, "MANY", 1000)
+    assert repr(read_results(results, list(expected), names)) == repr(expected)
+
+
+def test_a_new_result_is_there_at_once(tmp_path):
+    fill(tmp_path)
+    new = make(tmp_path, 9, "pending")
+    run_ids = [f"run-{number:03}" for number in (*range(6), 9)]
+    assert read_results(tmp_path, run_ids, ["loss"])[new.run_id] == ("pending", {})
+    new.finish({"loss": 0.25})
+    assert read_results(tmp_path, run_ids, ["loss"])[new.run_id] == ("done", {"loss": 0.25})
+    index.add(new)
+    assert read_results(tmp_path, run_ids, ["loss"])[new.run_id] == ("done", {"loss": 0.25})
+    new.clear()
+    assert read_results(tmp_path, run_ids, ["loss"])[new.run_id] == ("pending", {})
+
+
+def test_states_and_tables_are_the_same_with_an_index(results):
+    shown = {"optimizer": "sgd", "model": "m", "dataset": "d", "batch": 1, "seed": 2}
+    make(results, 20, **shown, learning_rate=0.5, code="abc")
+    make(results, 21, "diverged", **shown, why="loss is nan", train_loss=None)
+    make(results, 22, **shown, steps=3, tags="not a tag", gap_accuracy=0.1)
+    annotate(RunDirectory.at(results, "run-022"), ["best"])
+    run_ids = sorted(path.name for path in (results / "runs").iterdir())
+    plan = Plan(results, "all")
+    plan.extend([Entry(run_id, {"batch": "1"}) for run_id in run_ids], {})
+    states, table = survey(plan, lambda ids: {}), overview.read_runs(index.Look(results))
+    assert not states.known
+    load(results)
+    again = survey(plan, lambda ids: {})
+    assert again.runs == states.runs
+    assert {"run-020", "run-021", "run-022"} <= set(again.known)
+    assert (again.known["run-020"].code, again.known["run-022"].tags) == ("abc", "best")
+    assert {"run-004": "out of memory", "run-021": "loss is nan"}.items() <= {
+        run.run_id: run.why for run in again.runs
+    }.items()
+    assert repr(overview.read_runs(index.Look(results))) == repr(table)
