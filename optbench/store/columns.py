@@ -234,18 +234,28 @@ def _filled(rows: Rows, name: str, default: Any) -> "tuple[np.ndarray, list[Any]
     present = 0
     for kind, array in rows.column(name).items():
         there = array.is_valid().to_numpy()
-        own = [None] * int(there.sum()) if kind == "n" else array.drop_null().to_pylist()
+        own = np.full(there.sum(), None) if kind == "n" else _as_objects(array.drop_null())
         present += len(own)
         samples.append(own[0])
-        filled = np.empty(len(own), dtype=object)
-        filled[:] = own
-        found[there] = filled
+        found[there] = own
     odd = rows.odd.get(name, {})
     for place, value in odd.items():
         found[place] = value
     if present + len(odd) < len(rows):
         samples.append(default)
     return found, samples
+
+
+def _as_objects(array: "pa.ChunkedArray") -> "np.ndarray":
+    """The values as Python objects; equal texts are one object."""
+    import numpy as np
+    import pyarrow as pa
+
+    if not pa.types.is_dictionary(array.type):
+        plain: np.ndarray = array.to_numpy().astype(object)
+        return plain
+    parts = [np.array(chunk.dictionary.to_pylist(), object)[chunk.indices.to_numpy()] for chunk in array.chunks]
+    return np.concatenate(parts)
 
 
 def _objects(rows: Rows, name: str) -> Any:

@@ -17,7 +17,7 @@ to read many folders writes what it has read (`read_rows`).
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -34,8 +34,13 @@ from optbench.store.run_row import Row, read_row
 if TYPE_CHECKING:
     import numpy as np
 
-#: The files of a run that its row is made of: those that change when its state or its results do, and the others.
-RESULTS, SETTINGS = ("status.json", "summary.json"), ("config.yaml", "notes.json")
+#: The files of a run that its row is made of, in groups: whoever needs the columns from one group compares its files only.
+GROUPS = {
+    "results": ("status.json", "summary.json"),
+    "settings": ("config.yaml", "notes.json"),
+    "environment": ("environment.json",),
+}
+OF_FRAMES = ("results", "settings")
 #: A reader that had to read this many folders writes their rows; fewer are read again in less than half a second.
 MANY = 256
 _LONGEST_TAIL = 1 << 20
@@ -104,11 +109,10 @@ def keys_of(results_dir: str | Path, run_ids: Sequence[str], files: Sequence[str
 
 @dataclass(frozen=True)
 class _Part:
-    """Some rows of the index, each with the keys of its files of `RESULTS` and of `SETTINGS` when it was read."""
+    """Some rows of the index. keys: for each of `GROUPS`, the key of the row's files when it was read."""
 
     rows: Rows
-    results: "np.ndarray"
-    settings: "np.ndarray"
+    keys: "Mapping[str, np.ndarray]"
 
     @property
     def run_ids(self) -> Any:
@@ -119,14 +123,14 @@ class _Part:
 
     def at(self, places: "np.ndarray") -> "_Part":
         """The rows at ``places`` only."""
-        return _Part(columns.take(self.rows, places), self.results[places], self.settings[places])
+        return _Part(columns.take(self.rows, places), {group: keys[places] for group, keys in self.keys.items()})
 
 
 def _joined(parts: Sequence[_Part]) -> _Part:
     import numpy as np
 
-    keys = [np.concatenate([getattr(part, name) for part in parts]) for name in ("results", "settings")]
-    return _Part(columns.join([part.rows for part in parts]), *keys)
+    keys = {group: np.concatenate([part.keys[group] for part in parts]) for group in GROUPS}
+    return _Part(columns.join([part.rows for part in parts]), keys)
 
 
 class Look:
@@ -134,15 +138,15 @@ class Look:
 
     def __init__(self, results_dir: str | Path) -> None:
         self.results_dir = Path(results_dir)
-        self._keys: dict[tuple[str, ...], dict[str, int]] = {RESULTS: {}, SETTINGS: {}}
+        self._keys: dict[str, dict[str, int]] = {group: {} for group in GROUPS}
 
     def find(
-        self, run_ids: Sequence[str], names: Iterable[str] | None = None, settings: bool = True
+        self, run_ids: Sequence[str], names: Iterable[str] | None = None, groups: Sequence[str] = OF_FRAMES
     ) -> tuple[Rows | None, "np.ndarray"]:
         """The rows of those of ``run_ids`` that the index knows as they are now, and for each run its row, -1 if it has none.
 
-        names: only these columns. settings: False if these come from the files of `RESULTS`; only these are then compared.
-        The rows are None if there are none.
+        names: only these columns. groups: those of `GROUPS` that they come from; only these files are compared. The rows are
+        None if there are none.
         """
         import numpy as np
 
@@ -152,7 +156,7 @@ class Look:
         if not parts:
             return None, places
         whole = _joined(parts)
-        runs, rows = self.current(run_ids, whole, settings)
+        runs, rows = self.current(run_ids, whole, groups)
         places[runs] = rows  # of several rows of a run that are alike, the last one
         there = np.flatnonzero(places >= 0)
         if not len(there):
@@ -161,7 +165,7 @@ class Look:
         places[there] = np.arange(len(there))
         return kept, places
 
-    def current(self, run_ids: Sequence[str], part: _Part, settings: bool = True) -> "tuple[np.ndarray, np.ndarray]":
+    def current(self, run_ids: Sequence[str], part: _Part, groups: Sequence[str]) -> "tuple[np.ndarray, np.ndarray]":
         """The rows of ``part`` that are as the files of their runs: the places of these in ``run_ids``, and the rows."""
         import numpy as np
         import pyarrow as pa
@@ -173,18 +177,18 @@ class Look:
         known = np.unique(runs)
         some = [run_ids[place] for place in known.tolist()]
         good = np.ones(len(rows), bool)
-        for recorded, files in ((part.results, RESULTS), (part.settings, SETTINGS))[: 2 if settings else 1]:
+        for group in groups:
             keys = np.zeros(len(run_ids), np.uint64)
-            keys[known] = self._of(some, files)
-            good &= (recorded[rows] == keys[runs]) & (keys[runs] != 0)
+            keys[known] = self._of(some, group)
+            good &= (part.keys[group][rows] == keys[runs]) & (keys[runs] != 0)
         return runs[good], rows[good]
 
-    def _of(self, run_ids: Sequence[str], files: tuple[str, ...]) -> "np.ndarray":
+    def _of(self, run_ids: Sequence[str], group: str) -> "np.ndarray":
         import numpy as np
 
-        kept = self._keys[files]
+        kept = self._keys[group]
         new = [run_id for run_id in run_ids if run_id not in kept]
-        kept.update(zip(new, keys_of(self.results_dir, new, files).tolist(), strict=True))
+        kept.update(zip(new, keys_of(self.results_dir, new, GROUPS[group]).tolist(), strict=True))
         return np.array([kept[run_id] for run_id in run_ids], np.uint64)
 
 
@@ -218,7 +222,7 @@ def _read_part(path: Path, names: frozenset[str] | None) -> _Part | None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    own = ("layout", "results", "settings", "s:run_id")
+    own = ("layout", "s:run_id", *GROUPS)
     try:
         content = read_bytes(path)
         if path.name != _name_of(content):
@@ -228,10 +232,10 @@ def _read_part(path: Path, names: frozenset[str] | None) -> _Part | None:
         wanted = [name for name in schema.names if names is None or name in own or name[2:] in names]
         table = file.read(columns=wanted).replace_schema_metadata(None)
         layouts = [Layout(*map(tuple, pair)) for pair in json.loads(schema.metadata[_LAYOUTS])]
-        keys = [table.column(name).to_numpy().astype(np.uint64) for name in ("results", "settings")]
+        keys = {group: table.column(group).to_numpy().astype(np.uint64) for group in GROUPS}
     except (OSError, pa.ArrowException, LookupError, TypeError, ValueError):
         return None
-    return _Part(Rows(table.drop_columns(["results", "settings"]), layouts), *keys)
+    return _Part(Rows(table.drop_columns(list(GROUPS)), layouts), keys)
 
 
 def _name_of(content: bytes) -> str:
@@ -247,18 +251,18 @@ def _read_tail(path: Path) -> _Part | None:
         content = read_bytes(path)
     except OSError:
         return None
-    lines: dict[str, tuple[Row, int, int]] = {}
+    lines: dict[str, tuple[Row, dict[str, int]]] = {}
     for line in content.split(b"\n"):
         digest, _, text = line.partition(b" ")
         if _digest(text) == digest:
             said = json.loads(text)
             if said["code"] == _code():
                 row = Row(said["base"], said["summary"], said["config"])
-                lines[row.base["run_id"]] = (row, said["results"], said["settings"])
+                lines[row.base["run_id"]] = (row, said["keys"])
     if not lines:
         return None
-    rows, results, settings = zip(*lines.values(), strict=True)
-    return _Part(columns.encode(rows), np.array(results, np.uint64), np.array(settings, np.uint64))
+    rows, keys = zip(*lines.values(), strict=True)
+    return _Part(columns.encode(rows), {group: np.array([each[group] for each in keys], np.uint64) for group in GROUPS})
 
 
 def _digest(text: bytes) -> bytes:
@@ -273,10 +277,8 @@ def read_rows(results_dir: str | Path, run_ids: Sequence[str]) -> Rows:
     found = []
     for start in range(0, len(run_ids), _AT_ONCE):
         some = run_ids[start : start + _AT_ONCE]
-        before = [keys_of(results_dir, some, files) for files in (RESULTS, SETTINGS)]
-        found.append(
-            _Part(columns.encode([read_row(RunDirectory.at(results_dir, run_id)) for run_id in some]), *before)
-        )
+        before = {group: keys_of(results_dir, some, files) for group, files in GROUPS.items()}
+        found.append(_Part(columns.encode([read_row(RunDirectory.at(results_dir, run_id)) for run_id in some]), before))
     if not found:
         return columns.encode([])
     whole = _joined(found)
@@ -291,11 +293,11 @@ def add(run: RunDirectory) -> None:
     if run.path.parent.name != "runs":
         return
     with suppress(*_REFUSED):
-        results, settings = (int(keys_of(run.results_dir, [run.run_id], files)[0]) for files in (RESULTS, SETTINGS))
+        keys = {group: int(keys_of(run.results_dir, [run.run_id], files)[0]) for group, files in GROUPS.items()}
         row = read_row(run)
         if not len(_possible(columns.encode([row]))):
             return
-        said = {"code": _code(), "results": results, "settings": settings}
+        said = {"code": _code(), "keys": keys}
         text = json.dumps(said | {"base": row.base, "summary": row.summary, "config": row.config}).encode()
         folder = _made(run.results_dir)
         descriptor = os.open(folder / "tail.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
@@ -363,15 +365,15 @@ def _write_part(results_dir: str | Path, folder: Path, parts: Sequence[_Part]) -
 
     whole = _joined(parts)
     run_ids = sorted(set(whole.run_ids.to_pylist()))
-    runs, rows = Look(results_dir).current(run_ids, whole)
+    runs, rows = Look(results_dir).current(run_ids, whole, tuple(GROUPS))
     last = np.full(len(run_ids), -1, np.int64)
     last[runs] = rows
     kept = whole.at(last[last >= 0])
     if not len(kept.rows):
         return None
     table = kept.rows.table
-    for name, keys in (("results", kept.results), ("settings", kept.settings)):
-        table = table.append_column(name, pa.array(keys, pa.uint64()))
+    for group, keys in kept.keys.items():
+        table = table.append_column(group, pa.array(keys, pa.uint64()))
     layouts = json.dumps([[layout.summary, layout.config] for layout in kept.rows.layouts])
     sink = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata({_LAYOUTS: layouts.encode()}), sink, compression="zstd")

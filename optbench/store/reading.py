@@ -128,7 +128,7 @@ def read_results(
     is damaged, is pending. Of a few thousand runs that the index knows, only the times of two files are read.
     """
     names = list(dict.fromkeys(names))
-    known, places = index.Look(results_dir).find(run_ids, ("status", *names), settings=False)
+    known, places = index.Look(results_dir).find(run_ids, ("status", *names), ("results",))
     absent = [run_id for run_id, place in zip(run_ids, places.tolist(), strict=True) if place < 0]
     found = {} if known is None else _results(known, names)
     if len(absent) >= index.MANY:

@@ -13,8 +13,10 @@ from optbench.store.run_directory import FINISHED, RunDirectory
 #: The columns that every run has, and those that exist only if any run has them.
 BASE = ("run_id", "status", "why", "since", "problem")
 NOTED = ("tags", "note")
-#: What status.json alone says of why; in no frame. No file has such a name.
-STATUS_WHY = ":why"
+#: In no frame: what status.json alone says of why; environment.json without what is of one run only, as JSON text; and, as JSON
+#: text, commit and changes of each code that has trained the run. No file has such names.
+STATUS_WHY, ENVIRONMENT, COMMITS = ":why", ":environment", ":commits"
+_OF_ONE_RUN = ("host", "command", "code")
 # Values of the configuration that a summary repeats, with their keys in the configuration. They are columns in this order,
 # also for runs without a summary.
 _NAMED = {
@@ -32,8 +34,8 @@ _NAMED = {
 class Row:
     """One run.
 
-    base: the columns of `BASE` and `NOTED`, and `STATUS_WHY`. summary, config: the columns from there, in their order; a list in
-    ``config`` is its JSON text, ``summary`` holds none.
+    base: the columns of `BASE` and `NOTED`, and those in no frame. summary, config: the columns from there, in their order; a
+    list in ``config`` is its JSON text, ``summary`` holds none.
     """
 
     base: dict[str, Any]
@@ -63,10 +65,35 @@ def read_row(run: RunDirectory) -> Row:
     # The reason for a divergence is in the summary.
     why = status.why or str(summary.get("why") or "")
     base = dict(zip(BASE, (run.run_id, status.state, why, status.since, "; ".join(problems)), strict=True))
-    base |= {STATUS_WHY: status.why, **columns_of(run)}
+    base |= {STATUS_WHY: status.why, **_environment(run), **columns_of(run)}
     for key in [key for key, value in summary.items() if isinstance(value, list) or (value is None and key in config)]:
         del summary[key]
     return Row(base, summary, config)
+
+
+def _environment(run: RunDirectory) -> dict[str, str]:
+    try:
+        environment = read_object(run.path / "environment.json")
+    except (FileNotFoundError, StoreError):
+        return {}
+    of_many = {key: value for key, value in environment.items() if key not in _OF_ONE_RUN}
+    return {ENVIRONMENT: json.dumps(of_many), COMMITS: json.dumps(commits_of(environment))}
+
+
+def vintages_in(environment: dict[str, Any]) -> list[dict[str, Any]]:
+    """The codes that have trained a run, oldest first, from its environment.json."""
+    found = environment.get("code")
+    known = found if isinstance(found, list) else []
+    return [each for each in known if isinstance(each, dict) and isinstance(each.get("fingerprint"), str)]
+
+
+def commits_of(environment: dict[str, Any]) -> list[str]:
+    """The commits of these codes, to ten digits; "with changes" where files were changed."""
+    return [
+        f"{str(each['commit'])[:10]}{' with changes' if each.get('changed') else ''}"
+        for each in vintages_in(environment)
+        if each.get("commit")
+    ]
 
 
 def summary_columns(summary: dict[str, Any]) -> dict[str, Any]:
