@@ -65,19 +65,24 @@ def read_row(run: RunDirectory) -> Row:
     # The reason for a divergence is in the summary.
     why = status.why or str(summary.get("why") or "")
     base = dict(zip(BASE, (run.run_id, status.state, why, status.since, "; ".join(problems)), strict=True))
-    base |= {STATUS_WHY: status.why, **_environment(run), **columns_of(run)}
+    base |= {STATUS_WHY: status.why, **_recorded(run), **columns_of(run)}
     for key in [key for key, value in summary.items() if isinstance(value, list) or (value is None and key in config)]:
         del summary[key]
     return Row(base, summary, config)
 
 
-def _environment(run: RunDirectory) -> dict[str, str]:
+def environment_of(run: RunDirectory) -> tuple[dict[str, Any] | None, list[str]]:
+    """The environment of a run without what is of one run only, and its `commits_of`; None and none if it is not recorded."""
     try:
         environment = read_object(run.path / "environment.json")
     except (FileNotFoundError, StoreError):
-        return {}
-    of_many = {key: value for key, value in environment.items() if key not in _OF_ONE_RUN}
-    return {ENVIRONMENT: json.dumps(of_many), COMMITS: json.dumps(commits_of(environment))}
+        return None, []
+    return {key: value for key, value in environment.items() if key not in _OF_ONE_RUN}, commits_of(environment)
+
+
+def _recorded(run: RunDirectory) -> dict[str, str]:
+    environment, commits = environment_of(run)
+    return {} if environment is None else {ENVIRONMENT: json.dumps(environment), COMMITS: json.dumps(commits)}
 
 
 def vintages_in(environment: dict[str, Any]) -> list[dict[str, Any]]:
