@@ -1,9 +1,10 @@
 """A study: the runs of one sweep, for its analysis."""
 
+import json
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import numpy as np
 import pandas as pd
 
 from optbench.errors import UserError, nearest
-from optbench.store import RunDirectory, StoreError, load, load_history
-from optbench.store.files import read_object
-from optbench.store.reading import integers
+from optbench.store import RunDirectory, load_history
+from optbench.store.columns import values
+from optbench.store.index import Look
+from optbench.store.reading import frame_of, ids_of_runs, integers
+from optbench.store.run_row import COMMITS, ENVIRONMENT, environment_of
 from optbench.sweep.plan import Plan, plans
 from optbench.sweep.status.survey import AT_REST, IN_HAND, Phase, Survey, survey
 
@@ -75,7 +78,18 @@ class Study:
         """The state of every run, read from the store and the queue."""
         from optbench.sweep.launchers import slurm
 
-        return survey(self.plan, slurm.queued)
+        return survey(self.plan, slurm.queued, look=self.look)
+
+    @cached_property
+    def look(self) -> Look:
+        """The look at the results folder that is common to the states and the results of the runs."""
+        return Look(self.results_dir)
+
+    @cached_property
+    def _there(self) -> list[str]:
+        """The runs that have a directory."""
+        seen = set(ids_of_runs(self.results_dir))
+        return [run_id for run_id in self.cells if run_id in seen or self.plan.directory(run_id).path.is_dir()]
 
     @cached_property
     def runs(self) -> pd.DataFrame:
@@ -84,26 +98,27 @@ class Study:
         The columns of `optbench.store.load` (status, the summary, ``config.KEY``); ``cell.KEY``, the place in the grid (numbers
         as numbers); and state and why as in `status`: running, stuck, queued, lost, missing, ...
         """
-        there = [run_id for run_id in self.cells if self.plan.directory(run_id).path.is_dir()]
-        frame = load(self.results_dir, there, search_spaces=True).set_index("run_id").reindex(list(self.cells))
+        there = self._there
+        frame = frame_of(self.look, there, search_spaces=True).set_index("run_id").reindex(list(self.cells))
         absent = ~frame.index.isin(there)
         frame.loc[absent, "status"] = "pending"
         frame.loc[absent, ["why", "since", "problem"]] = "", "", "its directory is gone"
         frame = frame.rename_axis("run_id").reset_index()
         doing = {run.run_id: run for run in self.survey.runs}
         keys = dict.fromkeys(key for cell in self.cells.values() for key in cell)
-        columns = {f"cell.{key}": [_value(cell.get(key)) for cell in self.cells.values()] for key in keys}
+        value = cache(_value)
+        columns = {f"cell.{key}": [value(cell.get(key)) for cell in self.cells.values()] for key in keys}
         columns["state"] = [doing[run_id].state for run_id in self.cells]
         columns["why"] = [doing[run_id].why for run_id in self.cells]
         return integers(pd.concat([frame.drop(columns="why"), pd.DataFrame(columns, index=frame.index)], axis=1))
 
-    def histories(self, columns: Iterable[str] | None = None) -> pd.DataFrame:
+    def histories(self, columns: Iterable[str] | None = None, runs: Collection[str] | None = None) -> pd.DataFrame:
         """The concatenated histories of all runs, with the first column run_id; only ``columns`` if they are given.
 
-        One row is one event at one step: "event" is train, evaluation, probe, ...
+        One row is one event at one step: "event" is train, evaluation, probe, ... ``runs``: only those of these ids.
         """
-        there = [run_id for run_id in self.cells if self.plan.directory(run_id).path.is_dir()]
-        return load_history(self.results_dir, there, columns)
+        chosen = set(self.cells if runs is None else runs)
+        return load_history(self.results_dir, [run_id for run_id in self._there if run_id in chosen], columns)
 
     def measurements(self, run_id: str, probe: str | None = None) -> list[Measurement]:
         """The measurements of all probes, or of ``probe``, in a run, in the order of the steps."""
@@ -165,14 +180,29 @@ class Study:
         """
         found: dict[str, dict[str, Any]] = {}
         for run_id in self.cells:
-            try:
-                environment = read_object(self.plan.directory(run_id).path / "environment.json")
-            except (FileNotFoundError, StoreError):
-                continue
-            environment = {key: value for key, value in environment.items() if key not in ("host", "command", "code")}
-            entry = found.setdefault(repr(environment), {**environment, "runs": 0})
-            entry["runs"] += 1
+            environment = self._recorded[run_id][0]
+            if environment is not None:
+                found.setdefault(repr(environment), {**environment, "runs": 0})["runs"] += 1
         return sorted(found.values(), key=lambda entry: -entry["runs"])
+
+    def commits(self, run_id: str) -> list[str]:
+        """The commits of the codes that have trained a run, oldest first, such as "3f9a1c27de with changes"."""
+        return self._recorded[run_id][1]
+
+    @cached_property
+    def _recorded(self) -> dict[str, tuple[dict[str, Any] | None, list[str]]]:
+        """Of each run the environment, without what is of one run only, and the commits; None and none if not recorded."""
+        names = (ENVIRONMENT, COMMITS)
+        rows, _ = self.look.find(list(self.cells), names, ("environment",))
+        found: dict[str, tuple[dict[str, Any] | None, list[str]]] = {}
+        if rows is not None:
+            parsed = cache(lambda text: None if text is None else json.loads(text))
+            for run_id, environment, commits in zip(*(values(rows, name) for name in ("run_id", *names)), strict=True):
+                found[run_id] = parsed(environment), parsed(commits) or []
+        for run_id in self.cells:
+            if run_id not in found:
+                found[run_id] = environment_of(self.plan.directory(run_id))
+        return found
 
 
 def _integers(runs: pd.DataFrame, column: str) -> list[int]:

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -11,10 +10,14 @@ from rich.text import Text
 
 from optbench import config as configuration
 from optbench.cli.fitted_table import FittedTable
-from optbench.store import RunDirectory, StoreError, run_directories
+from optbench.store import RunDirectory, StoreError
+from optbench.store.columns import values
 from optbench.store.files import read_object
+from optbench.store.index import Look
 from optbench.store.notes import columns_of
+from optbench.store.reading import ids_of_runs
 from optbench.store.run_directory import FINISHED
+from optbench.store.run_row import STATUS_WHY
 from optbench.sweep.status.survey import PHASES, Survey, in_words
 from optbench.system.terminal import number, percent
 
@@ -26,15 +29,41 @@ _RESULTS = ("learning_rate", "steps", "train_loss", "test_loss", "test_accuracy"
 _KEYS = ("run_id", "status", "why", "problem", "tags", *_CHOICES, "batch", "seed", *_RESULTS)
 
 
-def read_runs(results_dir: str | Path) -> list[dict[str, Any]]:
-    """The displayed values of each run in ``results_dir``, in the order of the table; None for a value that a run lacks.
+def read_runs(look: Look) -> list[dict[str, Any]]:
+    """The displayed values of each run, in the order of the table; None for a value that a run lacks.
 
     `optbench.store.load` reads everything, which takes several times as long. A damaged run has a ``problem``.
     """
-    runs = [_read_run(directory) for directory in run_directories(results_dir)]
+    run_ids = ids_of_runs(look.results_dir)
+    known = _known(look, run_ids)
+    runs = [
+        known[run_id] if run_id in known else _read_run(RunDirectory.at(look.results_dir, run_id)) for run_id in run_ids
+    ]
     # Values of different types are compared as text: a damaged file may hold anything.
     order = (*_GROUP_KEYS, "seed")
     return sorted(runs, key=lambda run: [_sortable(run[key]) for key in order])
+
+
+def _known(look: Look, run_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The finished runs that the index knows, if their summaries hold all that is shown of their configurations."""
+    rows, _ = look.find(run_ids, (*_KEYS, STATUS_WHY))
+    if rows is None:
+        return {}
+    # A value that a summary lacks may be in the column from the configuration.
+    own = [frozenset(layout.summary) for layout in rows.layouts]
+    whole = [{*_CHOICES, "batch", "seed"} <= names for names in own]
+    columns = {key: values(rows, STATUS_WHY if key == "why" else key) for key in _KEYS}
+    for key in _RESULTS:
+        if not all(key in names for names in own):
+            there = [key in own[layout] for layout in rows.table.column("layout").to_pylist()]
+            columns[key] = [value if here else None for value, here in zip(columns[key], there, strict=True)]
+    return {
+        shown[0]: dict(zip(_KEYS, shown, strict=True))
+        for shown, layout in zip(
+            zip(*columns.values(), strict=True), rows.table.column("layout").to_pylist(), strict=True
+        )
+        if whole[layout]
+    }
 
 
 def _sortable(value: object) -> tuple[bool, float, str]:

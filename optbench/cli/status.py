@@ -13,6 +13,7 @@ from optbench.cli import overview, sweep_view
 from optbench.cli.parser import Parser
 from optbench.errors import UserError
 from optbench.store.files import to_json
+from optbench.store.index import Look
 from optbench.sweep.plan import Plan, plans
 from optbench.sweep.status.survey import Survey, survey
 from optbench.system.terminal import console
@@ -52,18 +53,21 @@ def status(words: Sequence[str]) -> int:
         raise UserError("status --watch: needs a terminal; a program calls status --json as often as it likes")
     plan = None if given.name is None else Plan.find(given.results_dir, given.name)
     if given.json:
-        seen = _surveys(given.results_dir, plan, given.stuck_after)
-        print(to_json(_document(given.results_dir, plan, seen), indent=2).decode())
+        look = Look(given.results_dir)
+        seen = _surveys(look, plan, given.stuck_after)
+        print(to_json(_document(given.results_dir, look, plan, seen), indent=2).decode())
     elif given.watch:
         _watch(given.results_dir, plan, given.stuck_after)
     else:
-        _print(_view(given.results_dir, plan, _surveys(given.results_dir, plan, given.stuck_after)))
+        look = Look(given.results_dir)
+        _print(_view(given.results_dir, look, plan, _surveys(look, plan, given.stuck_after)))
     return 0
 
 
-def _surveys(results_dir: str, plan: Plan | None, stuck_after: float) -> list[Survey]:
+def _surveys(look: Look, plan: Plan | None, stuck_after: float) -> list[Survey]:
     queued = _Squeue()
-    return [survey(each, queued, stuck_after) for each in (plans(results_dir) if plan is None else [plan])]
+    asked = plans(look.results_dir) if plan is None else [plan]
+    return [survey(each, queued, stuck_after, look) for each in asked]
 
 
 class _Squeue:
@@ -80,16 +84,16 @@ class _Squeue:
         return answer
 
 
-def _document(results_dir: str, plan: Plan | None, seen: Sequence[Survey]) -> dict[str, Any]:
+def _document(results_dir: str, look: Look, plan: Plan | None, seen: Sequence[Survey]) -> dict[str, Any]:
     if plan is not None:
         return sweep_view.as_json(plan, seen[0])
-    return overview.as_json(results_dir, seen, overview.read_runs(results_dir))
+    return overview.as_json(results_dir, seen, overview.read_runs(look))
 
 
-def _view(results_dir: str, plan: Plan | None, seen: Sequence[Survey]) -> list[RenderableType]:
+def _view(results_dir: str, look: Look, plan: Plan | None, seen: Sequence[Survey]) -> list[RenderableType]:
     if plan is not None:
         return sweep_view.show(plan, seen[0])
-    return overview.show(results_dir, seen, overview.read_runs(results_dir), console().width)
+    return overview.show(results_dir, seen, overview.read_runs(look), console().width)
 
 
 def _print(view: Sequence[RenderableType]) -> None:
@@ -104,8 +108,9 @@ def _watch(results_dir: str, plan: Plan | None, stuck_after: float) -> None:
     try:
         with Live(console=console(), screen=True, auto_refresh=False) as live:
             while True:
-                seen = _surveys(results_dir, plan, stuck_after)
-                view = _view(results_dir, plan, seen)
+                look = Look(results_dir)
+                seen = _surveys(look, plan, stuck_after)
+                view = _view(results_dir, look, plan, seen)
                 if all(each.is_over for each in seen):
                     break
                 live.update(Group(*view), refresh=True)

@@ -115,9 +115,12 @@ def _search(plan: Plan) -> dict[str, Any] | None:
 
 def _tags(plan: Plan, seen: Survey) -> str:
     """The tags of its runs, each with the number of runs that have it; empty if there are none."""
-    found = Counter(
-        tag for run in seen.runs for tag in columns_of(plan.directory(run.run_id))["tags"].split(",") if tag
+    known = seen.known
+    tags = (
+        known[run.run_id].tags if run.run_id in known else columns_of(plan.directory(run.run_id))["tags"]
+        for run in seen.runs
     )
+    found = Counter(tag for some in tags if some for tag in some.split(","))
     return ", ".join(f"{tag} ({count})" for tag, count in sorted(found.items()))
 
 
@@ -127,7 +130,10 @@ def _of_other_code(plan: Plan, seen: Survey) -> str:
     found = []
     for run in seen.in_states("done", "diverged"):
         try:
-            found.append(vintages.of_finished(plan.directory(run.run_id)))
+            if run.run_id in seen.known:
+                found.append(vintages.of_code(plan.directory, run.run_id, seen.known[run.run_id].code))
+            else:
+                found.append(vintages.of_finished(plan.directory(run.run_id)))
         except StoreError:
             continue  # a damaged run has a line of its own
     return in_words_of_code(found)

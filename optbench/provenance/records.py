@@ -9,6 +9,7 @@ from optbench.provenance.environment import git_commit
 from optbench.provenance.fingerprints import Code, Sources
 from optbench.store import RunDirectory, StoreError
 from optbench.store.files import read_object, reporting, to_json, write_if_absent
+from optbench.store.run_row import vintages_in
 
 UNKNOWN = "unknown"
 # Separates, in one text, the fingerprints of the codes that have computed a run, oldest first.
@@ -20,11 +21,9 @@ Vintage = dict[str, Any]
 def vintages_of(directory: RunDirectory) -> list[Vintage]:
     """The recorded codes that have trained a run so far, oldest first, each with fingerprint, commit, changed and since."""
     try:
-        found = read_object(directory.path / "environment.json").get("code")
+        return vintages_in(read_object(directory.path / "environment.json"))
     except (StoreError, FileNotFoundError):
         return []
-    known = found if isinstance(found, list) else []
-    return [each for each in known if isinstance(each, dict) and isinstance(each.get("fingerprint"), str)]
 
 
 def continued(directory: RunDirectory, code: Code) -> list[Vintage]:

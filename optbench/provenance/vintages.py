@@ -1,6 +1,6 @@
 """Compare the codes of finished runs with the current code, and record codes that compute the same results."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,13 +66,19 @@ class Vintages:
 
     def of_finished(self, directory: RunDirectory) -> Standing:
         """The standing of the code of a finished run, by its own files. Raises StoreError if they cannot be read."""
-        code = (directory.summary() or {}).get("code")
+        return self.of_code(lambda run_id: directory, directory.run_id, (directory.summary() or {}).get("code"))
+
+    def of_code(self, directory: Callable[[str], RunDirectory], run_id: str, code: object) -> Standing:
+        """The standing of the code of a finished run whose column ``code`` is given; ``directory`` of it is seldom asked for.
+
+        Raises StoreError if its configuration is needed and cannot be read.
+        """
         # One configuration is enough for all runs with the same code, since the code fixes the modules.
-        key = "+".join(self.codes(directory.run_id, code))
+        key = "+".join(self.codes(run_id, code))
         if key == UNKNOWN:
             return "unknown"
         if key not in self._known_by_code:
-            self._known_by_code[key] = self.standing(directory.run_id, code, directory.config())
+            self._known_by_code[key] = self.standing(run_id, code, directory(run_id).config())
         return self._known_by_code[key]
 
     def of_begun(self, directory: RunDirectory, config: Mapping[str, Any]) -> Standing:

@@ -12,6 +12,7 @@
                             probes/          the measurements of probes: NAME-STEP.npz, figures, and index.jsonl
                             log.txt
                             notes.json       the user's tags and note
+    results/.index/         the rows of finished runs in a few files, for quick reading; may be removed at any time
 
 Nothing here imports torch; pandas and pyarrow are imported by the functions that need them.
 """
@@ -19,7 +20,7 @@ Nothing here imports torch; pandas and pyarrow are imported by the functions tha
 from optbench.store.files import StoreError
 from optbench.store.lock import RunLock, RunLocked
 from optbench.store.measurements import Measurements
-from optbench.store.reading import find, load, load_history, run_directories
+from optbench.store.reading import find, load, load_history, read_results, run_directories
 from optbench.store.run_directory import RunDirectory, Status, check_writable
 from optbench.store.tidying import tidy
 
@@ -34,6 +35,7 @@ __all__ = [
     "find",
     "load",
     "load_history",
+    "read_results",
     "run_directories",
     "tidy",
 ]

@@ -1,6 +1,5 @@
 """Read many runs as one data frame."""
 
-import json
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,40 +7,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optbench.errors import UserError
-from optbench.moved import current_column
-from optbench.store import measured
-from optbench.store.files import StoreError, flatten, read_object
-from optbench.store.notes import columns_of
-from optbench.store.run_directory import FINISHED, RunDirectory
+from optbench.store import columns, index, measured, run_row
+from optbench.store.files import StoreError
+from optbench.store.run_directory import FINISHED, RunDirectory, State
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-_BASE = ("run_id", "status", "why", "since", "problem")
-# Columns that exist only if any run has them.
-_NOTED = ("tags", "note")
-# Values of the configuration that a summary repeats, with their keys in the configuration. They are columns in this order,
-# also for runs without a summary.
-_NAMED = {
-    "optimizer": ("optimizer", "name"),
-    "model": ("model", "name"),
-    "dataset": ("dataset", "name"),
-    "batch": ("batch",),
-    "seed": ("seed",),
-    "trial": ("trial",),
-    "base_learning_rate": ("optimizer", "learning_rate"),
-}
 _INTEGERS = ("batch", "seed", "trial", "classes", *measured.INTEGERS)
 
 
 def run_directories(results_dir: str | Path = "results") -> Iterator[RunDirectory]:
     """All run directories under ``results_dir``, sorted by id; none if the folder does not exist."""
-    for run_id in _run_ids(results_dir):
+    for run_id in ids_of_runs(results_dir):
         yield RunDirectory.at(results_dir, run_id)
 
 
-def _run_ids(results_dir: str | Path) -> list[str]:
+def ids_of_runs(results_dir: str | Path) -> list[str]:
+    """The ids of all runs under ``results_dir``, sorted; warns of symbolic links among them, which are left out."""
     try:
         with os.scandir(Path(results_dir) / "runs") as entries:
             found = [(entry.name, entry.is_symlink()) for entry in entries if entry.name[0] != "." and entry.is_dir()]
@@ -64,7 +48,7 @@ def find(results_dir: str | Path, name: str) -> RunDirectory:
     Raises `UserError` with the most similar ids if there is no such run, or with the candidates if there are several, and
     StoreError if a file of the run is a symbolic link.
     """
-    run = RunDirectory.at(results_dir, _match(name, _run_ids(results_dir), results_dir))
+    run = RunDirectory.at(results_dir, _match(name, ids_of_runs(results_dir), results_dir))
     run.check_links()
     return run
 
@@ -89,12 +73,12 @@ def _match(name: str, run_ids: Sequence[str], results_dir: str | Path) -> str:
     )
 
 
-def _chosen(results_dir: str | Path, runs: Iterable[str] | None) -> list[RunDirectory]:
-    run_ids = _run_ids(results_dir)
+def _chosen(results_dir: str | Path, runs: Iterable[str] | None) -> list[str]:
+    run_ids = ids_of_runs(results_dir)
     if runs is not None:
         known = dict.fromkeys(run_ids)
         run_ids = [name if name in known else _match(name, run_ids, results_dir) for name in runs]
-    return [RunDirectory.at(results_dir, run_id) for run_id in run_ids]
+    return run_ids
 
 
 def load(
@@ -115,17 +99,65 @@ def load(
     integers: Int64 if a run lacks them. An empty or missing folder gives an empty frame. A damaged run gives a row with
     its ``problem``, never an exception.
     """
-    import pandas as pd
+    return frame_of(index.Look(results_dir), _chosen(results_dir, runs), search_spaces)
 
-    read = [_read_run(run, search_spaces) for run in _chosen(results_dir, runs)]
-    # A key that both the status and the summary have is taken from the status, which is current for a restarted run.
-    summary_keys = dict.fromkeys(key for _, summary, _ in read for key in summary if key not in (*_BASE, *_NOTED))
-    config_keys = dict.fromkeys(key for _, _, config in read for key in config)
-    records = [config | summary | base for base, summary, config in read]
-    named = [key for key in config_keys if not key.startswith("config.") and key not in summary_keys]
-    settings = [key for key in config_keys if key.startswith("config.")]
-    noted = [name for name in _NOTED if any(base[name] for base, _, _ in read)]
-    return integers(pd.DataFrame(records, columns=[*_BASE, *noted, *summary_keys, *named, *settings]))
+
+def frame_of(look: index.Look, run_ids: Sequence[str], search_spaces: bool = False) -> "pd.DataFrame":
+    """The frame of `load` for ``run_ids``, in that order: from the index where it knows them, and else from their folders."""
+    return integers(columns.frame(_rows(look, run_ids), search_spaces))
+
+
+def _rows(look: index.Look, run_ids: Sequence[str]) -> columns.Rows:
+    import numpy as np
+
+    known, places = look.find(run_ids)
+    absent = np.flatnonzero(places < 0)
+    read = index.read_rows(look.results_dir, [run_ids[place] for place in absent.tolist()])
+    if known is None:
+        return read
+    places[absent] = len(known) + np.arange(len(absent))
+    return columns.take(columns.join([known, read]) if len(absent) else known, places)
+
+
+def read_results(
+    results_dir: str | Path, run_ids: Sequence[str], names: Iterable[str]
+) -> dict[str, tuple[State, dict[str, Any]]]:
+    """The state of each run, and of a finished one those of the values ``names`` that its summary has.
+
+    names: as columns of `load` that come from summary.json, nested mappings flattened with dots. A run that is not there, or
+    is damaged, is pending. Of a few thousand runs that the index knows, only the times of two files are read.
+    """
+    names = list(dict.fromkeys(names))
+    known, places = index.Look(results_dir).find(run_ids, ("status", *names), ("results",))
+    absent = [run_id for run_id, place in zip(run_ids, places.tolist(), strict=True) if place < 0]
+    found = {} if known is None else _results(known, names)
+    if len(absent) >= index.MANY:
+        found |= _results(index.read_rows(results_dir, absent), names)
+    else:
+        found |= {run_id: _result(results_dir, run_id, names) for run_id in absent}
+    return {run_id: found[run_id] for run_id in run_ids}
+
+
+def _results(rows: columns.Rows, names: Sequence[str]) -> dict[str, tuple[State, dict[str, Any]]]:
+    read = {name: columns.values(rows, name) for name in names}
+    # A value that a summary lacks may be in the column from the configuration.
+    own = [[name for name in names if name in layout.summary] for layout in rows.layouts]
+    run_ids, states = columns.values(rows, "run_id"), columns.values(rows, "status")
+    layouts = rows.table.column("layout").to_pylist()
+    return {
+        run_id: (state, {name: read[name][row] for name in own[layout]} if state in FINISHED else {})
+        for row, (run_id, state, layout) in enumerate(zip(run_ids, states, layouts, strict=True))
+    }
+
+
+def _result(results_dir: str | Path, run_id: str, names: Sequence[str]) -> tuple[State, dict[str, Any]]:
+    try:
+        run = RunDirectory.at(results_dir, run_id)
+    except StoreError:
+        return "pending", {}
+    state = run.status().state
+    summary = run_row.summary_columns(run.summary() or {}) if state in FINISHED else {}
+    return state, {name: summary[name] for name in names if name in summary and not isinstance(summary[name], list)}
 
 
 def integers(frame: "pd.DataFrame") -> "pd.DataFrame":
@@ -138,83 +170,6 @@ def integers(frame: "pd.DataFrame") -> "pd.DataFrame":
         if values.notna().any() and (values.dropna() % 1 == 0).all():
             found[name] = values.astype("Int64" if values.isna().any() else "int64")
     return frame.assign(**found)
-
-
-def _read_run(run: RunDirectory, search_spaces: bool) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
-    status = run.status()
-    problems = []
-    if not status.since:
-        problems.append(status.why)
-    summary: dict[str, Any] = {}
-    if status.state in FINISHED:
-        try:
-            found = flatten(read_object(run.path / "summary.json"))
-            summary = {current_column(name): value for name, value in found.items()}
-        except FileNotFoundError:
-            problems.append(f"{run.path / 'summary.json'} is absent")
-        except StoreError as error:
-            problems.append(str(error))
-    config: dict[str, Any] = {}
-    try:
-        config = _columns(run.config(), search_spaces)
-    except StoreError as error:
-        problems.append(str(error))
-    # The reason for a divergence is in the summary.
-    why = status.why or str(summary.get("why") or "")
-    base = dict(zip(_BASE, (run.run_id, status.state, why, status.since, "; ".join(problems)), strict=True))
-    base |= columns_of(run)
-    for key in [key for key, value in summary.items() if isinstance(value, list) or (value is None and key in config)]:
-        del summary[key]
-    return base, summary, config
-
-
-def _columns(config: dict[str, Any], search_spaces: bool) -> dict[str, Any]:
-    """The columns of a run that come from its configuration."""
-    columns = {name: value for name, keys in _NAMED.items() if (value := _at(config, *keys)) is not None}
-    if _at(config, "transform"):
-        from optbench.config import optimizer_name
-
-        columns["optimizer"] = optimizer_name(config)
-    if _at(config, "dataset", "info", "named_by"):
-        from optbench.config import name_of
-
-        columns["dataset"] = name_of(config["dataset"])
-    columns |= _derived(config)
-    if (classes := _at(config, "dataset", "info", "size", "classes")) is not None:
-        columns["classes"] = classes
-    space = _at(config, "optimizer", "info", "search_space") if search_spaces else None
-    if space:
-        columns["search_space"] = json.dumps(space, ensure_ascii=False, default=str)
-    for key, value in flatten(_without_info(config), "config.").items():
-        # default=str: YAML has dates, JSON does not.
-        columns[key] = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list) else value
-    return columns
-
-
-def _without_info(config: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: _without_info(value) if isinstance(value, dict) else value
-        for key, value in config.items()
-        if key != "info"
-    }
-
-
-def _at(value: Any, *keys: str) -> Any:
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
-
-
-def _derived(config: dict[str, Any]) -> dict[str, Any]:
-    """The setting and the scaled learning rate; empty if the configuration is incomplete."""
-    from optbench.config import RunConfig, learning_rate, setting
-
-    try:
-        rate, rule = learning_rate(RunConfig.of(config))
-        found = {"learning_rate": rate, "scaling_rule": rule, "setting": setting(config)}
-    except (UserError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-        return {}  # of an older version, damaged, or written by hand
-    return {key: value for key, value in found.items() if value is not None}
 
 
 def load_history(
@@ -232,7 +187,7 @@ def load_history(
     import pyarrow as pa
 
     wanted = None if columns is None else [name for name in dict.fromkeys(columns) if name != "run_id"]
-    directories = _chosen(results_dir, runs)
+    directories = [RunDirectory.at(results_dir, run_id) for run_id in _chosen(results_dir, runs)]
 
     def read(run: RunDirectory) -> "pa.Table | None":
         try:

@@ -1,5 +1,6 @@
 """Find the checkpoint from which a run resumes: the newest that is intact, belongs to it, and matches its history."""
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable
@@ -100,18 +101,18 @@ def choose(run: RunDirectory, parse: Callable[[Path, bytes], dict[str, Any]]) ->
 def _check_stands(run: RunDirectory, path: Path, seal: Seal) -> None:
     """Raise `CheckpointRefused` unless the history and the measurements that existed with the checkpoint still exist."""
     file = run.history
-    with reporting("read", file):
-        try:
-            with file.open("rb") as opened:
-                content = opened.read(seal.history_bytes)
-        except FileNotFoundError:
-            content = b""
-    if len(content) < seal.history_bytes:
-        held = f"{len(content)} bytes of the {seal.history_bytes} that were written"
+    found, size = hashlib.sha256(), 0
+    with reporting("read", file), contextlib.suppress(FileNotFoundError), file.open("rb") as opened:
+        while block := opened.read(min(_BLOCK, seal.history_bytes - size)):
+            found.update(block)
+            size += len(block)
+    if size < seal.history_bytes:
+        held = f"{size} bytes of the {seal.history_bytes} that were written"
         raise CheckpointRefused(path, f"stands on more than {file.name} holds, {held}")
-    if hashlib.sha256(content).hexdigest() != seal.history_digest:
+    if found.hexdigest() != seal.history_digest:
         raise CheckpointRefused(path, f"stands on a {file.name} other than this one, which has been changed")
-    missing = run.measurements.missing(history.rows_of(content, file))
+    rows = (row for rows in history.rows_in_blocks(file, seal.history_bytes) for row in rows)
+    missing = run.measurements.missing(rows)
     if missing:
         raise CheckpointRefused(path, f"stands on a measurement that is not there, {missing}")
 

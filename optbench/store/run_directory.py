@@ -150,10 +150,11 @@ class RunDirectory:
         with reporting("create", self.path):
             self.path.mkdir(parents=True, exist_ok=True)
 
-    def create(self, configuration: str | Mapping[str, Any], replace: bool = False) -> bool:
+    def create(self, configuration: str | Mapping[str, Any], replace: bool = False, sync: bool = True) -> bool:
         """Make the directory with its frozen configuration, as pending; True if this call made it.
 
-        configuration: of plain types, or the text of a YAML file that holds it.
+        configuration: of plain types, or the text of a YAML file that holds it. sync: False for a caller that makes many runs,
+        and then calls `files.sync_file_system`.
 
         A directory that exists with the same configuration is left as it is. If it exists with another one, raises
         `UserError`, naming the keys that differ; with ``replace`` it takes the new one instead. The caller must then know
@@ -166,11 +167,11 @@ class RunDirectory:
         self.make()
         content = text.encode()
         path = self.path / "config.yaml"
-        created = not path.exists() and write_if_absent(path, content)
+        created = not path.exists() and write_if_absent(path, content, sync=sync)
         if not created:
             stored = self._stored_config(path)
             if stored != content and (replace or not stored):
-                write_atomically(path, content)
+                write_atomically(path, content, sync=sync)
             elif stored != content:
                 self._check_same(config)
                 # config.json is a copy of the stored text, which may differ in layout from the given one.
@@ -178,7 +179,8 @@ class RunDirectory:
         if created or replace or not (self.path / "config.json").exists():
             self._write_quick_config(content, config)
         if not (self.path / "status.json").exists():
-            write_if_absent(self.path / "status.json", Status("pending", since=_now()).content())
+            pending = Status("pending", since=_now()).content()
+            write_if_absent(self.path / "status.json", pending, sync=sync)
         return created
 
     def _stored_config(self, path: Path) -> bytes:

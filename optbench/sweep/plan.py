@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +102,11 @@ class Plan:
         """
         path = self.path / "plan.jsonl"
         entries = []
+        now = cache(current_key)
         for number, line in enumerate(_lines(path), start=1):
             try:
                 run_id, cell = component(line["run_id"], "run id"), line["cell"]
-                entries.append(Entry(run_id, {current_key(str(key)): str(value) for key, value in cell.items()}))
+                entries.append(Entry(run_id, {now(str(key)): str(value) for key, value in cell.items()}))
             except (KeyError, AttributeError, UserError) as error:
                 raise StoreError(f"{path} is damaged: line {number} names no run ({error})") from error
         return entries
@@ -209,12 +211,19 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         return []
     except OSError as error:
         raise StoreError(f"cannot read {path}: {reason(error)}") from error
-    lines = []
-    for line in content.splitlines():
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue  # cut by a crash
-        if isinstance(value, dict):
-            lines.append(value)
-    return lines
+    lines = content.splitlines()
+    try:
+        # One call for all lines takes half the time of one call a line.
+        values = json.loads(b"[" + b",".join(lines) + b"]")
+    except ValueError:
+        values = None
+    if values is None or len(values) != len(lines):
+        values = [_parsed(line) for line in lines]
+    return [value for value in values if isinstance(value, dict)]
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None  # cut by a crash

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from optbench.config import Config
 from optbench.provenance import Standing, Vintages, in_words
 from optbench.store import RunDirectory, tidy
+from optbench.store.files import sync_file_system
 from optbench.store.lock import look
 from optbench.store.run_directory import FINISHED
 from optbench.sweep.grid.expand import Cell
@@ -76,7 +77,10 @@ class PlannedRuns:
             config = self.configs[run_id]
             if config["tracker"].get("group", "") is None:
                 config = {**config, "tracker": {**config["tracker"], "group": self.plan.name}}
-            self.plan.directory(run_id).create(config, replace=True)
+            self.plan.directory(run_id).create(config, replace=True, sync=False)
+        if self.to_do:
+            # Before the plan names them: it must not list a run that a loss of power has left without its configuration.
+            sync_file_system(self.plan.results_dir / "runs")
         if self._retry == "stale":
             begun = [self.plan.directory(run_id) for run_id in self.to_do if run_id in self.stale]
             reset(begun, (*FINISHED, "failed", "preempted", "paused", "running", "pending"), restart=True)

@@ -1,7 +1,8 @@
 """A cache of values made from files and folders, valid while these are unchanged."""
 
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -50,7 +51,33 @@ class FileCache(Generic[T]):
         return found
 
 
+_looked_at: dict[Path, Stamp | None] | None = None
+
+
+@contextmanager
+def looking_once() -> Iterator[None]:
+    """Within the block, in this process, each file counts as it was when it was first looked at.
+
+    For one command that composes thousands of configurations from the same files, which would look at each of them as often.
+    """
+    global _looked_at
+    before = _looked_at
+    _looked_at = {} if before is None else before
+    try:
+        yield
+    finally:
+        _looked_at = before
+
+
 def _stamp(path: Path) -> Stamp | None:
+    if _looked_at is None:
+        return _look(path)
+    if path not in _looked_at:
+        _looked_at[path] = _look(path)
+    return _looked_at[path]
+
+
+def _look(path: Path) -> Stamp | None:
     try:
         status = path.stat()
     except OSError:

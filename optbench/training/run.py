@@ -18,7 +18,7 @@ from optbench.data.raw import RawData
 from optbench.errors import UserError
 from optbench.probes.drawing import draw
 from optbench.provenance import Sources, as_text, continued, environment
-from optbench.store import RunDirectory, RunLock
+from optbench.store import RunDirectory, RunLock, index
 from optbench.store.claims import Claim
 from optbench.system import terminal
 from optbench.system.signals import Stop, handlers_restored
@@ -308,6 +308,7 @@ class _Prepared:
                 if problem is not None:
                     self._say(problem)
             self.directory.finish(summary, state)  # type: ignore[arg-type]
+            index.add(self.directory)
         else:
             step = self.task.step if state == "paused" else None
             self.directory.set_status(state, recorder.why, step=step)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from optbench.analysis.study import Study
-from optbench.provenance import UNKNOWN, Vintages, vintages_of
+from optbench.provenance import UNKNOWN, Vintages
 from optbench.provenance.records import modules
 from optbench.store import StoreError
 
@@ -92,12 +92,11 @@ class CodeOfRuns:
         commits: dict[tuple[str, ...], set[str]] = {}
         for run_id, optimizer in self._optimizers():
             codes = self.codes[run_id]
-            row = rows.setdefault(
-                codes, {"code": " then ".join(map(_name, codes)), "runs": 0, "now": self._now(run_id)}
-            )
-            row["runs"] += 1
+            if codes not in rows:
+                rows[codes] = {"code": " then ".join(map(_name, codes)), "runs": 0, "now": self._now(run_id, codes)}
+            rows[codes]["runs"] += 1
             optimizers.setdefault(codes, set()).add(optimizer)
-            commits.setdefault(codes, set()).update(self._commits(run_id))
+            commits.setdefault(codes, set()).update(self._study.commits(run_id))
         for codes, row in rows.items():
             row["commits"] = ", ".join(sorted(commits[codes]))
             row["optimizers"] = ", ".join(sorted(optimizers[codes]))
@@ -110,20 +109,12 @@ class CodeOfRuns:
         names = self._runs.get("optimizer", pd.Series("unknown", index=self._runs.index))
         return zip(self._runs["run_id"], map(str, names), strict=True)
 
-    def _now(self, run_id: str) -> str:
+    def _now(self, run_id: str, codes: tuple[str, ...]) -> str:
         try:
-            standing = self.vintages.of_finished(self._study.plan.directory(run_id))
+            standing = self.vintages.of_code(self._study.plan.directory, run_id, "+".join(codes))
         except (StoreError, KeyError):
             return ""
         return {"current": "the same", "other": "other", "unknown": "unknown"}[standing]
-
-    def _commits(self, run_id: str) -> set[str]:
-        found = vintages_of(self._study.plan.directory(run_id))
-        return {
-            f"{str(each['commit'])[:10]}{' with changes' if each.get('changed') else ''}"
-            for each in found
-            if each.get("commit")
-        }
 
 
 def _name(code: str) -> str:

@@ -2,7 +2,8 @@
 
     page/page.json          the title, the blocks of the page in order, and the charts (`optbench.analysis.charts.records`)
     page/curves.parquet     the thinned curves of the runs: run_id, step, and the losses and accuracies of `run_table.CURVES`
-    page/commands.parquet   run_id and command, which runs the run again; null for a run of unknown choices
+    page/commands.parquet   run_id and command, which runs the run again; null for a run of unknown choices. The table shows the
+                            runs of this file: all or, of very many, a part
 
 For a block with a table, page.json names the file (tables/NAME.csv), and the page reads tables/NAME.parquet; the table of runs is
 made from tables/runs.parquet. `report` writes all files, and `python -m optbench pages` builds the pages from them.
@@ -30,7 +31,8 @@ _FORMAT = 1
 def write(page: Page, folder: Path, commands: Mapping[str, str | None], curves: Mapping[str, Any] | None) -> None:
     """Write the parts of ``page`` below ``folder``, which has its tables.
 
-    commands: of each run, by its id, in the order of the runs. curves: the result of `run_table.curves` for these runs.
+    commands: of each run that the page shows, by its id, in the order of the runs.
+    curves: the result of `run_table.curves` for these runs.
     """
     place = folder / FOLDER
     place.mkdir(exist_ok=True)
@@ -103,8 +105,10 @@ def _parquet(folder: Path, file: str) -> Path:
 
 def _add_runs(page: Page, folder: Path, results_dir: Path) -> None:
     runs = pd.read_parquet(folder / "tables" / "runs.parquet").rename(columns=current_column)
-    data = run_table.data(runs, results_dir, folder)
     by_run = pd.read_parquet(folder / FOLDER / "commands.parquet").set_index("run_id")["command"]
+    if len(by_run) < len(runs):
+        runs = runs[runs["run_id"].isin(by_run.index)].reset_index(drop=True)
+    data = run_table.data(runs, results_dir, folder)
     commands = [by_run.get(run_id) for run_id in runs["run_id"]]
     data["commands"] = [command if isinstance(command, str) else None for command in commands]
     page.runs(data)

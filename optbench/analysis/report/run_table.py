@@ -20,6 +20,8 @@ from optbench.store import RunDirectory, StoreError
 # The approximate number of points of all curves on a page, and the smallest and largest number for a run.
 _POINTS = 80_000
 _FEWEST, _MOST = 8, 80
+#: With more runs than this, a page is larger than 2 MB, and shows so many of them.
+MOST_SHOWN, SHOWN_OF_MORE = 3000, 1000
 _DIGITS, _DIGITS_OF_A_CURVE = 7, 4
 CURVES = ("train_loss", "validation_loss", "test_loss", "validation_accuracy", "test_accuracy")
 _METRICS = (
@@ -43,6 +45,13 @@ def as_table(runs: pd.DataFrame) -> pd.DataFrame:
     own = set(setting_columns(runs, probes=True))
     kept = [column for column in runs.columns if column not in of_configuration or column in own]
     return runs[[column for column in kept if not runs[column].isna().all()]]
+
+
+def shown(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs on the page: all, or of more than `MOST_SHOWN` a part, evenly spaced; their file has all."""
+    if len(runs) <= MOST_SHOWN:
+        return runs
+    return runs.iloc[np.linspace(0, len(runs) - 1, SHOWN_OF_MORE).round().astype(int)]
 
 
 def data(runs: pd.DataFrame, results_dir: str | Path, folder: Path) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from optbench.sweep.status.survey import AT_REST, in_words
 _VERSIONS = ("optbench", "torch", "python", "pytorch-lightning", "numpy")
 # The keys of the machine that identify the sweep.
 _SHOWN_KEYS = ("scale", "sweep")
+_MOST_UNSUCCESSFUL = 1000
+_LONG = 20_000  # rows of a table
 
 
 def write(study: Study, findings: Findings, folder: Path) -> Path:
@@ -47,12 +49,12 @@ def write(study: Study, findings: Findings, folder: Path) -> Path:
     tables = {**findings.tables, **({TABLE: found.table()} if found and found.rows else {})}
     for name, table in {**tables, "runs": run_table.as_table(runs)}.items():
         write_table(table, folder / "tables" / name)
-    commands = run_table.commands([study.plan.directory(run_id) for run_id in runs["run_id"]])
-    curves = run_table.curves(runs, study.histories(["step", *run_table.CURVES]))
+    shown = run_table.shown(runs)
+    run_ids = list(shown["run_id"])
+    commands = run_table.commands([study.plan.directory(run_id) for run_id in run_ids])
+    curves = run_table.curves(shown, study.histories(["step", *run_table.CURVES], run_ids))
     with reporting("create", folder):
-        record.write(
-            page(study, findings, folder, found), folder, dict(zip(runs["run_id"], commands, strict=True)), curves
-        )
+        record.write(page(study, findings, folder, found), folder, dict(zip(run_ids, commands, strict=True)), curves)
     return build(folder, study.results_dir, figures=True)
 
 
@@ -106,8 +108,21 @@ def write_table(table: pd.DataFrame, stem: Path) -> None:
             ]
     content = io.BytesIO()
     table.to_parquet(content, index=False)
-    write_atomically(stem.with_name(f"{stem.name}.csv"), table.to_csv(index=False).encode())
+    write_atomically(stem.with_name(f"{stem.name}.csv"), _csv(table))
     write_atomically(stem.with_name(f"{stem.name}.parquet"), content.getvalue())
+
+
+def _csv(table: pd.DataFrame) -> bytes:
+    if len(table) <= _LONG:
+        return table.to_csv(index=False).encode()
+    # Ten times faster; it differs in how booleans and round numbers are spelled.
+    import pyarrow as pa
+    from pyarrow import csv
+
+    sink = pa.BufferOutputStream()
+    options = csv.WriteOptions(quoting_style="needed", quoting_header="needed")
+    csv.write_csv(pa.Table.from_pandas(table, preserve_index=False), sink, options)
+    return bytes(sink.getvalue())
 
 
 def page(study: Study, findings: Findings, folder: Path, found: Searched | None = None) -> Page:
@@ -138,7 +153,11 @@ def page(study: Study, findings: Findings, folder: Path, found: Searched | None 
     _unsuccessful(made, study)
     made.heading("Runs")
     made.blocks.append({"kind": "runs"})
-    made.paragraph("All of it:", "small", "tables/runs.csv", "runs.csv")
+    words = "All of it:"
+    if len(study.cells) > run_table.MOST_SHOWN:
+        part = f"{run_table.SHOWN_OF_MORE:,} of {len(study.cells):,}"
+        words = f"The table shows {part} runs, spaced evenly in the order of the sweep. All of them:"
+    made.paragraph(words, "small", "tables/runs.csv", "runs.csv")
     _made_with(made, study, findings.scripts, folder)
     _vintages(made, code)
     return made
@@ -182,7 +201,10 @@ def _unsuccessful(made: Page, study: Study) -> None:
         f"{len(table)} of {len(study.cells)} runs. A run that diverged is a result, and counts as the worst in every choice."
     )
     table = table.rename(columns=lambda name: str(name).removeprefix("cell."))
-    table["why"] = _without_place(table["why"], study)
+    if len(table) > _MOST_UNSUCCESSFUL:
+        made.paragraph(f"The first {_MOST_UNSUCCESSFUL:,} are shown; tables/runs.csv has all of them.")
+        table = table.head(_MOST_UNSUCCESSFUL)
+    table = table.assign(why=_without_place(table["why"], study))
     made.table(table.dropna(axis=1, how="all"))
 
 

@@ -24,6 +24,7 @@ from optbench.sweep.grid.expand import Cell, CellMaker, Expansion, expand
 from optbench.sweep.grid.lattice import Lattice, Part, intervals, naming
 from optbench.sweep.grid.selecting import Selection
 from optbench.sweep.grid.words import LIMIT, words_of
+from optbench.system.file_cache import looking_once
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 Words = Mapping[str, Any]
 
 
+@looking_once()  # conf/ is read for the whole sweep as it is now
 def expand_experiment(
     config_loader: "ConfigLoader",
     arguments: Sequence[str],

@@ -3,12 +3,17 @@
 import math
 import time
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal, get_args
 
 from optbench.store import RunDirectory, Status, StoreError
-from optbench.store.lock import Held, look
+from optbench.store.columns import values
+from optbench.store.index import Look
+from optbench.store.lock import Held
+from optbench.store.lock import look as look_at_lock
+from optbench.store.run_row import STATUS_WHY
 from optbench.sweep.plan import Entry, Plan
 from optbench.sweep.status.jobs import LivingJobs, Queued, living
 
@@ -20,6 +25,7 @@ AT_REST: tuple[Phase, ...] = ("done", "diverged", "paused")
 IN_HAND: tuple[Phase, ...] = ("running", "stuck", "queued")
 # These wait for `retry`, or for the sweep's command again.
 UNATTENDED: tuple[Phase, ...] = ("failed", "preempted", "lost", "missing")
+_ENDED = ("done", "diverged", "failed")
 
 
 @dataclass(frozen=True)
@@ -61,12 +67,26 @@ class RunState:
 
 
 @dataclass(frozen=True)
+class Known:
+    """What the index of the results says of a run that has ended: ``code`` of its summary, and its tags."""
+
+    state: Phase
+    why: str
+    code: object
+    tags: str
+
+
+@dataclass(frozen=True)
 class Survey:
-    """All runs of a sweep in the order of its plan, and the living jobs and commands."""
+    """All runs of a sweep in the order of its plan, and the living jobs and commands.
+
+    known: what the index of the results says of the runs that have ended, by run id; of any other it says nothing.
+    """
 
     name: str
     runs: list[RunState]
     jobs: LivingJobs
+    known: Mapping[str, Known] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[Phase, int]:
@@ -84,21 +104,43 @@ class Survey:
         return [run for run in self.runs if run.state in states]
 
 
-def survey(plan: Plan, queued: Queued, stuck_after: float = 600.0) -> Survey:
+def survey(plan: Plan, queued: Queued, stuck_after: float = 600.0, look: Look | None = None) -> Survey:
     """Read the state of every run of ``plan``; never raises for a damaged run, which counts as one that has not started.
 
     ``queued(ids)``: the states of those Slurm jobs ``ids`` that squeue still knows; None if it does not answer.
     ``stuck_after``: a run without a step for this many seconds is stuck.
+    ``look``: at the results folder, for a command that asks for more than this.
 
     A lock's heartbeat and a file's time of modification are compared with this host's clock.
     """
-    seen = [_observe(plan.directory(entry.run_id), entry, stuck_after) for entry in plan.entries()]
+    entries = plan.entries()
+    known = _known(look or Look(plan.results_dir), [entry.run_id for entry in entries])
+    seen = [
+        RunState(entry.run_id, entry.cell, ended.state, ended.why)
+        if (ended := known.get(entry.run_id)) is not None
+        else _observe(plan.directory(entry.run_id), entry, stuck_after)
+        for entry in entries
+    ]
     open_runs = {"running", "stuck", "queued", "preempted", "lost", "paused"}
     if not any(run.state in open_runs for run in seen):
-        return Survey(plan.name, seen, LivingJobs())
+        return Survey(plan.name, seen, LivingJobs(), known)
     busy_hosts = {run.host for run in seen if run.state in ("running", "stuck") and run.host}
     jobs = living(plan.name, plan.jobs(), queued, busy_hosts)
-    return Survey(plan.name, [_settle(run, jobs) for run in seen], jobs)
+    return Survey(plan.name, [_settle(run, jobs) for run in seen], jobs, known)
+
+
+def _known(look: Look, run_ids: Sequence[str]) -> dict[str, Known]:
+    """The runs that have ended and that the index knows; a diverged one has its reason in its summary."""
+    names = ("status", "why", STATUS_WHY, "code", "tags")
+    rows, _ = look.find(run_ids, names)
+    if rows is None:
+        return {}
+    read = (values(rows, name) for name in ("run_id", *names))
+    return {
+        run_id: Known(state, str((why if state == "diverged" else own) or ""), code, tags)
+        for run_id, state, why, own, code, tags in zip(*read, strict=True)
+        if state in _ENDED
+    }
 
 
 def _observe(directory: RunDirectory, entry: Entry, stuck_after: float) -> RunState:
@@ -124,10 +166,10 @@ def _observe(directory: RunDirectory, entry: Entry, stuck_after: float) -> RunSt
 def _status_and_holder(directory: RunDirectory) -> tuple[Status, Held | None]:
     """The run's status, and the living holder of its lock, if any."""
     status = directory.status()
-    if status.state in ("done", "diverged", "failed"):
+    if status.state in _ENDED:
         return status, None
     try:
-        held = look(directory.lock)
+        held = look_at_lock(directory.lock)
     except StoreError:
         return status, None
     return status, None if held is None or held.abandoned else held
