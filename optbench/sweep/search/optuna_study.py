@@ -141,6 +141,10 @@ class OptunaStudy:
                 self._tell(*ended.popleft())
             self._study.enqueue_trial(dict(trial.drawn))
             asked = self._study.ask(self._space)
+            # Optuna draws only when it lacks a value, and a sampler such as CMA-ES notes with its draws what they belong to.
+            # The first trial had no others to draw from.
+            if asked.number > 0:
+                _ = asked.relative_params
             if trial.is_paused:
                 paused.append((trial, asked))
                 continue
