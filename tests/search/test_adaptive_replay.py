@@ -121,7 +121,53 @@ def test_if_no_rate_trains_the_search_ends_and_says_so():
     found = Search(grid)
     assert found.why == "no rate trained: every run diverged or failed"
     assert found.answer.line == "no rate has trained yet"
-    assert len(found.seen) <= 4 * len(grid.conditions)
+    assert len(found.seen) <= 22
+
+
+def test_no_search_ends_by_its_width_before_twelve_runs_have_ended():
+    found = Search(table(**SMALL), budget="90%", minimum=0.0, width=99.0)
+    assert found.why == "the answer is known as closely as was asked"
+    assert sum(each.state in ("done", "diverged") for each in found.seen) >= 12
+
+
+class Pair:
+    """Two grids, one for each of two optimizers, as one problem."""
+
+    higher = False
+
+    def __init__(self, *tables):
+        self.tables = dict(zip("ab", tables, strict=True))
+        self.grids = [replace(tables[0].grids[0], axes={"optimizer": ("a", "b"), **tables[0].grids[0].axes})]
+        self.size, self.total_steps = (sum(getattr(each, key) for each in tables) for key in ("size", "total_steps"))
+
+    def _of(self, pick):
+        return self.tables[pick.cell["optimizer"]], replace(
+            pick, cell={key: word for key, word in pick.cell.items() if key != "optimizer"}
+        )
+
+    def exists(self, pick):
+        return True
+
+    def steps(self, pick):
+        grid, inner = self._of(pick)
+        return grid.steps(inner)
+
+    def trained(self, seen):
+        grid, inner = self._of(seen.pick)
+        return replace(grid.trained(replace(seen, pick=inner)), pick=seen.pick)
+
+
+def test_two_searches_share_a_budget_and_what_a_method_remembers_changes_no_pick():
+    pair = Pair(table(**SMALL), table(draw=1, **{**SMALL, "noise": 6.0}))
+    method, seen, runs = Adaptive(), [], {"a": 0, "b": 0}
+    for number in range(12):
+        choice = method.choose(pair, seen, options(budget="60%"))
+        assert Adaptive().choose(pair, seen, options(budget="60%")) == choice
+        for pick in choice.picks:
+            runs[pick.cell["optimizer"]] += 1
+            seen.append(pair.trained(Seen(pick, number, "waiting", planned=pair.steps(pick), first=2.3)))
+    assert min(runs.values()) > 5
+    assert runs["b"] > runs["a"]  # the noisier one
 
 
 @pytest.mark.parametrize(
