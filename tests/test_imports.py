@@ -18,7 +18,7 @@ FLOORS = [
     ["data.locate"],
     ["config.durations", "config.tuning", "data.spec", "data.sources", "theory"],
     # Mathematics on arrays, which a search uses as well as the analysis of its results.
-    ["analysis.laws.optima", "analysis.laws.scaling_laws", "analysis.statistics.intervals"],
+    ["analysis.laws.optima", "analysis.laws.scaling_laws"],
     ["data.folders", "data.held_out", "data.npz", "data.table_files"],
     ["data.own_files"],
     ["data.fingerprints"],
