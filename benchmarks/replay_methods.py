@@ -19,7 +19,7 @@ Cell = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Found:
-    """What a search chose, and its answer. optima: (estimate, low, high) of each condition; chosen: the rate of the lattice."""
+    """The answer of a search. optima: (estimate, low, high) of each condition; chosen: the rate of the lattice."""
 
     seen: Sequence[Seen]
     exponent: tuple[float, float, float]

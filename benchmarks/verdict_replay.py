@@ -197,7 +197,7 @@ def thresholds(replays: int) -> None:
 
 
 def reached(wrong: dict[str, list[float]], ratios: dict[str, list[float]]) -> list[str]:
-    """What was asked of the replays, and whether it is met."""
+    """Compare the replays with the bars."""
     asked: list[tuple[str, dict[str, bool]]] = []
     for place, margin in enumerate(MARGINS):
         words = "without a margin" if margin is None else f"with a margin of {margin:g} sd"

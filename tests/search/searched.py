@@ -8,6 +8,7 @@ from optbench.sweep.grid.again import compose_again
 from optbench.sweep.grid.lattice import Lattice
 from optbench.sweep.plan import Plan
 from optbench.sweep.search import reading
+from optbench.sweep.search.asking import Asker
 from optbench.sweep.search.method import Answer, Choice, Pick
 
 WORDS = [
@@ -63,6 +64,13 @@ def start(results_dir, words=WORDS, name="s", choice=None):
     command = ["--multirun", *words, "search=random", f"results_dir={results_dir}"]
     plan.extend([], {"command": command, "search": found.information(), "launcher": {}})
     return plan
+
+
+def asker(plan):
+    """A worker's asker of the search of ``plan``."""
+    search = reading.Search.of(plan)
+    assert search is not None
+    return Asker(search)
 
 
 def finish(run):

@@ -10,41 +10,16 @@ from optbench.store.files import StoreError
 from optbench.sweep.grid import lattice as lattices
 from optbench.sweep.plan import Plan
 from optbench.sweep.search import asking, methods, reading, record
-from optbench.sweep.search.asking import Asker, take_searched
+from optbench.sweep.search.asking import take_searched
 from optbench.sweep.search.record import Record
-from tests.search.searched import FollowsResults, finish, folders, picks_of, start
+from tests.search.searched import FollowsResults, asker, finish, folders, picks_of, start
+
+pytestmark = pytest.mark.usefixtures("composed_once", "impatient")
 
 
 @pytest.fixture(autouse=True)
 def _follows(monkeypatch):
     monkeypatch.setattr(reading, "method", lambda name: FollowsResults())
-    monkeypatch.setattr(asking, "_PATIENCE_SECONDS", 0.0)
-
-
-_LATTICES = {}
-
-
-@pytest.fixture(autouse=True)
-def _composed_once(monkeypatch):
-    """Composing the same grid again takes half a second; what it gives is the same."""
-    from optbench.sweep.grid import again
-
-    compose = again.compose_again
-
-    def once(words):
-        key = tuple(word for word in words if not word.startswith("results_dir="))
-        if key not in _LATTICES:
-            _LATTICES[key] = compose(words)
-        return _LATTICES[key]
-
-    monkeypatch.setattr(again, "compose_again", once)
-    monkeypatch.setattr("tests.search.searched.compose_again", once)
-
-
-def asker(plan):
-    search = reading.Search.of(plan)
-    assert search is not None
-    return Asker(search)
 
 
 def train_to_the_end(plan):

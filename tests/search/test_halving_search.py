@@ -8,12 +8,11 @@ import pytest
 from optbench.cli.sweeps import retry
 from optbench.store import RunLock
 from optbench.store.claims import claim
-from optbench.sweep.grid import again
 from optbench.sweep.planned_runs import PlannedRuns
-from optbench.sweep.search import asking, reading
-from optbench.sweep.search.asking import Asker, take_searched
+from optbench.sweep.search import reading
+from optbench.sweep.search.asking import take_searched
 from optbench.sweep.search.record import Record
-from tests.search.searched import fraction, start
+from tests.search.searched import asker, fraction, start
 
 WORDS = [
     *["dataset=digits", "model=mlp", "tracker=none", "budget.steps=18", "eval_every=2", "optimizer=adam,sgd"],
@@ -22,32 +21,11 @@ WORDS = [
 STEPS, PERIOD = 18, 2
 ENDS = {"diverged": 0.15, "failed": 0.3}  # the shares of runs that end so, at any step
 
-_LATTICES = {}
-
-
-@pytest.fixture(autouse=True)
-def _composed_once(monkeypatch):
-    compose = again.compose_again
-
-    def once(words):
-        key = tuple(word for word in words if not word.startswith("results_dir="))
-        if key not in _LATTICES:
-            _LATTICES[key] = compose(words)
-        return _LATTICES[key]
-
-    monkeypatch.setattr(again, "compose_again", once)
-    monkeypatch.setattr("tests.search.searched.compose_again", once)
-    monkeypatch.setattr(asking, "_PATIENCE_SECONDS", 0.0)
+pytestmark = pytest.mark.usefixtures("composed_once", "impatient")
 
 
 def begin(results_dir, **choice):
     return start(results_dir, WORDS, choice={"name": "halving", **choice})
-
-
-def asker(plan):
-    search = reading.Search.of(plan)
-    assert search is not None
-    return Asker(search)
 
 
 def loss(run_id, step):
@@ -224,7 +202,7 @@ def test_retry_trains_failed_runs_to_their_rung_and_paused_ones_to_the_end_if_as
         "optbench.sweep.launchers.dispatch.dispatch", lambda plan, run_ids, launcher: dispatched.append(run_ids) or 0
     )
     information = plan.information()
-    launcher = _LATTICES[next(iter(_LATTICES))].samples[0].config["launcher"]
+    launcher = asker(plan).search.problem.lattice.samples[0].config["launcher"]
     plan.extend([], {**{key: value for key, value in information.items() if key != "name"}, "launcher": launcher})
     retry([plan.name, "--results-dir", str(tmp_path)])
     assert dispatched.pop() == failed

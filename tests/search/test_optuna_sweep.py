@@ -27,19 +27,7 @@ CHOICE = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _composed_once(monkeypatch):
-    """A lattice keeps the cells that it has composed; each takes Hydra a tenth of a second."""
-    kept = {}
-
-    def once(words):
-        key = tuple(word for word in words if not word.startswith("results_dir="))
-        if key not in kept:
-            kept[key] = compose_again(words)
-        return kept[key]
-
-    monkeypatch.setattr("optbench.sweep.grid.again.compose_again", once)
-    monkeypatch.setattr("tests.search.searched.compose_again", once)
+pytestmark = pytest.mark.usefixtures("composed_once")
 
 
 def loss(config, step):
@@ -120,7 +108,7 @@ def test_a_run_that_goes_on_shows_its_evaluations_up_to_its_last_pause(tmp_path)
     assert [each.pick.until for each in record.chosen if each.run_id == first.run_id] == [10, 20]
     value = loss(plan.directory(first.run_id).config(), 10)
     for _ in range(2):
-        seen = search.seen(record, {first.pick.key})[0]
+        seen = search.without_latest(record, search.seen(record))[0]
         assert (seen.state, seen.evaluations, seen.value) == ("waiting", ((10, value),), None)
         train(plan.directory(first.run_id), 20)  # which changes nothing as long as it is hidden
     assert search.seen(record)[0].state == "paused"
