@@ -17,7 +17,7 @@ from optbench.provenance import in_words as in_words_of_code
 from optbench.store import StoreError
 from optbench.store.notes import columns_of
 from optbench.sweep.plan import Plan
-from optbench.sweep.search.record import answers
+from optbench.sweep.search.record import answers, searched_by
 from optbench.sweep.status.display import clock
 from optbench.sweep.status.jobs import LivingJobs
 from optbench.sweep.status.survey import UNATTENDED, Phase, RunState, Survey, in_words
@@ -100,8 +100,8 @@ def _axes(plan: Plan) -> dict[str, list[str]]:
 
 def _search(plan: Plan) -> dict[str, Any] | None:
     """The search of the sweep with its latest answer, the cells chosen and the reason for its end; None for a whole grid."""
-    choice = _information(plan).get("search")
-    if not isinstance(choice, Mapping) or choice.get("name", "grid") == "grid":
+    choice = searched_by(_information(plan))
+    if choice is None:
         return None
     latest = (answers(plan.path) or [{}])[-1]
     return {

@@ -239,6 +239,43 @@ def read_object(path: Path) -> dict[str, Any]:
 _PLAIN = frozenset({str, int, float, bool, type(None), list})
 
 
+def append_line(path: Path, values: Mapping[str, Any]) -> None:
+    """Append ``values`` to a file of JSON lines with one write, so that several processes may append."""
+    line = to_json(values) + b"\n"
+    with reporting("write", path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            os.write(descriptor, line)
+        finally:
+            os.close(descriptor)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines, without lines that a crash has cut; none if there is no file."""
+    try:
+        content = read_bytes(path)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {reason(error)}") from error
+    lines = content.splitlines()
+    try:
+        # One call for all lines takes half the time of one call a line.
+        values = json.loads(b"[" + b",".join(lines) + b"]")
+    except ValueError:
+        values = None
+    if values is None or len(values) != len(lines):
+        values = [_parsed(line) for line in lines]
+    return [value for value in values if isinstance(value, dict)]
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None  # cut by a crash
+
+
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one: ``{"a": {"b": 1}}`` becomes ``{"a.b": 1}``. Lists stay whole, empty mappings vanish."""
     flat: dict[str, Any] = {}

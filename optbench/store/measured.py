@@ -4,6 +4,7 @@ Two runs of one configuration agree in all other values, bit for bit on one mach
 that compares runs: `verify`, `merge`, the conformance suite and the tests.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,3 +59,10 @@ def without_measured(content: Mapping[str, Any]) -> dict[str, Any]:
 def higher_is_better(metric: str) -> bool:
     """True if a larger ``metric`` is better: for an accuracy, and not for a loss, a gap or a time."""
     return metric.endswith("accuracy") and "gap_" not in metric
+
+
+def finite(value: object) -> float | None:
+    """``value`` if it is a finite number, otherwise None: a damaged file may hold anything."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        return None
+    return value

@@ -1,7 +1,5 @@
 """A sweep's plan: a file that lists its runs, so that the same command continues it."""
 
-import json
-import os
 import shlex
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -12,15 +10,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from optbench.config import check_sweep_name
+from optbench.config import Config, check_sweep_name
 from optbench.errors import UserError, nearest
 from optbench.moved import current_key
 from optbench.store import RunDirectory, RunLock, StoreError
 from optbench.store.files import (
+    append_line,
     component,
-    read_bytes,
+    read_lines,
     read_object,
-    reason,
     refuse_link,
     refuse_links_in,
     remove_orphans,
@@ -103,7 +101,7 @@ class Plan:
         path = self.path / "plan.jsonl"
         entries = []
         now = cache(current_key)
-        for number, line in enumerate(_lines(path), start=1):
+        for number, line in enumerate(read_lines(path), start=1):
             try:
                 run_id, cell = component(line["run_id"], "run id"), line["cell"]
                 entries.append(Entry(run_id, {now(str(key)): str(value) for key, value in cell.items()}))
@@ -114,6 +112,12 @@ class Plan:
     def directory(self, run_id: str) -> RunDirectory:
         """The directory of one of its runs."""
         return RunDirectory.at(self.results_dir, run_id)
+
+    def in_group(self, config: Config) -> Config:
+        """``config`` with the name of the sweep as the group of a tracker that has groups and was given none."""
+        if config["tracker"].get("group", "") is not None:
+            return config
+        return {**config, "tracker": {**config["tracker"], "group": self.name}}
 
     def extend(self, entries: Iterable[Entry], information: Mapping[str, Any]) -> int:
         """Add the runs that are not in the plan yet, and replace sweep.json; returns how many were added.
@@ -165,18 +169,11 @@ class Plan:
 
     def note_job(self, **job: Any) -> None:
         """Append a line to jobs.jsonl."""
-        path = self.path / "jobs.jsonl"
-        line = to_json({**job, "since": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}) + b"\n"
-        with reporting("write", path):
-            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-            try:
-                os.write(descriptor, line)
-            finally:
-                os.close(descriptor)
+        append_line(self.path / "jobs.jsonl", {**job, "since": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")})
 
     def jobs(self) -> list[dict[str, Any]]:
         """The records of `note_job`, oldest first."""
-        return _lines(self.path / "jobs.jsonl")
+        return read_lines(self.path / "jobs.jsonl")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -202,28 +199,3 @@ def plans(results_dir: str | Path) -> list[Plan]:
 
 def _content(entries: Iterable[Entry]) -> bytes:
     return b"".join(to_json(asdict(entry)) + b"\n" for entry in entries)
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        content = read_bytes(path)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise StoreError(f"cannot read {path}: {reason(error)}") from error
-    lines = content.splitlines()
-    try:
-        # One call for all lines takes half the time of one call a line.
-        values = json.loads(b"[" + b",".join(lines) + b"]")
-    except ValueError:
-        values = None
-    if values is None or len(values) != len(lines):
-        values = [_parsed(line) for line in lines]
-    return [value for value in values if isinstance(value, dict)]
-
-
-def _parsed(line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None  # cut by a crash

@@ -74,9 +74,7 @@ class PlannedRuns:
     def freeze(self) -> None:
         """Write the configuration of every run of ``to_do`` into its directory, and mark it as pending."""
         for run_id in self.to_do:
-            config = self.configs[run_id]
-            if config["tracker"].get("group", "") is None:
-                config = {**config, "tracker": {**config["tracker"], "group": self.plan.name}}
+            config = self.plan.in_group(self.configs[run_id])
             self.plan.directory(run_id).create(config, replace=True, sync=False)
         if self.to_do:
             # Before the plan names them: it must not list a run that a loss of power has left without its configuration.

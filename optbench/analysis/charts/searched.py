@@ -20,7 +20,7 @@ PAUSED = "paused"
 
 @dataclass(frozen=True)
 class Looked:
-    """What a search has seen of its grids, for its charts.
+    """The cells that a search has chosen, with the axes of its charts.
 
     over: the axis or the option along which it looked; None if there is none. law: the axis that makes the rows of a chart;
     None if there is none. apart: the other axes, which make panels. drawn: options that are no axes, with their
@@ -43,7 +43,7 @@ class Looked:
         options: Mapping[str, Any],
         space: Mapping[str, Mapping[str, Any]],
     ) -> "Looked":
-        """What to draw against what, from the ``options`` of the search and from the values that it chose."""
+        """Find the axes of the charts, from the ``options`` of the search and from the values that it chose."""
         seen = [each for each in seen if each.state != "failed"]
         axes = {key: words for grid in grids for key, words in grid.axes.items()}
         values: dict[str, set[str]] = {}

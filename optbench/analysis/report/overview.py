@@ -16,6 +16,7 @@ from optbench.analysis.statistics.selection import RESULTS, select
 from optbench.analysis.statistics.settings import MixedSettings, distinguishing, seeds_only, settings_of, varied
 from optbench.analysis.study import Study
 from optbench.store.measured import higher_is_better
+from optbench.sweep.search.record import searched_by
 
 # The axes that vary within a cell; the other axes of a sweep make the cells.
 _TRIED = ("trial", "optimizer.learning_rate")
@@ -67,7 +68,7 @@ def _metric(ended: pd.DataFrame) -> str | None:
 def _drawn(study: Study) -> list[str]:
     """The options that a search set besides the axes of the grid; their values vary within a cell, as those of trials do."""
     axes = study.information.get("axes")
-    if not isinstance(axes, dict) or (study.information.get("search") or {}).get("name", "grid") == "grid":
+    if not isinstance(axes, dict) or searched_by(study.information) is None:
         return []
     return list(dict.fromkeys(key for cell in study.cells.values() for key in cell if key not in axes))
 

@@ -56,7 +56,7 @@ _ONE_SIDED = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """What ``n`` of at most ``maximum`` differences "first minus second" (larger is better) say about their mean.
+    """The state of a comparison after ``n`` of at most ``maximum`` differences "first minus second"; larger is better.
 
     outcome: "better" or "worse", by the sign, if the mean is told from 0; "within" if it is told to be closer to 0 than the
     margin; else "undecided". estimate, low, high: the mean, and the bounds of the confidence sequence, which hold for all n at
@@ -236,7 +236,7 @@ class Rule:
         )
 
     def decisions(self, differences: Array) -> tuple[Array, Array]:
-        """Whether "better or worse", and whether "within", can be said after each number of differences; shape (..., n)."""
+        """Two masks of shape (..., n): after which numbers of differences "better or worse" can be said, and "within"."""
         n = np.arange(1, differences.shape[-1] + 1)
         allowed = np.broadcast_to(n >= FIRST, differences.shape).copy()
         for early in range(FIRST, min(FIRST_WITH_TIES, len(n) + 1)):

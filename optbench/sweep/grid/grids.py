@@ -70,7 +70,7 @@ def expand_experiment(
             configuration.check_trials([*(f"{key}={text}" for key, text in own.items()), *others], configs)
             configuration.check_budget(others, configs)
         for cell in part.cells:
-            found.setdefault(configuration.run_id(cell.config), cell)
+            found.setdefault(cell.run_id, cell)
         for key, values in part.axes.items() if part.cells else ():
             axes[key] = list(dict.fromkeys([*axes.get(key, []), *values]))
         excluded += part.excluded

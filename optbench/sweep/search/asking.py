@@ -54,13 +54,12 @@ class Asker:
             record = self.search.record()
             self._complete(record)
             seen = self.search.seen(record)
-            last = record.rounds - 1
-            latest = {each.pick.key for each in record.chosen if each.round == last}
+            latest = record.latest()
             if any(each.state not in ENDED for each in seen if each.pick.key not in latest):
                 return Asked("waiting", record)
             choice = Choice()
             if self._barren != record.rounds:
-                choice = self._choose(self.search.seen(record, latest))
+                choice = self._choose(self.search.without_latest(record, seen))
             if not choice.picks:
                 self._barren = record.rounds
                 if any(each.state not in ENDED for each in seen):
@@ -69,14 +68,14 @@ class Asker:
             line = self._line(seen)
             if not choice.picks:
                 why = choice.why or "nothing is left to choose"
-                self._note(record, seen, line, why)
+                self._note(record, len(seen), len(seen), line, why)
                 return Asked("over", record, 0, len(seen), len(seen), line, why)
             chosen = [self._planned(record.rounds, pick) for pick in choice.picks]
             record = record.extended(chosen)
             record.write(self._plan.path)
             self._complete(record)
-            self._note(record, seen, line, "")
             ended = sum(each.state in ENDED for each in seen)
+            self._note(record, len(seen), ended, line, "")
             # A run that goes on after a pause is chosen again, and is the same cell.
             cells = len({each.pick.key for each in record.chosen})
             return Asked("round", record, len(chosen), cells, ended, line)
@@ -88,9 +87,8 @@ class Asker:
         answer = self.search.method.answer(self.search.problem, seen, self.search.options)
         return f"{self.search.spent(seen)}: {answer.line}"
 
-    def _note(self, record: Record, seen: Sequence[Seen], line: str, why: str) -> None:
-        ended = sum(each.state in ENDED for each in seen)
-        note_answer(self._plan.path, round=record.rounds, chosen=len(seen), ended=ended, line=line, why=why)
+    def _note(self, record: Record, chosen: int, ended: int, line: str, why: str) -> None:
+        note_answer(self._plan.path, round=record.rounds, chosen=chosen, ended=ended, line=line, why=why)
 
     def _planned(self, number: int, pick: Pick) -> Chosen:
         try:
@@ -106,9 +104,7 @@ class Asker:
     def _freeze(self, directory: RunDirectory, config: Config) -> None:
         if directory.status().state in (*FINISHED, "running") and (directory.path / "config.yaml").is_file():
             return
-        if config["tracker"].get("group", "") is None:
-            config = {**config, "tracker": {**config["tracker"], "group": self._plan.name}}
-        directory.create(config, replace=True)
+        directory.create(self._plan.in_group(config), replace=True)
 
     def _complete(self, record: Record) -> None:
         """Add the runs of all picks to the plan: a kill may have left some out."""

@@ -8,6 +8,11 @@ from optbench.errors import UserError
 from optbench.sweep.search.method import Pick, Problem, Seen
 
 
+def share_of(amount: str) -> float:
+    """The share of an amount such as "10%"."""
+    return float(amount.strip().removesuffix("%")) / 100
+
+
 @dataclass(frozen=True)
 class Budget:
     """``limit``: in runs, or in optimizer steps if ``in_steps``. ``why``: the words for a budget that is spent."""
@@ -24,8 +29,9 @@ class Budget:
             return cls(problem, math.inf, False, "")
         if isinstance(amount, int):
             return cls(problem, amount, False, f"the budget of {amount:,} runs is spent")
-        share = float(amount.strip().removesuffix("%")) / 100
-        return cls(problem, share * problem.total_steps, True, f"the budget of {amount} of the steps is spent")
+        return cls(
+            problem, share_of(amount) * problem.total_steps, True, f"the budget of {amount} of the steps is spent"
+        )
 
     def check(self) -> None:
         """Raise UserError if it does not pay for one cell of mean length."""

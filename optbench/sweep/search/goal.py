@@ -7,7 +7,7 @@ from typing import Any
 
 from optbench.errors import UserError, nearest
 from optbench.store import RunDirectory
-from optbench.store.measured import higher_is_better, is_diagnostic
+from optbench.store.measured import finite, higher_is_better, is_diagnostic
 from optbench.sweep.grid.expand import Cell
 from optbench.sweep.search.method import Seen, State
 from optbench.sweep.search.record import Chosen
@@ -54,14 +54,14 @@ class Goal:
         """The result of a run that has ended."""
         state: State = "diverged" if summary.get("status") == "diverged" else "done"
         steps = int(summary.get("steps") or 0)
-        seconds = _number(summary.get("seconds_training"))
+        seconds = finite(summary.get("seconds_training"))
         rows = self.evaluations(directory) if evaluations or self.target is not None else ()
         if state == "done" and self.metric not in summary and self.target is None:
             there = [name for name in summary if isinstance(summary[name], float) and not name.startswith(_HELD_BACK)]
             raise UserError(
                 f"search.goal={self.metric}: no result of run {chosen.run_id}; {nearest(self.metric, there)}"
             )
-        value, censored = _number(summary.get(self.metric)), False
+        value, censored = finite(summary.get(self.metric)), False
         if self.target is not None:
             value, censored = self._time(rows, steps, chosen.planned, state == "diverged")
         elif state == "diverged":
@@ -74,7 +74,7 @@ class Goal:
     def of_history(self, chosen: Chosen, first_round: int, directory: RunDirectory) -> Seen:
         """The result so far of a paused run."""
         rows = self.evaluations(directory)
-        value = _number(rows[-1][1]) if rows else None
+        value = finite(rows[-1][1]) if rows else None
         steps = rows[-1][0] if rows else 0
         censored = False
         if self.target is not None:
@@ -85,7 +85,7 @@ class Goal:
         """(step, value) of each evaluation so far; the worst value for one that was not finite, which JSON cannot hold."""
         rows = [row for row in directory.rows() if row.get("event") == "evaluation" and self.metric in row]
         worst = -math.inf if higher_is_better(self.metric) else math.inf
-        numbers = [(int(row["step"]), _number(row[self.metric])) for row in rows]
+        numbers = [(int(row["step"]), finite(row[self.metric])) for row in rows]
         return tuple((step, worst if value is None else value) for step, value in numbers)
 
     def _time(self, rows: Sequence[tuple[int, float]], steps: int, planned: int, diverged: bool) -> tuple[float, bool]:
@@ -109,9 +109,3 @@ def _classes(cell: Cell) -> int | None:
     size = cell.config["dataset"]["info"].get("size") or {}
     classes = size.get("classes")
     return classes if isinstance(classes, int) and classes > 1 else None
-
-
-def _number(value: object) -> float | None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        return None
-    return float(value)

@@ -1,6 +1,6 @@
 """The search of a sweep as its folder describes it: its grids, its method, and the results of the cells chosen so far."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from optbench.sweep.plan import Plan
 from optbench.sweep.search.goal import Goal
 from optbench.sweep.search.method import Answer, Grid, Key, Method, Options, Pick, Seen, State
 from optbench.sweep.search.methods import method
-from optbench.sweep.search.record import Chosen, Record
+from optbench.sweep.search.record import Chosen, Record, searched_by
 
 ENDED: tuple[State, ...] = ("done", "diverged", "failed", "paused")
 _ROUND = 4  # cells in a round for round: auto
@@ -79,13 +79,8 @@ class Search:
     @classmethod
     def planned(cls, plan: Plan, lattice: Lattice, choice: Mapping[str, Any]) -> "Search":
         """The search that the configuration ``choice`` of the group asks for; raises UserError for one that cannot work."""
-        options = _options(choice)
-        goal = Goal.of(options.values, lattice.samples)
-        size, steps = lattice.totals
-        search = cls(
-            plan, SearchedGrid(lattice, goal, size, steps), str(choice["name"]), method(choice["name"]), options
-        )
-        search.method.check(search.problem, options)
+        search = cls._of(plan, lattice, choice, *lattice.totals)
+        search.method.check(search.problem, search.options)
         return search
 
     @classmethod
@@ -95,20 +90,21 @@ class Search:
         Its grids are composed again from the words of its command, so that this must be the installation that started it.
         """
         information = plan.information()
-        choice = information.get("search")
-        if not isinstance(choice, Mapping) or choice.get("name", "grid") == "grid":
+        choice = searched_by(information)
+        if choice is None:
             return None
         from optbench.sweep.grid.again import compose_again
 
         composed = compose_again([word for word in information["command"] if word != "--multirun"])
         if not isinstance(composed, Lattice):
             raise StoreError(f"{plan.path / 'sweep.json'}: its command has no search any more, its entry has one")
-        options = _options(choice)
-        goal = Goal.of(options.values, composed.samples)
-        size, steps = int(choice["cells"]), int(choice["steps"])
-        return cls(
-            plan, SearchedGrid(composed, goal, size, steps), str(choice["name"]), method(choice["name"]), options
-        )
+        return cls._of(plan, composed, choice, int(choice["cells"]), int(choice["steps"]))
+
+    @classmethod
+    def _of(cls, plan: Plan, lattice: Lattice, choice: Mapping[str, Any], cells: int, steps: int) -> "Search":
+        options, name = _options(choice), str(choice["name"])
+        grid = SearchedGrid(lattice, Goal.of(options.values, lattice.samples), cells, steps)
+        return cls(plan, grid, name, method(name), options)
 
     def information(self) -> dict[str, Any]:
         """The entry of sweep.json from which `of` reads the search again."""
@@ -119,22 +115,22 @@ class Search:
         """The cells chosen so far."""
         return Record.of(self.plan.path)
 
-    def seen(self, record: Record, hidden: Collection[Key] = ()) -> list[Seen]:
-        """The chosen cells with their results, in the order of choice; each cell once, with its latest pick.
-
-        Cells in ``hidden`` are "waiting", even if they have ended.
-        """
+    def seen(self, record: Record) -> list[Seen]:
+        """The chosen cells with their results, in the order of choice; each cell once, with its latest pick."""
         latest: dict[Key, Chosen] = {}
         first: dict[Key, int] = {}
         for each in record.chosen:
             latest[each.pick.key] = each
             first.setdefault(each.pick.key, each.round)
         paused_at = record.paused_at()
+        return [self._seen(each, first[key], paused_at[key]) for key, each in latest.items()]
+
+    def without_latest(self, record: Record, seen: Sequence[Seen]) -> list[Seen]:
+        """``seen`` with the cells of the last round as "waiting", even if they have ended."""
+        latest, paused_at = record.latest(), record.paused_at()
         return [
-            self._waiting(each, first[key], paused_at[key])
-            if key in hidden
-            else self._seen(each, first[key], paused_at[key])
-            for key, each in latest.items()
+            self._waiting(latest[key], each.round, paused_at[key]) if (key := each.pick.key) in latest else each
+            for each in seen
         ]
 
     def _waiting(self, chosen: Chosen, first_round: int, paused_at: int) -> Seen:

@@ -5,7 +5,6 @@ answers.jsonl   one line for each round: the answer at that time, for the displa
 """
 
 import json
-import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from optbench.moved import current_key
 from optbench.store import StoreError
-from optbench.store.files import component, read_bytes, reason, reporting, to_json, write_atomically
+from optbench.store.files import append_line, component, read_bytes, read_lines, reason, to_json, write_atomically
 from optbench.sweep.plan import Plan
 from optbench.sweep.search.method import Key, Pick
 
@@ -78,6 +77,10 @@ class Record:
         """The number of rounds so far."""
         return self.chosen[-1].round + 1 if self.chosen else 0
 
+    def latest(self) -> dict[Key, Chosen]:
+        """The cells of the last round."""
+        return {each.pick.key: each for each in self.chosen if each.round == self.rounds - 1}
+
     def until(self) -> dict[str, int | None]:
         """The step after which each run is paused, by its id; None: it runs to its end."""
         found: dict[str, int | None] = {}
@@ -120,27 +123,18 @@ def release(plan: Plan, run_ids: Collection[str]) -> None:
 
 def note_answer(folder: Path, **values: Any) -> None:
     """Append a line to answers.jsonl."""
-    path = folder / ANSWERS
-    with reporting("write", path):
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        try:
-            os.write(descriptor, to_json(values) + b"\n")
-        finally:
-            os.close(descriptor)
+    append_line(folder / ANSWERS, values)
 
 
 def answers(folder: Path) -> list[dict[str, Any]]:
-    """The lines of answers.jsonl, oldest first; those that cannot be read are left out."""
+    """The lines of answers.jsonl, oldest first; none if it cannot be read."""
     try:
-        content = read_bytes(folder / ANSWERS)
-    except OSError:
+        return read_lines(folder / ANSWERS)
+    except StoreError:
         return []
-    found = []
-    for line in content.splitlines():
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict):
-            found.append(value)
-    return found
+
+
+def searched_by(information: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The entry about the search in the ``information`` of a plan; None if the whole grid is trained."""
+    choice = information.get("search")
+    return choice if isinstance(choice, Mapping) and choice.get("name", "grid") != "grid" else None

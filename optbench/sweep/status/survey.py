@@ -1,6 +1,5 @@
 """The state of every run of a plan, read from the store and the queue."""
 
-import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from optbench.store.columns import values
 from optbench.store.index import Look
 from optbench.store.lock import Held
 from optbench.store.lock import look as look_at_lock
+from optbench.store.measured import finite
 from optbench.store.run_row import STATUS_WHY
 from optbench.sweep.plan import Entry, Plan
 from optbench.sweep.status.jobs import LivingJobs, Queued, living
@@ -184,10 +184,10 @@ def _summary_why(directory: RunDirectory, status: Status) -> str:
 def _in_hand(directory: RunDirectory, entry: Entry, status: Status, held: Held, stuck_after: float) -> RunState:
     # The idle time begins at the earliest when this attempt became "running", which is after the data were loaded.
     progress: dict[str, Any] = directory.progress() or {}
-    moved = [seconds for seconds in (_number(progress.get("idle")), _since(status)) if seconds is not None]
+    moved = [seconds for seconds in (finite(progress.get("idle")), _since(status)) if seconds is not None]
     idle = min(moved) if moved and status.state == "running" else None
     stuck = idle is not None and idle > stuck_after
-    steps = {name: _number(progress.get(name)) for name in ("step", "steps", "rate", "loss")}
+    steps = {name: finite(progress.get(name)) for name in ("step", "steps", "rate", "loss")}
     return RunState(
         entry.run_id,
         entry.cell,
@@ -203,15 +203,8 @@ def _in_hand(directory: RunDirectory, entry: Entry, status: Status, held: Held, 
     )
 
 
-def _number(value: object) -> float | None:
-    """``value`` if it is a finite number: a damaged file may hold anything."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        return None
-    return value
-
-
 def _as_int(value: object) -> int | None:
-    number = _number(value)
+    number = finite(value)
     return None if number is None else int(number)
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from optbench.sweep.search.adaptive.lattice import Outcomes
-from optbench.sweep.search.budget import Budget
+from optbench.sweep.search.budget import Budget, share_of
 from optbench.sweep.search.method import Options, Problem
 
 
@@ -20,8 +20,9 @@ def budget_of(problem: Problem, options: Options) -> Budget:
     amount = options["budget"]
     if amount is None or isinstance(amount, int) or options["cost"] != "runs":
         return Budget.of(amount, problem)
-    share = float(amount.strip().removesuffix("%")) / 100
-    return Budget(problem, math.floor(share * problem.size), False, f"the budget of {amount} of the runs is spent")
+    return Budget(
+        problem, math.floor(share_of(amount) * problem.size), False, f"the budget of {amount} of the runs is spent"
+    )
 
 
 def costs_of(outcomes: Outcomes, cost: str) -> np.ndarray:
