@@ -58,6 +58,7 @@ MACHINE_KEYS = {
     "micro_batch": "int >= 1 or null or auto",
     "cached_graphs": "int >= 1 or null",
     "compile": "bool",
+    "channels_last": "bool",
     "log_every": "int >= 1",
     "checkpoint_every": "duration > 0 or null",
     "results_dir": "str",

@@ -162,6 +162,7 @@ class RunConfig:
     checkpointing: int
     cached_graphs: int | None
     compile: bool
+    channels_last: bool
     log_every: int
     checkpoint_every: Duration | None
     results_dir: str
@@ -173,7 +174,7 @@ class RunConfig:
     def of(cls, config: Config) -> "RunConfig":
         """Read a resolved configuration; raises KeyError for one that lacks a key."""
         every = config["checkpoint_every"]
-        config = {"communication": _DENSE, "selection": _ALL_EXAMPLES, **config}
+        config = {"communication": _DENSE, "selection": _ALL_EXAMPLES, "channels_last": False, **config}
         given: dict[str, Any] = {
             **{field.name: config[field.name] for field in fields(cls) if field.name in config},
             **{group: Choice.of(group, config[group]) for group in GROUPS if group in cls.__dataclass_fields__},

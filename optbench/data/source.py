@@ -122,7 +122,8 @@ class BatchSource:
     """Training batches and evaluation batches of one dataset, on ``device``.
 
     reconstruct: the target of an image is the image itself, with values in [0, 1] and no normalization. order: of the samples;
-    None: epochs of the whole training set.
+    None: epochs of the whole training set. channels_last: images (N, C, H, W) lie in memory as (N, H, W, C), and so do the
+    outputs of convolutions on them.
     """
 
     def __init__(
@@ -135,8 +136,10 @@ class BatchSource:
         reconstruct: bool = False,
         dtype: torch.dtype = torch.float32,
         order: SampleOrder | None = None,
+        channels_last: bool = False,
     ) -> None:
         self.spec, self.seed = raw.spec, seed
+        self._format = torch.channels_last if channels_last else torch.preserve_format
         self.augmentation = augmentation or Augmentation()
         if raw.spec.kind == "image":
             self.augmentation.check(raw.spec.shape)
@@ -250,7 +253,7 @@ class BatchSource:
         if self._scale is None or self._shift is None:
             return inputs
         # In place on the copy made by the conversion, which is many times faster than addcmul with broadcasting.
-        return inputs.to(self.dtype, copy=True).mul_(self._scale).add_(self._shift)
+        return inputs.to(self.dtype, copy=True, memory_format=self._format).mul_(self._scale).add_(self._shift)
 
     def evaluation(
         self, split: str, size: int, limit: int | None = None, rank: int = 0, world_size: int = 1

@@ -124,6 +124,7 @@ def build_task(config: RunConfig, raw: RawData, stop: Stop | None = None) -> Tas
         reconstruct=bool(config.model.info.get("reconstructs")),
         dtype=torch.float64 if config.precision == "fp64" else torch.float32,
         order=order,
+        channels_last=config.channels_last,
     )
     # The size of some datasets is known only from their files.
     configuration.check_lengths(config, len(raw.train.inputs))

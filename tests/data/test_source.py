@@ -434,3 +434,21 @@ def test_a_stream_is_asked_for_the_same_examples_and_told_what_comes_next():
         assert (draw_key, first) == (randomness.key(4, "augmentation", 3), 10 * rank)
     read = torch.cat([inputs for inputs, _ in source.evaluation("test", 7)]).view(count, 3)[:, 0]
     torch.testing.assert_close(read * 255, torch.arange(50.0))
+
+
+# ---- memory format --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("augmentation", [Augmentation(), EVERYTHING])
+def test_channels_last_changes_the_order_in_memory_alone(augmentation):
+    plain, last = (
+        BatchSource(raw_of(), seed=3, augmentation=augmentation, channels_last=channels_last)
+        for channels_last in (False, True)
+    )
+    for one, other in (
+        (plain.batch(2, 32, 16), last.batch(2, 32, 16)),
+        (next(plain.evaluation("test", 10)), next(last.evaluation("test", 10))),
+    ):
+        assert_same(one, other)
+        assert one[0].is_contiguous()
+        assert other[0].stride() == (3 * 8 * 8, 1, 3 * 8, 3)

@@ -157,6 +157,11 @@ COUNTS = [
     ("keskar_c1", {}, CIFAR, 100, 1_775_204),
     ("keskar_c2", {}, CIFAR, 10, 14_991_946),
     ("keskar_c2", {}, CIFAR, 100, 15_038_116),
+    # 3 * 9 * 16 + 16 * 9 * 32 + 32 * 9 * 64 weights, 2 * 112 of batch norm or 112 biases, 65 for each class.
+    ("convnet", {}, CIFAR, 10, 24_346),
+    ("convnet", {}, CIFAR, 100, 30_196),
+    ("convnet", {"batch_norm": False}, CIFAR, 10, 24_234),
+    ("convnet", {"channels": [8]}, CIFAR, 10, 322),
     ("hoffer_shallow", {}, CIFAR, 10, 1_388_490),
     ("hoffer_shallow", {}, CIFAR, 100, 1_405_860),
     ("autoencoder_curves", {}, MNIST, 10, 842_340),
@@ -405,6 +410,7 @@ def trace_sizes(name, kinds, shape=CIFAR, **overrides):
         ("2c2d", nn.MaxPool2d, (1, 30, 30), [15, 8]),
         ("keskar_c1", nn.MaxPool2d, CIFAR, [16, 8]),
         ("hoffer_shallow", nn.MaxPool2d, CIFAR, [15, 7]),
+        ("convnet", nn.MaxPool2d, MNIST, [14, 7, 4]),
         ("vgg16", nn.MaxPool2d, CIFAR, [16, 8, 4, 2, 1]),
         ("wrn", PreActivationBlock, CIFAR, [32] * 4 + [16] * 4 + [8] * 4),
         ("preresnet164", PreActivationBlock, CIFAR, [32] * 18 + [16] * 18 + [8] * 18),
@@ -431,6 +437,18 @@ def test_hoffer_pools_before_batch_norm():
     for layer, norm in zip(linear[:2], norms[2:], strict=True):
         x = normalize(x @ layer.weight.T, norm).clamp(min=0)
     torch.testing.assert_close(model(batch), x @ linear[2].weight.T + linear[2].bias)
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_convnet_by_hand(batch_norm):
+    model = perturb_norms(build("convnet", (1, 9, 9), channels=[2, 3], batch_norm=batch_norm))
+    norms = layers.batch_norms(model) if batch_norm else [None, None]
+    batch = x = torch.randn(2, 1, 9, 9, dtype=torch.float64)
+    for layer, norm in zip(weights(model, nn.Conv2d), norms, strict=True):
+        x = F.max_pool2d(F.conv2d(x, layer.weight, layer.bias, padding=1), 2, ceil_mode=True)
+        x = (normalize(x, norm) if batch_norm else x).clamp(min=0)
+    (head,) = weights(model, nn.Linear)
+    torch.testing.assert_close(model(batch), x.mean((2, 3)) @ head.weight.T + head.bias)
 
 
 def test_lenet5_by_hand():
@@ -576,6 +594,8 @@ def test_3c3d_starts_as_in_deepobs():
         ("keskar_c2", {"dropout": [0.3]}, r"model\.dropout=\[0\.3\]: must be three"),
         ("keskar_c2", {"dropout": [0.3, 2, 0.5]}, r"model\.dropout=2"),
         ("hoffer_shallow", {"dropout": 1}, r"model\.dropout=1"),
+        ("convnet", {"channels": []}, r"model\.channels=\[\]: must be one positive number"),
+        ("convnet", {"channels": [8, 0]}, r"model\.channels=\[8, 0\]"),
         ("allcnnc", {"input_dropout": 1}, r"model\.input_dropout=1"),
         ("allcnnc", {"dropout": 1}, r"model\.dropout=1"),
         ("autoencoder", {"code": 0}, r"model\.code=0"),
