@@ -94,7 +94,8 @@ class Augmentation:
         left = randomness.integers(draw_key, 2 * position + 1, width)[:, None] - self.cutout // 2
         row, column = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
         in_rows, in_columns = (row >= top) & (row < top + self.cutout), (column >= left) & (column < left + self.cutout)
-        return images.masked_fill((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0.0)
+        # Of a mask that is broadcast, masked_fill would lose the order in memory.
+        return images.clone().masked_fill_((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0.0)
 
 
 class _Places(NamedTuple):
