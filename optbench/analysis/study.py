@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from optbench.errors import UserError, nearest
 from optbench.store import RunDirectory, load_history
 from optbench.store.columns import values
 from optbench.store.index import Look
 from optbench.store.reading import frame_of, ids_of_runs, integers
 from optbench.store.run_row import COMMITS, ENVIRONMENT, environment_of
-from optbench.sweep.plan import Plan, plans
+from optbench.sweep.plan import Plan
 from optbench.sweep.status.survey import AT_REST, IN_HAND, Phase, Survey, survey
 
 _WORST_FIRST: tuple[Phase, ...] = ("failed", "lost", "diverged", "preempted", "missing")
@@ -60,18 +59,7 @@ class Study:
 
         Raises UserError, with similar names, if there is none.
         """
-        if scale is None:
-            return cls(Plan.find(results_dir, name))
-        plan = Plan(results_dir, f"{name}-{scale}")
-        if not plan.exists:
-            known = [other.information() for other in plans(results_dir)]
-            scales = [
-                str(other.get("scale")) for other in known if other.get("experiment") == name and other.get("scale")
-            ]
-            raise UserError(
-                f"--scale {scale}: no sweep {plan.name} in {Path(results_dir) / 'sweeps'}; {nearest(scale, scales)}"
-            )
-        return cls(plan)
+        return cls(Plan.find(results_dir, name, scale))
 
     @cached_property
     def survey(self) -> Survey:

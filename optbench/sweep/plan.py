@@ -62,11 +62,13 @@ class Plan:
         return f"Plan({str(self.results_dir)!r}, {self.name!r})"
 
     @classmethod
-    def find(cls, results_dir: str | Path, name: str) -> "Plan":
-        """The sweep called ``name``, or the latest sweep of the experiment ``name``, at any scale.
+    def find(cls, results_dir: str | Path, name: str, scale: str | None = None) -> "Plan":
+        """The sweep called ``name``, or the latest sweep of the experiment ``name``, at ``scale`` (None: any).
 
         Raises UserError, with similar names, if there is none.
         """
+        if scale is not None:
+            return cls._at(results_dir, name, scale)
         check_sweep_name(name, longest=255)  # the sweep of a run that was submitted alone has the run id as its name
         plan = cls(results_dir, name)
         if not plan.exists:
@@ -77,6 +79,18 @@ class Plan:
             names = [other.name for other in known]
             raise UserError(f"no sweep {name!r} in {Path(results_dir) / 'sweeps'}; {nearest(name, names)}")
         return plan
+
+    @classmethod
+    def _at(cls, results_dir: str | Path, name: str, scale: str) -> "Plan":
+        of_experiment = [other for other in plans(results_dir) if other.information().get("experiment") == name]
+        found = [other for other in of_experiment if other.information().get("scale") == scale]
+        if not found:
+            scales = [str(other.information()["scale"]) for other in of_experiment if other.information().get("scale")]
+            raise UserError(
+                f"--scale {scale}: no sweep of {name} at this scale in {Path(results_dir) / 'sweeps'}; {nearest(scale, scales)}"
+            )
+        # A search of the experiment has another name than its grid.
+        return max(found, key=lambda other: (other.path / "sweep.json").stat().st_mtime)
 
     @property
     def exists(self) -> bool:

@@ -95,7 +95,7 @@ def test_read_finds_by_experiment_and_scale(study):
     assert Study.read(results, "things-smoke").plan.name == "things-smoke"
     assert Study.read(results, "things", "smoke").plan.name == "things-smoke"
     with pytest.raises(
-        UserError, match=r"--scale small: no sweep things-small .* did you mean smoke\?|accepted: smoke"
+        UserError, match=r"--scale small: no sweep of things at this scale .* did you mean smoke\?|accepted: smoke"
     ):
         Study.read(results, "things", "small")
     with pytest.raises(UserError, match=r"no sweep 'thinks'.*did you mean"):
