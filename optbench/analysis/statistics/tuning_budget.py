@@ -21,6 +21,13 @@ import pandas as pd
 
 from optbench.analysis.frames import cells, outcomes, require, require_selectable
 from optbench.analysis.statistics.intervals import percentile_bounds
+from optbench.analysis.statistics.search_intervals import (
+    Search,
+    SearchInterval,
+    draws,
+    means_over_seeds,
+    nested_interval,
+)
 from optbench.analysis.statistics.settings import seeds_only
 from optbench.store.measured import higher_is_better
 
@@ -95,6 +102,40 @@ def best_of_k(
         for k, column in zip(budgets, resampled.T, strict=True)
     ]
     return pd.DataFrame(rows, columns=["trials", "expected", "low", "high"])
+
+
+def best_of(
+    search: Search,
+    k: int,
+    diverged_result: float | None = None,
+    repetitions: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> SearchInterval:
+    """The expected result of the best of k new trials, with an interval e ± t se that holds the choice of trials and of seeds.
+
+    The estimate is `expected_best` without replacement, over the trials that are ``drawn``. It is unbiased up to the optimism of
+    choosing and reporting on the same seeds; for k equal to the number of trials it is the result of the winner. diverged_result:
+    the result of a diverged run, such as the accuracy of chance; None: infinite, so that there is no finite expectation if all k
+    trials can diverge. The resamples, and the degrees of freedom, are those of `search_intervals`.
+
+    Raises ValueError unless 1 <= k <= the number of trials drawn.
+    """
+    results = search.results
+    if diverged_result is not None:
+        results = np.where(np.isinf(results), diverged_result, results)
+    pool = np.flatnonzero(search.random)
+    # The trials may be those of a search in which lower is better: its scores are negated.
+    once = np.ones((1, results.shape[1]))
+    observed = [means_over_seeds(values, once)[0, pool] for values in (search.scores, results)]
+    estimate = expected_best(observed[0], k, observed[1])
+    ((trials, seeds),) = draws([search], repetitions, np.random.default_rng(seed), False, False)
+    scores, reported = (
+        np.take_along_axis(means_over_seeds(v, seeds), trials, axis=1) for v in (search.scores, results)
+    )
+    order = np.argsort(scores, axis=1, kind="stable")
+    resampled = _weighted(np.take_along_axis(reported, order, axis=1), weights(len(pool), k))
+    return nested_interval(estimate, resampled, len(pool) - 1, level, "best_of_k")
 
 
 def curves(
