@@ -15,6 +15,7 @@ from chromium import Browser, needs_chromium
 from planned import accuracy, sweep
 
 from optbench.analysis.charts.chart import Chart, Reference, Series
+from optbench.analysis.claims import Claim
 from optbench.analysis.findings import Findings
 from optbench.analysis.report import run_table, study_page
 from optbench.analysis.report.page import Page, cell
@@ -58,7 +59,12 @@ def findings():
         {"wide": wide},
         ["It contradicts the paper."],
         ["experiments/things/between.py"],
-    )
+        [
+            Claim(claim="<i>Large</i> batches lose.", source="A 2017", outcome="undecided", quantity="loss", effect=0.96,
+                  low=-0.47, high=2.38, unit="points", estimand="S", runs=1200),
+            Claim(claim="Small ones win.", source="B 2018", outcome="not tested"),
+        ],
+    )  # fmt: skip
 
 
 def unpacked(page, identifier):
@@ -278,8 +284,21 @@ def test_the_page_says_what_it_stands_on(written):
         "which lie in ../runs",
         '<a href="figures/rates.pdf">PDF</a>',
         '<a href="tables/wide.csv">wide.csv</a>',
+        '<a href="tables/claims.csv">claims.csv</a>',
+        "&lt;i&gt;Large&lt;/i&gt; batches lose.",
+        '<span class="outcome not-tested">not tested</span>',
+        "<td>+0.96 points [−0.47, +2.38]</td>",
+        "S: the setting that a new search would choose, over searches and seeds.",
+        "<dt>Batch sizes</dt><dd>32, 128</dd>",
+        "<dt>Seeds</dt><dd>3 seeds (0, 1, 2)</dd>",
+        "<dt>Code</dt><dd>commit abc123, fingerprint f00 of the package&#39;s files</dd>",
     ):
         assert words in text, words
+    # The answer, what it rests on, the protocol, what it shows, and where it came from.
+    order = ['class="answer"', 'class="claims"', 'class="protocol"', 'data-figure="0"', "It contradicts the paper.",
+             "wide.csv", 'id="run-table"']  # fmt: skip
+    places = [text.index(words) for words in order]
+    assert places == sorted(places)
 
 
 def test_the_page_names_no_place_and_asks_for_nothing(written):
@@ -314,7 +333,11 @@ def test_links_lead_to_files(written):
 
 def test_tables_are_csv_and_parquet(written):
     folder, study = written[0].parent / "tables", written[1]
-    assert sorted(path.name for path in folder.iterdir()) == ["runs.csv", "runs.parquet", "wide.csv", "wide.parquet"]
+    names = {f"{name}.{ending}" for name in ("claims", "runs", "wide") for ending in ("csv", "parquet")}
+    assert {path.name for path in folder.iterdir()} == names
+    assert pd.read_csv(folder / "claims.csv")[["estimate", "kind", "scale", "study"]].to_dict("records")[0] == {
+        "estimate": 0.96, "kind": "S", "scale": "smoke", "study": "things"
+    }  # fmt: skip
     runs = pd.read_parquet(folder / "runs.parquet")
     assert list(runs["run_id"]) == list(study.cells)
     assert list(pd.read_csv(folder / "runs.csv")["state"]) == list(study.runs["state"])

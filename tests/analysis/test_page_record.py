@@ -12,6 +12,7 @@ from planned import sweep
 
 from optbench.__main__ import main
 from optbench.analysis.charts.chart import Chart, Series
+from optbench.analysis.claims import Claim, table
 from optbench.analysis.findings import Findings
 from optbench.analysis.report import run_table, study_page
 from optbench.analysis.report.page import Page
@@ -28,10 +29,11 @@ def data_of(text):
 
 @pytest.fixture
 def written(tmp_path):
-    table = pd.DataFrame({"optimizer": ["sgd", "mine"], "loss": [0.25, float("nan")], "tried": [3, 4]})
+    best = pd.DataFrame({"optimizer": ["sgd", "mine"], "loss": [0.25, float("nan")], "tried": [3, 4]})
     series = [Series(label=name, x=[32, 128], y=[0.1, 0.4], low=[0.05, 0.3], high=[0.2, 0.5]) for name in ("a", "b")]
     charts = [Chart(name="rates", title="Rates", caption="Bars.", log_x=True, series=series)]
-    found = Findings("Why?", "Because.", charts, {"best": table}, ["A note."])
+    claims = [Claim(claim="All is well.", source="A 2020", outcome="agrees")]
+    found = Findings("Why?", "Because.", charts, {"best": best}, ["A note."], claims=claims)
     plan = sweep(tmp_path, states={3: "diverged", 5: "failed", 7: "pending"}, information={"scale": "smoke"})
     return study_page.write(Study(plan), found, tmp_path / "things")
 
@@ -147,6 +149,8 @@ def test_no_text_is_taken_for_html():
     page.paragraph(HOSTILE, "small", HOSTILE, HOSTILE)
     page.items([HOSTILE])
     page.facts({HOSTILE: HOSTILE})
+    page.protocol({HOSTILE: HOSTILE})
+    page.claims(table([Claim(claim=HOSTILE, source=HOSTILE, outcome="agrees")], HOSTILE, HOSTILE))
     page.code(HOSTILE)
     page.table(pd.DataFrame({HOSTILE: [HOSTILE]}), HOSTILE)
     series = Series(label=HOSTILE, x=[HOSTILE], y=[1])

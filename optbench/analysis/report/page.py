@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from optbench.analysis.charts.chart import Chart
+from optbench.analysis.claims import ESTIMANDS
 from optbench.analysis.names import is_of_methods, method
 
 if TYPE_CHECKING:
@@ -59,6 +60,25 @@ class Page:
     def facts(self, facts: Mapping[str, str]) -> None:
         """Add names and their values side by side; names with an empty value are left out."""
         self._add("facts", facts={name: text for name, text in facts.items() if text})
+
+    def protocol(self, facts: Mapping[str, str]) -> None:
+        """Add the protocol of the study in a box; names with an empty value are left out."""
+        self._add("protocol", facts={name: text for name, text in facts.items() if text})
+
+    def claims(self, table: "pd.DataFrame", file: str | None = None) -> None:
+        """Add the claims of `optbench.analysis.claims.table`, and a link to the ``file`` with all columns."""
+        rows = [
+            {
+                **{name: str(row[name]) for name in ("claim", "source", "outcome")},
+                "effect": effect(row),
+                "estimand": str(row["kind"] or ""),
+                "runs": f"{int(row['runs']):,}" if row["runs"] else "",
+                "scale": str(row["scale"] or ""),
+            }
+            for row in ({str(name): value for name, value in each.items()} for each in table.to_dict("records"))
+        ]
+        estimands = {name: words for name, words in ESTIMANDS.items() if name in {row["estimand"] for row in rows}}
+        self._add("claims", rows=rows, estimands=estimands, file=file or "")
 
     def code(self, text: str) -> None:
         """Add commands, to be copied."""
@@ -120,6 +140,21 @@ class Page:
             {"chart": chart, "heights": _heights(*sizes)} for chart, sizes in zip(self.charts, drawn, strict=True)
         ]
         return _templates().get_template("page.html.j2").render(page=self, packed=packed, figures=figures)
+
+
+def effect(row: Mapping[str, Any]) -> str:
+    """The estimate of a claim with its interval and its unit, such as "+0.96 points [−0.47, +2.38]"; empty without one."""
+    if math.isnan(row["estimate"]):
+        return ""
+    signed = "+" if row["unit"] == "points" else ""
+    fraction = row["unit"] == "fraction"
+
+    def shown(value: float) -> str:
+        return (f"{100 * value:{signed}.3g}" if fraction else f"{value:{signed}.3g}").replace("-", "\N{MINUS SIGN}")
+
+    unit = " %" if fraction else f" {row['unit']}" if row["unit"] else ""
+    bounds = f" [{shown(row['low'])}, {shown(row['high'])}]" if not math.isnan(row["low"] + row["high"]) else ""
+    return f"{shown(row['estimate'])}{unit}{bounds}"
 
 
 def heading(column: str) -> str:

@@ -70,6 +70,9 @@ def read(folder: Path, results_dir: Path) -> Page:
             if block["kind"] == "table" and block["file"]:
                 _check(".." not in Path(block["file"]).parts, block["file"])
                 page.table(pd.read_parquet(_parquet(folder, block["file"])), block["file"])
+            elif block["kind"] == "claims":
+                _check(".." not in Path(block["file"]).parts, block["file"])
+                page.claims(pd.read_parquet(_parquet(folder, block["file"])), block["file"])
             elif block["kind"] == "runs":
                 _add_runs(page, folder, results_dir)
             else:
@@ -94,8 +97,8 @@ def _is_beside(address: str) -> bool:
 
 def _short(block: Mapping[str, Any]) -> dict[str, Any]:
     """A block without the content of its table's file, and without values that depend on the place of the runs."""
-    if block["kind"] == "table" and block["file"]:
-        return {"kind": "table", "file": block["file"]}
+    if block["kind"] in ("table", "claims") and block["file"]:
+        return {"kind": block["kind"], "file": block["file"]}
     return {"kind": "runs"} if block["kind"] == "runs" else dict(block)
 
 

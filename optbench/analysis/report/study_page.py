@@ -9,11 +9,13 @@ from urllib.parse import quote
 
 import pandas as pd
 
+from optbench.analysis import claims
 from optbench.analysis.charts.chart import in_one_style
 from optbench.analysis.findings import Findings
 from optbench.analysis.report import record, run_table
 from optbench.analysis.report.code_of_runs import CodeOfRuns
 from optbench.analysis.report.page import Page
+from optbench.analysis.report.protocol import protocol
 from optbench.analysis.report.searched import TABLE, Searched
 from optbench.analysis.studies import folder_of
 from optbench.analysis.study import Study
@@ -21,11 +23,11 @@ from optbench.config import MACHINE_KEYS
 from optbench.errors import UserError
 from optbench.sweep.status.survey import AT_REST, in_words
 
-_VERSIONS = ("optbench", "torch", "python", "pytorch-lightning", "numpy")
 # The keys of the machine that identify the sweep.
 _SHOWN_KEYS = ("scale", "sweep")
 _MOST_UNSUCCESSFUL = 1000
 _LONG = 20_000  # rows of a table
+_CLAIMS = "claims"
 
 
 def write(study: Study, findings: Findings, folder: Path) -> Path:
@@ -47,6 +49,8 @@ def write(study: Study, findings: Findings, folder: Path) -> Path:
     found = replace(found, charts=charts[len(findings.charts) :]) if found else None
     runs = study.runs.assign(why=_without_place(study.runs["why"], study))
     tables = {**findings.tables, **({TABLE: found.table()} if found and found.rows else {})}
+    if findings.claims:
+        tables[_CLAIMS] = claims.table(findings.claims, study.name, study.scale or "")
     for name, table in {**tables, "runs": run_table.as_table(runs)}.items():
         write_table(table, folder / "tables" / name)
     shown = run_table.shown(runs)
@@ -136,15 +140,20 @@ def page(study: Study, findings: Findings, folder: Path, found: Searched | None 
         made.paragraph(mixture, "banner")
     made.paragraph(findings.answer, "answer")
     made.paragraph(stands_on(study), "small")
+    if findings.claims:
+        made.heading("Claims")
+        made.claims(claims.table(findings.claims, study.name, study.scale or ""), f"tables/{_CLAIMS}.csv")
+    made.heading("Protocol")
+    made.protocol(protocol(study.runs, study.information, study.environments))
+    if findings.charts:
+        made.heading("Figures")
+        for chart in findings.charts:
+            made.figure(chart, [f"figures/{chart.name}.{ending}" for ending in ("png", "pdf")])
     if findings.notes:
         made.heading("Notes")
         made.items(findings.notes)
     if found is not None:
         found.add_to(made)
-    if findings.charts:
-        made.heading("Figures")
-        for chart in findings.charts:
-            made.figure(chart, [f"figures/{chart.name}.{ending}" for ending in ("png", "pdf")])
     if findings.tables:
         made.heading("Tables")
         for name, table in findings.tables.items():
@@ -225,21 +234,6 @@ def _made_with(made: Page, study: Study, scripts: Sequence[str], folder: Path) -
     if of_study is not None and readme and readme.is_file() and folder.resolve().is_relative_to(of_study.parents[1]):
         address = quote(Path(os.path.relpath(readme, folder.resolve())).as_posix())
         made.paragraph("Question, protocol and source:", "", address, f"experiments/{of_study.name}/README.md")
-    code = study.information.get("code") or {}
-    changed = ", with changes that were not committed" if code.get("changed") else ""
-    facts = {"Commit": f"{code['commit']}{changed}" if code.get("commit") else "", "Code": _fingerprint(code)}
-    many = len(study.environments) > 1
-    for environment in study.environments:
-        versions = environment.get("versions") or {}
-        suffix = f" ({environment['runs']} runs)" if many else ""
-        shown = ", ".join(f"{name} {versions[name]}" for name in _VERSIONS if versions.get(name))
-        devices = ", ".join(dict.fromkeys(map(str, environment.get("devices") or [])))
-        ranks = f", {environment['ranks']} ranks" if (environment.get("ranks") or 1) > 1 else ""
-        facts[f"Versions{suffix}"] = shown
-        facts[f"Hardware{suffix}"] = (
-            f"{devices}{ranks}; {environment.get('cores')} cores of {environment.get('processor')}"
-        )
-    made.facts(facts)
     made.paragraph(
         "Where several commands added to the sweep, this is the last one, without the settings of the machine.", "small"
     )
@@ -256,10 +250,6 @@ def _vintages(made: Page, code: CodeOfRuns) -> None:
         "small",
     )
     made.table(table)
-
-
-def _fingerprint(code: dict[str, object]) -> str:
-    return f"fingerprint {code['fingerprint']} of the package's files" if code.get("fingerprint") else ""
 
 
 def command(study: Study) -> list[str]:
