@@ -1,306 +1,231 @@
-"""The optimal and the largest stable learning rate against batch size, and the cost of each scaling rule."""
+"""The law by which the best learning rate grows with the batch, its bend, and the cost of each scaling rule."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Literal
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from transfer import RULES, best_rate, cost_in_words, transfer_chart, transfer_costs
+from scaling_charts import curves_chart, exponents_chart, optima_chart
+from transfer import RULES, cost_in_words, transfer_chart, transfer_costs
 
-from optbench.analysis.charts.chart import Chart, Reference, Series
+from optbench.analysis.claims import Claim
 from optbench.analysis.findings import Findings
-from optbench.analysis.laws.batch_hessians import predicted_exponents, predicted_limits, top_eigenvalues
-from optbench.analysis.laws.learning_rates import Sweep, by_batch, crossover_over_seeds, exponent_over_seeds, sweep_of
-from optbench.analysis.laws.scaling_laws import references
+from optbench.analysis.laws.batch_hessians import predicted_exponents, top_eigenvalues
+from optbench.analysis.laws.broken_power_law import ScalingLaw, law
+from optbench.analysis.laws.loss_curves import LossCurves, loss_curves
 from optbench.analysis.names import method
 from optbench.analysis.statistics.intervals import Interval
 from optbench.analysis.study import Study
 
-QUESTION = (
-    "How do the best and the largest stable learning rate grow with the batch, and what does a scaling rule cost?"
-)
+QUESTION = "How does the best learning rate grow with the batch, up to which batch, and what does a scaling rule cost?"
 METRIC, RATE = "validation_loss", "base_learning_rate"
-KINDS: dict[Literal["optimal", "stable"], str] = {"optimal": "optimal", "stable": "largest stable"}
-REPETITIONS = 500
+REPETITIONS = 2000
+#: Below this p a bend is told from a line.
+TOLD = 0.05
+#: The exponents that papers derive or recommend, by optimizer.
+PAPERS = (
+    (
+        "The learning rate of momentum SGD grows linearly with the batch.",
+        "Goyal et al. 2017, section 2.1",
+        "momentum",
+        1.0,
+    ),
+    ("It grows with the square root of the batch.", "Krizhevsky 2014", "momentum", 0.5),
+    ("The learning rate of SGD grows linearly with the batch.", "Goyal et al. 2017, section 2.1", "sgd", 1.0),
+    ("The learning rate of Adam grows with the square root.", "Malladi et al. 2022", "adam", 0.5),
+    ("The learning rate of RMSprop grows with the square root.", "Malladi et al. 2022", "rmsprop", 0.5),
+    ("The learning rate of LAMB grows with the square root.", "You et al. 2020", "lamb", 0.5),
+)
 
 
 def analyse(study: Study) -> Findings:
-    """Exponents of both rates of every optimizer, the crossover of the optimal one, and the cost of transfer."""
+    """The laws of all optimizers, from the whole grid or from what a search found of it, and the costs of transfer."""
     runs = study.runs
     if METRIC not in runs or not (runs["status"] == "done").any():
         return Findings(QUESTION, "Not enough runs for an answer: none is done.")
-    sweeps = {str(name): sweep_of(own, METRIC, RATE) for name, own in runs.groupby("optimizer")}
-    sweeps = {name: sweep for name, sweep in sweeps.items() if sweep}
-    learned = {name: _unlearned(sweep, _chance(runs)) for name, sweep in sweeps.items()}
-    rates = pd.concat([_rates(name, sweeps[name], learned[name]) for name in sweeps], ignore_index=True)
-    exponents = pd.DataFrame([
-        _exponent(name, kind, (sweeps if kind == "optimal" else learned)[name]) for name in sweeps for kind in KINDS
-    ])  # fmt: skip
-    transfer = transfer_costs(runs, sweeps, METRIC, RATE)
+    curves = loss_curves(study, METRIC, RATE)
+    laws = {name: law(own.vertices(), repetitions=REPETITIONS) for name, own in curves.items() if len(own.batches) > 1}
+    optima = pd.concat([_optima(name, own) for name, own in curves.items()], ignore_index=True)
+    table = pd.DataFrame([_law(name, laws[name], curves[name]) for name in laws])
+    transfer = transfer_costs(curves)
     tops = top_eigenvalues(study)
-    predicted = predicted_exponents(tops, sweeps)
+    predicted = predicted_exponents(tops, laws)
+    noise = _noise_scales(study)
     charts = [
-        _exponents_chart(exponents, predicted),
-        _against_batch(rates, "optimal", {}),
-        _against_batch(rates, "stable", predicted_limits(tops, _momentum(runs))),
-        _curves(sweeps),
+        exponents_chart(table, predicted),
+        optima_chart(optima, laws, noise),
+        curves_chart(curves),
         transfer_chart(transfer),
     ]
     tables = {
-        "exponents": exponents,
-        "predicted_exponents": predicted,
-        "learning_rates": rates,
-        "batch_hessians": tops,
+        "laws": table,
+        "optima": optima,
         "transfer": transfer,
+        "predicted_exponents": predicted,
+        "batch_hessians": tops,
+        "noise_scale": noise,
     }
-    kept = {name: table for name, table in tables.items() if len(table)}
+    kept = {name: frame for name, frame in tables.items() if len(frame)}
+    notes = _notes(table, optima, transfer, predicted, noise)
     charts = [chart for chart in charts if chart.series]
-    return Findings(
-        QUESTION, _answer(exponents, rates, study), charts, kept, _notes(exponents, predicted, transfer, rates)
-    )
+    return Findings(QUESTION, _answer(table, optima, study), charts, kept, notes, claims=_claims(table, runs))
 
 
-def _momentum(runs: pd.DataFrame) -> float:
-    """β of momentum SGD, which is equal in all its runs."""
-    own = runs[runs["optimizer"] == "momentum"]
-    return float(own["config.optimizer.momentum"].iloc[0]) if len(own) else math.nan
-
-
-def _chance(runs: pd.DataFrame) -> float:
-    """The cross-entropy of guessing: the logarithm of the number of classes."""
-    classes = pd.to_numeric(runs.get("classes", pd.Series(dtype=float)), errors="coerce")
-    return math.log(classes.dropna().iloc[0]) if classes.notna().any() else math.inf
-
-
-def _unlearned(sweep: Sweep, chance: float) -> Sweep:
-    """The sweep, in which a run at a rate above the best also counts as diverged if it ends no better than a guess.
-
-    A rate that is too large may kill all units without divergence; with a rate that is too small, a run is only slow.
-    """
-    best = {batch: best_rate(grid) for batch, grid in sweep.items()}
-    return {
-        batch: {
-            rate: np.where((losses >= chance) & (rate > best[batch]), math.inf, losses) for rate, losses in grid.items()
-        }
-        for batch, grid in sweep.items()
-    }
-
-
-def _rates(optimizer: str, sweep: Sweep, learned: Sweep) -> pd.DataFrame:
-    table = by_batch(sweep)
-    limits = by_batch(learned)
-    table[["stable", "unstable", "limit"]] = limits[["stable", "unstable", "limit"]]
-    table["not_learned"] = limits["diverged"] - table["diverged"]
-    table.insert(0, "optimizer", optimizer)
+def _optima(optimizer: str, curves: LossCurves) -> pd.DataFrame:
+    """The best rate of every batch, and how often its loss is the least of all batches."""
+    found, drawn = curves.optima, curves.resampled_optima
+    rows = []
+    for b, batch in enumerate(curves.batches):
+        logs = curves.interval(np.log(found.rates[:, b]), np.log(drawn.rates[:, b]))
+        beyond = [float((found.borders[:, b] == side).mean()) for side in (1, 2)]
+        rows.append({
+            "optimizer": optimizer,
+            "batch": int(batch),
+            "rate": math.exp(logs.estimate),
+            "low": math.exp(logs.low),
+            "high": math.exp(logs.high),
+            "loss": float(np.nanmedian(found.losses[:, b])),
+            "beyond_lowest": beyond[0],
+            "beyond_highest": beyond[1],
+            "runs": int(curves.runs[b]),
+        })  # fmt: skip
+    table = pd.DataFrame(rows)
+    table["times_least"] = table["loss"] / table["loss"].min()
     return table
 
 
-def _one_seed(sweep: Sweep) -> bool:
-    return max(len(losses) for grid in sweep.values() for losses in grid.values()) < 2
-
-
-def _exponent(optimizer: str, kind: Literal["optimal", "stable"], sweep: Sweep) -> dict[str, object]:
-    """The log-log slope, and the crossover of a linear law that levels off. A bootstrap of single runs would have no width."""
-    found = exponent_over_seeds(sweep, kind, repetitions=1 if _one_seed(sweep) else REPETITIONS)
-    row: dict[str, object] = {"optimizer": optimizer, "rate": KINDS[kind], "batches": len(found.batches)}
-    bends = kind == "optimal" and len(found.batches) >= 3
-    law, place = crossover_over_seeds(sweep, kind, repetitions=REPETITIONS // 5) if bends else (None, None)
-    # Two points always lie on a line.
-    slope = found.exponent if len(found.batches) >= 3 else None
-    for name, interval in (("exponent", slope), ("crossover", place)):
-        interval = interval or Interval(math.nan, math.nan, math.nan)
-        if _one_seed(sweep):
-            interval = replace(interval, low=math.nan, high=math.nan)
+def _law(optimizer: str, found: ScalingLaw, curves: LossCurves) -> dict[str, object]:
+    """A row: the local slope that counts, the slopes at other qualities, and the bend."""
+    first = found.slopes[0]
+    row: dict[str, object] = {"optimizer": optimizer}
+    row |= {"exponent": first.slope.estimate, "low": first.slope.low, "high": first.slope.high}
+    row |= {
+        "smallest_batch": min(first.batches, default=math.nan),
+        "largest_batch": max(first.batches, default=math.nan),
+    }
+    row |= {"batches": len(first.batches), "runs": int(curves.runs.sum()), "cells": curves.cells}
+    for other in found.slopes[1:]:
+        row[f"exponent_within_{other.within:.0%}".replace("%", "")] = other.slope.estimate
+    pieces = {"bend": found.bend, "slope_before": found.slope_before, "slope_after": found.slope_after}
+    for name, interval in {**pieces, "plateau": found.plateau}.items():
         row |= {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
-    row["crossover_inside"] = law is not None and law.inside
-    return row | {"excluded": ", ".join(f"{batch:g}" for batch in found.excluded)}
+    return row | {"p_bend": found.p_bend, "residual_octaves": found.residual}
 
 
-# ---- charts -------------------------------------------------------------------------------------------------------------
+def _noise_scales(study: Study) -> pd.DataFrame:
+    """The measurements of the probe `noise_scale`: columns optimizer, batch, seed, step and noise_scale, in examples."""
+    rows = []
+    for _, run in study.runs.iterrows():
+        for measured in study.measurements(run["run_id"], "noise_scale"):
+            scale = float(measured.values.get("simple") or math.nan)
+            rows.append((run["optimizer"], run["batch"], run["seed"], measured.step, scale))
+    return pd.DataFrame(rows, columns=["optimizer", "batch", "seed", "step", "noise_scale"]).dropna()
 
 
-def _curves(sweeps: Mapping[str, Sweep]) -> Chart:
-    series = []
-    for optimizer, sweep in sweeps.items():
-        for batch, grid in sorted(sweep.items()):
-            stable = {rate: losses for rate, losses in sorted(grid.items()) if np.isfinite(losses).all()}
-            points = [(float(losses.mean()), losses.min(), losses.max()) for losses in stable.values()]
-            if points:
-                y, low, high = zip(*points, strict=True)
-                series.append(
-                    Series(label=f"batch {batch:g}", x=list(stable), y=y, low=low, high=high, panel=method(optimizer))
-                )
-    return Chart(
-        name="loss_against_rate",
-        title="Validation loss against learning rate",
-        caption="Mean over seeds, bars from the best to the worst seed; a rate at which a seed diverged is left out.",
-        x_label="Learning rate",
-        y_label="Validation loss",
-        log_x=True,
-        log_y=True,
-        share_y=False,
-        series=series,
-    )
-
-
-def _exponents_chart(exponents: pd.DataFrame, predicted: pd.DataFrame) -> Chart:
-    """The measured exponents of both rates, and those that the batch Hessian predicts."""
-    series = []
-    for rate in KINDS.values():
-        rows = exponents[(exponents["rate"] == rate) & exponents["exponent"].notna()]
-        ends = {"low": rows["exponent_low"], "high": rows["exponent_high"]}
-        if len(rows):
-            series.append(
-                Series(label=rate, x=rows["optimizer"].map(method), y=rows["exponent"], kind="points", **ends)
-            )
-    for step, rows in predicted.groupby("step"):
-        label = f"predicted at step {step}"
-        series.append(
-            Series(
-                label=label,
-                x=rows["optimizer"].map(method),
-                y=rows["exponent"],
-                kind="points",
-                low=rows["low"],
-                high=rows["high"],
-            )
-        )
-    return Chart(
-        name="exponents",
-        title="The exponents of the learning rate against batch size",
-        caption="Slopes of the logarithms; bars are 95 % bootstrap intervals over seeds. Predicted: those of the largest stable "
-        "rate from the batch Hessian at steps of one of SGD's runs, 95 % Student intervals; for Adam and RMSprop, the square "
-        "root. Lines: the square root and the linear rule.",
-        y_label="Exponent of the batch size",
-        horizontal=True,
-        series=series,
-        references=[Reference(0.5, "square root"), Reference(1.0, "linear")],
-    )
-
-
-def _against_batch(
-    rates: pd.DataFrame, kind: Literal["optimal", "stable"], predicted: Mapping[str, pd.DataFrame]
-) -> Chart:
-    column = "optimal" if kind == "optimal" else "limit"
-    series = []
-    for optimizer, rows in rates.groupby("optimizer"):
-        kept = rows[np.isfinite(rows[column])]
-        inside = kept[~kept["border"].isin(["lowest", "highest"])] if kind == "optimal" else kept
-        panel = method(str(optimizer))
-        if kept.empty:
+def _claims(table: pd.DataFrame, runs: pd.DataFrame) -> list[Claim]:
+    """An interval that holds the exponent of a paper and not that of the other rule agrees with the paper."""
+    found = []
+    place = {name: "/".join(sorted(map(str, runs[name].dropna().unique()))) for name in ("dataset", "model")}
+    for words, source, optimizer, power in PAPERS:
+        rows = table[(table["optimizer"] == optimizer) & table["low"].notna()] if len(table) else table
+        if rows.empty:
+            found.append(Claim(claim=words, source=source, outcome="not tested", method=optimizer, **place))
             continue
-        ends = {"low": inside["stable"], "high": inside["unstable"]} if kind == "stable" else {}
-        series.append(Series(label="measured", x=inside["batch"], y=inside[column], panel=panel, kind="points", **ends))
-        at_end = kept.drop(inside.index)
-        if len(at_end):
-            series.append(
-                Series(label="at the end of the grid", x=at_end["batch"], y=at_end[column], panel=panel, kind="points")
+        row = rows.iloc[0]
+        holds, other = (row["low"] <= value <= row["high"] for value in (power, 1.5 - power))
+        found.append(
+            Claim(
+                claim=words,
+                source=source,
+                outcome="disagrees" if not holds else "undecided" if other else "agrees",
+                quantity="exponent of the best learning rate in the batch",
+                unit="exponent",
+                estimand="S",
+                effect=row["exponent"],
+                low=row["low"],
+                high=row["high"],
+                method=optimizer,
+                runs=row["runs"],
+                matched_by="epochs",
+                **place,
             )
-        if str(optimizer) in predicted:
-            for step, line in predicted[str(optimizer)].groupby("step"):
-                x, label = line["batch"], f"predicted at step {step}"
-                series.append(Series(label=label, x=x, y=line["limit"], panel=panel, kind="curve"))
-        batches = inside["batch"].to_numpy(float)
-        for law, fit in references(batches, inside[column].to_numpy(float)).items() if len(batches) > 1 else ():
-            series.append(Series(label=law, x=batches, y=fit(batches), panel=panel, kind="reference"))
-    limits = (
-        "Between the largest rate at which all seeds learn and the next (bars). Lines: 2/λ₁' of the batch Hessian at "
-        "steps of one of SGD's runs, and 2 (1 + β)/λ₁' for momentum; dashed: "
-    )
-    return Chart(
-        name=f"{kind}_rate",
-        title=f"The {KINDS[kind]} learning rate against batch size",
-        caption=(
-            "The vertex of a parabola through the best rate and its neighbours; dashed: "
-            if kind == "optimal"
-            else limits
         )
-        + "the best lines of slope 1 (linear) and 1/2 (square root).",
-        x_label="Batch size (examples)",
-        y_label="Learning rate",
-        log_x=True,
-        log_y=True,
-        ticks_at_x=True,
-        share_y=False,
-        series=series,
-    )
+    return found
 
 
 # ---- words --------------------------------------------------------------------------------------------------------------
 
 
-def _text(row: pd.Series, name: str = "exponent", digits: int = 2) -> str:
-    return f"{Interval(row[name], row[f'{name}_low'], row[f'{name}_high']):.{digits}f}"
+def _interval(row: pd.Series, name: str, digits: str) -> str:
+    low, high = ("low", "high") if name == "exponent" else (f"{name}_low", f"{name}_high")
+    return f"{Interval(row[name], row[low], row[high]):{digits}}"
 
 
-def _answer(exponents: pd.DataFrame, rates: pd.DataFrame, study: Study) -> str:
+def _answer(table: pd.DataFrame, optima: pd.DataFrame, study: Study) -> str:
+    known = table[table["exponent"].notna() & (table["batches"] > 1)] if len(table) else table
+    if known.empty:
+        sizes = ", ".join(str(batch) for batch in sorted(optima["batch"].unique()))
+        return (
+            "Not enough runs for an exponent, which takes two batch sizes at which the best rate lies inside its grid. "
+            f"The runs have the batch sizes {sizes}. The command "
+            f"python -m optbench -m experiment={study.name} scale=laptop trains at nine."
+        )
     parts = []
-    for rate in KINDS.values():
-        rows = exponents[(exponents["rate"] == rate) & exponents["exponent"].notna()].sort_values("exponent")
-        if rows.empty:
-            parts.append(
-                f"not enough runs for an exponent of the {rate} learning rate, which takes three batch sizes at which that "
-                "rate lies inside its grid"
-            )
-        elif len(rows) == 1:
-            parts.append(
-                f"the {rate} learning rate of {rows.iloc[0]['optimizer']} grows as batch^{_text(rows.iloc[0])}"
-            )
-        else:
-            least, most = rows.iloc[0], rows.iloc[-1]
-            parts.append(
-                f"the {rate} learning rate grows least for {least['optimizer']}, as batch^{_text(least)}, and most for "
-                f"{most['optimizer']}, as batch^{_text(most)}"
-            )
-        known = rows[rows["exponent_low"].notna()]
-        if len(known):
-            parts[-1] += f" ({_holding(known, 1.0)} the linear rule's 1, {_holding(known, 0.5)} the square root's 0.5)"
-    text = "; ".join(parts) + "."
-    if exponents["exponent"].isna().all():
-        sizes = ", ".join(f"{batch:g}" for batch in sorted(rates["batch"].unique()))
-        text += f" The runs have the batch sizes {sizes}."
-        if study.scale == "smoke":
-            text += f" The command python -m optbench -m experiment={study.name} scale=laptop trains at nine."
-    return text[0].upper() + text[1:]
+    for _, row in known.sort_values("exponent").iterrows():
+        reach = f"from batch {row['smallest_batch']:.0f} to {row['largest_batch']:.0f}"
+        words = f"{method(row['optimizer'])} as batch^{_interval(row, 'exponent', '.2f')} {reach}"
+        if row["p_bend"] < TOLD:
+            words += f", with a bend at batch {_interval(row, 'bend', '.0f')}"
+        parts.append(words)
+    held = [(_holding(known, value), name) for value, name in ((1.0, "linear"), (0.5, "square-root"))]
+    rules = "; ".join(f"the {name} rule is compatible with {who}" for who, name in held)
+    return (
+        f"Where training comes within 5 % of the best loss, the best learning rate grows: {'; '.join(parts)}. "
+        f"By these intervals {rules}."
+    )
 
 
 def _holding(rows: pd.DataFrame, value: float) -> str:
-    """The beginning of a sentence that names the optimizers whose interval contains ``value``."""
-    holds = list(rows.loc[(rows["exponent_low"] <= value) & (value <= rows["exponent_high"]), "optimizer"])
-    if not holds:
-        return "no interval holds"
-    return f"the interval of {holds[0]} holds" if len(holds) == 1 else f"those of {', '.join(holds)} hold"
+    holds = rows[(rows["low"] <= value) & (value <= rows["high"])]
+    return ", ".join(method(name) for name in holds["optimizer"]) or "none of them"
 
 
 def _notes(
-    exponents: pd.DataFrame, predicted: pd.DataFrame, transfer: pd.DataFrame, rates: pd.DataFrame
+    table: pd.DataFrame, optima: pd.DataFrame, transfer: pd.DataFrame, predicted: pd.DataFrame, noise: pd.DataFrame
 ) -> Sequence[str]:
     notes = [
-        "Exponents have 95 % bootstrap intervals over seeds, which cover less than that with a handful of them, and none with "
-        "one. Those of the largest stable rate hold the step of the grid, too, in which it is known to lie."
+        "An exponent is the local slope over the batch sizes whose best loss is within 5 % of the least. Its 95 % interval is "
+        "the union of that over seeds (and over the cells that a search did not train) and of that of the regression over batch "
+        "sizes; below four batch sizes the scatter around a law is not known, and there is no interval."
     ]
-    if len(predicted):
-        each = [
-            f"{optimizer} " + ", ".join(f"{exponent:.2f}" for exponent in rows["exponent"])
-            for optimizer, rows in predicted.groupby("optimizer", sort=False)
-        ]
-        steps = ", ".join(str(step) for step in predicted["step"].unique())
-        notes.append(
-            "The exponents of the largest stable rate that the batch Hessian predicts, at steps "
-            f"{steps} of SGD's run, are: {'; '.join(each)}."
-        )
-    bends = exponents[exponents["crossover_inside"]]
-    if len(bends):
-        places = ", ".join(f"{row['optimizer']} {_text(row, 'crossover', 0)}" for _, row in bends.iterrows())
-        notes.append(f"A linear law that levels off, fitted to the optimal rates, bends at the batch: {places}.")
+    for _, row in table.iterrows():
+        if math.isfinite(row["bend"]):
+            told = "told from" if row["p_bend"] < TOLD else "not told from"
+            notes.append(
+                f"{method(row['optimizer'])}: a bend at batch {_interval(row, 'bend', '.0f')} (p = {row['p_bend']:.3f}, {told} a "
+                f"line), with slope {_interval(row, 'slope_before', '.2f')} before and {_interval(row, 'slope_after', '.2f')} "
+                f"after it; slopes within 3 % and 10 % of the least loss are {row['exponent_within_3']:.2f} and "
+                f"{row['exponent_within_10']:.2f}."
+            )
+    largest = optima["batch"].max()
     for rule in RULES if len(transfer) else ():
-        rows = transfer[(transfer["rule"] == rule) & (transfer["batch"] == transfer["batch"].max())]
-        costs = ", ".join(f"{row['optimizer']} {cost_in_words(row)}" for _, row in rows.iterrows())
-        notes.append(f"With {rule} up to batch {transfer['batch'].max()}, the validation loss lost is: {costs}.")
-    if ends := int(rates["border"].isin(["lowest", "highest"]).sum()):
+        rows = transfer[(transfer["rule"] == rule) & (transfer["batch"] == largest)]
+        costs = ", ".join(f"{method(row['optimizer'])} {cost_in_words(row)}" for _, row in rows.iterrows())
+        notes.append(f"With {rule} up to batch {largest}, the validation loss lost is: {costs}.")
+    for step, rows in predicted.groupby("step"):
+        each = ", ".join(f"{method(row['optimizer'])} {row['exponent']:.2f}" for _, row in rows.iterrows())
         notes.append(
-            f"At {ends} of {len(rates)} points the best rate is the end of its grid, and has no part in the fits."
+            f"The batch Hessian at step {step} predicts that the largest stable rate grows with the exponents {each} between the "
+            f"batches {rows['smallest_batch'].min()} and {rows['largest_batch'].max()}."
         )
+    if len(noise):
+        scales = noise["noise_scale"]
+        notes.append(
+            f"The gradient noise scale is {scales.median():.0f} examples (median of {len(noise)} measurements from "
+            f"{scales.min():.0f} to {scales.max():.0f}), where a linear law is predicted to bend."
+        )
+    ends = optima[(optima["beyond_lowest"] > 0.5) | (optima["beyond_highest"] > 0.5)]
+    if len(ends):
+        cells = ", ".join(f"{method(row['optimizer'])} at batch {row['batch']}" for _, row in ends.iterrows())
+        notes.append(f"The best rate is an end of the grid, and only a bound: {cells}.")
     return notes

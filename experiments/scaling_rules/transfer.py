@@ -1,4 +1,4 @@
-"""The cost of scaling rules that transfer the best learning rate of the smallest batch to larger ones."""
+"""The cost of scaling rules that carry the best learning rate of the smallest batch over to larger ones."""
 
 import math
 from collections.abc import Mapping
@@ -7,89 +7,87 @@ import numpy as np
 import pandas as pd
 
 from optbench.analysis.charts.chart import Chart, Reference, Series
-from optbench.analysis.laws.learning_rates import Sweep
+from optbench.analysis.laws.loss_curves import LossCurves
 from optbench.analysis.names import method
-from optbench.analysis.statistics.intervals import Interval, student
-from optbench.analysis.statistics.pairs import differences_by_seed
+from optbench.analysis.statistics.intervals import Interval
 
 #: The exponent of the batch in each rule.
 RULES = {"no scaling": 0.0, "square root": 0.5, "linear": 1.0}
+# A larger share of the draws without a cost leaves it unknown, and says that the rule diverged.
+_FEW = 0.5
 
 
-def best_rate(grid: Mapping[float, np.ndarray]) -> float:
-    """The tested rate with the smallest mean loss."""
-    return min(grid, key=lambda rate: float(grid[rate].mean()))
+def transfer_costs(curves: Mapping[str, LossCurves]) -> pd.DataFrame:
+    """The loss at the carried rate relative to the smallest one at the same batch, minus 1, with 95 % intervals.
 
-
-def transfer_costs(runs: pd.DataFrame, sweeps: Mapping[str, Sweep], metric: str, rate: str) -> pd.DataFrame:
-    """``metric`` at the scaled ``rate`` minus that at the best tested rate, paired by seed, at every larger batch.
-
-    There is no interval if the two are the same rate of the grid.
+    In every draw of the curves, the optimum of the smallest batch at which it lies inside the grid is carried over by each rule,
+    so that the interval holds the uncertainty of both optima. Columns optimizer, base (that batch), batch, rule, rate (the median
+    that is carried), excess, low, high, diverged and beyond (the shares of draws in which a seed diverges at that rate, or in
+    which it lies beyond the grid).
     """
     rows = []
-    for optimizer, sweep in sweeps.items():
-        own = runs[(runs["optimizer"] == optimizer) & runs[rate].notna()]
-        best = {batch: best_rate(grid) for batch, grid in sweep.items()}
-        smallest = min(sweep)
-        for batch in sorted(set(sweep) - {smallest}):
-            for rule, power in RULES.items():
-                wanted = best[smallest] * (batch / smallest) ** power
-                row = {
+    for optimizer, own in curves.items():
+        inside = np.flatnonzero(np.isfinite(own.optima.inside).mean(0) > 0.5)
+        base = int(inside[0]) if len(inside) else len(own.batches)
+        first = own.optima.inside[:, base : base + 1], own.resampled_optima.inside[:, base : base + 1]
+        for rule, power in RULES.items() if len(inside) else ():
+            factors = (own.batches / own.batches[base]) ** power
+            carried, resampled = (start * factors for start in first)
+            costs, drawn = own.excess(carried), own.excess(resampled, resampled=True)
+            for b in range(base + 1, len(own.batches)):
+                found = own.interval(_finite(costs[:, b]), _finite(drawn[:, b]))
+                rows.append({
                     "optimizer": optimizer,
-                    "batch": int(batch),
+                    "base": int(own.batches[base]),
+                    "batch": int(own.batches[b]),
                     "rule": rule,
-                    "scaled_rate": wanted,
-                    "best_rate": best[batch],
-                }
-                tested = min(sweep[batch], key=lambda one, wanted=wanted: abs(math.log(one / wanted)))  # type: ignore[misc]
-                found, diverged = Interval(math.nan, math.nan, math.nan), 0
-                if abs(math.log2(tested / wanted)) <= 0.51:  # half a step of the grid; otherwise the cost is unknown
-                    here = own[own["batch"] == batch]
-                    pairs = differences_by_seed(here, metric, rate, tested, best[batch], match=("seed",))["difference"]
-                    diverged = int(np.isinf(pairs).sum())
-                    finite = pairs[np.isfinite(pairs)].to_numpy(float)
-                    if tested == best[batch]:
-                        found = Interval(0.0, math.nan, math.nan)
-                    elif not diverged:
-                        found = student(finite)
-                    row |= {"tested_rate": tested, "seeds": len(pairs)}
-                rows.append(row | {"cost": found.estimate, "low": found.low, "high": found.high, "diverged": diverged})
+                    "rate": float(np.nanmedian(carried[:, b])) if np.isfinite(carried[:, b]).any() else math.nan,
+                    "excess": found.estimate,
+                    "low": max(found.low, 0.0),
+                    "high": found.high,
+                    "diverged": float(np.isinf(costs[:, b]).mean()),
+                    "beyond": float(np.isnan(costs[:, b]).mean()),
+                })  # fmt: skip
     return pd.DataFrame(rows)
 
 
+def _finite(values: np.ndarray) -> np.ndarray:
+    found: np.ndarray = np.where(np.isfinite(values), values, math.nan)
+    return found
+
+
 def cost_in_words(row: pd.Series) -> str:
-    """A row of `transfer_costs` in words: diverged, beyond the grid, or the loss with its interval."""
-    if row["diverged"]:
-        return "diverged"
-    if math.isnan(row["cost"]):
-        return "beyond the grid"
-    if row["tested_rate"] == row["best_rate"]:
-        return "nothing (it is the best rate of the grid)"
-    return f"{Interval(row['cost'], row['low'], row['high']):+.3f}"
+    """A row of `transfer_costs` in words: diverges, beyond the rates that were tried, or the loss lost in percent."""
+    if row["diverged"] > _FEW:
+        return "diverges"
+    if math.isnan(row["excess"]):
+        return "not known"
+    percent = Interval(100 * row["excess"], 100 * row["low"], 100 * row["high"])
+    return f"{percent:.1f} %"
 
 
 def transfer_chart(transfer: pd.DataFrame) -> Chart:
     """The costs of `transfer_costs` against the batch, a panel for each optimizer."""
     series = []
     if len(transfer):
-        for (optimizer, rule), rows in transfer[transfer["cost"].notna()].groupby(["optimizer", "rule"], sort=False):
+        for (optimizer, rule), rows in transfer[transfer["excess"].notna()].groupby(["optimizer", "rule"], sort=False):
             series.append(
                 Series(
                     label=str(rule),
                     x=rows["batch"],
-                    y=rows["cost"],
+                    y=100 * rows["excess"],
                     panel=method(str(optimizer)),
-                    low=rows["low"],
-                    high=rows["high"],
+                    low=100 * rows["low"],
+                    high=100 * rows["high"],
                 )
             )
     return Chart(
         name="transfer",
         title="What a rule costs that carries over the best rate of the smallest batch",
-        caption="Validation loss minus that of the best tested rate, paired by seed; 95 % Student intervals. Left out: "
-        "rates that diverged or lie beyond the grid.",
+        caption="Validation loss above that of the best rate of the same batch, in percent of it; 95 % intervals, which hold the "
+        "uncertainty of both rates. Left out: rates at which most draws diverge, or beyond the grid.",
         x_label="Batch size (examples)",
-        y_label="Validation loss lost",
+        y_label="Validation loss lost (%)",
         log_x=True,
         ticks_at_x=True,
         share_y=False,

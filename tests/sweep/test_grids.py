@@ -55,6 +55,15 @@ def test_the_first_scale_is_the_default_and_the_command_line_has_the_last_word(l
     assert len(cells) == 3
 
 
+def test_another_choice_of_the_command_line_replaces_the_options_of_the_first(loader):
+    params = {**PARAMS, "model.hidden": "[8]"}
+    scales = {"smoke": {"batch": "32", "search": "random", "search.budget": "3"}}
+    found = expanded(loader, "model=logreg", "search=grid", params=params, scales=scales)
+    assert {cell.config["model"]["name"] for cell in found.cells} == {"logreg"}
+    same = expanded(loader, "model=mlp", "search=grid", params=params, scales=scales)
+    assert {tuple(cell.config["model"]["hidden"]) for cell in same.cells} == {(8,)}
+
+
 def test_a_grid_may_be_left_empty_but_not_all_of_them(loader):
     cells = expanded(loader, exclude=["optimizer == 'adam'", "scaling == 'linear'"]).cells
     assert [cell.config["optimizer"]["name"] for cell in cells] == ["sgd", "sgd"]

@@ -10,7 +10,8 @@
     exclude: ["batch > 512 and optimizer == 'sgd'"]
 
 Words of the scale replace those of ``params`` with the same key, words of a grid replace both, and words of the command line
-replace all. But if the grids set a key to different values, a word of the command line with that key selects cells instead: in
+replace all. Another choice on the command line, such as model=lenet5 for the mlp above, also replaces the options of that choice.
+But if the grids set a key to different values, a word of the command line with that key selects cells instead: in
 each grid those that have one of its values. Above, scaling=none selects the cells of ``tuned``, and optimizer=sgd half of these
 and all ``remedies``.
 """
@@ -48,7 +49,7 @@ def expand_experiment(
     """
     params, scales, grids, exclude = words
     scale = _chosen(scales, master.get("scale"))
-    common = {**params, **(scales[scale] if scale is not None else {})}
+    common = _without_replaced({**params, **(scales[scale] if scale is not None else {})}, arguments)
     selection, others = Selection.split(config_loader, arguments, grids)
     if scale is not None and master.get("scale") is None:
         others = [*others, f"scale={scale}"]  # for the conditions, which may name the scale
@@ -85,6 +86,17 @@ def expand_experiment(
     if len(found) > LIMIT:
         raise UserError(f"{len(found):,} cells in all grids; accepted: at most {LIMIT:,} in one sweep")
     return Expansion(list(found.values()), axes, excluded, scale)
+
+
+def _without_replaced(words: Words, arguments: Sequence[str]) -> Words:
+    """``words`` without the options of those of its choices for which ``arguments`` have another one."""
+    typed = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    replaced = {
+        group
+        for group in configuration.GROUPS
+        if group in words and typed.get(group) not in (None, str(words[group])) and "," not in typed[group]
+    }
+    return {key: value for key, value in words.items() if key in replaced or key.partition(".")[0] not in replaced}
 
 
 def _search(arguments: Sequence[str], common: Words, master: "DictConfig") -> str:

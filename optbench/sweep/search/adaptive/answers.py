@@ -67,6 +67,12 @@ class Tables:
     @cached_property
     def resampled(self) -> tuple[np.ndarray, np.ndarray]:
         """The optimal rates (M, B) in octaves and the exponents (M,) of the tables with resampled seeds."""
+        found, border = self._optima(self.resampled_means)
+        return found, self._slopes(found, border)
+
+    @cached_property
+    def resampled_means(self) -> np.ndarray:
+        """As `means`, with the seeds of each condition and rate drawn with replacement."""
         columns, conditions, rates, draws = self.losses.shape
         generator = np.random.default_rng([0, draws])
         counts = np.zeros(self.losses.shape)
@@ -78,8 +84,7 @@ class Tables:
             column = np.minimum(column, columns - 1)
             counted = (number < np.round(total))[..., None]
             np.put_along_axis(counts, column[None], np.take_along_axis(counts, column[None], 0) + counted[None], 0)
-        found, border = self._optima(self._mean(self.losses, counts))
-        return found, self._slopes(found, border)
+        return self._mean(self.losses, counts)
 
     def _mean(self, losses: np.ndarray, weights: np.ndarray) -> np.ndarray:
         total = weights.sum(0)

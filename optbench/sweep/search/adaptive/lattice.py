@@ -78,9 +78,17 @@ class Search:
         return Pick({name: words[name] for name in self.axes}, self.grid)
 
     def cell(self, pick: Pick) -> Cell:
-        """The cell of a pick of this search."""
+        """The cell of a pick of this search; raises UserError for one that the grid does not have, as it was changed."""
         law = pick.cell[self.law] if self.law is not None else ""
-        return self.places[law, pick.cell[self.over], pick.cell[self.seed] if self.seed is not None else ""]
+        seed = pick.cell[self.seed] if self.seed is not None else ""
+        try:
+            return self.places[law, pick.cell[self.over], seed]
+        except KeyError:
+            words = " ".join(f"{name}={word}" for name, word in pick.cell.items())
+            raise UserError(
+                f"{words}: the search has chosen this cell, and its grid does not have it any more; accepted: the values with "
+                "which the search began, or a new one, sweep=NAME"
+            ) from None
 
 
 class Outcomes:

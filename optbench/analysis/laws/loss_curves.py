@@ -1,0 +1,183 @@
+"""The loss against the learning rate at every batch size, as draws: of a grid that was trained whole, or in part by a search."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from optbench.analysis.frames import outcomes, require_selectable
+from optbench.analysis.laws.noisy_optima import HIGHEST, LOWEST, Vertices
+from optbench.analysis.laws.optima import optima
+from optbench.analysis.statistics.intervals import Interval, percentile_bounds
+from optbench.analysis.study import Study
+from optbench.store.measured import higher_is_better
+from optbench.sweep.search.adaptive.lattice import LEAST_ERROR, Outcomes
+from optbench.sweep.search.adaptive.method import Adaptive
+from optbench.sweep.search.adaptive.state import STRETCH, Memory
+from optbench.sweep.search.reading import Search
+
+_RESAMPLES = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class LossCurves:
+    """The mean loss over seeds of one method at every batch size and learning rate.
+
+    batches (B,), rates (U,): ascending. tables (M, B, U): the loss in each draw of the cells that are not trained, and one table
+    if all are; infinity if a seed diverged, NaN where the grid has no cell. resampled (N, B, U): the same with resampled seeds.
+    runs (B,): finished at each batch. cells: of the whole grid. stretch: the factor by which the arms of intervals are longer
+    than those of the quantiles (`optbench.sweep.search.adaptive.state`).
+    """
+
+    batches: np.ndarray
+    rates: np.ndarray
+    tables: np.ndarray
+    resampled: np.ndarray
+    runs: np.ndarray
+    cells: int
+    stretch: float = 1.0
+
+    @cached_property
+    def optima(self) -> "Optima":
+        """The optima of `tables`."""
+        return Optima.of(self.rates, self.tables)
+
+    @cached_property
+    def resampled_optima(self) -> "Optima":
+        """The optima of `resampled`."""
+        return Optima.of(self.rates, self.resampled)
+
+    def vertices(self) -> Vertices:
+        """The optima for the fit of a law: medians over the tables, and the draws, spread by ``stretch``."""
+        found, drawn = self.optima, self.resampled_optima
+        centre = np.nanmedian(np.log(found.rates), 0)
+        middle = np.nanmedian(np.log(drawn.rates), 0)
+        draws = np.exp(middle + self.stretch * (np.log(drawn.rates) - middle))
+        borders = np.array([np.bincount(column).argmax() for column in found.borders.T])
+        losses = np.nanmedian(found.losses, 0)
+        return Vertices(self.batches, np.exp(centre), losses, borders, draws, drawn.borders)
+
+    def interval(self, values: np.ndarray, resampled: np.ndarray, level: float = 0.95) -> Interval:
+        """About the median of ``values`` over the tables, with the quantiles of those of the resampled tables.
+
+        NaN if the value does not exist in more than half of the tables; ``undefined`` is the share in which it does not.
+        """
+        undefined = float(np.isnan(values).mean())
+        if undefined > 0.5:
+            return Interval(math.nan, math.nan, math.nan, level, undefined)
+        middle = float(np.nanmedian(values))
+        low, high = percentile_bounds(resampled, level)
+        low, high = min(low, middle), max(high, middle)
+        return Interval(
+            middle, middle - self.stretch * (middle - low), middle + self.stretch * (high - middle), level, undefined
+        )
+
+    def excess(self, rates: np.ndarray, resampled: bool = False) -> np.ndarray:
+        """How many times the smallest loss is exceeded at ``rates`` (M or N, B), minus 1.
+
+        Losses between the rates of the grid are interpolated linearly in the logarithms. Infinity where the run at one of the
+        two neighbours diverged, NaN beyond the grid.
+        """
+        means, best = (self.resampled, self.resampled_optima) if resampled else (self.tables, self.optima)
+        x, at = np.log(self.rates), np.log(rates)
+        right = np.clip(np.searchsorted(x, at), 1, len(x) - 1)
+        place = (at - x[right - 1]) / (x[right] - x[right - 1])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logs = np.log(means)
+            low, high = (np.take_along_axis(logs, side[..., None], -1)[..., 0] for side in (right - 1, right))
+            between = np.where(place <= 0, low, np.where(place >= 1, high, low + place * (high - low)))
+            found = np.exp(between - np.log(np.minimum(best.losses, np.nanmin(means, -1)))) - 1
+        outside = (place < -1e-9) | (place > 1 + 1e-9) | np.isnan(rates)
+        return np.where(outside, math.nan, found)
+
+
+@dataclass(frozen=True, eq=False)
+class Optima:
+    """The optimal rates (M, B), their losses (M, B), and borders (M, B), indices of `optbench.analysis.laws.optima.BORDERS`."""
+
+    rates: np.ndarray
+    losses: np.ndarray
+    borders: np.ndarray
+
+    @classmethod
+    def of(cls, rates: np.ndarray, means: np.ndarray) -> "Optima":
+        """Of mean losses (M, B, U) at ``rates`` (U,); NaN is a cell that does not exist."""
+        draws, batches, _ = means.shape
+        found, losses = np.full((draws, batches), math.nan), np.full((draws, batches), math.nan)
+        borders = np.zeros((draws, batches), dtype=int)
+        for b in range(batches):
+            kept = ~np.isnan(means[0, b])
+            if kept.any():
+                found[:, b], losses[:, b], borders[:, b] = optima(rates[kept], means[:, b, kept])
+        return cls(found, losses, borders)
+
+    @property
+    def inside(self) -> np.ndarray:
+        """The rates, NaN where the optimum may lie beyond the grid."""
+        return np.where(np.isin(self.borders, (LOWEST, HIGHEST)), math.nan, self.rates)
+
+
+def loss_curves(
+    study: Study, metric: str = "validation_loss", rate: str = "base_learning_rate"
+) -> dict[str, LossCurves]:
+    """The curves of each optimizer of a study whose axes are the optimizer, its learning rate, the batch and the seed.
+
+    If search=adaptive has trained a part of the grid, the rest is drawn from its surrogate. Otherwise the seeds of the grid are
+    resampled, the same ones at all rates and batches, because a seed's losses resemble each other there.
+    """
+    search = Search.of(study.plan)
+    if search is None or not isinstance(search.method, Adaptive):
+        return {
+            str(name): of_grid(own, metric, rate)
+            for name, own in study.runs.groupby("optimizer")
+            if _trained(own, metric)
+        }
+    found, memory = {}, Memory()
+    all_outcomes = search.method.outcomes(search.problem, search.seen(search.record()), search.options)
+    optimizers = study.runs["optimizer"].dropna().unique()
+    for number, each in enumerate(all_outcomes):
+        if each.is_trained:
+            state = memory.state(number, each, search.options)
+            name = each.search.fixed.get("optimizer") or (optimizers[0] if len(optimizers) == 1 else each.search.grid)
+            found[str(name)] = _of_search(each, state.tables.means, state.tables.resampled_means)
+    return found
+
+
+def _of_search(outcomes: Outcomes, tables: np.ndarray, resampled: np.ndarray) -> LossCurves:
+    search = outcomes.search
+    runs = (~np.isnan(outcomes.losses)).sum((1, 2))
+    return LossCurves(search.conditions, search.rates, tables, resampled, runs, int(search.exists.sum()), STRETCH)
+
+
+def _trained(runs: pd.DataFrame, metric: str) -> bool:
+    return metric in runs and bool(np.isfinite(outcomes(runs, metric)).any())
+
+
+def of_grid(runs: pd.DataFrame, metric: str, rate: str, seed: int = 0) -> LossCurves:
+    """The curves of one optimizer from a frame of its runs. Raises UserError for a ``metric`` of held-out test data."""
+    require_selectable(metric)
+    values = outcomes(runs, metric)
+    losses = (1 - values).clip(lower=LEAST_ERROR) if higher_is_better(metric) else values
+    table = runs.assign(_loss=losses).dropna(subset=["_loss", rate, "batch"])
+    batches, rates, seeds = (np.sort(table[name].unique()) for name in ("batch", rate, "seed"))
+    cube = np.full((len(seeds), len(batches), len(rates)), math.nan)
+    at = tuple(
+        np.searchsorted(known, table[name]) for known, name in ((seeds, "seed"), (batches, "batch"), (rates, rate))
+    )
+    cube[at] = table["_loss"].to_numpy(float)
+    generator = np.random.default_rng([seed, len(seeds)])
+    drawn = generator.integers(len(seeds), size=(_RESAMPLES, len(seeds)))
+    # One draw after the other: a grid of 9 x 13 x 5 times 1,000 would be large at once.
+    resampled = np.stack([_mean(cube[each]) for each in drawn])
+    resampled = np.where(np.isnan(_mean(cube)), math.nan, resampled)
+    runs_of = (~np.isnan(cube)).sum((0, 2))
+    return LossCurves(batches.astype(float), rates.astype(float), _mean(cube)[None], resampled, runs_of, int(cube.size))
+
+
+def _mean(losses: np.ndarray) -> np.ndarray:
+    """Over seeds, of which those without an outcome are left out; NaN if none has one."""
+    count = (~np.isnan(losses)).sum(0)
+    total: np.ndarray = np.nansum(losses, 0) / np.where(count > 0, count, math.nan)
+    return total
