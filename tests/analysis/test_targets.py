@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from optbench.analysis.statistics.targets import crossing, times_to_target
+from optbench.analysis.statistics.targets import at_position, crossing, times_to_target
 
 INF = math.inf
 NAN = math.nan
@@ -29,6 +29,29 @@ NAN = math.nan
 )
 def test_first_crossing(values, target, higher, place):
     assert crossing(np.array(values), target, higher) == pytest.approx(place)
+
+
+@pytest.mark.parametrize(
+    ("values", "target", "higher", "place"),
+    [
+        ([0.8, 0.1, 0.9], 0.7, True, -1 + 0.6 / 0.7),
+        ([0.8], 0.45, True, -0.5),
+        ([0.8], 0.1, True, -1.0),  # a guess reaches it
+        ([0.1, 0.5, 0.9], 0.7, True, 1.5),
+        ([NAN, 0.9], 0.5, True, 1.0),
+        ([0.05], 0.5, True, INF),
+        ([1.0], 2.0, False, -1.0),
+    ],
+)
+def test_with_the_value_at_the_start_a_crossing_may_be_before_the_first(values, target, higher, place):
+    assert crossing(np.array(values), target, higher, start=0.1) == pytest.approx(place)
+
+
+def test_a_position_before_the_first_value_is_on_the_line_from_the_start():
+    assert at_position(np.array([6.0, 12.0]), -0.5) == 3
+    assert at_position(np.array([6.0, 12.0]), -0.25, start=2.0) == 5
+    assert at_position(np.array([6.0, 12.0]), 0.5) == 9
+    assert at_position(np.array([6.0, 12.0]), INF) == INF
 
 
 def history(run_id, accuracies, every=10):
@@ -71,6 +94,30 @@ def test_every_run_has_a_time(runs, histories):
         assert table.loc[name, "samples_to_target"] == pytest.approx(128 * steps, nan_ok=True)
     # The seconds of evaluations 1 and 2 are 50 and 200: the same fraction of the way between them.
     assert table.loc["reached", "seconds_to_target"] == pytest.approx(50 + 0.75 * 150)
+
+
+def test_an_accuracy_is_that_of_a_guess_at_step_0(runs, histories):
+    """With five classes, 0.2 at step 0. The run that fell has 0.7 at step 10: 0.5 is at 6."""
+    known = runs.assign(classes=5)
+    assert times_to_target(known, histories, 0.5).set_index("run_id").loc["fell", "steps_to_target"] == pytest.approx(6)
+    table = times_to_target(known, histories, 0.5, interpolate=False).set_index("run_id")
+    assert table.loc["fell", "steps_to_target"] == 10
+    # Of a loss, and without the number of classes, nothing is known before the first evaluation.
+    loss = histories.assign(validation_loss=1 - histories["validation_accuracy"])
+    table = times_to_target(known, loss, 0.5, "validation_loss").set_index("run_id")
+    assert table.loc["fell", "steps_to_target"] == 10
+    # A run that was evaluated at step 0 is not at a guess before it.
+    at_start = histories.assign(step=histories["step"] - 10)
+    assert times_to_target(known, at_start, 0.5).set_index("run_id").loc["fell", "steps_to_target"] == 0
+
+
+def test_every_time_lies_between_two_evaluations(runs, histories):
+    table = times_to_target(runs.assign(classes=5), histories, 0.5).set_index("run_id")
+    bounds = {"reached": (10, 20), "fell": (0, 10), "there": (10, 20), "missed": (INF, INF), "failed": (NAN, NAN)}
+    for name, expected in bounds.items():
+        assert table.loc[name, ["steps_before", "steps_after"]].tolist() == pytest.approx(
+            list(expected), nan_ok=True
+        ), name
 
 
 def test_without_interpolation_it_is_the_evaluation_as_in_the_summary(runs, histories):

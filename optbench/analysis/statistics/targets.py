@@ -17,29 +17,32 @@ from optbench.store.run_directory import FINISHED
 TIMES = {"steps_to_target": "step", "samples_to_target": "samples", "seconds_to_target": "seconds"}
 
 
-def crossing(values: np.ndarray, target: float, higher: bool) -> float:
+def crossing(values: np.ndarray, target: float, higher: bool, start: float = math.nan) -> float:
     """The position of the first crossing, as a fractional index into ``values``; infinity if there is none.
 
     The first value at or beyond ``target`` is a crossing, even if a later value falls back. The crossing is interpolated
     linearly between it and the previous value, because otherwise evaluations every n steps would round all times up to
-    multiples of n. There is no interpolation if it is the first value, or if the previous value is not finite.
+    multiples of n. There is no interpolation if the previous value is not finite.
+
+    start: the value before training, which stands at the position -1, if the first of ``values`` is later. Without it (NaN), a
+    crossing before the first value is at the first value.
     """
-    series = np.asarray(values, dtype=float)
+    series = np.concatenate([[start], np.asarray(values, dtype=float)])
     # A comparison with NaN is false, so that NaN does not reach the target.
     reached = np.flatnonzero(series >= target if higher else series <= target)
     if len(reached) == 0:
         return math.inf
     last = int(reached[0])
     if last == 0 or not np.isfinite(series[last - 1]):
-        return float(last)
-    return last - 1 + float((target - series[last - 1]) / (series[last] - series[last - 1]))
+        return float(last - 1)
+    return last - 2 + float((target - series[last - 1]) / (series[last] - series[last - 1]))
 
 
-def at_position(values: np.ndarray, position: float) -> float:
-    """``values`` at a fractional index, linear in between; infinity at infinity."""
+def at_position(values: np.ndarray, position: float, start: float = 0.0) -> float:
+    """``values`` at a fractional index, linear in between; infinity at infinity. ``start`` is the value at the position -1."""
     if math.isinf(position):
         return math.inf
-    return float(np.interp(position, np.arange(len(values)), np.asarray(values, dtype=float)))
+    return float(np.interp(position, np.arange(-1, len(values)), [start, *np.asarray(values, dtype=float)]))
 
 
 def times_to_target(
@@ -51,8 +54,13 @@ def times_to_target(
 ) -> pd.DataFrame:
     """The runs with steps_to_target, samples_to_target and seconds_to_target for any target.
 
-    history: from `optbench.store.load_history`; only its evaluations count. interpolate: between evaluations; False: the
-    first evaluation at or beyond the target, as in the summary.
+    history: from `optbench.store.load_history`; only its evaluations count. interpolate: between evaluations, and for an accuracy
+    between step 0, at which it is that of a guess among the ``classes`` of the run, and the first evaluation; False: the first
+    evaluation at or beyond the target, as in the summary. Other metrics are not known at step 0: a run that reaches the target
+    before its first evaluation has the time of that evaluation.
+
+    The column steps_before is the step of the last evaluation before the crossing, 0 if there is none, and steps_after that of
+    the first at or after it: the time is known to lie between them. Both are infinity or NaN where the time is.
 
     Raises UserError if a column is missing, and for a diagnosis from held-out labels as the ``metric``.
     """
@@ -61,13 +69,25 @@ def times_to_target(
     require(history, ["run_id", "event", metric, *TIMES.values()])
     evaluations = history[history["event"] == "evaluation"].sort_values("step", kind="stable")
     groups = {str(name): rows for (name,), rows in evaluations.groupby(["run_id"])}
+    columns = [*TIMES, "steps_before", "steps_after"]
     rows = []
-    for run_id, ended in zip(runs["run_id"], runs["status"].isin(FINISHED), strict=True):
-        times = dict.fromkeys(TIMES, math.inf)
+    for run_id, ended, start in zip(runs["run_id"], runs["status"].isin(FINISHED), _guess(runs, metric), strict=True):
+        times = dict.fromkeys(columns, math.inf)
         if (evaluated := groups.get(str(run_id))) is not None:
             values = pd.to_numeric(evaluated[metric], errors="coerce").to_numpy(float)
-            position = crossing(values, target, higher_is_better(metric))
-            position = position if interpolate or math.isinf(position) else math.ceil(position)
+            steps = evaluated["step"].to_numpy(float)
+            before = math.nan if len(steps) and steps[0] == 0 else start
+            position = crossing(values, target, higher_is_better(metric), before)
+            after = position if math.isinf(position) else math.ceil(position)
+            position = position if interpolate else after
             times = {name: at_position(evaluated[column].to_numpy(float), position) for name, column in TIMES.items()}
-        rows.append(times if ended or times["steps_to_target"] < math.inf else dict.fromkeys(TIMES, math.nan))
-    return runs.assign(**pd.DataFrame(rows, index=runs.index, columns=[*TIMES]))
+            times |= {"steps_before": at_position(steps, after - 1), "steps_after": at_position(steps, after)}
+        rows.append(times if ended or times["steps_to_target"] < math.inf else dict.fromkeys(columns, math.nan))
+    return runs.assign(**pd.DataFrame(rows, index=runs.index, columns=columns))
+
+
+def _guess(runs: pd.DataFrame, metric: str) -> "pd.Series[float]":
+    """An accuracy at step 0: 1 / the number of classes of each run. NaN for other metrics, and where that is not known."""
+    known = "classes" in runs and metric.endswith("accuracy")
+    classes = runs["classes"] if known else pd.Series(math.nan, index=runs.index)
+    return 1 / pd.to_numeric(classes, errors="coerce").astype(float)

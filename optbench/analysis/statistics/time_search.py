@@ -1,0 +1,177 @@
+"""Times to a target of the trials of a search: which trial is the best, and how sure its time is for another such search.
+
+The estimate is the restricted mean of the best trial: min(T, horizon), averaged over seeds. Intervals are about the search: a
+resample draws trials and seeds with replacement, and chooses the best trial again. Seeds of the chosen trial alone would say how
+sure the time of this one setting is, which is a narrower question.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from optbench.analysis.frames import cells
+from optbench.analysis.statistics.intervals import Interval
+
+# Of a time in intervals between evaluations: from five on, the line between two evaluations is close enough.
+_RESOLVED = 5
+# Times that agree to this are equal.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class TimeSearch:
+    """Times to a target of the runs (trials, seeds) of one search, with a budget that is common to all that is compared.
+
+    lower, upper: the time lies between them, or is equal to both; both are infinite if the run never reached the target, and NaN
+    if it has no outcome. horizon: the budget, at which the runs that did not reach the target count. defaults: the first trial is
+    the defaults, which every search contains: a resample always has it.
+
+    Raises ValueError for shapes that differ, for bounds out of order, and without a trial.
+    """
+
+    lower: np.ndarray
+    upper: np.ndarray
+    horizon: float
+    defaults: bool = True
+
+    def __post_init__(self) -> None:
+        if self.lower.shape != self.upper.shape or self.lower.ndim != 2 or not len(self.lower):
+            raise ValueError(f"times of shapes {self.lower.shape} and {self.upper.shape}: both must be (trials, seeds)")
+        if (self.lower > self.upper).any() or (np.isnan(self.lower) != np.isnan(self.upper)).any():
+            raise ValueError("times must have lower bounds that do not exceed the upper ones")
+
+    @property
+    def unresolved(self) -> np.ndarray:
+        """Whether the time of each run is known only to lie between two bounds."""
+        found: np.ndarray = self.lower < self.upper
+        return found
+
+    def times(self, place: float = 0.5) -> np.ndarray:
+        """min(T, horizon) of the runs, with unresolved ones at ``place``, from 0 to 1, of the way between their bounds."""
+        width = np.subtract(self.upper, self.lower, out=np.zeros(self.lower.shape), where=self.unresolved)
+        found: np.ndarray = np.minimum(self.lower + place * width, self.horizon)
+        return found
+
+    def restricted_means(self, place: float = 0.5) -> np.ndarray:
+        """The mean of the times (trials,) over the seeds that have an outcome; infinity for a trial that has none."""
+        found: np.ndarray = _means(self.times(place), np.ones((1, self.lower.shape[1])))[0]
+        return found
+
+    @property
+    def winners(self) -> np.ndarray:
+        """The indices of the best trials: least restricted mean, then least worst seed. What still ties is all of them."""
+        means = self.restricted_means()
+        times = self.times()
+        worst = np.where(np.isnan(times), -math.inf, times).max(axis=1)
+        tied = means <= means.min() * (1 + _ROUNDING)
+        least = worst[tied].min()
+        return np.flatnonzero(tied & (worst <= least * (1 + _ROUNDING)))
+
+    def reached(self) -> np.ndarray:
+        """The share of the runs (trials,) with an outcome that reached the target within the horizon; NaN without an outcome."""
+        known = ~np.isnan(self.upper)
+        count = known.sum(axis=1)
+        return np.where(count > 0, (self.upper <= self.horizon).sum(axis=1) / np.maximum(count, 1), math.nan)
+
+
+def searches(
+    runs: pd.DataFrame, horizon: float, by: Sequence[str] = ("batch",), every: float = 0.0
+) -> dict[tuple[object, ...], TimeSearch]:
+    """The search of every cell ``by`` of a frame of runs with the columns of `targets.times_to_target`.
+
+    Row i of all searches is the same trial, and column j the same seed. every: the number of steps between two evaluations; a
+    time of fewer than five of them enters as the interval between the evaluations around it, because a line between them is off.
+    """
+    trials, seeds = (sorted(runs[name].unique()) for name in ("trial", "seed"))
+    found = {}
+    for key, cell in cells(runs, by):
+        grids = [
+            cell.pivot(index="trial", columns="seed", values=name).reindex(trials, columns=seeds).to_numpy(float)
+            for name in ("steps_to_target", "steps_before", "steps_after")
+        ]
+        exact, before, after = grids
+        early = exact < _RESOLVED * every
+        lower, upper = np.where(early, before, exact), np.where(early, after, exact)
+        found[tuple(key.values())] = TimeSearch(lower, upper, horizon, defaults=trials[0] == 0)
+    return found
+
+
+# ---- resamples ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """Draws of a search: the trials (N, trials) that it has, weights (N, seeds) of its seeds, and places of unresolved times."""
+
+    trials: np.ndarray
+    seeds: np.ndarray
+    places: np.ndarray
+
+    @classmethod
+    def of(cls, search: TimeSearch, repetitions: int, seed: int = 0, label: int = 0) -> "Resamples":
+        """As many trials and seeds as ``search`` has, drawn with replacement.
+
+        Searches with the same seed and label share trials, as the batch sizes of one optimizer do; with another label they share
+        only their seeds.
+        """
+        trials, seeds = search.lower.shape
+        first = int(search.defaults)
+        of_seeds, of_trials = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1, label])
+        drawn = np.ones((repetitions, trials), dtype=bool)
+        if trials > first:
+            others = of_trials.integers(trials - first, size=(repetitions, trials - first))
+            drawn[:, first:] = (others[:, :, None] == np.arange(trials - first)).any(axis=1)
+        weights = of_seeds.multinomial(seeds, np.full(seeds, 1 / seeds), repetitions)
+        return cls(drawn, weights, of_trials.uniform(size=repetitions))
+
+    def best(self, search: TimeSearch) -> tuple[np.ndarray, np.ndarray]:
+        """The restricted mean (N,) of the best trial of each draw, and the share of its seeds that reached the target."""
+        low, high = (_means(search.times(place), self.seeds) for place in (0.0, 1.0))
+        known_mean = np.isfinite(low)
+        means = low + self.places[:, None] * np.subtract(high, low, out=np.zeros_like(low), where=known_mean)
+        means = np.where(self.trials, means, math.inf)
+        chosen = means.argmin(axis=1)
+        known = ~np.isnan(search.upper)
+        shares = _ratio(self.seeds @ (search.upper <= search.horizon).T, self.seeds @ known.T)
+        rows = np.arange(len(means))
+        return means[rows, chosen], shares[rows, chosen]
+
+
+def _means(times: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The means (N, trials) of times (trials, seeds) with the weights (N, seeds); infinity without an outcome."""
+    known = ~np.isnan(times)
+    means = _ratio(weights @ np.where(known, times, 0.0).T, weights @ known.T)
+    return np.where(np.isnan(means), math.inf, means)
+
+
+def _ratio(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    found: np.ndarray = np.divide(sums, counts, out=np.full(sums.shape, math.nan), where=counts > 0)
+    return found
+
+
+# ---- comparisons --------------------------------------------------------------------------------------------------------
+
+
+def time_ratio(
+    first: TimeSearch, second: TimeSearch, repetitions: int = 2000, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """The restricted mean of the best trial of ``first`` over that of ``second``, for searches with trials of their own.
+
+    The interval is that of the logarithm, with the standard deviation of the resamples and Student's t of T - 1 degrees of
+    freedom, T the smaller number of trials. A percentile of the resamples would be shifted: a resample holds the best trial only
+    with probability 1 - (1 - 1/T)^T, about 0.64. ``low`` and ``high`` are NaN for a single seed or fewer than three trials.
+    """
+    from scipy.special import stdtrit
+
+    estimate = float(first.restricted_means().min() / second.restricted_means().min())
+    draws = [
+        Resamples.of(search, repetitions, seed, label).best(search)[0] for label, search in enumerate((first, second))
+    ]
+    trials = min(len(first.lower), len(second.lower))
+    if min(first.lower.shape[1], second.lower.shape[1]) < 2 or trials < 3:
+        return Interval(estimate, math.nan, math.nan, level)
+    width = float(stdtrit(trials - 1, (1 + level) / 2)) * float(np.log(draws[0] / draws[1]).std(ddof=1))
+    return Interval(estimate, estimate * math.exp(-width), estimate * math.exp(width), level)
