@@ -10,8 +10,8 @@
     exclude: ["batch > 512 and optimizer == 'sgd'"]
 
 Words of the scale replace those of ``params`` with the same key, words of a grid replace both, and words of the command line
-replace all. Another choice on the command line, such as model=lenet5 for the mlp above, also replaces the options of that choice.
-But if the grids set a key to different values, a word of the command line with that key selects cells instead: in
+replace all; options that another choice of the command line does not have, such as model.hidden with model=lenet5, go away. But
+if the grids set a key to different values, a word of the command line with that key selects cells instead: in
 each grid those that have one of its values. Above, scaling=none selects the cells of ``tuned``, and optimizer=sgd half of these
 and all ``remedies``.
 """
@@ -89,14 +89,16 @@ def expand_experiment(
 
 
 def _without_replaced(words: Words, arguments: Sequence[str]) -> Words:
-    """``words`` without the options of those of its choices for which ``arguments`` have another one."""
+    """``words`` without options that a choice does not have which ``arguments`` make in place of the one of the words."""
     typed = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    replaced = {
-        group
-        for group in configuration.GROUPS
-        if group in words and typed.get(group) not in (None, str(words[group])) and "," not in typed[group]
-    }
-    return {key: value for key, value in words.items() if key in replaced or key.partition(".")[0] not in replaced}
+    dropped = set()
+    for group in configuration.GROUPS:
+        name = typed.get(group)
+        if group in words and name != str(words[group]) and name in configuration.choices(group):
+            known = configuration.options(configuration.read_choice(group, name))
+            own = [key for key in words if key.startswith(f"{group}.")]
+            dropped |= {key for key in own if key.split(".")[1] not in known}
+    return {key: value for key, value in words.items() if key not in dropped}
 
 
 def _search(arguments: Sequence[str], common: Words, master: "DictConfig") -> str:
