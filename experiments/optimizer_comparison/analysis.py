@@ -7,13 +7,16 @@ import numpy as np
 import pandas as pd
 from comparison_aggregates import MEANINGS, aggregates, seeds_needed
 from comparison_costs import charts_against_costs, costs_of_best, missing_costs
+from comparison_ranks import failed_searches, inclusion_notes, rank_notes, ranks_over_problems
 
 from optbench.analysis.charts.chart import Chart, Reference, Series
 from optbench.analysis.findings import Findings
 from optbench.analysis.names import method
 from optbench.analysis.statistics.intervals import Interval, bootstrap, mean
 from optbench.analysis.statistics.pairs import differences_by_seed
-from optbench.analysis.statistics.profiles import mean_ranks, profile_with_band, scores_by_task
+from optbench.analysis.statistics.profiles import profile_with_band, scores_by_task
+from optbench.analysis.statistics.ranks import Ranks
+from optbench.analysis.statistics.searches import searches
 from optbench.analysis.statistics.selection import tuned_beside_default
 from optbench.analysis.statistics.tuning_budget import curves
 from optbench.analysis.study import Study
@@ -38,7 +41,9 @@ def analyse(study: Study) -> Findings:
     scores = scores_by_task(tuned, RESULT, task=TASK)
     # An optimizer without any usable run would exclude its problems for all others.
     complete = {name: arrays for name, arrays in scores.items() if arrays}
-    ranks, gains = _ranks(tuned, complete), _gains(runs, tuned)
+    found = searches(runs, CELL, METRIC, RESULT)
+    (ranks, over_all), gains = ranks_over_problems(found, _words, REPETITIONS), _gains(runs, tuned)
+    failures = failed_searches(found, _words)
     budget = curves(runs, CELL, METRIC, RESULT, diverged_result=_chance(runs), repetitions=200)
     order = list(ranks[ranks["problem"] == "all"]["optimizer"]) if len(ranks) else sorted(tuned["optimizer"].unique())
     charts = [_ranks_chart(ranks), _profiles_chart(complete, order), _budget_chart(budget, order), _gains_chart(gains)]
@@ -48,6 +53,8 @@ def analyse(study: Study) -> Findings:
     tables = {
         "best_trials": best,
         "ranks": ranks,
+        "rank_differences": pd.DataFrame() if over_all is None else over_all.pairs,
+        "failed_searches": failures,
         "over_all_problems": overall,
         "tuned_minus_default": gains,
         "best_of_k": budget,
@@ -55,8 +62,9 @@ def analyse(study: Study) -> Findings:
     }
     kept = {name: table for name, table in tables.items() if len(table)}
     charts = [chart for chart in charts if chart.series]
-    notes = [*_notes(runs, best, ranks, gains), *_overall(overall, complete, ranks), *missing_costs(tuned)]
-    return Findings(QUESTION, _answer(ranks, gains, study), charts, kept, notes)
+    notes = [*rank_notes(ranks, over_all), *inclusion_notes(failures), *_notes(runs, best, gains)]
+    notes += [*_overall(overall, complete, ranks), *missing_costs(tuned)]
+    return Findings(QUESTION, _answer(ranks, over_all, gains, study), charts, kept, notes)
 
 
 def _chance(runs: pd.DataFrame) -> float:
@@ -69,25 +77,8 @@ def _problem(row: "pd.Series | Mapping[str, object]") -> str:
     return f"{row['model']} on {row['dataset']}, batch {row['batch']}"
 
 
-def _rank_rows(problem: str, scores: Mapping[str, list[np.ndarray]]) -> list[dict[str, object]]:
-    found = sorted(mean_ranks(scores, repetitions=REPETITIONS).items(), key=lambda pair: pair[1].estimate)
-    # A bootstrap of single runs has no width.
-    several = max(len(array) for arrays in scores.values() for array in arrays) > 1
-    rows = []
-    for name, interval in found:
-        bounds = {"low": interval.low, "high": interval.high} if several else {"low": math.nan, "high": math.nan}
-        rows.append({"problem": problem, "optimizer": name, "rank": interval.estimate, **bounds})
-    return rows
-
-
-def _ranks(tuned: pd.DataFrame, scores: Mapping[str, list[np.ndarray]]) -> pd.DataFrame:
-    """Mean ranks over the problems on which all optimizers have results, and on every single problem."""
-    rows = _rank_rows("all", scores) if len(scores) > 1 else []
-    for key, own in tuned.groupby(TASK):
-        alone = {name: arrays for name, arrays in scores_by_task(own, RESULT, task=TASK).items() if arrays}
-        if len(alone) > 1:
-            rows += _rank_rows(_problem(dict(zip(TASK, key, strict=True))), alone)
-    return pd.DataFrame(rows)
+def _words(problem: tuple[object, ...]) -> str:
+    return _problem(dict(zip(TASK, problem, strict=True)))
 
 
 def _gains(runs: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
@@ -135,7 +126,8 @@ def _ranks_chart(ranks: pd.DataFrame) -> Chart:
     return Chart(
         name="ranks",
         title="Mean rank of the tuned optimizers",
-        caption="By test accuracy of the best trial on validation, mean over problems; 1 is best. Bars: 95 % bootstrap.",
+        caption="By test accuracy of the best trial on validation, mean over problems; 1 is best. Bars: 95 % intervals for new "
+        "searches, with trials and seeds resampled and the best trial chosen again.",
         y_label="Mean rank",
         horizontal=True,
         series=series,
@@ -214,25 +206,25 @@ def _bounds(row: pd.Series, factor: float = 1.0, digits: int = 1) -> str:
     return "" if math.isnan(row["low"]) else f" [{factor * row['low']:.{digits}f}, {factor * row['high']:.{digits}f}]"
 
 
-def _answer(ranks: pd.DataFrame, gains: pd.DataFrame, study: Study) -> str:
-    rows = ranks[ranks["problem"] == "all"] if len(ranks) else ranks
-    if rows.empty:
+def _answer(ranks: pd.DataFrame, over_all: Ranks | None, gains: pd.DataFrame, study: Study) -> str:
+    if over_all is None:
         return "Not enough runs for ranks: no problem has a result of every optimizer."
+    rows = ranks[ranks["problem"] == "all"]
     top = rows.iloc[0]
     words = (
         f"By mean rank {top['optimizer']} is the best of {len(rows)} optimizers, with {top['rank']:.1f}{_bounds(top)}"
     )
-    tied = rows.iloc[1:][rows.iloc[1:]["low"] <= top["high"]]
-    if not math.isnan(top["low"]):
-        reach = "interval of one other reaches" if len(tied) == 1 else f"intervals of {len(tied)} others reach"
-        words += f"; the {reach} into its own"
+    if rows.iloc[1:]["behind_low"].notna().all():
+        apart = int((rows.iloc[1:]["behind_low"] > 0).sum())
+        words += f"; as a statement about new searches, {apart} of {len(rows) - 1} others are told apart from it"
     known = gains[gains["gain"].notna()]
     if known.empty:
         return words + "."
     middle = known.iloc[(known["gain"] - known["gain"].median()).abs().argmin()]
     return (
         f"{words}. The best of {len(study.trials)} trials adds to the defaults, in the median over optimizers, "
-        f"{100 * middle['gain']:.1f} points of test accuracy{_bounds(middle, 100)} ({middle['optimizer']})."
+        f"{100 * middle['gain']:.1f} points of test accuracy{_bounds(middle, 100)} ({middle['optimizer']}), "
+        "for the settings found."
     )
 
 
@@ -254,7 +246,7 @@ def _overall(overall: pd.DataFrame, scores: Mapping[str, list[np.ndarray]], rank
         f"A run of {second['optimizer']}, second by mean rank, beats one of {first['optimizer']} with probability {chance:.2f}."
     )
     rows = ranks[ranks["problem"] == "all"].set_index("optimizer")
-    if rows.loc[second["optimizer"], "low"] <= rows.loc[first["optimizer"], "high"]:
+    if second["optimizer"] in rows.index and not rows.loc[second["optimizer"], "behind_low"] > 0:
         needed = seeds_needed(scores, first["optimizer"], second["optimizer"])
         if needed is not None:
             notes.append(
@@ -265,18 +257,8 @@ def _overall(overall: pd.DataFrame, scores: Mapping[str, list[np.ndarray]], rank
     return [*notes, " ".join([reference, *MEANINGS])]
 
 
-def _notes(runs: pd.DataFrame, best: pd.DataFrame, ranks: pd.DataFrame, gains: pd.DataFrame) -> list[str]:
-    notes = [
-        "Intervals are 95 % bootstrap intervals over seeds within problems; the choice of problems is not resampled."
-    ]
-    problems = runs[TASK].drop_duplicates()
-    for _, row in problems.iterrows():
-        own = ranks[ranks["problem"] == _problem(row)] if len(ranks) else ranks
-        if len(own):
-            first = own.iloc[0]
-            notes.append(
-                f"{_problem(row)}: {first['optimizer']} is first, with rank {first['rank']:.1f}{_bounds(first)} of {len(own)}."
-            )
+def _notes(runs: pd.DataFrame, best: pd.DataFrame, gains: pd.DataFrame) -> list[str]:
+    notes = []
     missing = best[best["trial"].isna()]
     if len(missing):
         cells = ", ".join(f"{row['optimizer']} ({_problem(row)})" for _, row in missing.iterrows())

@@ -1,4 +1,4 @@
-"""Profiles, the probability of improvement and ranks against hand computation and scipy."""
+"""Profiles, and the probability of improvement against hand computation and scipy."""
 
 import math
 
@@ -50,25 +50,7 @@ def test_two_runs_that_diverged_tie():
 def test_the_methods_must_have_the_same_tasks():
     with pytest.raises(ValueError, match="same tasks"):
         profiles.probability_of_improvement([np.ones(2)], [np.ones(2)] * 2)
-    with pytest.raises(ValueError, match="same tasks"):
-        profiles.mean_ranks({"a": [np.ones(2)], "b": [np.ones(2)] * 2})
 
 
-def test_ranks_by_hand_with_ties():
-    scores = {
-        "a": [np.array([3.0, 3.0]), np.array([1.0])],
-        "b": [np.array([2.0, 4.0]), np.array([5.0])],  # ties with a on the first task
-        "c": [np.array([9.0]), np.array([-INF])],
-    }
-    means = np.array([[3, 1], [3, 5], [9, -INF]])
-    expected = stats.rankdata(-means, axis=0).mean(axis=1)
-    ranks = profiles.mean_ranks(scores, repetitions=200)
-    assert [ranks[name].estimate for name in "abc"] == expected.tolist() == [2.25, 1.75, 2.0]
-    assert (ranks["c"].low, ranks["c"].high) == (2, 2)
-    assert ranks["a"].low < 2.25 < ranks["a"].high  # b's mean moves
-
-
-def test_a_run_at_a_threshold_is_not_above_it_and_ranks_share_what_ties():
+def test_a_run_at_a_threshold_is_not_above_it():
     assert profiles.performance_profile([np.array([0.5, 0.5, 0.6, 0.4])], np.array([0.5])).tolist() == [0.25]
-    same = {name: [np.array([1.0, 2.0])] for name in "abc"}
-    assert {found.estimate for found in profiles.mean_ranks(same, repetitions=10).values()} == {2.0}

@@ -1,4 +1,4 @@
-"""Distributions of scores: performance profiles, the probability of improvement, ranks.
+"""Distributions of scores: performance profiles and the probability of improvement.
 
 Scores are sequences of arrays, one for each task, with one value for each run. Higher is better (negate losses and times);
 minus infinity is a diverged run.
@@ -6,7 +6,7 @@ minus infinity is a diverged run.
 Source: Agarwal et al. 2021, arXiv 2108.13264 (profiles: Dolan & More 2002, arXiv cs/0102001).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -79,30 +79,3 @@ def _better(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     left, right = x[..., :, None], y[..., None, :]
     found: np.ndarray = ((left > right) + 0.5 * (left == right)).mean(axis=(-2, -1))
     return found
-
-
-def mean_ranks(
-    scores: Mapping[str, Tasks], repetitions: int = 2000, level: float = 0.95, seed: int = 0
-) -> dict[str, Interval]:
-    """Every method's rank by the mean over runs, averaged over tasks: 1 is best; methods that tie share their ranks.
-
-    scores: for every method one array for each task, in the same order. Interval by the stratified bootstrap.
-    """
-    methods = list(scores)
-    tasks = len(scores[methods[0]])
-    if any(len(scores[name]) != tasks for name in methods):
-        raise ValueError("all methods must have run on the same tasks")
-    strata = [task for name in methods for task in scores[name]]
-
-    def rank(method: int, arrays: list[np.ndarray]) -> np.ndarray:
-        means = np.stack([array.mean(axis=-1) for array in arrays])
-        means = means.reshape(len(methods), tasks, *means.shape[1:])
-        ahead = (means > means[method]).sum(axis=0)
-        tied = (means == means[method]).sum(axis=0)
-        found: np.ndarray = np.mean(1 + ahead + (tied - 1) / 2, axis=0)
-        return found
-
-    return {
-        name: bootstrap(lambda arrays, place=place: rank(place, arrays), strata, repetitions, level, seed)  # type: ignore[misc]
-        for place, name in enumerate(methods)
-    }

@@ -154,22 +154,32 @@ def _all(search: Search) -> tuple[np.ndarray, np.ndarray]:
     return search.tried[None], np.ones((1, search.validation.shape[1]))
 
 
+def observed(searches: Sequence[Search]) -> np.ndarray:
+    """The result of the winner of every search (searches,): the mean over its seeds; NaN where all trials diverged."""
+    return np.array([_winners(one, *_all(one))[0] for one in searches])
+
+
 def winner(search: Search) -> tuple[int, ...]:
     """The trial with the best mean validation, of equal ones that with the better worst seed; all that still tie, or none."""
     return tuple(int(trial) for trial in np.flatnonzero(_choose(search, *_all(search))[0]))
+
+
+def winner_results(search: Search) -> np.ndarray:
+    """The results (seeds,) of the chosen trial, averaged seed by seed over trials that tie; NaN where it has none."""
+    results = search.results[list(winner(search))]
+    known = ~np.isnan(results)
+    with np.errstate(invalid="ignore"):
+        values: np.ndarray = np.where(known, results, 0.0).sum(0) / known.sum(0)
+    return values
 
 
 def winner_interval(search: Search, level: float = 0.95) -> SearchInterval:
     """The result of the setting that was chosen, over new seeds: its mean, with Student's interval.
 
     It says nothing about what another search would find. The seeds may be those that chose: in the simulations the optimism is
-    small, and the interval covers 95 to 96 %. The results of trials that tie are averaged seed by seed.
+    small, and the interval covers 95 to 96 %.
     """
-    chosen = list(winner(search))
-    results = search.results[chosen]
-    known = ~np.isnan(results)
-    with np.errstate(invalid="ignore"):
-        values = np.where(known, results, 0.0).sum(0) / known.sum(0)
+    values = winner_results(search)
     found = student(values[np.isfinite(values)], level)
     return SearchInterval(found.estimate, found.low, found.high, level, of="winner")
 
@@ -267,9 +277,8 @@ def contrast(
     statistic: of the winners' results (..., searches), one value (...) or several (..., values) for each; NaN where it does not
     exist. shared_trials, shared_seeds: as in `resample`. The degrees of freedom are those of the smallest search.
     """
-    observed = np.array([_winners(one, *_all(one)) for one in searches]).T
     drawn = resample(searches, repetitions, np.random.default_rng(seed), shared_trials, shared_seeds)
-    estimates, values = (np.asarray(statistic(array), dtype=float) for array in (observed, drawn))
+    estimates, values = (np.asarray(statistic(array), dtype=float) for array in (observed(searches)[None], drawn))
     estimates, values = estimates.reshape(-1), values.reshape(repetitions, -1)
     degrees = min(int(one.random.sum()) for one in searches) - 1
     return [nested_interval(float(e), v, degrees, level) for e, v in zip(estimates, values.T, strict=True)]
