@@ -154,7 +154,16 @@ def test_curves_of_runs_have_one_column_for_each_seed():
     runs = runs.assign(status="done", run_id=[str(i) for i in range(len(runs))])
     runs.loc[0, "status"] = "diverged"  # batch 16, rate 0.2, seed 3
     runs.loc[7, "status"] = "failed"  # batch 32, rate 0.1, seed 1
+    runs.loc[8, :] = {
+        "batch": 64,
+        "learning_rate": 0.1,
+        "seed": 1,
+        "validation_loss": 5.0,
+        "status": "done",
+        "run_id": "8",
+    }
     found = curves_of(runs)
+    np.testing.assert_equal(found[64].losses, [[5.0, NAN]])
     assert found[16].rates.tolist() == [0.1, 0.2]
     np.testing.assert_allclose(found[16].losses, [[2.6, 4.6], [4.2, INF]])
     np.testing.assert_allclose(found[32].losses, [[NAN, 6.2], [7.4, 9.4]])

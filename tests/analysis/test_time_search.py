@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from optbench.analysis.statistics.survival import Times, restricted_mean
-from optbench.analysis.statistics.time_search import Resamples, TimeSearch, searches, time_ratio
+from optbench.analysis.statistics.time_search import Resamples, TimeSearch, searches, time_ratios
 
 INF, NAN = math.inf, math.nan
 
@@ -70,16 +70,16 @@ def test_the_searches_of_a_frame_share_their_trials_and_seeds():
     runs["steps_before"] = runs["steps_to_target"] // 4 * 4
     runs["steps_after"] = runs["steps_before"] + 4
     runs = runs[~((runs["batch"] == 16) & (runs["trial"] == 3) & (runs["seed"] == 1))]
-    found = searches(runs, 600, every=4)
+    found = searches(runs, 600)
     # At batch 512 the times are of fewer than five intervals between evaluations; at 16 of more.
-    np.testing.assert_equal(found[(16,)].lower, [[63.5, 64.5], [NAN, 67.5]])
-    np.testing.assert_equal(found[(16,)].upper, found[(16,)].lower)
+    np.testing.assert_equal(found[16].lower, [[63.5, 64.5], [NAN, 67.5]])
+    np.testing.assert_equal(found[16].upper, found[16].lower)
     first = 1000 / 512  # 1.95: seeds 1 and 2 of trial 0 at 2.95 and 3.95, of trial 3 at 5.95 and 6.95
     assert first + 2 < 4
-    assert found[(512,)].lower.tolist() == [[0, 0], [4, 4]]
-    assert found[(512,)].upper.tolist() == [[4, 4], [8, 8]]
-    assert found[(16,)].defaults
-    assert not searches(runs[runs["trial"] > 0], 600)[(512,)].defaults
+    assert found[512].lower.tolist() == [[0, 0], [4, 4]]
+    assert found[512].upper.tolist() == [[4, 4], [8, 8]]
+    assert found[16].defaults
+    assert not searches(runs[runs["trial"] > 0], 600)[512].defaults
 
 
 # ---- resamples ----------------------------------------------------------------------------------------------------------
@@ -126,23 +126,41 @@ def test_the_share_that_reached_is_that_of_the_drawn_seeds_of_the_chosen_trial()
     assert shares.tolist() == pytest.approx([1 / 3, 0])
 
 
-def test_the_interval_of_a_ratio_is_students_with_the_deviation_of_a_plain_bootstrap():
+def test_the_intervals_of_ratios_are_students_with_the_deviations_of_a_plain_bootstrap():
+    """Two trials and seeds of a resample serve all batch sizes of an optimizer; its seeds are those of the other, too."""
     generator = np.random.default_rng(0)
-    first, second = (scale * np.exp(0.3 * generator.standard_normal((6, 4))) for scale in (30, 10))
-    found = time_ratio(search(first), search(second), repetitions=4000)
-    assert found.estimate == pytest.approx(first.mean(1).min() / second.mean(1).min())
-    logs = []
+    first, second = (scale * np.exp(0.3 * generator.standard_normal((3, 6, 4))) for scale in (30, 10))
+    sizes = [8.0, 32.0, 64.0]
+    found = time_ratios(
+        *({size: search(rows) for size, rows in zip(sizes, each, strict=True)} for each in (first, second)), 4000
+    )
+    logs = np.log(first.mean(2).min(1) / second.mean(2).min(1))
+    plain = []
     for _ in range(4000):
-        seeds = generator.integers(4, size=4)  # shared
-        best = [rows[generator.integers(6, size=6)][:, seeds].mean(1).min() for rows in (first, second)]
-        logs.append(math.log(best[0] / best[1]))
-    width = stats.t.ppf(0.975, 5) * np.std(logs)
-    assert math.log(found.high / found.estimate) == pytest.approx(width, rel=0.05)
-    assert math.log(found.estimate / found.low) == pytest.approx(width, rel=0.05)
+        seeds = generator.integers(4, size=4)
+        best = [rows[:, generator.integers(6, size=6)][:, :, seeds].mean(2).min(1) for rows in (first, second)]
+        plain.append(np.log(best[0] / best[1]))
+    widths = stats.t.ppf(0.975, 5) * np.std(plain, axis=0)
+    for size, log, width in zip(sizes, logs, widths, strict=True):
+        ratio = found.ratios[size]
+        assert math.log(ratio.estimate) == pytest.approx(log)
+        assert math.log(ratio.high / ratio.estimate) == pytest.approx(width, rel=0.06)
+        assert math.log(ratio.estimate / ratio.low) == pytest.approx(width, rel=0.06)
+    slopes = np.polyfit(np.log(sizes), np.transpose(plain), 1)[0]
+    assert found.trend.estimate == pytest.approx(stats.linregress(np.log(sizes), logs).slope)
+    width = stats.t.ppf(0.975, 5) * np.std(slopes)
+    assert found.trend.high - found.trend.estimate == pytest.approx(width, rel=0.06)
 
 
-def test_a_ratio_of_single_seeds_or_of_two_trials_has_no_interval():
-    for rows in ([[1.0], [2.0], [3.0]], [[1.0, 2.0], [2.0, 3.0]]):
-        found = time_ratio(search(rows), search(rows))
-        assert found.estimate == 1
-        assert math.isnan(found.low)
+@pytest.mark.parametrize("rows", [[[1.0], [2.0], [3.0]], [[1.0, 2.0], [2.0, 3.0]]])
+def test_a_ratio_of_single_seeds_or_of_two_trials_has_no_interval(rows):
+    found = time_ratios({8.0: search(rows)}, {8.0: search(rows), 16.0: search(rows)})
+    assert list(found.ratios) == [8]
+    assert found.ratios[8].estimate == 1
+    assert math.isnan(found.ratios[8].low)
+    assert math.isnan(found.trend.estimate)
+
+
+def test_where_the_target_was_not_reached_there_is_no_ratio():
+    never = search([[INF, 101.0]] * 3)
+    assert time_ratios({8.0: never}, {8.0: search([[1.0, 2.0]] * 3)}).ratios == {}

@@ -11,17 +11,25 @@ Sources: Shallue et al. 2019, arXiv 1811.03600 (regimes); McCandlish et al. 2018
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from optbench.analysis.statistics.intervals import Interval, bootstrap_fit
+from optbench.analysis.statistics.intervals import Interval, percentile_bounds
+from optbench.analysis.statistics.time_search import Resamples, TimeSearch
 
 # Log-log slopes that bound the regimes: our own choice, for batches that differ by a factor of about 2.
 PERFECT, MAXIMAL = -0.9, -0.1
 # The critical batch size is searched from 1 / _BEYOND of the smallest batch to _BEYOND times the largest.
 _BEYOND, _GRID, _ROUNDS = 1000.0, 201, 5
+# The number of fits at a time, which bounds the memory.
+_CHUNK = 500
+_LIMITS = ("", "perfect scaling", "no scaling")
+# The share of runs that must reach the target for a restricted mean to be a point of the fit.
+_ENOUGH = 0.8
+# B_c is not identified if it changes by more than the factor _ENDS between unresolved times at these places between their bounds,
+# if its interval is wider than the factor _WIDEST, or if more than this share of resamples has none. Our own choices.
+_PLACES, _ENDS, _WIDEST, _UNDEFINED = (0.1, 0.9), 2.0, 10, 0.05
 
 
 @dataclass(frozen=True)
@@ -48,29 +56,63 @@ class CriticalBatch:
         return self.steps_min * (1 + self.batch / np.asarray(batch, dtype=float))
 
 
-def fit_critical_batch(batches: np.ndarray, steps: np.ndarray) -> CriticalBatch:
+def fit_critical_batch(batches: np.ndarray, steps: np.ndarray, bounds: np.ndarray | None = None) -> CriticalBatch:
     """Least squares on log S with positive parameters: B_c is searched, and the best log S_min for each B_c is a mean.
 
-    Batches that did not reach the target (infinity) are left out. Everything is NaN unless 2 different batches remain.
+    bounds: where True, the steps are only a lower bound, which takes part if the fit would pass below it. Batches that did not
+    reach the target (infinity) are left out. Everything is NaN unless 2 different batches remain that are no bounds.
     """
-    sizes, values = np.asarray(batches, dtype=float), np.asarray(steps, dtype=float)
-    kept = np.isfinite(values)
-    sizes, logs = sizes[kept], np.log(values[kept])
-    if len(np.unique(sizes)) < 2:
-        return CriticalBatch(math.nan, math.nan, math.nan)
+    values = np.asarray(steps, dtype=float)
+    below = np.zeros(len(values), dtype=bool) if bounds is None else np.asarray(bounds, dtype=bool)
+    (found,) = _fits(np.asarray(batches, dtype=float), values[None], below[None])
+    steps_min, place, residual, limit = map(float, found)
+    return CriticalBatch(steps_min, place, residual, _LIMITS[0 if math.isnan(limit) else int(limit)])
+
+
+def _fits(sizes: np.ndarray, steps: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """`fit_critical_batch` of the rows of ``steps`` and ``bounds`` (N, B): S_min, B_c, residual and index of the limit (N, 4)."""
+    kept = np.isfinite(steps)
+    found = np.full((len(steps), 4), math.nan)
+    patterns, rows = np.unique(np.hstack([kept, kept & bounds]), axis=0, return_inverse=True)
+    for number, pattern in enumerate(patterns):
+        used, below = np.split(pattern, 2)
+        if (used & ~below).sum() < 2:
+            continue
+        chosen = np.flatnonzero(rows.ravel() == number)
+        for start in range(0, len(chosen), _CHUNK):
+            part = chosen[start : start + _CHUNK]
+            found[part] = _fits_of_pattern(sizes[used], np.log(steps[part][:, used]), below[used])
+    return found
+
+
+def _fits_of_pattern(sizes: np.ndarray, logs: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """`_fits` of rows that are finite and have the same bounds ``below`` (B,)."""
     first, last = math.log(sizes.min() / _BEYOND), math.log(sizes.max() * _BEYOND)
-    low, high = first, last
+    rows = np.arange(len(logs))
+    low, high = np.full(len(logs), first), np.full(len(logs), last)
     for _ in range(_ROUNDS):
-        candidates = np.linspace(low, high, _GRID)
-        rest = logs - np.log1p(np.exp(candidates)[:, None] / sizes)
-        errors = rest.var(axis=1)
-        best = int(np.argmin(errors))
-        low, high = candidates[max(best - 1, 0)], candidates[min(best + 1, _GRID - 1)]
-    place = float(candidates[best])
+        candidates = np.linspace(low, high, _GRID, axis=1)
+        rest = logs[:, None] - np.log1p(np.exp(candidates)[:, :, None] / sizes)
+        level, errors = _levels(rest, below)
+        best = errors.argmin(axis=1)
+        low, high = candidates[rows, np.maximum(best - 1, 0)], candidates[rows, np.minimum(best + 1, _GRID - 1)]
+    place = candidates[rows, best]
     width = (last - first) / (_GRID - 1)
-    limit = "perfect scaling" if place > last - width else "no scaling" if place < first + width else ""
-    residual = math.sqrt(max(float(errors[best]), 0.0)) / math.log(2)
-    return CriticalBatch(math.exp(float(rest[best].mean())), math.exp(place), residual, limit)
+    limit = np.where(place > last - width, 1, np.where(place < first + width, 2, 0))
+    residual = np.sqrt(np.maximum(errors[rows, best], 0.0)) / math.log(2)
+    return np.column_stack([np.exp(level[rows, best]), np.exp(place), residual, limit])
+
+
+def _levels(rest: np.ndarray, below: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """log S_min and the mean squared error for log S - log(1 + B_c / B) (..., B), of which those ``below`` are lower bounds."""
+    if not below.any():
+        return rest.mean(axis=-1), rest.var(axis=-1)
+    part = np.broadcast_to(~below, rest.shape)
+    for _ in range(int(below.sum()) + 1):
+        level = np.where(part, rest, 0.0).sum(axis=-1) / part.sum(axis=-1)
+        part = ~below | (rest > level[..., None])
+    errors = np.where(part, (rest - level[..., None]) ** 2, 0.0).sum(axis=-1) / part.sum(axis=-1)
+    return level, errors
 
 
 def local_slopes(batches: np.ndarray, steps: np.ndarray) -> pd.DataFrame:
@@ -96,39 +138,123 @@ def regime(slope: float) -> str:
     return "perfect" if slope <= PERFECT else "diminishing" if slope < MAXIMAL else "maximal"
 
 
+# ---- of searches ----------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class CriticalBatchIntervals:
-    """The fit, its intervals, the batches used, and those that did not reach the target."""
+    """S_min, B_c and E_min = S_min B_c of searches, with intervals for another search of the same kind.
+
+    steps: the restricted mean of the best trial at every batch, with its interval. bounds: the batches at which too few runs
+    reached the target, whose restricted mean is a lower bound. unresolved: those whose time is shorter than the distance of
+    evaluations allows to know. ends: B_c with all unresolved times near their lower bounds, and near their upper ones.
+    not_reached: batches at which no run reached the target, which have no part. undefined: the share of resamples in which B_c is
+    beyond all batches by a factor of 1,000, or does not exist.
+    """
 
     fit: CriticalBatch
     steps_min: Interval
     batch: Interval
-    batches: tuple[float, ...]
+    examples_min: Interval
+    steps: dict[float, Interval]
+    bounds: tuple[float, ...]
+    unresolved: tuple[float, ...]
+    ends: tuple[float, float]
     not_reached: tuple[float, ...]
+    undefined: float
+
+    @property
+    def not_identified(self) -> str:
+        """Why the data do not determine B_c; "" if they do."""
+        if self.fit.limit or math.isnan(self.fit.batch):
+            return self.fit.limit or "fewer than two batch sizes have a time"
+        if max(self.ends) > _ENDS * min(self.ends):
+            return "times shorter than the distance of evaluations decide"
+        if not self.batch.high <= _WIDEST * self.batch.low:
+            return f"the interval is wider than a factor of {_WIDEST}"
+        return f"{self.undefined:.0%} of resamples have none" if self.undefined > _UNDEFINED else ""
 
 
 def critical_batch(
-    steps: Mapping[float, np.ndarray],
-    over: Literal["seeds", "trials"] = "seeds",
+    searches: Mapping[float, TimeSearch], repetitions: int = 1000, level: float = 0.95, seed: int = 0
+) -> CriticalBatchIntervals:
+    """The fit to the restricted means of the best trials at every batch, with a nested bootstrap.
+
+    A resample draws trials and seeds, the same at all batch sizes, chooses the best trial of each batch again, and fits again;
+    the bounds are percentiles, which cover a critical batch .95 of the time where resamples of the chosen trials' seeds cover .65
+    (12 trials, 5 seeds). The time of a batch at which less than 80 % of the runs of the best trial reached the target is a lower
+    bound. Unresolved times are drawn between their bounds, at the same place for all runs of a resample.
+
+    Raises ValueError unless all searches have the same numbers of trials and seeds and the same horizon.
+    """
+    if len({(search.lower.shape, search.horizon) for search in searches.values()}) > 1:
+        raise ValueError("the searches of all batch sizes must have the same trials, seeds and horizon")
+    sizes = np.array([size for size in sorted(searches) if searches[size].reached_at_all])
+    not_reached = tuple(float(size) for size in sorted(searches) if not searches[size].reached_at_all)
+    found = [searches[size] for size in sizes]
+    means = np.array([search.restricted_means().min() for search in found])
+    bounds = np.array([search.reached()[search.winners].mean() < _ENOUGH for search in found], dtype=bool)
+    fit = fit_critical_batch(sizes, means, bounds)
+    at_ends = [np.array([search.restricted_means(place).min() for search in found]) for place in _PLACES]
+    ends = [fit_critical_batch(sizes, each, bounds).batch for each in at_ends]
+    fits, draws = _resampled(searches, sizes, repetitions, seed)
+    one_seed = any(search.lower.shape[1] < 2 for search in found)
+
+    def interval(estimate: float, values: np.ndarray) -> Interval:
+        low, high = (math.nan, math.nan) if one_seed else percentile_bounds(values, level)
+        return Interval(float(estimate), low, high, level, float(np.isnan(values).mean()) if len(values) else 0.0)
+
+    columns = dict(zip(sizes, np.where(np.isfinite(draws), draws, math.nan).T, strict=True))
+    return CriticalBatchIntervals(
+        fit,
+        interval(fit.steps_min, fits[:, 0]),
+        interval(fit.batch, fits[:, 1]),
+        interval(fit.examples_min, fits[:, 0] * fits[:, 1]),
+        {float(size): interval(mean, columns[size]) for size, mean in zip(sizes, means, strict=True)},
+        tuple(map(float, sizes[bounds])),
+        tuple(float(size) for size in sizes if searches[size].unresolved[searches[size].winners].any()),
+        (ends[0], ends[1]),
+        not_reached,
+        float((fits[:, 3] != 0).mean()),
+    )
+
+
+def critical_batch_ratio(
+    first: Mapping[float, TimeSearch],
+    second: Mapping[float, TimeSearch],
     repetitions: int = 1000,
     level: float = 0.95,
     seed: int = 0,
-) -> CriticalBatchIntervals:
-    """`fit_critical_batch` with a bootstrap.
+) -> Interval:
+    """B_c of ``first`` over that of ``second``, for searches with trials of their own and the same seeds.
 
-    steps: for every batch the steps to the target of each run, infinity if it was not reached. over: "seeds": the runs of the
-    tuned setting, whose median is fitted; "trials": the runs of a search, whose minimum is fitted.
+    The interval is that of a normal logarithm, with the standard deviation of the resamples: it covers .93 to .96.
     """
-    sizes = np.array(sorted(steps))
-    centre = np.median if over == "seeds" else np.min
-    strata = [np.asarray(steps[size], dtype=float) for size in sizes]
+    from scipy.special import ndtri
 
-    def fit(resampled: list[np.ndarray]) -> tuple[float, float]:
-        found = fit_critical_batch(sizes, np.array([centre(values) for values in resampled]))
-        return found.steps_min, found.batch
+    fits = []
+    for label, searches in enumerate((first, second)):
+        sizes = np.array([size for size in sorted(searches) if searches[size].reached_at_all])
+        fits.append(_resampled(searches, sizes, repetitions, seed, label)[0][:, 1])
+    estimate = critical_batch(first, 1).batch.estimate / critical_batch(second, 1).batch.estimate
+    logs = np.log(fits[0] / fits[1])
+    logs = logs[np.isfinite(logs)]
+    one_seed = any(search.lower.shape[1] < 2 for searches in (first, second) for search in searches.values())
+    if one_seed or len(logs) < 2:
+        return Interval(estimate, math.nan, math.nan, level)
+    width = float(ndtri((1 + level) / 2)) * float(logs.std(ddof=1))
+    undefined = 1 - len(logs) / repetitions
+    return Interval(estimate, estimate * math.exp(-width), estimate * math.exp(width), level, undefined)
 
-    steps_min, batch = bootstrap_fit(fit, strata, repetitions, level, seed)
-    centres = np.array([centre(values) for values in strata])
-    reached = np.isfinite(centres)
-    kept, lost = (tuple(map(float, sizes[mask])) for mask in (reached, ~reached))
-    return CriticalBatchIntervals(fit_critical_batch(sizes, centres), steps_min, batch, kept, lost)
+
+def _resampled(
+    searches: Mapping[float, TimeSearch], sizes: np.ndarray, repetitions: int, seed: int, label: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """`_fits` of resamples that take the same trials and seeds at all ``sizes``, and their restricted means (N, B)."""
+    if not len(sizes):
+        return np.full((repetitions, 4), math.nan), np.zeros((repetitions, 0))
+    drawn = Resamples.of(searches[sizes[0]], repetitions, seed, label)
+    means, shares = (
+        np.stack(columns, axis=1) for columns in zip(*(drawn.best(searches[size]) for size in sizes), strict=True)
+    )
+    return _fits(sizes, means, shares < _ENOUGH), means

@@ -6,16 +6,17 @@ sure the time of this one setting is, which is a narrower question.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from optbench.analysis.frames import cells
+from optbench.analysis.laws.scaling_laws import exponents
 from optbench.analysis.statistics.intervals import Interval
 
-# Of a time in intervals between evaluations: from five on, the line between two evaluations is close enough.
+# From so many intervals between evaluations on, the line between two of them is close enough to a curve.
 _RESOLVED = 5
 # Times that agree to this are equal.
 _ROUNDING = 1e-9
@@ -70,6 +71,11 @@ class TimeSearch:
         least = worst[tied].min()
         return np.flatnonzero(tied & (worst <= least * (1 + _ROUNDING)))
 
+    @property
+    def reached_at_all(self) -> bool:
+        """Whether any run reached the target within the horizon."""
+        return bool((self.upper <= self.horizon).any())
+
     def reached(self) -> np.ndarray:
         """The share of the runs (trials,) with an outcome that reached the target within the horizon; NaN without an outcome."""
         known = ~np.isnan(self.upper)
@@ -77,25 +83,24 @@ class TimeSearch:
         return np.where(count > 0, (self.upper <= self.horizon).sum(axis=1) / np.maximum(count, 1), math.nan)
 
 
-def searches(
-    runs: pd.DataFrame, horizon: float, by: Sequence[str] = ("batch",), every: float = 0.0
-) -> dict[tuple[object, ...], TimeSearch]:
-    """The search of every cell ``by`` of a frame of runs with the columns of `targets.times_to_target`.
+def searches(runs: pd.DataFrame, horizon: float, batch: str = "batch") -> dict[float, TimeSearch]:
+    """The search of ONE optimizer at every batch size, of a frame of runs with the columns of `targets.times_to_target`.
 
-    Row i of all searches is the same trial, and column j the same seed. every: the number of steps between two evaluations; a
-    time of fewer than five of them enters as the interval between the evaluations around it, because a line between them is off.
+    Row i of all searches is the same trial, in ascending order, and column j the same seed. A time of fewer than five times the
+    distance of the evaluations around it enters as the interval between them, because a line between them is off there.
     """
     trials, seeds = (sorted(runs[name].unique()) for name in ("trial", "seed"))
     found = {}
-    for key, cell in cells(runs, by):
+    for key, cell in cells(runs, [batch]):
         grids = [
             cell.pivot(index="trial", columns="seed", values=name).reindex(trials, columns=seeds).to_numpy(float)
             for name in ("steps_to_target", "steps_before", "steps_after")
         ]
         exact, before, after = grids
-        early = exact < _RESOLVED * every
+        with np.errstate(invalid="ignore"):
+            early = exact < _RESOLVED * (after - before)
         lower, upper = np.where(early, before, exact), np.where(early, after, exact)
-        found[tuple(key.values())] = TimeSearch(lower, upper, horizon, defaults=trials[0] == 0)
+        found[float(key[batch])] = TimeSearch(lower, upper, horizon, defaults=trials[0] == 0)
     return found
 
 
@@ -155,23 +160,56 @@ def _ratio(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
 # ---- comparisons --------------------------------------------------------------------------------------------------------
 
 
-def time_ratio(
-    first: TimeSearch, second: TimeSearch, repetitions: int = 2000, level: float = 0.95, seed: int = 0
-) -> Interval:
-    """The restricted mean of the best trial of ``first`` over that of ``second``, for searches with trials of their own.
+@dataclass(frozen=True)
+class TimeRatios:
+    """Ratios of the restricted means of the best trials at every common batch size, and the slope of log ratio over log batch."""
 
-    The interval is that of the logarithm, with the standard deviation of the resamples and Student's t of T - 1 degrees of
-    freedom, T the smaller number of trials. A percentile of the resamples would be shifted: a resample holds the best trial only
-    with probability 1 - (1 - 1/T)^T, about 0.64. ``low`` and ``high`` are NaN for a single seed or fewer than three trials.
+    ratios: dict[float, Interval]
+    trend: Interval
+
+
+def time_ratios(
+    first: Mapping[float, TimeSearch],
+    second: Mapping[float, TimeSearch],
+    repetitions: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> TimeRatios:
+    """The restricted means of the best trials of ``first`` over those of ``second``, for searches with trials of their own.
+
+    Batch sizes at which no run of one of them reached the target have no part. At one batch size the ratio of steps is that of
+    examples. Intervals are those of the logarithm (of the slope itself), with the standard deviation of resamples and Student's t
+    of T - 1 degrees of freedom, T the smaller number of trials. Percentiles of the resamples would be shifted: a resample holds
+    the best trial only with probability 1 - (1 - 1/T)^T, about 0.64. A single seed or fewer than three trials has no interval,
+    and fewer than three batch sizes no trend.
     """
     from scipy.special import stdtrit
 
-    estimate = float(first.restricted_means().min() / second.restricted_means().min())
-    draws = [
-        Resamples.of(search, repetitions, seed, label).best(search)[0] for label, search in enumerate((first, second))
+    sizes = [
+        size for size in sorted(set(first) & set(second)) if all(each[size].reached_at_all for each in (first, second))
     ]
-    trials = min(len(first.lower), len(second.lower))
-    if min(first.lower.shape[1], second.lower.shape[1]) < 2 or trials < 3:
-        return Interval(estimate, math.nan, math.nan, level)
-    width = float(stdtrit(trials - 1, (1 + level) / 2)) * float(np.log(draws[0] / draws[1]).std(ddof=1))
-    return Interval(estimate, estimate * math.exp(-width), estimate * math.exp(width), level)
+    if not sizes:
+        return TimeRatios({}, Interval(math.nan, math.nan, math.nan, level))
+    logs, draws = np.zeros(len(sizes)), np.zeros((repetitions, len(sizes)))
+    for sign, found in ((1, first), (-1, second)):
+        drawn = Resamples.of(found[sizes[0]], repetitions, seed, label=sign + 1)
+        logs += sign * np.log([found[size].restricted_means().min() for size in sizes])
+        best = np.stack([drawn.best(found[size])[0] for size in sizes], axis=1)
+        draws += sign * np.log(np.where(np.isfinite(best), best, math.nan))
+    # A resample without an outcome at some batch size, which only unfinished sweeps have, is left out.
+    draws = draws[np.isfinite(draws).all(axis=1)]
+    trials, seeds = np.min([found[sizes[0]].lower.shape for found in (first, second)], axis=0)
+    known = seeds > 1 and trials > 2 and len(draws) > 1
+    quantile = float(stdtrit(trials - 1, (1 + level) / 2)) if known else math.nan
+
+    def interval(estimate: float, values: np.ndarray) -> Interval:
+        width = quantile * float(values.std(ddof=1)) if known else math.nan
+        return Interval(float(estimate), estimate - width, estimate + width, level)
+
+    ratios = {}
+    for size, log, column in zip(sizes, logs, draws.T, strict=True):
+        of_log = interval(log, column)
+        ratios[size] = Interval(math.exp(log), math.exp(of_log.low), math.exp(of_log.high), level)
+    slopes = exponents(np.array(sizes), np.exp(np.vstack([logs, draws])))
+    trend = interval(slopes[0], slopes[1:]) if len(sizes) > 2 else Interval(math.nan, math.nan, math.nan, level)
+    return TimeRatios(ratios, trend)
