@@ -11,6 +11,8 @@ from optbench.analysis.charts.chart import Chart, Series
 from optbench.analysis.charts.landscape import surface
 from optbench.analysis.findings import Findings
 from optbench.analysis.laws.minima import line_chart, measures_chart, over_seeds, ratios
+from optbench.analysis.statistics.inclusion import holm
+from optbench.analysis.statistics.rank_correlation import UNITS, rank_correlation
 from optbench.analysis.statistics.settings import seeds_only
 from optbench.analysis.study import Study
 from optbench.errors import UserError
@@ -62,7 +64,7 @@ def analyse(study: Study) -> Findings:
     if not minima:
         raise UserError(f"{study.name}: none of its runs has a measurement of the probe landscape yet")
     table = _table(minima)
-    differences = ratios(table, "weight_decay", MEASURES)
+    differences, correlations = ratios(table, "weight_decay", MEASURES), _correlations(table)
     words = table["weight_decay"].map(lambda decay: f"decay {decay:g}")
     charts = [
         measures_chart(
@@ -75,8 +77,9 @@ def analyse(study: Study) -> Findings:
         small, large = _axis(minima, "batch")[0], _axis(minima, "batch")[-1]
         charts.append(line_chart(lines, small, large, "seed and weight decay"))
     charts += _planes(minima)
-    tables = {"minima": table, "differences": differences}
-    return Findings(QUESTION, _answer(differences), charts, tables, _notes(minima, differences, bool(ways)), [MEASURE])
+    tables = {"minima": table, "differences": differences, "correlations": correlations}
+    notes = [*_correlation_notes(correlations), *_notes(minima, differences, bool(ways))]
+    return Findings(QUESTION, _answer(differences), charts, tables, notes, [MEASURE])
 
 
 def _ways(study: Study) -> dict[tuple[float, int], Arrays]:
@@ -134,6 +137,25 @@ def _axis(minima: Sequence[Minimum], name: str) -> list[Any]:
 def _table(minima: Sequence[Minimum]) -> pd.DataFrame:
     rows = [{"weight_decay": m.decay, "batch": m.batch, "seed": m.seed, **m.values} for m in minima]
     return pd.DataFrame(rows)
+
+
+def _correlations(table: pd.DataFrame) -> pd.DataFrame:
+    """Spearman's correlation of every measure with the test error over all minima, and within batches, settings being the units.
+
+    p_holm is over the measures.
+    """
+    rows = []
+    for name in [name for name in MEASURES if name != "test_error" and name in table]:
+        found, within = (
+            rank_correlation(table, name, "test_error", ["weight_decay", "batch"], partial=partial)
+            for partial in ((), ("batch",))
+        )
+        row = {"measure": name, "meaning": MEASURES[name], "rho": found.rho, "low": found.low, "high": found.high}
+        row |= {"p": found.p, "rho_within_batch": within.rho, "p_within_batch": within.p}
+        rows.append(row | {"settings": found.units, "minima": found.runs})
+    made = pd.DataFrame(rows)
+    made.insert(6, "p_holm", holm(made["p"].to_numpy(float)))
+    return made
 
 
 # ---- charts -------------------------------------------------------------------------------------------------------------
@@ -219,6 +241,23 @@ def _answer(differences: pd.DataFrame) -> str:
 
 def _listed(words: Sequence[str]) -> str:
     return ", ".join(words) or "no measure"
+
+
+def _correlation_notes(correlations: pd.DataFrame) -> list[str]:
+    """The measure that follows the test error most closely over all minima, and how many settings there are for that."""
+    known = correlations.dropna(subset="rho")
+    if known.empty:
+        return []
+    row = known.loc[known["rho"].abs().idxmax()]
+    within = "" if np.isnan(row["rho_within_batch"]) else f"; within batches it is {row['rho_within_batch']:+.2f}"
+    note = (
+        f"Over all {row['minima']} minima the test error follows {row['meaning']} most closely: Spearman's correlation "
+        f"{row['rho']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}], p = {row['p']:.2g} by permutation of the {row['settings']} "
+        f"settings, {row['p_holm']:.2g} with Holm's correction for {len(known)} measures{within}."
+    )
+    if row["settings"] < UNITS:
+        note += f" Seeds of a setting are no units of their own: to say more takes {UNITS} settings or more."
+    return [note]
 
 
 def _notes(minima: Sequence[Minimum], differences: pd.DataFrame, has_ways: bool) -> list[str]:

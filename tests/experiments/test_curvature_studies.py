@@ -233,7 +233,28 @@ def test_rises_of_curves_that_are_known():
     assert differences.loc[("interpolation_rise", 0.0), "ratio"] == pytest.approx(4)
     assert differences.loc[("test_error", 0.0), "small_batch"] == pytest.approx(0.1)
     assert [chart.name for chart in findings.charts] == ["measures", "curves", "interpolation", "plane_batch_64"]
+    # All test errors are equal: no correlation exists, and none is told.
+    assert findings.tables["correlations"]["rho"].isna().all()
+    assert not any("Spearman" in note for note in findings.notes)
     assert len(drawn(findings)) == 4
+
+
+def test_settings_are_the_units_of_a_correlation_over_minima():
+    """The steeper of four settings has the larger test error, in all seeds alike: 1 of 24 permutations and its reverse."""
+    study = landscape_study()
+    study.runs["test_accuracy"] = [
+        0.9 - 0.02 * (run["batch"] == 1024 and run["cell.optimizer.weight_decay"] == 0) - 0.001 * run["seed"]
+        for _, run in study.runs.iterrows()
+    ]
+    findings = analysis_of("landscape")(study)
+    row = findings.tables["correlations"].set_index("measure").loc["filter_rise"]
+    # The permutations that leave the steep setting in its place.
+    assert row["p"] == pytest.approx(6 / 24)
+    assert row["p_holm"] == pytest.approx(min(1, findings.tables["correlations"]["p"].notna().sum() * 6 / 24))
+    assert (row["settings"], row["minima"]) == (4, 4 * len(SEEDS))
+    note = next(note for note in findings.notes if "Spearman" in note)
+    assert "p = 0.25 by permutation of the 4 settings" in note
+    assert "to say more takes 12 settings or more" in note
 
 
 # ---- all of it ----------------------------------------------------------------------------------------------------------------
