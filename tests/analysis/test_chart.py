@@ -7,7 +7,7 @@ import pytest
 
 from optbench.analysis.charts.chart import Chart, Reference, Series, Surface, Values, in_one_style
 from optbench.analysis.charts.records import from_record, to_record
-from optbench.analysis.charts.styles import LOOKS, look
+from optbench.analysis.charts.styles import LOOKS, PALETTE, look, shaded
 from optbench.analysis.findings import Findings
 from optbench.config import choices, title
 
@@ -80,19 +80,19 @@ def test_series_stand_side_by_side_in_a_category(horizontal):
 
 
 def test_panels_share_looks_and_axes():
-    parts = [Series(label=label, panel=panel, x=[1, 2], y=[1, 2]) for panel in "abc" for label in ("sgd", "adam")]
+    parts = [Series(label=label, panel=panel, x=[1, 2], y=[1, 2]) for panel in "abcd" for label in ("sgd", "adam")]
     drawn = chart(*parts)
     wide, narrow = drawn.plotly(), drawn.plotly(narrow=True)
-    assert [trace.line.color for trace in wide.data] == [look(0).colour, look(1).colour] * 3
-    assert [trace.showlegend for trace in wide.data] == [True, True, False, False, False, False]
+    assert [trace.line.color for trace in wide.data] == [look(0).colour, look(1).colour] * 4
+    assert [trace.showlegend for trace in wide.data] == [True, True, *[False] * 6]
     assert [trace.xaxis for trace in wide.data] == [trace.xaxis for trace in narrow.data]
     assert wide.layout.yaxis3.matches == "y"
-    # Two columns and two rows; in one column three rows.
+    # Two columns and two rows; in one column four rows.
     assert wide.layout.xaxis2.domain[0] > wide.layout.xaxis.domain[1]
     assert wide.layout.yaxis3.domain[1] < wide.layout.yaxis.domain[0]
     assert narrow.layout.xaxis2.domain == narrow.layout.xaxis.domain == (0, 1)
     figure = drawn.matplotlib()
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["a", "b", "c"]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["a", "b", "c", "d"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["sgd", "adam"]
 
 
@@ -165,18 +165,25 @@ def test_a_label_has_one_look_on_all_charts_of_a_page():
     """Also where it stands at another place among others, or alone."""
     charts = [
         chart(*[Series(label=label, x=[1], y=[1]) for label in labels])
-        for labels in (["batch 32", "batch 64"], ["batch 256", "batch 64"], ["batch 256"])
+        for labels in (["mine", "yours"], ["theirs", "yours"], ["theirs"])
     ]
     one, two, three = in_one_style(charts)
-    assert one.looks() == {"batch 32": look(0), "batch 64": look(1)}
-    assert two.looks() == {"batch 256": look(0), "batch 64": look(1)}
-    assert three.looks() == {"batch 256": look(0)}
+    assert one.looks() == {"mine": look(0), "yours": look(1)}
+    assert two.looks() == {"theirs": look(0), "yours": look(1)}
+    assert three.looks() == {"theirs": look(0)}
     # Drawn alone, the second chart would begin with the first look.
-    assert charts[1].looks() == {"batch 256": look(0), "batch 64": look(1)}
-    later = in_one_style([charts[0], chart(*[Series(label=name, x=[1], y=[1]) for name in ("batch 64", "batch 32")])])[
-        1
-    ]
-    assert later.looks() == {"batch 64": look(1), "batch 32": look(0)}
+    assert charts[1].looks() == {"theirs": look(0), "yours": look(1)}
+    later = in_one_style([charts[0], chart(*[Series(label=name, x=[1], y=[1]) for name in ("yours", "mine")])])[1]
+    assert later.looks() == {"yours": look(1), "mine": look(0)}
+
+
+def test_a_batch_size_has_one_shade_on_all_charts_of_a_page():
+    """Also where the largest of the page is not on the chart."""
+    sizes = (["batch 32", "batch 64"], ["batch 256", "batch 64"], ["batch 256"])
+    one, two, three = in_one_style([chart(*[Series(label=label, x=[1], y=[1]) for label in own]) for own in sizes])
+    assert one.looks() == {"batch 32": shaded(0), "batch 64": shaded(0.5)}
+    assert two.looks() == {"batch 256": shaded(1), "batch 64": shaded(0.5)}
+    assert three.looks() == {"batch 256": shaded(1)}
 
 
 def test_an_optimizer_has_the_same_look_on_every_chart_of_every_study():
@@ -257,3 +264,44 @@ def test_the_legend_shows_each_reference_with_its_own_dashes():
     drawn = {line.get_label(): line._dash_pattern for line in figure.axes[1].get_lines()}
     assert dashes["there"] == drawn["there"]
     assert dashes["there"] != dashes["everywhere"]
+
+
+def test_batch_sizes_are_shades_in_their_order_and_never_repeat():
+    series = [Series(label=f"batch {size:,}", x=[1], y=[1]) for size in (4096, 16, 1024, 64)]
+    looks = Chart(name="a", title="A", series=[*series, Series(label="Adam", x=[1], y=[1])]).looks()
+    brightness = {
+        label: sum(int(style.colour[start : start + 2], 16) for start in (1, 3, 5)) for label, style in looks.items()
+    }
+    assert brightness["batch 16"] > brightness["batch 64"] > brightness["batch 1,024"] > brightness["batch 4,096"]
+    many = [Series(label=f"batch size {size}", x=[1], y=[1]) for size in range(1, 31)]
+    assert len({style.colour for style in Chart(name="a", title="A", series=many).looks().values()}) == 30
+    # One batch size is no order.
+    assert Chart(name="a", title="A", series=series[:1]).looks()["batch 4,096"].colour == PALETTE[0].colour
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [([1e-6, 1.0], {"dtick": 1, "exponentformat": "power"}), ([1e-12, 1.0], {"dtick": 2, "exponentformat": "power"}),
+     ([1.0, 99.0], {"dtick": "D2", "tickformat": ".3~g"}), ([1.0, 9.0], {"nticks": 5, "tickformat": ".3~g"})],
+)  # fmt: skip
+def test_ticks_of_a_logarithmic_axis_are_whole_numbers_that_do_not_overlap(values, ticks):
+    chart = Chart(name="a", title="A", log_y=True, series=[Series(label="a", x=[1, 2], y=values)])
+    axis = chart.plotly().layout.yaxis
+    assert {name: axis[name] for name in ("dtick", "nticks", "tickformat", "exponentformat") if axis[name]} == ticks
+
+
+def test_panels_leave_as_few_places_empty_as_they_can():
+    def columns(count):
+        return Chart(
+            name="a", title="A", series=[Series(label="a", x=[1], y=[1], panel=f"p{n}") for n in range(count)]
+        ).panel_columns
+
+    assert [columns(count) for count in (1, 2, 3, 4, 5, 6)] == [1, 2, 3, 2, 3, 2]
+
+
+def test_points_that_are_runs_have_one_run_each():
+    with pytest.raises(ValueError, match="texts and runs are of different lengths"):
+        Series(label="a", x=[1, 2], y=[1, 2], runs=["one"])
+    chart = Chart(name="a", title="A", series=[Series(label="a", x=[1, 2], y=[1, 2], runs=["one", "two"])])
+    assert chart.plotly().data[0].meta == {"runs": ["one", "two"]}
+    assert from_record(to_record(chart)).series == chart.series

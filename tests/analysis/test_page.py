@@ -26,11 +26,16 @@ WIDTHS = [1280, 400]
 
 def findings():
     names = [f"a rather long name of optimizer {number}" for number in range(9)]
+    # The points of the first panel's last series, which lies above the others, are runs 20 and 21 of the sweep.
+    runs = {
+        ("mlp", "a very long name of an optimizer indeed"): ["adam-mlp-b128-s2-t0-000014", "adam-mlp-b128-s0-t1-000015"]
+    }
     panels = [
-        Series(label=label, panel=panel, x=[32, 128], y=[0.1, 0.4], low=[0.05, 0.3], high=[0.2, 0.5])
+        Series(label=label, panel=panel, x=[32, 128], y=[0.1, 0.4], low=[0.05, 0.3], high=[0.2, 0.5],
+               runs=runs.get((panel, label)))
         for panel in ("mlp", "lenet5", "wrn")
         for label in ("sgd", "adam", "a very long name of an optimizer indeed")
-    ]
+    ]  # fmt: skip
     charts = [
         Chart(name="rates", title="Rates", caption="Bars.", x_label="Batch", y_label="Rate", log_x=True, series=panels),
         Chart(
@@ -144,7 +149,7 @@ def test_the_run_table_sorts_filters_and_opens(written, browser):
         browser.evaluate(sort)
         assert browser.evaluate(f"document.querySelectorAll('#run-table th')[{accuracy}].ariaSort") == expected
         values = shown(accuracy)
-        numbers = [float(value) for value in values[:22]]
+        numbers = [float(value.removesuffix(" %")) for value in values[:22]]
         assert numbers == sorted(numbers, reverse=expected == "descending")
         # A run that diverged has a result here; those that failed or wait have none, and are last either way.
         assert values[22:] == ["–", "–"]
@@ -258,6 +263,99 @@ def test_a_page_that_cannot_be_drawn_says_so_once(written, browser, element, con
 
 @needs_chromium
 @pytest.mark.slow
+def test_tables_sort_and_filter(browser, tmp_path):
+    page = Page("t")
+    names = [f"name {number}" for number in range(12)]
+    values = [3.0, -1.5, float("nan"), float("inf"), 0.25, 1e-7, 20.0, -100.0, 1234567.0, 0.0, 8.0, 9.0]
+    page.table(pd.DataFrame({"name": names, "value": values, "test_accuracy": [0.5] * 12}), title="Folded")
+    path = tmp_path / "page.html"
+    path.write_text(page.html(), encoding="utf-8")
+    browser.open(path)
+    rows = "[...document.querySelectorAll('.sorted tbody tr')].filter(row => !row.hidden)"
+    assert browser.evaluate("document.querySelector('details').open") is False
+    assert browser.evaluate("document.querySelector('summary').textContent") == "Folded 12 rows"
+    assert browser.evaluate(f"{rows}[0].cells[2].textContent") == "50 %"
+    order = sorted((value for value in values if value == value), reverse=False)
+    for expected in (order, order[::-1]):
+        browser.evaluate("document.querySelectorAll('.sorted th button')[1].click()")
+        shown = browser.evaluate(f"{rows}.map(row => row.cells[1].textContent)")
+        assert shown == [*map(cell, expected), "–"]  # what is missing is last in both directions
+    typed = (
+        "{const box = document.querySelector('details input'); box.value = '%s'; box.dispatchEvent(new Event('input'))}"
+    )
+    browser.evaluate(typed % "NAME 11")
+    assert browser.evaluate(f"{rows}.map(row => row.cells[0].textContent)") == ["name 11"]
+    assert "1 of 12 rows" in browser.evaluate("document.querySelector('details').textContent")
+    browser.evaluate(typed % "")
+    assert browser.evaluate(f"{rows}.length") == 12
+    # On paper a folded table would be lost.
+    browser.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert browser.evaluate("document.querySelector('details').open")
+    browser.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert not browser.evaluate("document.querySelector('details').open")
+    assert browser.problems() == []
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_a_click_on_a_point_opens_its_run(written, browser):
+    browser.open(written[0])
+    run = written[1].runs["run_id"][20]
+    # A filter that hides the run does not stand in the way.
+    browser.evaluate("document.querySelector('#run-table [data-state=failed]').click()")
+    assert not browser.evaluate(f"document.querySelector('[data-run=\"{run}\"]')")
+    assert "A click on a point opens its run." in browser.evaluate("document.getElementById('rates').textContent")
+    point = browser.evaluate(
+        "(() => { const place = document.querySelector('[data-figure]'); place.scrollIntoView();"
+        "const box = place.querySelector('.scatterlayer .points path').getBoundingClientRect();"
+        "return [box.left + box.width / 2, box.top + box.height / 2]; })()"
+    )
+    for kind, button in (("mouseMoved", "none"), ("mousePressed", "left"), ("mouseReleased", "left")):
+        where = {"x": point[0], "y": point[1], "button": button, "clickCount": 1}
+        browser.call("Input.dispatchMouseEvent", type=kind, **where)
+        if kind == "mouseMoved":
+            browser.wait_for("document.querySelector('.hoverlayer text') !== null")
+    browser.wait_for(f"document.querySelector('[data-run=\"{run}\"] .open[aria-expanded=true]')")
+    assert browser.evaluate(f"document.querySelector('[data-run=\"{run}\"]').nextSibling.className") == "detail"
+    assert browser.problems() == []
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_a_dark_page_is_readable_and_prints_on_white(written, browser):
+    def brightness(colour):
+        return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3
+
+    def look():
+        return [
+            browser.evaluate(f"getComputedStyle({what}).{style}")
+            for what, style in (
+                ("document.body", "backgroundColor"),
+                ("document.body", "color"),
+                ("document.querySelector('.plot .xtick text')", "fill"),
+                ("document.querySelectorAll('.plot')[1].querySelector('.points path')", "fill"),
+            )
+        ]
+
+    browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    try:
+        browser.open(written[0])
+        paper, ink, tick, point = map(brightness, look())
+        assert paper < 40
+        assert min(ink, tick) > 180
+        assert point > 100
+        browser.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert brightness(look()[2]) < 40
+        browser.evaluate("dispatchEvent(new Event('afterprint'))")
+        assert brightness(look()[2]) > 180
+    finally:
+        browser.call("Emulation.setEmulatedMedia", features=[])
+    browser.wait_for("getComputedStyle(document.querySelector('.plot .xtick text')).fill === 'rgb(0, 0, 0)'")
+    assert browser.problems() == []
+
+
+@needs_chromium
+@pytest.mark.slow
 def test_the_browser_sees_errors_and_overflow(browser, tmp_path):
     page = tmp_path / "page.html"
     page.write_text("<div style='width: 3000px'>wide</div><script>console.error('wrong'); missing()</script>")
@@ -283,7 +381,7 @@ def test_the_page_says_what_it_stands_on(written):
         "python -m optbench report things --scale smoke",
         "which lie in ../runs",
         '<a href="figures/rates.pdf">PDF</a>',
-        '<a href="tables/wide.csv">wide.csv</a>',
+        '<a href="tables/wide.csv" download>wide.csv</a>',
         '<a href="tables/claims.csv">claims.csv</a>',
         "&lt;i&gt;Large&lt;/i&gt; batches lose.",
         '<span class="outcome not-tested">not tested</span>',
@@ -369,9 +467,11 @@ def test_data_cannot_end_its_script():
 
 def test_a_page_is_small(written):
     text = written[0].read_text(encoding="utf-8")
-    assert len(text) < 2_100_000
-    # All of plotly.js.
-    assert len(unpacked(text, "plotly")) > 4_000_000
+    assert len(text) < 900_000
+    # The kinds of figures that optbench draws, of plotly.js.
+    program = unpacked(text, "plotly")
+    assert "Licensed under the MIT license" in program[:300]
+    assert "sourceMappingURL" not in program  # which the tools of a browser would ask for
     # Of what is to be read, nothing comes after what is unpacked.
     assert text.index("</main>") < text.index('id="data"') < text.index('id="plotly"')
 
@@ -435,5 +535,8 @@ def test_a_long_table_says_where_the_rest_is():
     page = Page("t")
     page.table(pd.DataFrame({"a": range(100)}), "tables/a.csv")
     text = page.body()
-    assert text.count("<tr>") == 61
-    assert "The first 60 of 100 rows." in text
+    assert text.count("<tr>") == 101
+    page.table(pd.DataFrame({"a": range(1000)}), "tables/a.csv")
+    text = page.body()
+    assert text.count("<tr>") == 101 + 201
+    assert "The first 200 of 1,000 rows." in text

@@ -74,6 +74,17 @@ def test_a_table_that_is_corrected_is_on_the_page_that_is_built_again(written):
     assert '<td class="number">0.75</td>' in written.read_text()
 
 
+def test_a_heading_before_a_table_of_an_earlier_version_is_its_title(written):
+    path = written.parent / "page" / "page.json"
+    block = '{"kind":"table","file":"tables/best.csv","title":"Best"}'
+    assert block in path.read_text()
+    earlier = '{"kind":"subheading","text":"The old title"},\n{"kind":"table","file":"tables/best.csv"}'
+    path.write_text(path.read_text().replace(block, earlier))
+    study_page.build(written.parent, written.parents[1])
+    assert "<summary>The old title" in written.read_text()
+    assert "<h3>The old title" not in written.read_text()
+
+
 def test_a_table_of_an_earlier_version_is_shown_with_the_keys_of_now(written):
     path = written.parent / "tables" / "runs.parquet"
     runs = pd.read_parquet(path)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from optbench.analysis.charts.layout import Layout, Reference, Series, Surface, Values
-from optbench.analysis.charts.styles import looks_of
+from optbench.analysis.charts.styles import looks_of, ordered
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -62,10 +62,13 @@ class Chart(Layout):
 
 
 def in_one_style(charts: Sequence[Chart]) -> list[Chart]:
-    """The charts of one page, with the same look for the same label on all of them."""
+    """The charts of one page, with the same look for the same label on all of them; batch sizes are shades in their order."""
     chosen = {series.label: series.look for chart in charts for series in chart.series if series.look is not None}
-    looks = looks_of([chart.labels() for chart in charts], chosen)
-    return [
-        replace(chart, series=[replace(series, look=looks.get(series.label)) for series in chart.series])
-        for chart in charts
-    ]
+    labels = [chart.labels() for chart in charts]
+    looks, shades = looks_of(labels, chosen), ordered(label for each in labels for label in each)
+
+    def styled(series: Series) -> Series:
+        shade = shades.get(series.label) if series.shade is None else series.shade
+        return replace(series, look=looks.get(series.label), shade=shade)
+
+    return [replace(chart, series=[styled(series) for series in chart.series]) for chart in charts]

@@ -32,7 +32,7 @@ def draw(chart: Layout) -> Figure:
 
         return surface_matplotlib.draw(chart, chart.surface)
     panels = chart.panels
-    columns = min(chart.columns, len(panels))
+    columns = chart.panel_columns
     rows = math.ceil(len(panels) / columns)
     # Names at the left take half a column, and one line each.
     wide = columns > 1 or (chart.horizontal and max(map(len, chart.categories), default=0) > _LONG_NAME)

@@ -23,6 +23,10 @@ _LINE = 24
 # With more letters in all categories together, their labels are slanted.
 _LETTERS_IN_A_ROW = 60
 _NARROW_LETTERS = 22
+# The number of ticks with labels for which a page has room.
+_MOST_TICKS = 24
+# Over more decades than these a logarithmic axis shows only powers of ten, and about so many of them.
+_DECADES_WITH_DIGITS, _MOST_POWERS = 2.5, 6
 
 
 def draw(chart: Layout, narrow: bool = False) -> go.Figure:
@@ -32,7 +36,7 @@ def draw(chart: Layout, narrow: bool = False) -> go.Figure:
 
         return surface_plotly.draw(chart, chart.surface)
     panels = chart.panels
-    columns = 1 if narrow else min(chart.columns, len(panels))
+    columns = 1 if narrow else chart.panel_columns
     rows = math.ceil(len(panels) / columns)
     height: float = ROW - _MARGINS["t"] - _MARGINS["b"]
     if chart.horizontal:
@@ -115,16 +119,32 @@ def _add_axes(
         of_arguments |= _categories(chart, categories, columns)
     elif chart.ticks_at_x:
         ticks = chart.ticks()
+        ticks = ticks[:: math.ceil(len(ticks) / (_MOST_TICKS // columns))]
         of_arguments |= {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
     if chart.log_x and not chart.categories:
         of_arguments["type"] = "log"
+        if not chart.ticks_at_x:
+            of_arguments |= _decimal_ticks(chart.decades("x", [panel] if chart.x_labels else chart.panels))
     if values.log:
-        of_values |= {"type": "log", "exponentformat": "power"}
+        together = [other for other in chart.panels if chart.share_y and other not in chart.values]
+        of_values |= {"type": "log", **_decimal_ticks(chart.decades("y", together if panel in together else [panel]))}
     if values.percent:
         of_values["tickformat"] = ".2~%"
     if values.range is not None:
         of_values["range"] = np.log10(values.range).tolist() if values.log else list(values.range)
     figure.update_layout({_axis("x", number).replace("x", "xaxis"): x, _axis("y", number).replace("y", "yaxis"): y})
+
+
+def _decimal_ticks(decades: float) -> dict[str, Any]:
+    """The ticks of a logarithmic axis: powers of ten over many decades, and 1, 2, 5 or every digit over a few.
+
+    By itself plotly writes the digits between two powers small and without their power, and one over the other.
+    """
+    if decades > _DECADES_WITH_DIGITS:
+        return {"dtick": max(1, round(decades / _MOST_POWERS)), "exponentformat": "power"}
+    if decades > 1:
+        return {"dtick": "D2", "tickformat": ".3~g"}
+    return {"nticks": 5, "tickformat": ".3~g"}
 
 
 def _names(chart: Layout, narrow: bool) -> list[str]:
@@ -187,6 +207,7 @@ def _draw_series(
     points = {
         **_turned(chart, x, _gaps(y, chart.values_of(series.panel).log)),
         **_hover(chart, series),
+        **({"meta": {"runs": list(series.runs)}} if series.runs is not None else {}),
         **legend,
         **axes,
     }

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from optbench.analysis.charts.numbers import Floats, floats
-from optbench.analysis.charts.styles import Style, look, looks_of, shaded
+from optbench.analysis.charts.styles import Style, look, looks_of, ordered, shaded
 
 Kind = Literal["line", "curve", "points", "steps", "bars", "reference", "limit"]
 Numbers = Iterable[float] | np.ndarray
@@ -29,6 +29,7 @@ class Series:
     shade: of points in an order, such as that of time: from 0, light, to 1, dark, in place of a style of the label.
     hollow: open markers.
     texts: a text for each point, shown at the pointer.
+    runs: of points that are runs, the run id of each, which a click on a page opens.
     """
 
     label: str
@@ -43,18 +44,21 @@ class Series:
     shade: float | None = None
     hollow: bool = False
     texts: Sequence[str] | None = None
+    runs: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("x", "y", "low", "high", "texts"):
+        for name in ("x", "y", "low", "high", "texts", "runs"):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, list(value))
         lengths = {
-            len(getattr(self, name)) for name in ("x", "y", "low", "high", "texts") if getattr(self, name) is not None
+            len(getattr(self, name))
+            for name in ("x", "y", "low", "high", "texts", "runs")
+            if getattr(self, name) is not None
         }
         if len(lengths) > 1:
             raise ValueError(
-                f"series {self.label!r}: x, y, low, high and texts are of different lengths {sorted(lengths)}"
+                f"series {self.label!r}: x, y, low, high, texts and runs are of different lengths {sorted(lengths)}"
             )
         if (self.low is None) != (self.high is None):
             raise ValueError(f"series {self.label!r}: low and high come together")
@@ -149,6 +153,12 @@ class Layout:
         return list(dict.fromkeys(series.panel for series in self.series)) or [None]
 
     @property
+    def panel_columns(self) -> int:
+        """The number of columns of panels: 3 in place of 2 where that saves a row, of three panels and of five."""
+        count = len(self.panels)
+        return 3 if count in (3, 5) and self.columns == 2 else min(self.columns, count)
+
+    @property
     def categories(self) -> list[str]:
         """The words on the x axis, in the order in which the series name them; none if x is numbers."""
         if not any(series.is_categorical for series in self.series):
@@ -176,6 +186,17 @@ class Layout:
         values = {float(value) for series in self.series if not series.is_reference for value in series.x}
         return sorted(values)
 
+    def decades(self, axis: Literal["x", "y"], panels: Iterable[str | None]) -> float:
+        """The decades between the smallest and the largest positive number on an axis of these panels; 0 without any."""
+        chosen = [series for series in self.series if series.panel in set(panels)]
+        if axis == "x":
+            parts = [self.positions(series) for series in chosen]
+        else:
+            parts = [values for series in chosen for values in (series.values, *(series.interval or ()))]
+        found = np.concatenate(parts) if parts else np.array([])
+        found = found[np.isfinite(found) & (found > 0)]
+        return float(np.log10(found.max() / found.min())) if len(found) else 0.0
+
     def references_in(self, panel: str | None) -> "list[Reference]":
         """The straight lines across a panel."""
         return [reference for reference in self.references if reference.panel in (None, panel)]
@@ -186,12 +207,19 @@ class Layout:
         labels += [reference.label for reference in self.references]
         return {label: number for number, label in enumerate(dict.fromkeys(labels))}
 
+    @property
+    def has_runs(self) -> bool:
+        """True if a series says which runs its points are."""
+        return any(series.runs is not None for series in self.series)
+
     def labels(self) -> list[str]:
         """The labels of the series that are not references."""
         return list(dict.fromkeys(series.label for series in self.series if not series.is_reference))
 
     def looks(self) -> dict[str, Style]:
-        """The style of each label that is not a reference."""
+        """The style of each label that is not a reference; batch sizes are points in an order, from light to dark."""
+        labels = self.labels()
         chosen = {series.label: series.look for series in self.series if series.look is not None}
-        found = {label: look(number) for label, number in looks_of([self.labels()], chosen).items()}
+        found = {label: look(number) for label, number in looks_of([labels], chosen).items()}
+        found |= {label: shaded(share) for label, share in ordered(labels).items()}
         return found | {series.label: shaded(series.shade) for series in self.series if series.shade is not None}

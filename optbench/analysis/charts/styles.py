@@ -5,6 +5,7 @@ The first four colours are Paul Tol's "high contrast" scheme, made for colour-bl
 markers, never only in colour.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +59,8 @@ PALETTE = (
 
 # The ends of the colours of an order: their lightness falls evenly, so that they also work in grey.
 _LIGHT, _DARK = (158, 202, 225), (0, 34, 85)
+
+_BATCH = re.compile(r"batch(?: size)? ([\d,]+)")
 
 # Methods by their titles in conf/optimizer, the most compared ones first: each has the same style on every chart.
 _METHODS = (
@@ -125,6 +128,13 @@ def shaded(share: float) -> Style:
     """The style of points in an order, from 0, light, to 1, dark."""
     colour = "".join(f"{round(low + share * (high - low)):02X}" for low, high in zip(_LIGHT, _DARK, strict=True))
     return Style(f"#{colour}", (), "o", "circle")
+
+
+def ordered(labels: Iterable[str]) -> dict[str, float]:
+    """The places from 0 to 1 of labels that are batch sizes, such as "batch 1,024"; none if there are fewer than two."""
+    found = {label: int(size[1].replace(",", "")) for label in labels if (size := _BATCH.fullmatch(label))}
+    sizes = sorted({*found.values()})
+    return {label: sizes.index(size) / (len(sizes) - 1) for label, size in found.items()} if len(sizes) > 1 else {}
 
 
 def looks_of(charts: Iterable[Iterable[str]], given: dict[str, int] | None = None) -> dict[str, int]:

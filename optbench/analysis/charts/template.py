@@ -11,6 +11,7 @@ _AXIS = {
     "linecolor": "black",
     "ticks": "outside",
     "automargin": True,
+    "title": {"font": {"size": 14}},
 }
 TEMPLATE = go.layout.Template(
     layout={

@@ -2,7 +2,8 @@
 // Unpacks the data of the page and plotly.js, and draws the figures, each as wide as its place, with its panels in one column
 // where the page is narrow. The text of the page is there before, and stays if anything of this fails.
 let DATA;
-const NARROW = window.matchMedia("(max-width: 640px)");
+const NARROW = window.matchMedia("(max-width: 640px)"), DARK = window.matchMedia("(prefers-color-scheme: dark)");
+let printing = false;
 const CONFIG = {responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"]};
 
 async function unpack(id) {
@@ -34,7 +35,12 @@ function byRun(data) {
   return data;
 }
 
-const UNPACKED = unpack("data").then((text) => { DATA = byRun(JSON.parse(text)); });
+// What is unpacked would otherwise delay the first view of the text. A page in the background has no frames to wait for.
+const SEEN = new Promise((seen) => {
+  requestAnimationFrame(() => setTimeout(seen));
+  setTimeout(seen, 500);
+});
+const UNPACKED = SEEN.then(() => unpack("data")).then((text) => { DATA = byRun(JSON.parse(text)); });
 // After the data, for the table of runs is not to wait for it.
 const PLOTLY = UNPACKED.then(async () => {
   if (!document.getElementById("plotly")) return;
@@ -56,6 +62,38 @@ function afterUnpacking(program) {
   UNPACKED.then(program, (error) => say(document.getElementById("run-table"), "The table of runs", error));
 }
 
+// A colour for a dark page: the same hue with its lightness turned, so that the order of shades is turned with the paper.
+function turned(colour) {
+  const found = /^#([0-9a-f]{6})$/i.exec(colour), parts = /^rgba\((\d+), (\d+), (\d+), ([\d.]+)\)$/.exec(colour);
+  if (!found && !parts && colour !== "black") return colour;
+  const number = found ? parseInt(found[1], 16) : 0;
+  const rgb = (parts ? parts.slice(1, 4).map(Number) : [number >> 16, number >> 8 & 255, number & 255]).map((value) => value / 255);
+  const most = Math.max(...rgb), least = Math.min(...rgb), light = (most + least) / 2, range = most - least;
+  const strength = range && range / (1 - Math.abs(2 * light - 1)), to = 0.92 - 0.72 * light;
+  const most2 = strength * (1 - Math.abs(2 * to - 1));
+  const made = rgb.map((value) => Math.round(255 * (to + (range ? ((value - least) / range - 0.5) * most2 : 0))));
+  return `rgba(${made.join(", ")}, ${parts ? parts[4] : 1})`;
+}
+
+// Turns every colour within a trace or a layout.
+function turnColours(value) {
+  if (!value || typeof value !== "object") return;
+  for (const [name, inner] of Object.entries(value)) {
+    if (typeof inner === "string" && /color$/.test(name)) value[name] = turned(inner);
+    else if (!["x", "y", "z", "customdata", "meta", "colorscale", "template"].includes(name)) turnColours(inner);
+  }
+}
+
+function isDark() {
+  return DARK.matches && !printing;
+}
+
+function dataOf(figure) {
+  const data = JSON.parse(JSON.stringify(figure.data));
+  if (isDark()) turnColours(data);
+  return data;
+}
+
 // A copy: plotly writes into what it is given. On a narrow page there is no room for wide margins, nor for a tool bar.
 function layoutOf(figure) {
   const layout = JSON.parse(JSON.stringify(NARROW.matches && figure.narrow ? figure.narrow : figure.layout));
@@ -70,13 +108,24 @@ function layoutOf(figure) {
     layout.modebar = {orientation: "v"};
     layout.margin = Object.assign({}, layout.margin, {r: 48});
   }
+  if (isDark()) {
+    const [ink, line] = ["#e6e6e6", "#3d4046"];
+    turnColours(layout);
+    Object.assign(layout, {paper_bgcolor: "rgba(0, 0, 0, 0)", plot_bgcolor: "rgba(0, 0, 0, 0)"});
+    layout.font = Object.assign({}, layout.font, {color: ink});
+    layout.modebar = Object.assign({}, layout.modebar, {bgcolor: "rgba(0, 0, 0, 0)", color: "#9a9a9a", activecolor: ink});
+    for (const axis of Object.keys(layout).filter((key) => /^[xy]axis/.test(key))) {
+      layout[axis] = Object.assign({}, layout[axis], {gridcolor: line, linecolor: ink, tickcolor: ink});
+    }
+  }
   return layout;
 }
 
 function draw(place, figure) {
   return PLOTLY.then(() => {
     const config = Object.assign({displayModeBar: NARROW.matches ? false : "hover"}, CONFIG);
-    return Plotly.react(place, JSON.parse(JSON.stringify(figure.data)), layoutOf(figure), config);
+    place.redraw = () => Plotly.react(place, dataOf(figure), layoutOf(figure), config);
+    return place.redraw();
   }, (error) => say(place, "The curves", error));
 }
 
@@ -84,6 +133,13 @@ function draw(place, figure) {
 async function drawAll() {
   for (const place of document.querySelectorAll("[data-figure]")) {
     await draw(place, DATA.figures[Number(place.dataset.figure)]);
+    if (!place.opensRuns && place.on) {
+      place.opensRuns = true;
+      place.on("plotly_click", ({points: [point]}) => {
+        const run = ((point.data.meta || {}).runs || [])[point.pointNumber];
+        if (run && window.openRun) window.openRun(run);
+      });
+    }
     await new Promise((resolve) => setTimeout(resolve));
   }
 }
@@ -91,8 +147,16 @@ async function drawAll() {
 PLOTLY.then(() => {
   drawAll();
   NARROW.addEventListener("change", drawAll);
-  // Paper has another width than the screen.
-  window.addEventListener("beforeprint", () => document.querySelectorAll(".js-plotly-plot").forEach((plot) => Plotly.Plots.resize(plot)));
+  const redraw = () => document.querySelectorAll(".js-plotly-plot").forEach((plot) => plot.redraw());
+  DARK.addEventListener("change", redraw);
+  // Paper has another width than the screen, and is white.
+  for (const [event, prints] of [["beforeprint", true], ["afterprint", false]]) {
+    window.addEventListener(event, () => {
+      printing = prints;
+      redraw();
+      document.querySelectorAll(".js-plotly-plot").forEach((plot) => Plotly.Plots.resize(plot));
+    });
+  }
 }, (error) => {
   const [first, ...others] = document.querySelectorAll("[data-figure]");
   if (first) say(first, "The figures", error);

@@ -1,7 +1,9 @@
 """A page as one self-contained HTML file, with its style, its program, plotly.js and its data.
 
-It works from the disk without a network: a policy in its head forbids all requests. plotly.js and the data are compressed to 40 %
-of their size, and the browser unpacks them after it has shown the text.
+It works from the disk without a network: a policy in its head forbids all requests. plotly.js and the data are compressed to less
+than half of their size, and the browser unpacks them after it has shown the text. plotly-cartesian.min.js beside this file is a
+build of plotly.js by its authors, under the licence in plotly-cartesian.LICENSE: it has the kinds of figures that optbench draws,
+and is a third of the size of the whole plotly.js that comes with the Python package.
 
 A page is a list of blocks, which are plain data; page.html.j2 and blocks.html.j2 convert them to HTML and escape all text.
 """
@@ -10,9 +12,10 @@ import base64
 import gzip
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -25,7 +28,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from jinja2 import Environment
 
-MOST_ROWS = 60
+MOST_ROWS = 200
+# With more labels, or longer categories, a figure of one panel takes the whole width of the page.
+_MOST_LABELS, _LONGEST_CATEGORY = 5, 24
 
 # The kind of a block is the name of its macro in blocks.html.j2; the other keys are the inputs of that macro.
 Block = dict[str, Any]
@@ -84,17 +89,19 @@ class Page:
         """Add commands, to be copied."""
         self._add("code", text=text)
 
-    def table(self, frame: "pd.DataFrame", file: str | None = None) -> None:
-        """Add a table; for a long one only the first rows, and a link to the ``file`` with all rows."""
+    def table(self, frame: "pd.DataFrame", file: str | None = None, title: str = "") -> None:
+        """Add a table; for a long one only the first rows, and a link to the ``file`` with all rows.
+
+        With a ``title`` it is folded, and opened by a click on its title.
+        """
         shown = frame.head(MOST_ROWS)
         columns = [{"label": heading(str(name)), "number": shown[name].dtype.kind in "iufb"} for name in shown]
-        named = [is_of_methods(str(name)) for name in shown]
+        written = [_writer(str(name), shown[name]) for name in shown]
         rows = [
-            [cell(method(value) if is_named else value) for value, is_named in zip(row, named, strict=True)]
-            for row in shown.itertuples(index=False)
+            [write(value) for value, write in zip(row, written, strict=True)] for row in shown.itertuples(index=False)
         ]
         more = f"The first {MOST_ROWS} of {len(frame):,} rows. " if len(frame) > MOST_ROWS else ""
-        self._add("table", columns=columns, rows=rows, more=more, file=file or "")
+        self._add("table", title=title, size=len(frame), columns=columns, rows=rows, more=more, file=file or "")
 
     def figure(self, chart: Chart, files: Sequence[str] = ()) -> None:
         """Add a figure with its heading and caption, and links to its ``files``."""
@@ -118,6 +125,11 @@ class Page:
         """The anchors and the texts of the headings."""
         return [(block["anchor"], block["text"]) for block in self.blocks if block["kind"] == "heading"]
 
+    @property
+    def has_tables(self) -> bool:
+        """True if the page has a table other than that of the runs."""
+        return any(block["kind"] in ("table", "claims") for block in self.blocks)
+
     def body(self) -> str:
         """The HTML of the blocks only, for a notebook."""
         macros: Any = _templates().get_template("blocks.html.j2").module
@@ -136,8 +148,10 @@ class Page:
             packed["data"] = _packed(json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":")))
         if "figures" in data or "curves" in data:
             packed["plotly"] = _packed(_plotly())
+        halves = _halves(self.blocks, self.charts)
         figures = [
-            {"chart": chart, "heights": _heights(*sizes)} for chart, sizes in zip(self.charts, drawn, strict=True)
+            {"chart": chart, "heights": _heights(*sizes), "half": number in halves}
+            for number, (chart, sizes) in enumerate(zip(self.charts, drawn, strict=True))
         ]
         return _templates().get_template("page.html.j2").render(page=self, packed=packed, figures=figures)
 
@@ -177,6 +191,40 @@ def cell(value: Any) -> str:
     return cell(value.item()) if hasattr(value, "item") else str(value)
 
 
+def percent(value: Any) -> str:
+    """A fraction as people write it: four significant digits and a percent sign."""
+    written = cell(100 * value) if isinstance(value, float) else cell(value)
+    return f"{written} %" if isinstance(value, float) and math.isfinite(value) else written
+
+
+def is_fraction(column: str, values: "pd.Series") -> bool:
+    """Return True for a column of accuracies or shares between -1 and 1, which is written in percent."""
+    words = column.split("_")
+    named = ("accuracy" in words or "share" in words) and words[-1] != "step"
+    return named and values.dtype.kind == "f" and bool((values.dropna().abs() <= 1).all())
+
+
+def _writer(column: str, values: "pd.Series") -> Callable[[Any], str]:
+    if is_of_methods(column):
+        return lambda value: cell(method(value))
+    return percent if is_fraction(column, values) else cell
+
+
+def _halves(blocks: Sequence[Block], charts: Sequence[Chart]) -> set[int]:
+    """The numbers of the figures that take half of the width of the page, two beside each other; of an odd one none is left."""
+    found: set[int] = set()
+    for is_figure, group in groupby(blocks, lambda block: block["kind"] == "figure"):
+        own = [block["number"] for block in group if is_figure and _is_clear_in_half(charts[block["number"]])]
+        found |= {*own[: len(own) // 2 * 2]}
+    return found
+
+
+def _is_clear_in_half(chart: Chart) -> bool:
+    labels = {*chart.dashes(), *chart.labels()} - {""}
+    few = len(labels) <= _MOST_LABELS and max(map(len, chart.categories), default=0) <= _LONGEST_CATEGORY
+    return chart.surface is None and len(chart.panels) == 1 and few
+
+
 def _heights(wide: Any, narrow: Any) -> str:
     """The heights of the figure, which are reserved in the page so that nothing moves when it is drawn."""
     sizes = {"wide": wide.layout.height, "narrow": narrow.layout.height}
@@ -203,7 +251,4 @@ def _packed(text: str) -> str:
 
 
 def _plotly() -> str:
-    from plotly.offline import get_plotlyjs
-
-    # Its last line names a map of the sources, which a browser's developer tools would request.
-    return "\n".join(line for line in get_plotlyjs().splitlines() if not line.startswith("//# sourceMappingURL"))
+    return (Path(__file__).parent / "plotly-cartesian.min.js").read_text(encoding="utf-8")

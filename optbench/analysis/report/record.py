@@ -69,7 +69,7 @@ def read(folder: Path, results_dir: Path) -> Page:
                 _check(not address or _is_beside(address), address)
             if block["kind"] == "table" and block["file"]:
                 _check(".." not in Path(block["file"]).parts, block["file"])
-                page.table(pd.read_parquet(_parquet(folder, block["file"])), block["file"])
+                page.table(pd.read_parquet(_parquet(folder, block["file"])), block["file"], _title(page, block))
             elif block["kind"] == "claims":
                 _check(".." not in Path(block["file"]).parts, block["file"])
                 page.claims(pd.read_parquet(_parquet(folder, block["file"])), block["file"])
@@ -98,8 +98,15 @@ def _is_beside(address: str) -> bool:
 def _short(block: Mapping[str, Any]) -> dict[str, Any]:
     """A block without the content of its table's file, and without values that depend on the place of the runs."""
     if block["kind"] in ("table", "claims") and block["file"]:
-        return {"kind": block["kind"], "file": block["file"]}
+        return {name: block[name] for name in ("kind", "file", "title") if block.get(name)}
     return {"kind": "runs"} if block["kind"] == "runs" else dict(block)
+
+
+def _title(page: Page, block: Mapping[str, Any]) -> str:
+    """The title of a table; in a record of an earlier version it is the heading before the table."""
+    if "title" not in block and page.blocks and page.blocks[-1]["kind"] == "subheading":
+        return str(page.blocks.pop()["text"])
+    return str(block.get("title", ""))
 
 
 def _parquet(folder: Path, file: str) -> Path:

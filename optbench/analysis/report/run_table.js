@@ -18,8 +18,9 @@
   }
 
   // As optbench.analysis.page.cell writes them.
-  function text(value) {
+  function text(value, column) {
     if (value === null) return "–";
+    if (column && column.percent && typeof value === "number") return `${text(100 * value)} %`;
     if (typeof value === "boolean") return value ? "yes" : "no";
     if (typeof value !== "number") return String(value);
     if (Number.isInteger(value)) return Math.abs(value) >= 100000 ? value.toLocaleString("en-US") : String(value);
@@ -42,9 +43,13 @@
     fill();
   }
 
+  function isChosen(index, asked) {
+    return (states.size === 0 || states.has(RUNS.rows[index][stateColumn])) && asked.every((word) => words[index].includes(word));
+  }
+
   function chosen() {
     const asked = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-    return order.filter((index) => (states.size === 0 || states.has(RUNS.rows[index][stateColumn])) && asked.every((word) => words[index].includes(word)));
+    return order.filter((index) => isChosen(index, asked));
   }
 
   const search = element("input", {type: "search", placeholder: "Filter: adam batch=512", "aria-label": "Filter the runs by words"});
@@ -68,7 +73,7 @@
   const body = element("tbody");
   const more = element("button", {type: "button", class: "more", onclick: () => { shown += 5 * PAGE; fill(); }});
   const table = element("table", {}, element("thead", {}, element("tr", {}, ...headings, RUNS.links ? element("th", {}, "files") : "")), body);
-  root.append(element("div", {class: "tools"}, search, chips), count, element("div", {class: "wide"}, table), more);
+  root.append(element("div", {class: "tools"}, search, chips), count, element("div", {class: "wide", id: "runs-box"}, table), more);
 
   function fill() {
     const found = chosen();
@@ -90,7 +95,7 @@
       } else if (place === stateColumn) {
         row.append(element("td", {}, element("span", {class: `state ${value}`}, text(value))));
       } else {
-        row.append(element("td", column.number ? {class: "number"} : column.key === "why" ? {class: "why"} : {}, value === null && !column.number ? "" : text(value)));
+        row.append(element("td", column.number ? {class: "number"} : column.key === "why" ? {class: "why"} : {}, value === null && !column.number ? "" : text(value, column)));
       }
     });
     if (RUNS.links) {
@@ -128,5 +133,18 @@
     draw(plot, figure);
   }
 
+  // A run of a figure: shown whatever the filters were, and opened.
+  window.openRun = (id) => {
+    const index = RUNS.rows.findIndex((row) => row[0] === id);
+    if (index < 0) return;
+    search.value = "";
+    states.clear();
+    for (const chip of chips.children) chip.setAttribute("aria-pressed", "false");
+    shown = Math.max(shown, order.indexOf(index) + 1);
+    fill();
+    const row = [...body.rows].find((one) => one.dataset.run === id);
+    open(row.querySelector(".open"), row, index);
+    row.scrollIntoView({block: "start"});
+  };
   fill();
 }());

@@ -13,6 +13,7 @@ import pandas as pd
 
 from optbench.analysis.charts.styles import look
 from optbench.analysis.names import is_of_methods, method
+from optbench.analysis.report.page import is_fraction
 from optbench.analysis.statistics.settings import setting_columns, varied
 from optbench.config import CommandWriter
 from optbench.store import RunDirectory, StoreError
@@ -80,6 +81,7 @@ def data(runs: pd.DataFrame, results_dir: str | Path, folder: Path) -> dict[str,
                 "key": name,
                 "label": name.removeprefix("cell.").replace("_", " ") if name != "run_id" else "run",
                 "number": all(value is None or _is_number(value) for value in column),
+                "percent": is_fraction(name, runs[name]),
             }
             for name, column in zip(columns, values, strict=True)
         ],

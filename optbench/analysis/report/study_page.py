@@ -157,8 +157,7 @@ def page(study: Study, findings: Findings, folder: Path, found: Searched | None 
     if findings.tables:
         made.heading("Tables")
         for name, table in findings.tables.items():
-            made.subheading(name.replace("_", " ").capitalize())
-            made.table(table, f"tables/{name}.csv")
+            made.table(table, f"tables/{name}.csv", name.replace("_", " ").capitalize())
     _unsuccessful(made, study)
     made.heading("Runs")
     made.blocks.append({"kind": "runs"})
@@ -214,7 +213,7 @@ def _unsuccessful(made: Page, study: Study) -> None:
         made.paragraph(f"The first {_MOST_UNSUCCESSFUL:,} are shown; tables/runs.csv has all of them.")
         table = table.head(_MOST_UNSUCCESSFUL)
     table = table.assign(why=_without_place(table["why"], study))
-    made.table(table.dropna(axis=1, how="all"))
+    made.table(table.dropna(axis=1, how="all"), title="Which, and why")
 
 
 def _without_place(messages: Iterable[str], study: Study) -> list[str]:
