@@ -62,5 +62,5 @@ def inclusion_failures(
             })  # fmt: skip
     columns = ["container", "contained", "cell", "difference", "low", "high", "seeds", "p", "failed"]
     table = pd.DataFrame(rows, columns=columns)
-    table.insert(8, "p_holm", holm(table["p"].to_numpy(float)))
+    table.insert(8, "p_holm", holm(table["p"].to_list()))
     return table.assign(failed=table["failed"].astype(bool) | (table["p_holm"] < 1 - level))

@@ -139,4 +139,5 @@ def _resampled(
     for members in groups:
         drawn[:, members] = members[generator.integers(len(members), size=(repetitions, len(members)))]
     seeds = generator.integers(x.shape[1], size=(repetitions, x.shape[1]))
-    return _correlations(*(values[drawn[:, :, None], seeds[:, None, :]] for values in (x, y)), groups)
+    first, second = (values[drawn[:, :, None], seeds[:, None, :]] for values in (x, y))
+    return _correlations(first, second, groups)
