@@ -174,7 +174,8 @@ def _notes(best: pd.DataFrame, matched: pd.DataFrame, added: pd.DataFrame) -> Se
         "For the settings found, intervals are 95 % Student intervals of differences paired by seed: they say what these "
         "settings do with other seeds. For new searches of the same space and size, trials and seeds are resampled and the best "
         "trial is chosen again. Such a difference is undecided if its interval and the percentiles of the resamples disagree "
-        "about zero. There is no correction for the number of differences, and what lies inside an interval has not been ruled out."
+        "about zero. There is no correction for the number of differences, and what lies inside an interval has not been ruled "
+        "out."
     ]
     missing = best[best["trial"].isna()]
     if len(missing):
