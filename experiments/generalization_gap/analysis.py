@@ -1,11 +1,10 @@
 """The gap and the test accuracy against batch size, and the gain of each remedy over the plain large batch."""
 
-import math
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 from gap_conditions import METRIC, PLAIN, conditions, of_best_trials
+from gap_differences import SMALL, points, remedies, small_minus_large, told
 from gap_sharpness import MEASURE, MEASURES, lines_between, sharpness_notes, solutions
 
 from optbench.analysis.charts.chart import Chart, Reference, Series
@@ -13,18 +12,13 @@ from optbench.analysis.findings import Findings
 from optbench.analysis.laws.gap import METRICS, gap_by_batch
 from optbench.analysis.laws.minima import line_chart, measures_chart, ratios
 from optbench.analysis.names import method
-from optbench.analysis.statistics.intervals import Interval, student
-from optbench.analysis.statistics.pairs import differences_by_seed
 from optbench.analysis.statistics.selection import select
 from optbench.analysis.study import Study
 
 QUESTION = "Do large batches generalize worse than small ones, or are they only tuned worse, and which remedy helps?"
-SMALL = "small batch"
-#: The ways to choose the trial of a remedy.
-KEPT, TUNED = "trial of the small batch", "best trial at the large batch"
-#: These scale the rate of the small batch's trial, and are not tuned again.
-RULES = ("linear scaling", "square-root scaling")
 MATCHES = {"epoch": "the same epochs", "step": "the same updates", "train_loss": "the same train loss"}
+
+REPETITIONS = 2000
 
 
 def analyse(study: Study) -> Findings:
@@ -39,7 +33,7 @@ def analyse(study: Study) -> Findings:
     best = select(plain, ["optimizer", "batch"], METRIC)
     chosen = of_best_trials(plain, best)
     matched = _matched(study, chosen)
-    losses, remedies = _losses(chosen), _remedies(runs, best)
+    losses, added = small_minus_large(plain, chosen, REPETITIONS), remedies(runs, best, REPETITIONS)
     sharpness, lines = solutions(study, chosen), lines_between(study, chosen)
     sharper = ratios(sharpness, "optimizer", MEASURES)
     charts = [
@@ -47,7 +41,7 @@ def analyse(study: Study) -> Findings:
         _by_batch(best, "gap_loss", "Generalization gap in loss", "Test minus train loss"),
         _by_batch(best, "test_accuracy", "Test accuracy", "Test accuracy"),
         _matched_chart(matched),
-        _remedies_chart(remedies),
+        _remedies_chart(added),
         measures_chart(
             sharpness, "optimizer", MEASURES, "sharpness", "Sharpness of small- and large-batch solutions", True
         ),
@@ -57,39 +51,13 @@ def analyse(study: Study) -> Findings:
         "best_trials": best,
         "small_minus_large": losses,
         "matched": matched,
-        "remedies": remedies,
+        "remedies": added,
         "sharpness": sharpness,
         "large_over_small_sharpness": sharper,
     }
     kept = {name: table for name, table in tables.items() if len(table)}
-    notes = [*_notes(best, matched, remedies), *sharpness_notes(sharper)]
-    return Findings(QUESTION, _answer(losses, remedies), [c for c in charts if c.series], kept, notes, [MEASURE])
-
-
-def _mean(differences: pd.Series) -> Interval:
-    return student(differences[np.isfinite(differences)].to_numpy(float))
-
-
-def _losses(chosen: pd.DataFrame) -> pd.DataFrame:
-    """For every optimizer, the test accuracy and the gap of the smallest batch minus those of the largest, by seed."""
-    rows = []
-    for optimizer, own in chosen.groupby("optimizer"):
-        small, large = own["batch"].min(), own["batch"].max()
-        if small == large:
-            continue
-        for metric in ("test_accuracy", "gap_accuracy", "gap_loss"):
-            pairs = differences_by_seed(own, metric, "batch", small, large, match=("seed",))
-            found = _mean(pairs["difference"])
-            row = {
-                "optimizer": optimizer,
-                "metric": metric,
-                "small": small,
-                "large": large,
-                "difference": found.estimate,
-            }
-            seeds = int(np.isfinite(pairs["difference"]).sum())
-            rows.append(row | {"low": found.low, "high": found.high, "seeds": seeds})
-    return pd.DataFrame(rows)
+    notes = [*_notes(best, matched, added), *sharpness_notes(sharper)]
+    return Findings(QUESTION, _answer(losses, added), [c for c in charts if c.series], kept, notes, [MEASURE])
 
 
 def _matched(study: Study, chosen: pd.DataFrame) -> pd.DataFrame:
@@ -97,42 +65,6 @@ def _matched(study: Study, chosen: pd.DataFrame) -> pd.DataFrame:
     history = study.histories(["event", "step", "epoch", *METRICS])
     tables = [gap_by_batch(chosen, history, match) for match in MATCHES] if len(chosen) else []  # type: ignore[arg-type]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-
-
-def _remedies(runs: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
-    """Test accuracy of every remedy minus that of the plain large batch, paired by seed, by both ways to choose the trial."""
-    momentum = best[(best["optimizer"] == "momentum") & best["trial"].notna()].sort_values("batch")
-    own = runs[runs["optimizer"].isin(["momentum", "lars"])]
-    if momentum.empty or own.empty:
-        return pd.DataFrame()
-    small, large = own["batch"].min(), own["batch"].max()
-    at_large, at_small = own[own["batch"] == large], own[(own["batch"] == small) & (own["condition"] == PLAIN)]
-    frame = pd.concat([at_large, at_small.assign(condition=SMALL)])
-    tuned = (
-        select(frame, ["condition"], METRIC, ["test_accuracy"]).dropna(subset="trial").set_index("condition")["trial"]
-    )
-    rows = []
-    for way in (KEPT, TUNED):
-        if (SMALL if way == KEPT else PLAIN) not in tuned:
-            continue
-        for condition in dict.fromkeys(frame["condition"]):
-            unfit = condition == "LARS" if way == KEPT else condition in RULES
-            if condition == PLAIN or unfit or condition not in tuned:
-                continue
-            trials = {name: tuned[SMALL] if way == KEPT else tuned[name] for name in (condition, PLAIN)}
-            picked = frame[frame["trial"] == frame["condition"].map(trials)]
-            values = picked[(picked["condition"] == condition) & (picked["status"] == "done")]["test_accuracy"]
-            pairs = differences_by_seed(picked, "test_accuracy", "condition", condition, PLAIN, match=("seed",))
-            found, finite = _mean(pairs["difference"]), np.isfinite(pairs["difference"])
-            row = {
-                "remedy": condition,
-                "chosen": way,
-                "trial": int(trials[condition]),
-                "batch": small if condition == SMALL else large,
-            }
-            row |= {"test_accuracy": values.mean(), "difference": found.estimate, "low": found.low, "high": found.high}
-            rows.append(row | {"seeds": int(finite.sum()), "pairs_diverged": int((~finite).sum())})
-    return pd.DataFrame(rows)
 
 
 # ---- charts -------------------------------------------------------------------------------------------------------------
@@ -186,10 +118,10 @@ def _matched_chart(matched: pd.DataFrame) -> Chart:
     )
 
 
-def _remedies_chart(remedies: pd.DataFrame) -> Chart:
+def _remedies_chart(added: pd.DataFrame) -> Chart:
     series = []
-    if len(remedies):
-        for way, rows in remedies[remedies["seeds"] > 0].groupby("chosen"):
+    if len(added):
+        for way, rows in added[added["seeds"] > 0].groupby("chosen"):
             series.append(
                 Series(
                     label=str(way),
@@ -203,7 +135,8 @@ def _remedies_chart(remedies: pd.DataFrame) -> Chart:
     return Chart(
         name="remedies",
         title="What the remedies add to the plain large batch",
-        caption="Differences of test accuracy to momentum SGD at the large batch, paired by seed; 95 % Student intervals.",
+        caption="Differences of test accuracy to momentum SGD at the large batch, paired by seed; 95 % Student intervals, for "
+        "the settings found.",
         y_label="Test accuracy gained (points)",
         horizontal=True,
         series=series,
@@ -214,36 +147,35 @@ def _remedies_chart(remedies: pd.DataFrame) -> Chart:
 # ---- words --------------------------------------------------------------------------------------------------------------
 
 
-def _points(row: pd.Series) -> str:
-    if math.isnan(row["low"]):
-        return f"{100 * row['difference']:+.2f} points (one seed: no interval)"
-    return f"{100 * row['difference']:+.2f} points [{100 * row['low']:+.2f}, {100 * row['high']:+.2f}]"
-
-
-def _answer(losses: pd.DataFrame, remedies: pd.DataFrame) -> str:
+def _answer(losses: pd.DataFrame, added: pd.DataFrame) -> str:
     rows = losses[(losses["metric"] == "test_accuracy") & (losses["seeds"] > 0)] if len(losses) else losses
     if rows.empty:
         return "Not enough runs for an answer: no optimizer has seeds that are done at two batch sizes."
-    each = [f"{row['optimizer']} {_points(row)}" for _, row in rows.iterrows()]
+    each = [f"{row['optimizer']} {points(row)}" for _, row in rows.iterrows()]
     sizes = f"batch {rows['small'].min()} instead of {rows['large'].max()}"
-    words = f"With the best trial at every batch, {sizes} changes test accuracy by: {', '.join(each)}."
-    known = remedies[(remedies["remedy"] != SMALL) & (remedies["seeds"] > 0)] if len(remedies) else remedies
+    words = (
+        f"With the best trial at every batch, {sizes} changes test accuracy by: {'; '.join(each)}. "
+        f"Differences told from zero: {told(rows)}."
+    )
+    known = added[(added["remedy"] != SMALL) & (added["seeds"] > 0)] if len(added) else added
     if known.empty:
         return f"{words} Not enough runs for the remedies."
     best = []
-    for way, rows in known.groupby("chosen", sort=False):
-        top, helpful = rows.iloc[int(rows["difference"].argmax())], int((rows["low"] > 0).sum())
+    for way, own in known.groupby("chosen", sort=False):
+        top = own.iloc[int(own["difference"].argmax())]
         best.append(
-            f"with the {way}, {top['remedy']} adds the most, {_points(top)}, and {helpful} of {len(rows)} have an interval above "
-            "zero, each alone"
+            f"with the {way}, {top['remedy']} adds the most, {points(top)} (told from zero, each alone: {told(own)})"
         )
     return f"{words} Of the remedies at batch {known['batch'].iloc[0]}, {'; '.join(best)}."
 
 
-def _notes(best: pd.DataFrame, matched: pd.DataFrame, remedies: pd.DataFrame) -> Sequence[str]:
+def _notes(best: pd.DataFrame, matched: pd.DataFrame, added: pd.DataFrame) -> Sequence[str]:
     notes = [
-        "Intervals are 95 % Student intervals of differences paired by seed, without a correction for their number, and "
-        "without the chance of the choice of trials. What lies inside an interval has not been ruled out."
+        "For the settings found, intervals are 95 % Student intervals of differences paired by seed: they say what these "
+        "settings do with other seeds. For new searches of the same space and size, trials and seeds are resampled and the best "
+        "trial is chosen again. Such a difference is undecided if its interval and the percentiles of the resamples disagree "
+        "about zero. There is no correction for the number of differences, and what lies inside an interval has not been ruled "
+        "out."
     ]
     missing = best[best["trial"].isna()]
     if len(missing):
@@ -258,13 +190,13 @@ def _notes(best: pd.DataFrame, matched: pd.DataFrame, remedies: pd.DataFrame) ->
             notes.append(
                 f"At {words}, {lost} of {len(own)} points lack runs, whose evaluations do not span the common value."
             )
-    if len(remedies):
-        small = remedies[(remedies["remedy"] == SMALL) & (remedies["seeds"] > 0)]
+    if len(added):
+        small = added[(added["remedy"] == SMALL) & (added["seeds"] > 0)]
         for _, row in small.iterrows():
             notes.append(
-                f"What there is to win ({row['chosen']}): batch {row['batch']} gains {_points(row)} over the plain large batch."
+                f"What there is to win ({row['chosen']}): batch {row['batch']} gains {points(row)} over the plain large batch."
             )
-        if lost := int(remedies["pairs_diverged"].sum()):
+        if lost := int(added["pairs_diverged"].sum()):
             notes.append(
                 f"{lost} pairs of runs with a remedy and without have no difference, since one of them diverged."
             )

@@ -217,11 +217,36 @@ def test_the_generalization_gap_is_found_with_what_the_remedies_add(tmp_path):
         assert remedies.loc[(name, kept), "difference"] == pytest.approx(gain, abs=3e-4), name
     assert (remedies["trial"] == 1).all()
     assert "momentum +4.0" in findings.answer
+    # Trials and seeds have the same effect at both batches, so that another search finds the same difference.
+    assert losses.loc["test_accuracy", "search_difference"] == pytest.approx(0.04, abs=3e-4)
+    assert losses["search"].tolist() == ["above", "below", "below"]
+    assert remedies.loc[("warm-up", kept), "search"] == "below"
+    assert remedies.loc[("longer training", "best trial at the large batch"), "search_low"] > 0.025
+    assert "for the settings found and [" in findings.answer
+    assert "Differences told from zero: 1 of 1 for the settings found, 1 for new searches." in findings.answer
     assert "longer training" in findings.answer
     # At 20 steps all runs have the accuracies of their ends.
     matched = findings.tables["matched"].set_index(["match", "batch"])
     assert matched.loc[("step", 256), "test_accuracy_excess"] == pytest.approx(0.04, abs=3e-4)
     drawn(findings)
+
+
+def test_a_difference_of_settings_that_another_search_need_not_find(tmp_path):
+    """Four trials whose effect changes with the batch: 1 to 3 % better at batch 32, and the reverse in another order."""
+    runs = []
+    for seed in range(4):
+        for batch, quality in ((32, (0.90, 0.86, 0.82, 0.78)), (256, (0.80, 0.88, 0.84, 0.86))):
+            for trial, test in enumerate(quality):
+                config = configured(batch=batch, seed=seed, trial=trial)
+                metrics = accuracies(test + 0.002 * ((3 * seed + batch // 32) % 4), 0.05)
+                runs.append((config, summarized(config, **metrics), "done", []))
+    findings = analyse("generalization_gap", store(tmp_path, "generalization_gap", runs))
+    row = findings.tables["small_minus_large"].set_index("metric").loc["test_accuracy"]
+    assert row["difference"] == pytest.approx(0.02, abs=0.003)
+    assert row["low"] > 0
+    assert row["search_low"] < 0 < row["search_high"]
+    assert row["search"] in ("not told", "undecided")
+    assert "1 of 1 for the settings found, 0 for new searches" in findings.answer
 
 
 def rate_runs(exponents, seeds=2, batches=(16, 32, 64, 256, 1024), bend=math.inf):

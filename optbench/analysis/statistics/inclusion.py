@@ -17,7 +17,7 @@ from optbench.analysis.statistics.intervals import student
 from optbench.analysis.statistics.search_intervals import Search, winner_results
 
 
-def holm(p: Sequence[float]) -> np.ndarray:
+def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
     """The p-values of several tests adjusted so that the chance of any false rejection is kept; NaN is no test.
 
     The i-th smallest of m is multiplied by m - i + 1, and raised to the largest before it, up to 1.

@@ -69,11 +69,9 @@ def rank_correlation(
         raise ValueError(f"partial {list(partial)}: must be among the columns of units, {list(units)}")
     table = frame.dropna(subset=[measure, outcome])
     wide = table.pivot(index=list(units), columns=blocks, values=[measure, outcome]).dropna(axis=1)
-    # A replica counts if both of its values are there.
-    kept = [name for name in wide[measure].columns if name in wide[outcome].columns] if len(wide.columns) else []
-    if len(wide) == 0 or not kept:
+    if wide.empty:
         return RankCorrelation(math.nan, math.nan, math.nan, math.nan, len(wide), 0, True)
-    x, y = (wide[name][kept].to_numpy(float) for name in (measure, outcome))
+    x, y = (wide[name].to_numpy(float) for name in (measure, outcome))
     keys = wide.index.to_frame(index=False)[list(partial)]
     group = keys.groupby(list(partial)).ngroup().to_numpy() if partial else np.zeros(len(wide), int)
     groups = [np.flatnonzero(group == number) for number in range(group.max() + 1)]
@@ -139,5 +137,5 @@ def _resampled(
     for members in groups:
         drawn[:, members] = members[generator.integers(len(members), size=(repetitions, len(members)))]
     seeds = generator.integers(x.shape[1], size=(repetitions, x.shape[1]))
-    first, second = (values[drawn[:, :, None], seeds[:, None, :]] for values in (x, y))
-    return _correlations(first, second, groups)
+    cells = drawn[:, :, None], seeds[:, None, :]
+    return _correlations(x[cells], y[cells], groups)

@@ -14,7 +14,7 @@ search, se the standard deviation over resamples, and t a quantile of Student's 
 
 A resample holds the best trial with probability 1 - (1 - 1/T)^T, about 0.65, so that its best is worse than that of the search.
 This shifts the percentiles and not the standard deviation: in simulated searches of 8 to 24 trials the interval covers the
-expected winner 91 to 98 % of the time, percentiles 78 to 97 %, and Student's interval over the winner's seeds 38 to 90 %. It is
+expected winner 88 to 98 % of the time, percentiles 75 to 97 %, and Student's interval over the winner's seeds 38 to 90 %. It is
 not valid for a search that draws trials by the results of earlier ones. Resamples without any good trial are rare and far away:
 with 2,000 of them the error of a search in which many trials fail is known to a tenth.
 
