@@ -106,7 +106,7 @@ def test_an_accuracy_is_that_of_a_guess_at_step_0(runs, histories):
     loss = histories.assign(validation_loss=1 - histories["validation_accuracy"])
     table = times_to_target(known, loss, 0.5, "validation_loss").set_index("run_id")
     assert table.loc["fell", "steps_to_target"] == 10
-    # A run that was evaluated at step 0 is not at a guess before it.
+    # A run that reaches it in an evaluation at step 0 has the time 0.
     at_start = histories.assign(step=histories["step"] - 10)
     assert times_to_target(known, at_start, 0.5).set_index("run_id").loc["fell", "steps_to_target"] == 0
 

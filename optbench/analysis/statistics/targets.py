@@ -76,8 +76,7 @@ def times_to_target(
         if (evaluated := groups.get(str(run_id))) is not None:
             values = pd.to_numeric(evaluated[metric], errors="coerce").to_numpy(float)
             steps = evaluated["step"].to_numpy(float)
-            before = math.nan if len(steps) and steps[0] == 0 else start
-            position = crossing(values, target, higher_is_better(metric), before)
+            position = crossing(values, target, higher_is_better(metric), start)
             after = position if math.isinf(position) else math.ceil(position)
             position = position if interpolate else after
             times = {name: at_position(evaluated[column].to_numpy(float), position) for name, column in TIMES.items()}
