@@ -20,7 +20,9 @@ def steps_chart(
         sizes, means = rows["batch"].to_numpy(float), rows["restricted_mean"].to_numpy(float)
         bars: dict[str, list[float]] = {}
         if optimizer in fits:
+            # With times that the evaluations do not resolve at the middle of their bounds, as the fit has them.
             of_search = [fits[optimizer].steps[size] for size in sizes]
+            means = np.array([each.estimate for each in of_search])
             bars = {"low": [each.low for each in of_search], "high": [each.high for each in of_search]}
         series.append(Series(label="measured", x=sizes, y=means, panel=panel, kind="points", **bars))
         between = np.geomspace(sizes.min(), sizes.max(), 40)

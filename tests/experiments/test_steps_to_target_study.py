@@ -100,6 +100,10 @@ def test_times_shorter_than_the_evaluations_allow_are_said_not_to_identify_it(tm
     assert "not identified" in findings.answer
     assert "1024" in table.loc[(0.8, "kfac"), "unresolved"]
     assert any(note.startswith("Times shorter than five intervals") for note in findings.notes)
+    chart = next(chart for chart in findings.charts if chart.name == "steps_to_target")
+    for series in (series for series in chart.series if series.label == "measured"):
+        assert series.y[-1] == 10  # the middle of the first interval, as in the fit
+        assert (np.array(series.low) <= series.y).all()
 
 
 def test_one_seed_has_no_intervals(tmp_path):
