@@ -26,6 +26,9 @@ def report(words: Sequence[str]) -> int:
     parser.add_argument("name", metavar="NAME", help="of the experiment (its latest sweep) or of the sweep")
     parser.add_argument("--scale", metavar="SCALE", help="of the experiment: smoke, laptop, full, ...")
     parser.add_argument("--output", metavar="DIR", help="where to write (default: RESULTS/SWEEP)")
+    parser.add_argument(
+        "--latex", action="store_true", help="write the tables of the findings as LaTeX, too (booktabs)"
+    )
     parser.add_results_dir()
     given = parser.parse_args(list(words))
     # pandas, matplotlib and plotly take a second to import.
@@ -46,7 +49,7 @@ def report(words: Sequence[str]) -> int:
         raise UserError(f"--output {folder}: is not a folder; accepted: a folder, or one to be made")
     check_writable(folder)
     findings = _findings(study)
-    path = study_page.write(study, findings, folder)
+    path = study_page.write(study, findings, folder, given.latex)
     for line in (
         study_page.unfinished(study),
         CodeOfRuns(study).mixture(),

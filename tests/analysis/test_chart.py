@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from optbench.analysis.charts.chart import Chart, Reference, Series, Surface, Values, in_one_style
+from optbench.analysis.charts.paper import save
 from optbench.analysis.charts.records import from_record, to_record
 from optbench.analysis.charts.styles import LOOKS, PALETTE, look, shaded
 from optbench.analysis.findings import Findings
@@ -282,7 +283,7 @@ def test_batch_sizes_are_shades_in_their_order_and_never_repeat():
 @pytest.mark.parametrize(
     ("values", "ticks"),
     [([1e-6, 1.0], {"dtick": 1, "exponentformat": "power"}), ([1e-12, 1.0], {"dtick": 2, "exponentformat": "power"}),
-     ([1.0, 99.0], {"dtick": "D2", "tickformat": ".3~g"}), ([1.0, 9.0], {"nticks": 5, "tickformat": ".3~g"})],
+     ([1.0, 99.0], {"dtick": "D2", "tickformat": ".3~g"}), ([1.0, 3.0], {"nticks": 5, "tickformat": ".3~g"})],
 )  # fmt: skip
 def test_ticks_of_a_logarithmic_axis_are_whole_numbers_that_do_not_overlap(values, ticks):
     chart = Chart(name="a", title="A", log_y=True, series=[Series(label="a", x=[1, 2], y=values)])
@@ -305,3 +306,17 @@ def test_points_that_are_runs_have_one_run_each():
     chart = Chart(name="a", title="A", series=[Series(label="a", x=[1, 2], y=[1, 2], runs=["one", "two"])])
     assert chart.plotly().data[0].meta == {"runs": ["one", "two"]}
     assert from_record(to_record(chart)).series == chart.series
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("x", [[1, 2], ["a", "b"]])
+@pytest.mark.parametrize("y", [[], [float("nan")] * 2, [0.0, -1.0], [1.0, float("nan")]])
+def test_what_is_missing_draws_no_warning(x, y, log, tmp_path):
+    interval = {"low": y, "high": y} if y else {}
+    series = Series(label="a", x=x[: len(y)], y=y, panel="p", **interval)
+    drawn = Chart(name="a", title="A", log_x=log, log_y=log, ticks_at_x=not isinstance(x[0], str), series=[series])
+    drawn.plotly()
+    save(drawn.matplotlib(), tmp_path / "a")
+    assert drawn.has_values == (len(y) > 0 and bool(np.isfinite(y).any()))
+    assert not Chart(name="a", title="A").has_values

@@ -47,6 +47,7 @@ def findings():
             references=[Reference(0.5, "chance")],
             series=[Series(label="best", x=names, y=[0.8] * 9, low=[0.7] * 9, high=[0.9] * 9, kind="points")],
         ),
+        Chart(name="nothing", title="Steps of <K-FAC>", series=[Series(label="a", x=[1], y=[float("nan")])]),
         Chart(
             name="beside",
             title="Categories in several panels",
@@ -369,9 +370,11 @@ def test_the_page_says_what_it_stands_on(written):
     for words in (
         "Is &lt;b&gt; &amp; co. shown?",
         "It is, 0.93 [0.81, 1.06].",
-        "2 of 24 runs are not done (1 failed, 1 missing), and nobody works on them: what follows stands on the other 22.",
+        "2 of 24 runs are not done (1 failed, 1 missing), and nobody works on them: what follows stands on the other 22. "
+        "Needs 2 more runs: python -m optbench retry things",
         "Scale smoke. This stands on 24 runs: 21 done, 1 diverged, 1 failed, 1 missing; 3 seeds (0, 1, 2); 2 trials (0, 1).",
         "It contradicts the paper.",
+        "Not drawn, because no run has come so far: Steps of &lt;K-FAC&gt;.",
         "the loss was 99 at step 7",
         "out of &lt;memory&gt;",
         "optbench 0.1.0, torch 2.13.0, python 3.11.7",

@@ -57,6 +57,16 @@ def test_a_study_is_reported_by_its_own_analysis(tmp_path, experiments, capsys):
     assert 'class="banner"' not in (folder / "index.html").read_text()
 
 
+def test_tables_are_written_as_latex_too(tmp_path, capsys):
+    sweep(tmp_path, "plain")
+    assert run("report", "plain", "--results-dir", tmp_path, "--latex") == 0
+    tables = tmp_path / "plain" / "tables"
+    assert sorted(path.stem for path in tables.glob("*.tex")) == sorted(
+        path.stem for path in tables.glob("*.csv") if path.stem != "runs"
+    )
+    assert "\\toprule\noptimizer & batch & trial" in (tables / "best_settings.tex").read_text()
+
+
 def test_while_a_sweep_is_not_over_its_analysis_may_need_more(tmp_path, experiments, capsys):
     sweep(tmp_path, "things", {0: "pending", 1: "failed"})
     assert run("report", "things", "--results-dir", tmp_path, "--output", tmp_path / "elsewhere") == 0

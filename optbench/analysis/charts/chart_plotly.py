@@ -24,9 +24,11 @@ _LINE = 24
 _LETTERS_IN_A_ROW = 60
 _NARROW_LETTERS = 22
 # The number of ticks with labels for which a page has room.
-_MOST_TICKS = 24
+_MOST_TICKS = 20
 # Over more decades than these a logarithmic axis shows only powers of ten, and about so many of them.
 _DECADES_WITH_DIGITS, _MOST_POWERS = 2.5, 6
+# Over fewer decades than these 1, 2 and 5 would be less than two labels.
+_DECADES_WITH_LINEAR_TICKS = 0.6
 
 
 def draw(chart: Layout, narrow: bool = False) -> go.Figure:
@@ -119,7 +121,7 @@ def _add_axes(
         of_arguments |= _categories(chart, categories, columns)
     elif chart.ticks_at_x:
         ticks = chart.ticks()
-        ticks = ticks[:: math.ceil(len(ticks) / (_MOST_TICKS // columns))]
+        ticks = ticks[:: max(1, math.ceil(len(ticks) / (_MOST_TICKS // columns)))]
         of_arguments |= {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
     if chart.log_x and not chart.categories:
         of_arguments["type"] = "log"
@@ -136,13 +138,13 @@ def _add_axes(
 
 
 def _decimal_ticks(decades: float) -> dict[str, Any]:
-    """The ticks of a logarithmic axis: powers of ten over many decades, and 1, 2, 5 or every digit over a few.
+    """The ticks of a logarithmic axis: powers of ten over many decades, and 1, 2, 5 over a few.
 
     By itself plotly writes the digits between two powers small and without their power, and one over the other.
     """
     if decades > _DECADES_WITH_DIGITS:
         return {"dtick": max(1, round(decades / _MOST_POWERS)), "exponentformat": "power"}
-    if decades > 1:
+    if decades > _DECADES_WITH_LINEAR_TICKS:
         return {"dtick": "D2", "tickformat": ".3~g"}
     return {"nticks": 5, "tickformat": ".3~g"}
 

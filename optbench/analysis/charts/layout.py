@@ -208,6 +208,12 @@ class Layout:
         return {label: number for number, label in enumerate(dict.fromkeys(labels))}
 
     @property
+    def has_values(self) -> bool:
+        """True if there is anything to draw besides laws and limits."""
+        drawn = (series.values for series in self.series if not series.is_reference)
+        return self.surface is not None or any(np.isfinite(values).any() for values in drawn)
+
+    @property
     def has_runs(self) -> bool:
         """True if a series says which runs its points are."""
         return any(series.runs is not None for series in self.series)

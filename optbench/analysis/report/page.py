@@ -96,7 +96,7 @@ class Page:
         """
         shown = frame.head(MOST_ROWS)
         columns = [{"label": heading(str(name)), "number": shown[name].dtype.kind in "iufb"} for name in shown]
-        written = [_writer(str(name), shown[name]) for name in shown]
+        written = [writer(str(name), shown[name]) for name in shown]
         rows = [
             [write(value) for value, write in zip(row, written, strict=True)] for row in shown.itertuples(index=False)
         ]
@@ -204,7 +204,8 @@ def is_fraction(column: str, values: "pd.Series") -> bool:
     return named and values.dtype.kind == "f" and bool((values.dropna().abs() <= 1).all())
 
 
-def _writer(column: str, values: "pd.Series") -> Callable[[Any], str]:
+def writer(column: str, values: "pd.Series") -> Callable[[Any], str]:
+    """The function that writes the values of a column of a table: titles of methods, percent, or four significant digits."""
     if is_of_methods(column):
         return lambda value: cell(method(value))
     return percent if is_fraction(column, values) else cell

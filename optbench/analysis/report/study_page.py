@@ -14,6 +14,7 @@ from optbench.analysis.charts.chart import in_one_style
 from optbench.analysis.findings import Findings
 from optbench.analysis.report import record, run_table
 from optbench.analysis.report.code_of_runs import CodeOfRuns
+from optbench.analysis.report.latex import latex
 from optbench.analysis.report.page import Page
 from optbench.analysis.report.protocol import protocol
 from optbench.analysis.report.searched import TABLE, Searched
@@ -30,20 +31,24 @@ _LONG = 20_000  # rows of a table
 _CLAIMS = "claims"
 
 
-def write(study: Study, findings: Findings, folder: Path) -> Path:
+def write(study: Study, findings: Findings, folder: Path, as_latex: bool = False) -> Path:
     """Write index.html, tables/ (CSV and parquet), figures/ (PNG and PDF) and page/ to ``folder``; returns the page's path.
 
-    page/ holds the other parts of the page (`optbench.analysis.report.record`).
+    page/ holds the other parts of the page (`optbench.analysis.report.record`). as_latex: tables of the findings as LaTeX, too.
 
     Raises `optbench.store.StoreError` if the file system refuses.
     """
-    from optbench.store.files import refuse_links_in, reporting
+    from optbench.store.files import refuse_links_in, reporting, write_atomically
 
     for place in (folder, *(folder / name for name in ("tables", "figures", record.FOLDER))):
         refuse_links_in(place.resolve() if place is folder else place)
     with reporting("create", folder):
         (folder / "tables").mkdir(parents=True, exist_ok=True)
     found = Searched.of(study)
+    empty = [chart.title for chart in findings.charts if not chart.has_values]
+    if empty:
+        notes = [*findings.notes, f"Not drawn, because no run has come so far: {'; '.join(empty)}."]
+        findings = replace(findings, charts=[chart for chart in findings.charts if chart.has_values], notes=notes)
     charts = in_one_style([*findings.charts, *(found.charts if found else ())])
     findings = replace(findings, charts=charts[: len(findings.charts)])
     found = replace(found, charts=charts[len(findings.charts) :]) if found else None
@@ -53,6 +58,8 @@ def write(study: Study, findings: Findings, folder: Path) -> Path:
         tables[_CLAIMS] = claims.table(findings.claims, study.name, study.scale or "")
     for name, table in {**tables, "runs": run_table.as_table(runs)}.items():
         write_table(table, folder / "tables" / name)
+    for name, table in tables.items() if as_latex else ():
+        write_atomically(folder / "tables" / f"{name}.tex", latex(table).encode())
     shown = run_table.shown(runs)
     run_ids = list(shown["run_id"])
     commands = run_table.commands([study.plan.directory(run_id) for run_id in run_ids])
@@ -134,7 +141,7 @@ def page(study: Study, findings: Findings, folder: Path, found: Searched | None 
     made = Page(study.name.replace("_", " ").capitalize())
     made.paragraph(findings.question, "question")
     if banner := unfinished(study):
-        made.paragraph(banner, "banner")
+        made.paragraph(banner.replace(study.plan.place or "\n", ""), "banner")
     code = CodeOfRuns(study)
     if mixture := code.mixture():
         made.paragraph(mixture, "banner")
@@ -172,7 +179,7 @@ def page(study: Study, findings: Findings, folder: Path, found: Searched | None 
 
 
 def unfinished(study: Study) -> str:
-    """A sentence about the runs that have not ended; empty if all have."""
+    """Sentences about the runs that have not ended, with the command that trains them; empty if all have."""
     left, total = study.open_runs, len(study.cells)
     if not left:
         return ""
@@ -180,7 +187,8 @@ def unfinished(study: Study) -> str:
     words = f"{left} of {total} runs {'is' if left == 1 else 'are'} not done ({in_words(counts).partition(': ')[2]})"
     if study.in_hand:
         return f"{words}: what follows will change."
-    return f"{words}, and nobody works on them: what follows stands on the other {total - left}."
+    needs = f"Needs {left} more run{'' if left == 1 else 's'}: {study.plan.command('retry')}"
+    return f"{words}, and nobody works on them: what follows stands on the other {total - left}. {needs}"
 
 
 def stands_on(study: Study) -> str:
