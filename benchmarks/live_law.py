@@ -44,16 +44,16 @@ def check(searched: LossCurves, line: LossCurves) -> pd.DataFrame:
     x = np.log(searched.batches)
     rows = []
     for b, batch in enumerate(line.batches):
-        at = [
+        at, resampled = (
             np.array([np.interp(math.log(batch), x, np.log(row)) for row in rates])
             for rates in (searched.optima.rates, searched.resampled_optima.rates)
-        ]
-        predicted = searched.interval(*at)
+        )
+        predicted = searched.interval(at, resampled)
         own = line.interval(np.log(line.optima.rates[:, b]), np.log(line.resampled_optima.rates[:, b]))
         rate = math.exp(predicted.estimate)
         cost, drawn = (
-            line.excess(np.full((len(table), len(line.batches)), rate), resampled)[:, b]
-            for table, resampled in ((line.tables, False), (line.resampled, True))
+            line.excess(np.full((len(table), len(line.batches)), rate), of_resampled)[:, b]
+            for table, of_resampled in ((line.tables, False), (line.resampled, True))
         )
         excess = line.interval(cost, drawn)
         rows.append({

@@ -1,9 +1,7 @@
 """A page as one self-contained HTML file, with its style, its program, plotly.js and its data.
 
 It works from the disk without a network: a policy in its head forbids all requests. plotly.js and the data are compressed to less
-than half of their size, and the browser unpacks them after it has shown the text. plotly-cartesian.min.js beside this file is a
-build of plotly.js by its authors, under the licence in plotly-cartesian.LICENSE: it has the kinds of figures that optbench draws,
-and is a third of the size of the whole plotly.js that comes with the Python package.
+than half of their size, and the browser unpacks them after it has shown the text.
 
 A page is a list of blocks, which are plain data; page.html.j2 and blocks.html.j2 convert them to HTML and escape all text.
 """
@@ -252,4 +250,7 @@ def _packed(text: str) -> str:
 
 
 def _plotly() -> str:
-    return (Path(__file__).parent / "plotly-cartesian.min.js").read_text(encoding="utf-8")
+    from plotly.offline import get_plotlyjs
+
+    # Its last line names a map of the sources, which a browser's developer tools would request.
+    return "\n".join(line for line in get_plotlyjs().splitlines() if not line.startswith("//# sourceMappingURL"))

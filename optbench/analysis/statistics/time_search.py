@@ -27,8 +27,8 @@ class TimeSearch:
     """Times to a target of the runs (trials, seeds) of one search, with a budget that is common to all that is compared.
 
     lower, upper: the time lies between them, or is equal to both; both are infinite if the run never reached the target, and NaN
-    if it has no outcome. horizon: the budget, at which the runs that did not reach the target count. defaults: the first trial is
-    the defaults, which every search contains: a resample always has it.
+    if it has no outcome. horizon: the budget, at which the runs that did not reach the target count. defaults: a resample
+    always has the first trial, as a search does that begins with the defaults.
 
     Raises ValueError for shapes that differ, for bounds out of order, and without a trial.
     """
@@ -36,7 +36,7 @@ class TimeSearch:
     lower: np.ndarray
     upper: np.ndarray
     horizon: float
-    defaults: bool = True
+    defaults: bool = False
 
     def __post_init__(self) -> None:
         if self.lower.shape != self.upper.shape or self.lower.ndim != 2 or not len(self.lower):
@@ -87,7 +87,8 @@ def searches(runs: pd.DataFrame, horizon: float, batch: str = "batch") -> dict[f
     """The search of ONE optimizer at every batch size, of a frame of runs with the columns of `targets.times_to_target`.
 
     Row i of all searches is the same trial, in ascending order, and column j the same seed. A time of fewer than five times the
-    distance of the evaluations around it enters as the interval between them, because a line between them is off there.
+    distance of the evaluations around it enters as the interval between them, because a line between them is off there. The
+    defaults are resampled like other trials, which covers better (`optbench.analysis.statistics.searches`).
     """
     trials, seeds = (sorted(runs[name].unique()) for name in ("trial", "seed"))
     found = {}
@@ -100,7 +101,7 @@ def searches(runs: pd.DataFrame, horizon: float, batch: str = "batch") -> dict[f
         with np.errstate(invalid="ignore"):
             early = exact < _RESOLVED * (after - before)
         lower, upper = np.where(early, before, exact), np.where(early, after, exact)
-        found[float(key[batch])] = TimeSearch(lower, upper, horizon, defaults=trials[0] == 0)
+        found[float(key[batch])] = TimeSearch(lower, upper, horizon)
     return found
 
 
