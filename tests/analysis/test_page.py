@@ -304,19 +304,21 @@ def test_a_click_on_a_point_opens_its_run(written, browser):
     run = written[1].runs["run_id"][20]
     # A filter that hides the run does not stand in the way.
     browser.evaluate("document.querySelector('#run-table [data-state=failed]').click()")
-    assert not browser.evaluate(f"document.querySelector('[data-run=\"{run}\"]')")
+    assert browser.evaluate(f"document.querySelector('[data-run=\"{run}\"]') === null")
     assert "A click on a point opens its run." in browser.evaluate("document.getElementById('rates').textContent")
+    # Two frames, so that the pointer is where the page has been scrolled to.
     point = browser.evaluate(
-        "(() => { const place = document.querySelector('[data-figure]'); place.scrollIntoView();"
+        "new Promise(done => { const place = document.querySelector('[data-figure]'); place.scrollIntoView();"
+        "requestAnimationFrame(() => requestAnimationFrame(() => {"
         "const box = place.querySelector('.scatterlayer .points path').getBoundingClientRect();"
-        "return [box.left + box.width / 2, box.top + box.height / 2]; })()"
+        "done([box.left + box.width / 2, box.top + box.height / 2]); })); })"
     )
     for kind, button in (("mouseMoved", "none"), ("mousePressed", "left"), ("mouseReleased", "left")):
         where = {"x": point[0], "y": point[1], "button": button, "clickCount": 1}
         browser.call("Input.dispatchMouseEvent", type=kind, **where)
         if kind == "mouseMoved":
             browser.wait_for("document.querySelector('.hoverlayer text') !== null")
-    browser.wait_for(f"document.querySelector('[data-run=\"{run}\"] .open[aria-expanded=true]')")
+    browser.wait_for(f"document.querySelector('[data-run=\"{run}\"] .open[aria-expanded=true]') !== null")
     assert browser.evaluate(f"document.querySelector('[data-run=\"{run}\"]').nextSibling.className") == "detail"
     assert browser.problems() == []
 

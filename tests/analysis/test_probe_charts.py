@@ -417,7 +417,7 @@ def test_pages_draw_what_charts_are_given():
 def test_panels_with_axes_of_their_own_are_named_and_scaled_each_for_itself():
     layout = CHARTS["lines"]().plotly().layout
     assert (layout.yaxis.title.text, layout.yaxis2.title.text) == ("Loss", "Accuracy")
-    assert layout.yaxis.tickformat is None
+    assert layout.yaxis.tickformat == ".3~g"
     assert layout.yaxis2.tickformat.endswith("%")
     assert layout.yaxis2.matches is None
     low, high = CHARTS["spectrum"]().plotly().layout.yaxis.range

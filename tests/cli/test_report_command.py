@@ -1,5 +1,6 @@
 """`report` and `compare`, as the command line calls them."""
 
+import json
 import re
 from types import SimpleNamespace
 
@@ -102,6 +103,53 @@ def test_a_sweep_without_analysis_gets_the_best_of_every_cell(tmp_path, capsys):
     assert best["test_accuracy_std"]["adam", 32] == pytest.approx(0.01)
     # Seeds at 0.01 from each other: Student's t with 2 degrees of freedom, 4.3027 * 0.01 / sqrt(3) = 0.0248.
     assert "Adam, batch 32: test accuracy 81.68 % [79.20 %, 84.16 %]" in capsys.readouterr().out
+
+
+def test_a_sweep_without_analysis_shows_hyperparameters_curves_and_every_axis(tmp_path):
+    sweep(tmp_path, "plain", {4: "diverged"})
+    assert run("report", "plain", "--results-dir", tmp_path) == 0
+    folder = tmp_path / "plain"
+    best = pd.read_csv(folder / "tables" / "best_hyperparameters.csv")
+    # The best cell first; trial 1 has half the learning rate of the defaults, and in the last cell one of its seeds diverged.
+    assert list(zip(best["optimizer"], best["batch"], strict=True)) == [
+        ("adam", 32),
+        ("adam", 128),
+        ("sgd", 128),
+        ("sgd", 32),
+    ]
+    assert best["optimizer.learning_rate"].tolist() == [0.05, 0.05, 0.05, 0.1]
+    charts = {chart["name"]: chart for chart in json.loads((folder / "page" / "page.json").read_text())["charts"]}
+    # The batch is the axis of the first figure.
+    assert set(charts) == {"best_settings", "learning_curves"}
+    [curve] = [
+        series
+        for series in charts["learning_curves"]["series"]
+        if series["label"] == "Adam, batch 32" and series["panel"] == "Validation accuracy"
+    ]
+    values = [accuracy("adam", 32, seed, 1) for seed in (0, 1, 2)]
+    assert curve["x"] == [5, 10]
+    assert curve["y"] == [pytest.approx(sum(values) / 6), pytest.approx(sum(values) / 3)]
+    assert (curve["low"][1], curve["high"][1]) == (pytest.approx(min(values)), pytest.approx(max(values)))
+
+
+def test_an_axis_of_a_sweep_has_a_figure_whose_points_are_runs(tmp_path):
+    plan = sweep(tmp_path, "plain", {4: "diverged"})
+    path = plan.path / "plan.jsonl"
+    # The rate as an axis in place of the trial, as in a sweep over optimizer.learning_rate.
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        trial = int(line["cell"].pop("trial"))
+        line["cell"]["optimizer.learning_rate"] = str(0.1 / (1 + trial))
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert run("report", "plain", "--results-dir", tmp_path) == 0
+    charts = json.loads((tmp_path / "plain" / "page" / "page.json").read_text())["charts"]
+    [chart] = [chart for chart in charts if chart["name"] == "against_optimizer_learning_rate"]
+    series = {one["label"]: one for one in chart["series"]}
+    assert series["Adam"]["x"] == [0.05, 0.1]
+    # At each rate the better batch, 32, by the mean over seeds.
+    assert series["Adam"]["y"] == [pytest.approx(accuracy("adam", 32, 1, trial) - 0.05) for trial in (1, 0)]
+    assert len(series["every run"]["runs"]) == 23
+    assert "sgd-mlp-b32-s1-t1-000004" not in series["every run"]["runs"]
 
 
 def test_a_sweep_without_any_result(tmp_path, capsys):

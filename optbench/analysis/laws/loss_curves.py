@@ -11,6 +11,7 @@ from optbench.analysis.frames import outcomes, require_selectable
 from optbench.analysis.laws.noisy_optima import HIGHEST, LOWEST, Vertices
 from optbench.analysis.laws.optima import optima
 from optbench.analysis.statistics.intervals import Interval, percentile_bounds
+from optbench.analysis.statistics.settings import seeds_only
 from optbench.analysis.study import Study
 from optbench.store.measured import higher_is_better
 from optbench.sweep.search.adaptive.lattice import LEAST_ERROR, Outcomes
@@ -158,6 +159,7 @@ def _trained(runs: pd.DataFrame, metric: str) -> bool:
 def of_grid(runs: pd.DataFrame, metric: str, rate: str, seed: int = 0) -> LossCurves:
     """The curves of one optimizer from a frame of its runs. Raises UserError for a ``metric`` of held-out test data."""
     require_selectable(metric)
+    runs = seeds_only(runs, ["batch", rate])
     values = outcomes(runs, metric)
     losses = (1 - values).clip(lower=LEAST_ERROR) if higher_is_better(metric) else values
     table = runs.assign(_loss=losses).dropna(subset=["_loss", rate, "batch"])

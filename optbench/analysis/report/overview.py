@@ -1,25 +1,38 @@
-"""The findings of a sweep without its own analysis: the best trial of every cell, and the results against the axes."""
+"""The findings of a sweep without its own analysis: the best setting of every cell, its curves, and results along the axes."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from optbench.analysis.charts.chart import Chart, Series
+from optbench.analysis.charts.chart import Chart, Series, Values
 from optbench.analysis.findings import Findings
 from optbench.analysis.frames import outcomes
 from optbench.analysis.names import is_of_methods, method
 from optbench.analysis.report.page import cell, heading
 from optbench.analysis.statistics.intervals import student
 from optbench.analysis.statistics.selection import RESULTS, select
-from optbench.analysis.statistics.settings import MixedSettings, distinguishing, seeds_only, settings_of, varied
+from optbench.analysis.statistics.settings import (
+    MixedSettings,
+    distinguishing,
+    seeds_only,
+    setting_columns,
+    settings_of,
+    varied,
+)
 from optbench.analysis.study import Study
 from optbench.store.measured import higher_is_better
 from optbench.sweep.search.record import searched_by
 
 # The axes that vary within a cell; the other axes of a sweep make the cells.
 _TRIED = ("trial", "optimizer.learning_rate")
+_MOST_CURVES, _MOST_AXES = 8, 8
+# A ratio of the largest to the smallest value above which an axis is logarithmic.
+_WIDE = 8
+# A style that no method has among the first ones.
+_GREY_LOOK = 3
 
 
 def overview(study: Study) -> Findings:
@@ -47,9 +60,139 @@ def overview(study: Study) -> Findings:
     result = metric.replace("validation", "test") if metric.replace("validation", "test") in results else metric
     table = best[[column for column in best if not best[column].isna().all() and column not in ("edges", "tied")]]
     charts = [_chart(best, by, result)] if by and result in best else []
-    return Findings(
-        question, _answer(runs, best, by, settings, metric, result), charts, {"best_settings": table}, notes
+    charts += _axis_charts(runs, by, settings, metric, result, drawn=_against(best, by) if by else None)
+    chosen = _best_runs(runs, best, by, settings, metric)
+    charts += _curves(study, chosen, metric)
+    tables = {"best_settings": table, "best_hyperparameters": _hyperparameters(runs, chosen, by)}
+    kept = {name: frame for name, frame in tables.items() if len(frame)}
+    return Findings(question, _answer(runs, best, by, settings, metric, result), charts, kept, notes)
+
+
+def _best_runs(
+    runs: pd.DataFrame, best: pd.DataFrame, by: list[str], settings: list[str], metric: str
+) -> dict[str, pd.DataFrame]:
+    """The done runs of the best setting of each cell, by the words of the cell, the best cell first."""
+    column = f"selection_{metric}"
+    possible = best[np.isfinite(best[column])].sort_values(
+        column, ascending=not higher_is_better(metric), kind="stable"
     )
+    found = {}
+    for row in possible.to_dict("records"):
+        own = runs[_equal(runs, row, [*by, *settings]) & (runs["status"] == "done")]
+        if len(own):
+            found[_words(row, by or settings)] = own
+    return found
+
+
+def _equal(runs: pd.DataFrame, row: Mapping[Any, Any], names: list[str]) -> pd.Series:
+    """True for the runs that have the values of ``row`` in the columns ``names``."""
+    chosen = pd.Series(True, index=runs.index)
+    for name in names:
+        chosen &= runs[name].isna() if _missing(row[name]) else runs[name] == row[name]
+    return chosen
+
+
+def _hyperparameters(runs: pd.DataFrame, chosen: Mapping[str, pd.DataFrame], by: list[str]) -> pd.DataFrame:
+    """The settings of the best runs of each cell that differ between the runs of the sweep, a row for each cell."""
+    columns = [name for name in varied(runs, setting_columns(runs)) if name != "config.seed"]
+    rows = [
+        {**{name: own[name].iloc[0] for name in by}, **{name: own[name].iloc[0] for name in columns}}
+        for own in chosen.values()
+    ]
+    frame = pd.DataFrame(rows).rename(columns=lambda name: str(name).removeprefix("config.").removeprefix("cell."))
+    # Of an axis and its setting in the configuration, one is enough.
+    frame = frame.loc[:, ~frame.columns.duplicated()].drop(columns=[f"{name}.name" for name in by], errors="ignore")
+    return frame[[name for name in frame if not frame[name].isna().all()]]
+
+
+def _curves(study: Study, chosen: Mapping[str, pd.DataFrame], metric: str) -> list[Chart]:
+    """The train loss and the metric along the best runs of the best cells: the mean over seeds, and their range."""
+    shown = dict(list(chosen.items())[:_MOST_CURVES])
+    names = list(dict.fromkeys(["train_loss", metric]))
+    run_ids = [run_id for own in shown.values() for run_id in own["run_id"]]
+    history = study.histories(["step", *names], run_ids)
+    series = []
+    for name in names if "step" in history else ():
+        title = name.replace("_", " ").capitalize()
+        for label, own in shown.items() if name in history else ():
+            rows = history[history["run_id"].isin(own["run_id"]) & history[name].notna()]
+            steps = rows.groupby("step")[name].agg(["mean", "min", "max", "size"])
+            # A step that some of the seeds did not evaluate would be a mean over others.
+            steps = steps[steps["size"] == steps["size"].max()]
+            if len(steps):
+                bounds = {"low": steps["min"], "high": steps["max"], "band": True} if len(own) > 1 else {}
+                series.append(Series(label=label, x=steps.index, y=steps["mean"], kind="curve", panel=title, **bounds))
+    if not series:
+        return []
+    few = (
+        f"The best {len(shown)} of {len(chosen)} cells"
+        if len(shown) < len(chosen)
+        else "The best setting of every cell"
+    )
+    accuracy = {metric.replace("_", " ").capitalize(): Values(percent=True)} if metric.endswith("accuracy") else {}
+    return [
+        Chart(
+            name="learning_curves",
+            title="Learning curves of the best settings",
+            caption=f"{few}: mean over seeds, bands from the smallest to the largest.",
+            x_label="Step",
+            share_y=False,
+            values=accuracy,
+            series=series,
+        )
+    ]
+
+
+def _axis_charts(
+    runs: pd.DataFrame, by: list[str], settings: list[str], metric: str, result: str, drawn: str | None
+) -> list[Chart]:
+    """A figure for each axis of the sweep but ``drawn``: the result of every run, and that of the best setting at each value."""
+    charts = []
+    axes = [name for name in [*by, *settings] if name not in ("optimizer", "trial", drawn) and runs[name].nunique() > 1]
+    compared = ["optimizer"] if "optimizer" in by else []
+    for axis in axes[:_MOST_AXES]:
+        others = [name for name in [*by, *settings] if name not in (axis, *compared)] or ["trial"]
+        if others == ["trial"] and "trial" not in runs:
+            continue
+        best = select(runs, [*compared, axis], metric, [result], others)
+        best = best[np.isfinite(best[result])]
+        done = runs[(runs["status"] == "done") & runs[result].notna() & runs[axis].notna()]
+        numeric = runs[axis].dtype.kind in "iuf"
+        series = []
+        for label, own in best.groupby(compared[0]) if compared else [("best setting", best)]:
+            name = str(method(label)) if compared else str(label)
+            rows = own.sort_values(axis) if numeric else own
+            spread = {"low": rows[result] - rows[f"{result}_std"], "high": rows[result] + rows[f"{result}_std"]}
+            x = rows[axis] if numeric else [cell(value) for value in rows[axis]]
+            series.append(Series(label=name, x=x, y=rows[result], kind="line" if numeric else "points", **spread))
+        x = done[axis] if numeric else [cell(value) for value in done[axis]]
+        series.append(
+            Series(
+                label="every run",
+                x=x,
+                y=done[result],
+                kind="points",
+                hollow=True,
+                look=_GREY_LOOK,
+                runs=list(done["run_id"]),
+            )
+        )
+        label = axis.removeprefix("cell.")
+        positive = numeric and bool((runs[axis].dropna() > 0).all())
+        charts.append(
+            Chart(
+                name=f"against_{label.replace('.', '_')}",
+                title=f"{result.replace('_', ' ').capitalize()} against {heading(label.rpartition('.')[2])}",
+                caption="Lines: the setting that is best on validation at each value; bars are a standard deviation over seeds.",
+                x_label=heading(label.rpartition(".")[2]).capitalize(),
+                y_label="Accuracy" if result.endswith("accuracy") else "Loss",
+                percent_y=result.endswith("accuracy"),
+                log_x=positive and runs[axis].max() > _WIDE * runs[axis].min(),
+                ticks_at_x=numeric and runs[axis].nunique() <= _MOST_AXES,
+                series=series,
+            )
+        )
+    return charts
 
 
 def _mixed(runs: pd.DataFrame, by: list[str]) -> list[str]:
@@ -93,9 +236,7 @@ def _answer(
     if possible.empty:
         return "No cell of the grid has a setting of which every run came to a result."
     row = possible.loc[possible[column].idxmax() if higher_is_better(metric) else possible[column].idxmin()]
-    chosen = pd.Series(True, index=runs.index)
-    for name in [*by, *settings]:
-        chosen &= runs[name].isna() if _missing(row[name]) else runs[name] == row[name]
+    chosen = _equal(runs, row.to_dict(), [*by, *settings])
     values = outcomes(runs[chosen & (runs["status"] == "done")], result).to_numpy(float)
     values = values[np.isfinite(values)]
     where = _words(row.to_dict(), by or settings)
@@ -120,10 +261,15 @@ def _shown(value: float, metric: str) -> str:
     return f"{100 * value:.2f} %" if metric.endswith("accuracy") else f"{value:.4g}"
 
 
+def _against(best: pd.DataFrame, by: list[str]) -> str | None:
+    """The numeric axis of the figure of the best settings, preferably the batch; None if there is none."""
+    numeric = [name for name in by if best[name].dtype.kind in "iuf" and best[name].nunique() > 1]
+    return "batch" if "batch" in numeric else next(iter(numeric), None)
+
+
 def _chart(best: pd.DataFrame, by: list[str], result: str) -> Chart:
     """The result of the best setting of each cell against a numeric axis, preferably the batch, or else against the cells."""
-    numeric = [name for name in by if best[name].dtype.kind in "iuf" and best[name].nunique() > 1]
-    against = "batch" if "batch" in numeric else next(iter(numeric), None)
+    against = _against(best, by)
     others = [name for name in by if name != against]
     if best.groupby(others, dropna=False).ngroups > 14 if others else False:
         against, others = None, by
