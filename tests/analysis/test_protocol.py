@@ -64,7 +64,8 @@ def test_many_values_are_their_ends():
 
 def test_several_machines_have_the_numbers_of_their_runs():
     one = {"devices": ["H200", "H200"], "ranks": 2, "cores": 16, "processor": "Xeon", "versions": {"torch": "2.13.0"}}
-    found = protocol(runs(), {}, [{**one, "runs": 2}, {"cores": 2, "processor": "Epyc", "runs": 1}])
-    assert found["Hardware (2 runs)"] == "H200, 2 ranks; 16 cores of Xeon"
-    assert found["Versions (2 runs)"] == "torch 2.13.0"
-    assert found["Hardware (1 run)"] == "2 cores of Epyc"
+    # Two environments that differ in nothing that is shown are one.
+    other = {"cores": 2, "processor": "Epyc", "versions": {"torch": "2.13.0"}, "runs": 1}
+    found = protocol(runs(), {}, [{**one, "runs": 2}, {**one, "runs": 2, "job": 7}, other])
+    assert found["Hardware"] == "H200, 2 ranks; 16 cores of Xeon (4 runs); 2 cores of Epyc (1 run)"
+    assert found["Versions"] == "torch 2.13.0"

@@ -1,5 +1,6 @@
 """The protocol of a study in a few lines, computed from the configurations and the environments of its runs."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -133,19 +134,24 @@ def _search(runs: pd.DataFrame, information: Mapping[str, Any]) -> str:
 
 
 def _machines(environments: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Hardware and versions; of several machines, each with the number of its runs."""
-    facts = {}
+    """Hardware and versions; where there are several, each with the number of its runs."""
+    hardware, versions = Counter[str](), Counter[str]()
     for environment in environments:
-        runs = environment.get("runs")
-        suffix = f" ({runs} run{'' if runs == 1 else 's'})" if len(environments) > 1 else ""
+        runs = environment.get("runs") or 1
         devices = ", ".join(dict.fromkeys(map(str, environment.get("devices") or [])))
         ranks = f", {environment['ranks']} ranks" if (environment.get("ranks") or 1) > 1 else ""
         cores = f"{environment.get('cores')} cores of {environment.get('processor')}"
-        facts[f"Hardware{suffix}"] = f"{devices}{ranks}; {cores}" if devices else cores
-        versions = environment.get("versions") or {}
-        shown = (f"{name} {versions[name]}" for name in _VERSIONS if versions.get(name))
-        facts[f"Versions{suffix}"] = ", ".join(shown)
-    return facts
+        hardware[f"{devices}{ranks}; {cores}" if devices else cores] += runs
+        known = environment.get("versions") or {}
+        versions[", ".join(f"{name} {known[name]}" for name in _VERSIONS if known.get(name))] += runs
+    return {name: _with_runs(found) for name, found in (("Hardware", hardware), ("Versions", versions))}
+
+
+def _with_runs(found: "Counter[str]") -> str:
+    """The texts, and if there are several, the number of runs of each."""
+    if len(found) < 2:
+        return "".join(found)
+    return "; ".join(f"{text} ({runs} run{'' if runs == 1 else 's'})" for text, runs in found.most_common())
 
 
 def _code(code: Mapping[str, Any]) -> str:
