@@ -164,7 +164,7 @@ def test_a_sweep_without_any_result(tmp_path, capsys):
     ("words", "message"),
     [
         (["report", "thinks"], "no sweep 'thinks' in .*; did you mean things"),
-        (["report", "things", "--scale", "smoke"], "--scale smoke: no sweep things-smoke"),
+        (["report", "things", "--scale", "smoke"], "--scale smoke: no sweep of things at this scale"),
         (["report"], "report: the following arguments are required: NAME"),
         (["report", "things", "--output", "{file}"], "--output .*: is not a folder"),
         (["compare", "sgd-mlp-b32-s0-t0"], "is one run; accepted: two or more"),
@@ -260,6 +260,9 @@ def test_an_interval_of_accuracies_ends_at_1():
         {"run_id": list("abc"), "optimizer": "sgd", "model": "mlp", "dataset": "digits", "batch": 32, "trial": 0}
     )
     runs = runs.assign(seed=range(3), status="done", validation_accuracy=accuracies, test_accuracy=accuracies)
-    study = SimpleNamespace(runs=runs, plan=SimpleNamespace(name="plain"), information={})
+    histories = pd.DataFrame(columns=["run_id", "event", "step"])
+    study = SimpleNamespace(
+        runs=runs, plan=SimpleNamespace(name="plain"), information={}, histories=lambda *_, **__: histories
+    )
     # 0.98 -/+ 4.3027 * 0.02 / sqrt(3) = 0.0497.
     assert "test accuracy 98.00 % [93.03 %, 100.00 %]" in overview(study).answer

@@ -48,13 +48,15 @@ def test_the_totals_are_those_of_the_grid(lattice, whole):
 
 def test_cells_that_a_condition_excludes_are_not_there():
     experiment = ["experiment=scaling_rules", "scale=smoke", "seed=0"]
-    lattice, whole = compose_again([*experiment, "search=random"]), compose_again(experiment)
+    lattice, whole = (compose_again([*experiment, f"search={name}"]) for name in ("random", "grid"))
     cells = {(cell.run_id) for cell in whole.cells}
-    assert [grid.name for grid in lattice.grids] == ["measured", "sgd", "momentum", "adam", "rmsprop", "kfac"]
+    assert [grid.name for grid in lattice.grids] == [
+        "measured", "sgd", "momentum", "adam", "rmsprop", "lamb", "muon", "kfac", "shampoo",
+    ]  # fmt: skip
     measured = lattice.grids[0]
     assert [lattice.exists(Pick({"batch": batch, **{k: v[0] for k, v in measured.axes.items() if k != "batch"}}, "measured"))
             for batch in ("32", "256")] == [True, False]  # fmt: skip
-    # One run is in two grids: with the probe in the first, as a cell of SGD's in the second.
+    # One run is in two grids: with the probe in the first, as a cell of momentum's in the third.
     assert lattice.totals[0] == len(cells) + 1
     assert lattice.totals[1] == sum(map(steps_of, whole.cells)) + steps_of(whole.cells[0])
 
