@@ -110,7 +110,13 @@ def test_the_order_of_the_two_methods_does_not_matter():
     assert found(claim(-2.0), difference).empty
     ratio = claim(4.0, unit="ratio of steps", condition="batch=200:1000", low=3.0, high=5.0)
     turned = claim(0.25, unit="ratio of steps", condition="batch=1000:200", low=0.2, high=1 / 3)
-    assert found(ratio, turned | {"method": "sgd", "against": "adam"}).empty
+    turned_methods = turned | {"method": "sgd", "against": "adam"}
+    assert found(ratio, turned_methods).empty
+    made = in_common_units(turned_methods)
+    assert [made[name] for name in ("estimate", "low", "high")] == [pytest.approx(value) for value in (0.8, 0.6, 1.0)]
+    assert (made["method"], made["against"], made["condition"]) == ("adam", "sgd", "batch=200:1000")
+    signed = in_common_units(difference)
+    assert [signed[name] for name in ("estimate", "low", "high")] == [-2.0, -difference["high"], -difference["low"]]
     assert len(found(ratio, turned)) == 0  # at other batches
     assert len(found(ratio, turned | {"condition": "batch=200:1000"})) == 1
 
