@@ -11,7 +11,7 @@ _AXIS = {
     "linecolor": "black",
     "ticks": "outside",
     "automargin": True,
-    "title": {"font": {"size": 14}},
+    "title": {"font": {"size": 14}, "standoff": 8},
 }
 TEMPLATE = go.layout.Template(
     layout={

@@ -129,7 +129,8 @@ def _curves(study: Study, chosen: Mapping[str, pd.DataFrame], metric: str) -> li
         if len(shown) < len(chosen)
         else "The best setting of every cell"
     )
-    accuracy = {metric.replace("_", " ").capitalize(): Values(percent=True)} if metric.endswith("accuracy") else {}
+    title = metric.replace("_", " ").capitalize()
+    accuracy = {title: Values(label=title, percent=True)} if metric.endswith("accuracy") else {}
     return [
         Chart(
             name="learning_curves",
