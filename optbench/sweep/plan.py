@@ -67,30 +67,20 @@ class Plan:
 
         Raises UserError, with similar names, if there is none.
         """
-        if scale is not None:
-            return cls._at(results_dir, name, scale)
         check_sweep_name(name, longest=255)  # the sweep of a run that was submitted alone has the run id as its name
-        plan = cls(results_dir, name)
-        if not plan.exists:
-            known = plans(results_dir)
-            of_experiment = [other for other in known if other.information().get("experiment") == name]
-            if of_experiment:
-                return max(of_experiment, key=lambda other: (other.path / "sweep.json").stat().st_mtime)
-            names = [other.name for other in known]
-            raise UserError(f"no sweep {name!r} in {Path(results_dir) / 'sweeps'}; {nearest(name, names)}")
-        return plan
-
-    @classmethod
-    def _at(cls, results_dir: str | Path, name: str, scale: str) -> "Plan":
-        of_experiment = [other for other in plans(results_dir) if other.information().get("experiment") == name]
-        found = [other for other in of_experiment if other.information().get("scale") == scale]
-        if not found:
-            scales = [str(other.information()["scale"]) for other in of_experiment if other.information().get("scale")]
-            raise UserError(
-                f"--scale {scale}: no sweep of {name} at this scale in {Path(results_dir) / 'sweeps'}; {nearest(scale, scales)}"
-            )
-        # A search of the experiment has another name than its grid.
-        return max(found, key=lambda other: (other.path / "sweep.json").stat().st_mtime)
+        if scale is None and (plan := cls(results_dir, name)).exists:
+            return plan
+        known = plans(results_dir)
+        of_experiment = [other for other in known if other.information().get("experiment") == name]
+        # A search of an experiment has another name than its grid.
+        found = [other for other in of_experiment if scale in (None, other.information().get("scale"))]
+        if found:
+            return max(found, key=lambda other: (other.path / "sweep.json").stat().st_mtime)
+        place = Path(results_dir) / "sweeps"
+        if scale is None:
+            raise UserError(f"no sweep {name!r} in {place}; {nearest(name, [other.name for other in known])}")
+        scales = [str(other.information()["scale"]) for other in of_experiment if other.information().get("scale")]
+        raise UserError(f"--scale {scale}: no sweep of {name} at this scale in {place}; {nearest(scale, scales)}")
 
     @property
     def exists(self) -> bool:
