@@ -33,9 +33,17 @@ def optima(curves: LossCurves) -> pd.DataFrame:
     """The best rate of every batch size with its 95 % interval, its loss, and the runs there."""
     rows = []
     for b, batch in enumerate(curves.batches):
-        found = curves.interval(np.log(curves.optima.rates[:, b]), np.log(curves.resampled_optima.rates[:, b]))
-        rate, low, high = (math.exp(value) for value in (found.estimate, found.low, found.high))
-        rows.append((int(batch), rate, low, high, float(np.nanmedian(curves.optima.losses[:, b])), int(curves.runs[b])))
+        best = curves.best_rate(b)
+        rows.append(
+            (
+                int(batch),
+                best.estimate,
+                best.low,
+                best.high,
+                float(np.nanmedian(curves.optima.losses[:, b])),
+                int(curves.runs[b]),
+            )
+        )
     return pd.DataFrame(rows, columns=["batch", "rate", "low", "high", "loss", "runs"])
 
 
@@ -48,18 +56,16 @@ def check(searched: LossCurves, line: LossCurves) -> pd.DataFrame:
             np.array([np.interp(math.log(batch), x, np.log(row)) for row in rates])
             for rates in (searched.optima.rates, searched.resampled_optima.rates)
         )
-        predicted = searched.interval(at, resampled)
-        own = line.interval(np.log(line.optima.rates[:, b]), np.log(line.resampled_optima.rates[:, b]))
-        rate = math.exp(predicted.estimate)
+        predicted, own = searched.interval(at, resampled).exp(), line.best_rate(b)
         cost, drawn = (
-            line.excess(np.full((len(table), len(line.batches)), rate), of_resampled)[:, b]
+            line.excess(np.full((len(table), len(line.batches)), predicted.estimate), of_resampled)[:, b]
             for table, of_resampled in ((line.tables, False), (line.resampled, True))
         )
         excess = line.interval(cost, drawn)
         rows.append({
             "batch": int(batch),
-            "predicted": rate, "predicted_low": math.exp(predicted.low), "predicted_high": math.exp(predicted.high),
-            "dense": math.exp(own.estimate), "dense_low": math.exp(own.low), "dense_high": math.exp(own.high),
+            "predicted": predicted.estimate, "predicted_low": predicted.low, "predicted_high": predicted.high,
+            "dense": own.estimate, "dense_low": own.low, "dense_high": own.high,
             "excess": excess.estimate, "excess_low": max(excess.low, 0.0), "excess_high": excess.high,
             "runs": int(line.runs[b]),
         })  # fmt: skip

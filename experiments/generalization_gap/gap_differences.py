@@ -1,4 +1,4 @@
-"""What the batch changes, and what each remedy adds: for the settings that the searches found, and for new searches.
+"""The differences between batches, and the gain of each remedy: for the settings that were found, and for new searches.
 
 The first is the difference of two settings, paired by seed, with Student's interval. The interval of the second holds the choice
 of trials as well (`optbench.analysis.statistics.search_intervals`). The trials of one optimizer are the same configurations in
@@ -129,7 +129,7 @@ def points(row: "pd.Series[Any]") -> str:
 
 
 def told(rows: pd.DataFrame) -> str:
-    """How many differences are told from 0 for the settings found, and for new searches, each alone."""
+    """The numbers of differences that are told from 0, for the settings found and for new searches, in words."""
     settings = int(((rows["low"] > 0) | (rows["high"] < 0)).sum())
     new = int(rows["search"].isin(["above", "below"]).sum())
     words = f"{settings} of {len(rows)} for the settings found, {new} for new searches"

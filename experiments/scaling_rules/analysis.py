@@ -13,6 +13,8 @@ from optbench.analysis.findings import Findings
 from optbench.analysis.laws.batch_hessians import predicted_exponents, top_eigenvalues
 from optbench.analysis.laws.broken_power_law import ScalingLaw, law
 from optbench.analysis.laws.loss_curves import LossCurves, loss_curves
+from optbench.analysis.laws.noise_scales import noise_scales
+from optbench.analysis.laws.optima import HIGHEST, LOWEST
 from optbench.analysis.names import method
 from optbench.analysis.statistics.intervals import Interval
 from optbench.analysis.study import Study
@@ -50,7 +52,7 @@ def analyse(study: Study) -> Findings:
     transfer = transfer_costs(curves)
     tops = top_eigenvalues(study)
     predicted = predicted_exponents(tops, laws)
-    noise = _noise_scales(study)
+    noise = noise_scales(study, runs)
     charts = [
         exponents_chart(table, predicted),
         optima_chart(optima, laws, noise),
@@ -73,17 +75,17 @@ def analyse(study: Study) -> Findings:
 
 def _optima(optimizer: str, curves: LossCurves) -> pd.DataFrame:
     """The best rate of every batch, and how often its loss is the least of all batches."""
-    found, drawn = curves.optima, curves.resampled_optima
+    found = curves.optima
     rows = []
     for b, batch in enumerate(curves.batches):
-        logs = curves.interval(np.log(found.rates[:, b]), np.log(drawn.rates[:, b]))
-        beyond = [float((found.borders[:, b] == side).mean()) for side in (1, 2)]
+        best = curves.best_rate(b)
+        beyond = [float((found.borders[:, b] == side).mean()) for side in (LOWEST, HIGHEST)]
         rows.append({
             "optimizer": optimizer,
             "batch": int(batch),
-            "rate": math.exp(logs.estimate),
-            "low": math.exp(logs.low),
-            "high": math.exp(logs.high),
+            "rate": best.estimate,
+            "low": best.low,
+            "high": best.high,
             "loss": float(np.nanmedian(found.losses[:, b])),
             "beyond_lowest": beyond[0],
             "beyond_highest": beyond[1],
@@ -110,16 +112,6 @@ def _law(optimizer: str, found: ScalingLaw, curves: LossCurves) -> dict[str, obj
     for name, interval in {**pieces, "plateau": found.plateau}.items():
         row |= {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
     return row | {"p_bend": found.p_bend, "residual_octaves": found.residual}
-
-
-def _noise_scales(study: Study) -> pd.DataFrame:
-    """The measurements of the probe `noise_scale`: columns optimizer, batch, seed, step and noise_scale, in examples."""
-    rows = []
-    for _, run in study.runs.iterrows():
-        for measured in study.measurements(run["run_id"], "noise_scale"):
-            scale = float(measured.values.get("simple") or math.nan)
-            rows.append((run["optimizer"], run["batch"], run["seed"], measured.step, scale))
-    return pd.DataFrame(rows, columns=["optimizer", "batch", "seed", "step", "noise_scale"]).dropna()
 
 
 def _claims(table: pd.DataFrame, runs: pd.DataFrame) -> list[Claim]:

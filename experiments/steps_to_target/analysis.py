@@ -23,6 +23,7 @@ from target_searches import (
 )
 
 from optbench.analysis.findings import Findings
+from optbench.analysis.laws.noise_scales import noise_scales
 from optbench.analysis.names import method
 from optbench.analysis.statistics.algoperf import score_intervals
 from optbench.analysis.statistics.costs import missing, with_costs
@@ -71,7 +72,7 @@ def analyse(study: Study) -> Findings:
         "advantage": advantages(searches[first], chosen, REPETITIONS),
         "regimes": regimes_of(searches[first]),
         "survival": survival_table(chosen, horizon),
-        "noise_scale": _noise(study),
+        "noise_scale": noise_scales(study, study.runs[study.runs["status"] == "done"], last=True),
         "costs": costs_to_target(priced, best, CELL),
         "algoperf": _scores(chosen),
     }
@@ -135,16 +136,6 @@ def _of_scores(scores: pd.DataFrame) -> list[str]:
         "optimizer takes no more than τ times the steps of the fastest, for τ from 1 to 4. It depends on which optimizers "
         "take part."
     ]
-
-
-def _noise(study: Study) -> pd.DataFrame:
-    """The gradient noise scale at the end of the runs that measured it."""
-    rows = []
-    for _, run in study.runs[study.runs["status"] == "done"].iterrows():
-        if measured := study.measurements(run["run_id"], "noise_scale"):
-            row = {"optimizer": run["optimizer"], "batch": run["batch"], "seed": run["seed"], "step": measured[-1].step}
-            rows.append(row | {"noise_scale": float(measured[-1].values.get("simple") or math.nan)})
-    return pd.DataFrame(rows).dropna(subset="noise_scale") if rows else pd.DataFrame()
 
 
 # ---- words --------------------------------------------------------------------------------------------------------------
@@ -257,7 +248,7 @@ def _of_table(table: pd.DataFrame, targets: Sequence[float]) -> list[str]:
 
 
 def _of_advantage(table: pd.DataFrame) -> list[str]:
-    """How many times the steps of K-FAC the others take, at the ends of the batch sizes, and whether that grows."""
+    """The ratios of the others' steps to those of K-FAC at the ends of the batch sizes, and their trend, in words."""
     if table.empty:
         return []
     parts = []

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optbench.analysis.laws.noisy_optima import HIGHEST, LOWEST, Vertices
+from optbench.analysis.laws.noisy_optima import Vertices
+from optbench.analysis.laws.optima import HIGHEST, LOWEST
 from optbench.analysis.statistics.intervals import Interval, percentile_bounds
 
 #: The excess of the best loss over the least of all batch sizes, up to which a batch takes part in the slope; the first counts.
@@ -115,7 +116,7 @@ def law(
     p = (1 + int((_improvement(places, lines) >= seen).sum())) / (1 + repetitions)
     bend, before, after, plateau = intervals
     residual = math.sqrt(squares / count) / math.log(2)
-    return ScalingLaw(slopes, _exp(bend), before, after, _exp(plateau), residual, p, batches)
+    return ScalingLaw(slopes, bend.exp(), before, after, plateau.exp(), residual, p, batches)
 
 
 def local_slope(optima: Vertices, within: float = WITHIN[0], level: float = 0.95) -> LocalSlope:
@@ -146,11 +147,6 @@ def _within(losses: np.ndarray, factor: float) -> np.ndarray:
     """The indices of the batch sizes whose best loss is at most ``factor`` times the least."""
     least = losses[np.isfinite(losses)].min(initial=math.inf)
     return np.flatnonzero(losses <= factor * least)
-
-
-def _exp(logarithm: Interval) -> Interval:
-    estimate, low, high = (math.exp(value) for value in (logarithm.estimate, logarithm.low, logarithm.high))
-    return Interval(estimate, low, high, logarithm.level, logarithm.undefined)
 
 
 def _percentiles(estimate: float, values: np.ndarray, level: float) -> Interval:

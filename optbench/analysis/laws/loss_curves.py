@@ -7,11 +7,10 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from optbench.analysis.frames import outcomes, require_selectable
-from optbench.analysis.laws.noisy_optima import HIGHEST, LOWEST, Vertices
-from optbench.analysis.laws.optima import optima
+from optbench.analysis.frames import outcomes
+from optbench.analysis.laws.noisy_optima import Vertices, curves_of, means_of_resamples
+from optbench.analysis.laws.optima import Optima
 from optbench.analysis.statistics.intervals import Interval, percentile_bounds
-from optbench.analysis.statistics.settings import seeds_only
 from optbench.analysis.study import Study
 from optbench.store.measured import higher_is_better
 from optbench.sweep.search.adaptive.lattice import LEAST_ERROR, Outcomes
@@ -41,12 +40,12 @@ class LossCurves:
     stretch: float = 1.0
 
     @cached_property
-    def optima(self) -> "Optima":
+    def optima(self) -> Optima:
         """The optima of `tables`."""
         return Optima.of(self.rates, self.tables)
 
     @cached_property
-    def resampled_optima(self) -> "Optima":
+    def resampled_optima(self) -> Optima:
         """The optima of `resampled`."""
         return Optima.of(self.rates, self.resampled)
 
@@ -75,8 +74,12 @@ class LossCurves:
             middle, middle - self.stretch * (middle - low), middle + self.stretch * (high - middle), level, undefined
         )
 
+    def best_rate(self, b: int) -> Interval:
+        """The optimal rate of the batch ``b``, an index, with its interval."""
+        return self.interval(np.log(self.optima.rates[:, b]), np.log(self.resampled_optima.rates[:, b])).exp()
+
     def excess(self, rates: np.ndarray, resampled: bool = False) -> np.ndarray:
-        """How many times the smallest loss is exceeded at ``rates`` (M or N, B), minus 1.
+        """The loss at ``rates`` (M or N, B) relative to the smallest of its batch, minus 1.
 
         Losses between the rates of the grid are interpolated linearly in the logarithms. Infinity where the run at one of the
         two neighbours diverged, NaN beyond the grid.
@@ -92,32 +95,6 @@ class LossCurves:
             found = np.exp(between - np.log(np.minimum(best.losses, np.nanmin(means, -1)))) - 1
         outside = (place < -1e-9) | (place > 1 + 1e-9) | np.isnan(rates)
         return np.where(outside, math.nan, found)
-
-
-@dataclass(frozen=True, eq=False)
-class Optima:
-    """The optimal rates (M, B), their losses (M, B), and borders (M, B), indices of `optbench.analysis.laws.optima.BORDERS`."""
-
-    rates: np.ndarray
-    losses: np.ndarray
-    borders: np.ndarray
-
-    @classmethod
-    def of(cls, rates: np.ndarray, means: np.ndarray) -> "Optima":
-        """Of mean losses (M, B, U) at ``rates`` (U,); NaN is a cell that does not exist."""
-        draws, batches, _ = means.shape
-        found, losses = np.full((draws, batches), math.nan), np.full((draws, batches), math.nan)
-        borders = np.zeros((draws, batches), dtype=int)
-        for b in range(batches):
-            kept = ~np.isnan(means[0, b])
-            if kept.any():
-                found[:, b], losses[:, b], borders[:, b] = optima(rates[kept], means[:, b, kept])
-        return cls(found, losses, borders)
-
-    @property
-    def inside(self) -> np.ndarray:
-        """The rates, NaN where the optimum may lie beyond the grid."""
-        return np.where(np.isin(self.borders, (LOWEST, HIGHEST)), math.nan, self.rates)
 
 
 def loss_curves(
@@ -158,28 +135,16 @@ def _trained(runs: pd.DataFrame, metric: str) -> bool:
 
 def of_grid(runs: pd.DataFrame, metric: str, rate: str, seed: int = 0) -> LossCurves:
     """The curves of one optimizer from a frame of its runs. Raises UserError for a ``metric`` of held-out test data."""
-    require_selectable(metric)
-    runs = seeds_only(runs, ["batch", rate])
-    values = outcomes(runs, metric)
-    losses = (1 - values).clip(lower=LEAST_ERROR) if higher_is_better(metric) else values
-    table = runs.assign(_loss=losses).dropna(subset=["_loss", rate, "batch"])
-    batches, rates, seeds = (np.sort(table[name].unique()) for name in ("batch", rate, "seed"))
-    cube = np.full((len(seeds), len(batches), len(rates)), math.nan)
-    at = tuple(
-        np.searchsorted(known, table[name]) for known, name in ((seeds, "seed"), (batches, "batch"), (rates, rate))
-    )
-    cube[at] = table["_loss"].to_numpy(float)
-    generator = np.random.default_rng([seed, len(seeds)])
-    drawn = generator.integers(len(seeds), size=(_RESAMPLES, len(seeds)))
-    # One draw after the other: a grid of 9 x 13 x 5 times 1,000 would be large at once.
-    resampled = np.stack([_mean(cube[each]) for each in drawn])
-    resampled = np.where(np.isnan(_mean(cube)), math.nan, resampled)
-    runs_of = (~np.isnan(cube)).sum((0, 2))
-    return LossCurves(batches.astype(float), rates.astype(float), _mean(cube)[None], resampled, runs_of, int(cube.size))
-
-
-def _mean(losses: np.ndarray) -> np.ndarray:
-    """Over seeds, of which those without an outcome are left out; NaN if none has one."""
-    count = (~np.isnan(losses)).sum(0)
-    total: np.ndarray = np.nansum(losses, 0) / np.where(count > 0, count, math.nan)
-    return total
+    curves = curves_of(runs.dropna(subset=[rate, "batch"]), metric, rate)
+    batches, rates = np.array(sorted(curves)), np.unique(np.concatenate([curve.rates for curve in curves.values()]))
+    seeds = next(iter(curves.values())).losses.shape[1]
+    drawn = np.random.default_rng([seed, seeds]).integers(seeds, size=(_RESAMPLES, seeds))
+    # The first row is the sample itself.
+    weights = np.vstack([np.ones(seeds), (drawn[:, :, None] == np.arange(seeds)).sum(1)])
+    means = np.full((len(weights), len(batches), len(rates)), math.nan)
+    for b, batch in enumerate(batches):
+        losses = curves[batch].losses
+        losses = np.maximum(losses, LEAST_ERROR) if higher_is_better(metric) else losses
+        means[:, b, np.searchsorted(rates, curves[batch].rates)] = means_of_resamples(losses, weights)
+    finished = np.array([(~np.isnan(curves[batch].losses)).sum() for batch in batches])
+    return LossCurves(batches, rates, means[:1], means[1:], finished, len(batches) * len(rates) * seeds)

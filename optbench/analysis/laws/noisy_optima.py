@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 
 from optbench.analysis.frames import cells, outcomes, require_selectable
-from optbench.analysis.laws.optima import BORDERS, optima
+from optbench.analysis.laws.optima import HIGHEST, LOWEST, UNSTABLE, optima
+from optbench.analysis.statistics.search_intervals import means_over_seeds
 from optbench.analysis.statistics.settings import seeds_only
 from optbench.store.measured import higher_is_better
 
 # The excess of the logarithm of the loss up to which rates take part in the fit, and that at which their weight is one half.
 _NEAR, _HALF = 0.15, 0.1
 _FEWEST = 4
-LOWEST, HIGHEST, UNSTABLE = (BORDERS.index(name) for name in ("lowest", "highest", "unstable"))
 
 
 def quadratic_optima(rates: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -155,7 +155,9 @@ def vertices(curves: Mapping[float, Curve], repetitions: int = 1000, seed: int =
     # The first row is the sample itself.
     weights = np.vstack([np.ones(count), generator.multinomial(count, np.full(count, 1 / count), repetitions)])
     batches = np.array(sorted(curves))
-    found = [quadratic_optima(curves[batch].rates, _means(curves[batch].losses, weights)) for batch in batches]
+    found = [
+        quadratic_optima(curves[batch].rates, means_of_resamples(curves[batch].losses, weights)) for batch in batches
+    ]
     rates, losses, borders = (np.stack(columns, axis=-1) for columns in zip(*found, strict=True))
     for column, batch in enumerate(batches):
         grid, rate, border = curves[batch].rates, rates[:, column], borders[:, column]
@@ -169,11 +171,10 @@ def vertices(curves: Mapping[float, Curve], repetitions: int = 1000, seed: int =
     return Vertices(batches, rates[0], losses[0], borders[0], rates[1:], borders[1:])
 
 
-def _means(losses: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The mean losses (N, R) over the seeds of a curve (R, S) with the weights (N, S) of each resample."""
-    known, finite = ~np.isnan(losses), np.isfinite(losses)
-    number = weights @ known.T
-    drawn = number > 0
-    sums = np.where(drawn, weights @ np.where(finite, losses, 0.0).T, np.where(finite, losses, 0.0).sum(1))
-    diverged = np.where(drawn, weights @ np.isinf(losses).T, np.isinf(losses).sum(1)) > 0
-    return np.where(diverged, math.inf, sums / np.where(drawn, number, known.sum(1)))
+def means_of_resamples(losses: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The mean losses (N, R) over the seeds of a curve (R, S) with the weights (N, S) of each resample.
+
+    A rate of which a resample has no run keeps the mean of all its runs.
+    """
+    drawn = means_over_seeds(losses, weights)
+    return np.where(np.isnan(drawn), means_over_seeds(losses, np.ones((1, losses.shape[1]))), drawn)

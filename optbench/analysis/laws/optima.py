@@ -7,6 +7,7 @@ import numpy as np
 
 #: What `Optimum.border` says; `optima` gives the index.
 BORDERS = ("", "lowest", "highest", "unstable")
+LOWEST, HIGHEST, UNSTABLE = (BORDERS.index(name) for name in ("lowest", "highest", "unstable"))
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,37 @@ def optima(rates: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarra
         a = (up / right - down / left) / (right - left)
         b = up / right - a * right
         rate, loss = x[best] * np.exp(-b / (2 * a)), lowest * np.exp(-(b**2) / (4 * a))
-    border = np.where(np.isfinite(up) & np.isfinite(down), 0, 3)
-    border = np.where(best == last, 2, border)
-    border = np.where(best == 0, 1, border)
+    border = np.where(np.isfinite(up) & np.isfinite(down), 0, UNSTABLE)
+    border = np.where(best == last, HIGHEST, border)
+    border = np.where(best == 0, LOWEST, border)
     plain = (border > 0) | (a == 0)  # a is 0 if all three are equal
     trained = np.isfinite(lowest)
     rate = np.where(trained, np.where(plain, x[best], rate), math.nan)
     loss = np.where(trained, np.where(plain, lowest, loss), math.nan)
     return rate, loss, np.where(trained, border, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Optima:
+    """The optimal rates (M, B), their losses (M, B), and borders (M, B), indices of `BORDERS`, of B conditions in M draws."""
+
+    rates: np.ndarray
+    losses: np.ndarray
+    borders: np.ndarray
+
+    @classmethod
+    def of(cls, rates: np.ndarray, means: np.ndarray) -> "Optima":
+        """Of mean losses (M, B, U) at ``rates`` (U,), by `optima`; NaN is a cell that does not exist, in all draws."""
+        draws, conditions, _ = means.shape
+        found, losses = np.full((draws, conditions), math.nan), np.full((draws, conditions), math.nan)
+        borders = np.zeros((draws, conditions), dtype=int)
+        for b in range(conditions):
+            kept = ~np.isnan(means[0, b])
+            if kept.any():
+                found[:, b], losses[:, b], borders[:, b] = optima(rates[kept], means[:, b, kept])
+        return cls(found, losses, borders)
+
+    @property
+    def inside(self) -> np.ndarray:
+        """The rates, NaN where the optimum may lie beyond the grid."""
+        return np.where(np.isin(self.borders, (LOWEST, HIGHEST)), math.nan, self.rates)

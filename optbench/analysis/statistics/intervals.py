@@ -33,6 +33,11 @@ class Interval:
     level: float = 0.95
     undefined: float = 0.0
 
+    def exp(self) -> "Interval":
+        """The interval of a quantity of which this is the logarithm's."""
+        estimate, low, high = (math.exp(value) for value in (self.estimate, self.low, self.high))
+        return Interval(estimate, low, high, self.level, self.undefined)
+
     def __format__(self, numbers: str) -> str:
         bounds = "" if math.isnan(self.low) else f" [{self.low:{numbers}}, {self.high:{numbers}}]"
         return f"{self.estimate:{numbers}}{bounds}"

@@ -65,13 +65,13 @@ class Search:
 
     @property
     def tried(self) -> np.ndarray:
-        """Whether each trial has an outcome."""
+        """True for each trial that has an outcome."""
         found: np.ndarray = ~np.isnan(self.validation).all(1)
         return found
 
     @property
     def random(self) -> np.ndarray:
-        """Whether each trial has an outcome and is drawn from the search space."""
+        """True for each trial that has an outcome and is drawn from the search space."""
         return self.tried if self.drawn is None else self.tried & self.drawn
 
     @property
@@ -124,7 +124,7 @@ def means_over_seeds(values: np.ndarray, seeds: np.ndarray) -> np.ndarray:
 
 
 def _choose(search: Search, trials: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-    """Whether each trial (resamples, trials) is chosen of those that a resample holds: several if they tie, or none."""
+    """True for the trials (resamples, trials) that are chosen of those that a resample holds: several if they tie, or none."""
     scores = search.scores
     means = means_over_seeds(scores, seeds)
     means = np.where(trials & np.isfinite(means), means, -math.inf)
@@ -230,14 +230,14 @@ def _sample(pool: np.ndarray, repetitions: int, generator: np.random.Generator) 
 
 
 def _times(drawn: np.ndarray, number: int) -> np.ndarray:
-    """How often (repetitions, number) each number was drawn."""
+    """The times (repetitions, number) that each number was drawn."""
     times = np.zeros((len(drawn), number))
     np.add.at(times, (np.arange(len(drawn))[:, None], drawn), 1.0)
     return times
 
 
 def _holds(search: Search, trials: np.ndarray) -> np.ndarray:
-    """Whether each resample holds each trial that has an outcome."""
+    """True for each trial that has an outcome and that a resample holds."""
     always = search.tried & ~search.random
     found: np.ndarray = search.tried & (always | (_times(trials, len(always)) > 0))
     return found

@@ -15,6 +15,7 @@ import pandas as pd
 from optbench.analysis.frames import cells
 from optbench.analysis.laws.scaling_laws import exponents
 from optbench.analysis.statistics.intervals import Interval
+from optbench.analysis.statistics.search_intervals import means_over_seeds
 
 # From so many intervals between evaluations on, the line between two of them is close enough to a curve.
 _RESOLVED = 5
@@ -46,7 +47,7 @@ class TimeSearch:
 
     @property
     def unresolved(self) -> np.ndarray:
-        """Whether the time of each run is known only to lie between two bounds."""
+        """True for each run whose time is known only to lie between two bounds."""
         found: np.ndarray = self.lower < self.upper
         return found
 
@@ -73,7 +74,7 @@ class TimeSearch:
 
     @property
     def reached_at_all(self) -> bool:
-        """Whether any run reached the target within the horizon."""
+        """True if any run reached the target within the horizon."""
         return bool((self.upper <= self.horizon).any())
 
     def reached(self) -> np.ndarray:
@@ -148,8 +149,7 @@ class Resamples:
 
 def _means(times: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """The means (N, trials) of times (trials, seeds) with the weights (N, seeds); infinity without an outcome."""
-    known = ~np.isnan(times)
-    means = _ratio(weights @ np.where(known, times, 0.0).T, weights @ known.T)
+    means = means_over_seeds(times, weights)
     return np.where(np.isnan(means), math.inf, means)
 
 
@@ -207,10 +207,7 @@ def time_ratios(
         width = quantile * float(values.std(ddof=1)) if known else math.nan
         return Interval(float(estimate), estimate - width, estimate + width, level)
 
-    ratios = {}
-    for size, log, column in zip(sizes, logs, draws.T, strict=True):
-        of_log = interval(log, column)
-        ratios[size] = Interval(math.exp(log), math.exp(of_log.low), math.exp(of_log.high), level)
+    ratios = {size: interval(log, column).exp() for size, log, column in zip(sizes, logs, draws.T, strict=True)}
     slopes = exponents(np.array(sizes), np.exp(np.vstack([logs, draws])))
     trend = interval(slopes[0], slopes[1:]) if len(sizes) > 2 else Interval(math.nan, math.nan, math.nan, level)
     return TimeRatios(ratios, trend)

@@ -12,13 +12,13 @@ from functools import cached_property
 
 import numpy as np
 
-from optbench.analysis.laws.optima import optima
+from optbench.analysis.laws.optima import HIGHEST, LOWEST, Optima
 from optbench.analysis.laws.scaling_laws import exponents
 from optbench.analysis.statistics.intervals import Interval, percentile_bounds
 from optbench.sweep.search.adaptive.lattice import Outcomes
 from optbench.sweep.search.adaptive.surrogate import Posterior
 
-OUTSIDE = (1, 2)
+OUTSIDE = (LOWEST, HIGHEST)
 """The borders (indices of `laws.optima.BORDERS`) that say that the optimum may lie outside of the rates."""
 # A diverged run counts as so many times the loss before training where a rate is chosen.
 _PRICE_OF_DIVERGENCE = 4.0
@@ -93,15 +93,8 @@ class Tables:
         return np.moveaxis(means, -1, 0)
 
     def _optima(self, means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        draws, conditions, _ = means.shape
-        found = np.full((draws, conditions), math.nan)
-        border = np.zeros((draws, conditions), dtype=int)
-        for b in range(conditions):
-            kept = ~np.isnan(means[0, b])
-            if kept.any():
-                rate, _, border[:, b] = optima(self.search.rates[kept], means[:, b, kept])
-                found[:, b] = np.log2(rate)
-        return found, border
+        found = Optima.of(self.search.rates, means)
+        return np.log2(found.rates), found.borders
 
     def _slopes(self, rates: np.ndarray, border: np.ndarray) -> np.ndarray:
         inner = np.where(np.isin(border, OUTSIDE), math.nan, rates)
@@ -154,8 +147,8 @@ def answer(tables: Tables, outcomes: Outcomes, stretch: float = 1.0, level: floa
                 float(condition),
                 optimum,
                 float(search.rates[int(np.argmin(expected[b]))]) if known[b].any() else math.nan,
-                float((tables.outside[:, b] == 1).mean()),
-                float((tables.outside[:, b] == 2).mean()),
+                float((tables.outside[:, b] == LOWEST).mean()),
+                float((tables.outside[:, b] == HIGHEST).mean()),
                 float(search.rates[second]) if share > _SECOND else math.nan,
                 share if share > _SECOND else 0.0,
                 int((~np.isnan(outcomes.losses[b])).sum()),
