@@ -71,6 +71,16 @@ def test_an_exact_crossover_is_found(exponents, place):
     np.testing.assert_allclose(law(np.array([16.0, 4096.0])), [0.32, 0.02 * place], rtol=1e-3)
 
 
+def test_weighted_exponents_are_those_of_weighted_least_squares():
+    batches, weights = np.array([8.0, 32.0, 64.0, 512.0]), np.array([1.0, 0.3, 2.0, 0.05])
+    rates = np.array([[0.1, 0.5, 0.7, 0.2], [0.1, np.nan, 0.3, 4.0]])
+    expected = []
+    for row in rates:
+        used = np.isfinite(row)
+        expected.append(np.polyfit(np.log(batches[used]), np.log(row[used]), 1, w=np.sqrt(weights[used]))[0])
+    np.testing.assert_allclose(exponents(batches, rates, weights), expected, rtol=1e-12)
+
+
 def test_free_exponents():
     rates = 0.5 * np.minimum(BATCHES, 200) ** 0.8 * np.maximum(BATCHES / 200, 1) ** -0.3
     law = crossover(BATCHES, rates, None)

@@ -17,6 +17,7 @@ VALUES = {
     "width": None,
     "factor": None,
     "minimum": 0.05,
+    "quality": None,
     "picks": "bracket",
 }
 

@@ -73,6 +73,18 @@ def test_the_first_picks_are_in_the_cheapest_batches_and_spread_over_the_rates()
     assert len({u for _, u, _ in cells}) >= 4
 
 
+def test_quality_saves_runs_where_training_fails():
+    # The largest batches come to 1.2 times the least loss at best.
+    grid = table(optimum=lambda v: min(v, 8) - 14, batches=range(6, 13), seeds=3)
+    late = grid.conditions >= 2.0**11
+
+    def runs(quality):
+        found = Search(grid, budget=50, quality=quality)
+        return sum(late[b] for b, _, _ in found.cells)
+
+    assert runs(0.01) < 0.6 * runs(None)
+
+
 def test_without_a_budget_every_optimum_is_found_and_the_search_ends_by_itself():
     grid = table(**SMALL)
     found = Search(grid)

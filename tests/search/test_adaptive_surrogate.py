@@ -106,6 +106,30 @@ def test_a_grid_that_is_known_whole_has_the_answer_of_the_analysis(seeds):
     np.testing.assert_allclose([row.chosen for row in found.conditions], grid.rates[np.argmin(grid.losses.mean(2), 1)])
 
 
+def test_conditions_count_by_how_near_they_come_to_the_least_loss():
+    grid = table(optimum=lambda v: 0.5 * v - 12 + 0.1 * (v - 8) ** 2, noise=0.01)
+    outcomes = outcomes_of(grid)
+    tables = Tables(outcomes, posterior(outcomes, 0), quality=0.05)
+    loss = np.nanmin(grid.losses.mean(2), 1)
+    excess = loss / loss.min() - 1
+    assert excess.max() > 0.2
+    expected = np.minimum(0.05 / np.maximum(excess, 1e-12), 1)
+    np.testing.assert_allclose(tables.importance, expected, rtol=1e-12)
+    rates = optima(grid)["optimal"]
+    line = np.polyfit(np.log(grid.conditions), np.log(rates), 1, w=np.sqrt(expected))
+    assert answer(tables, outcomes).exponent.estimate == pytest.approx(line[0], abs=1e-9)
+    assert line[0] != pytest.approx(exponent(grid), abs=0.1)
+
+
+def test_a_condition_at_which_nothing_trains_has_the_least_importance():
+    grid = table(batches=range(4, 8))
+    outcomes = outcomes_of(grid)
+    outcomes.losses[2] = math.inf
+    importance = Tables(outcomes, posterior(outcomes, 0), quality=0.5).importance
+    assert importance[2] == 1e-3
+    assert (np.delete(importance, 2) == 1).all()
+
+
 def test_the_intervals_of_a_grid_that_is_known_whole_are_those_of_its_seeds():
     from families import sweep
 

@@ -45,12 +45,13 @@ def power_law(batches: np.ndarray, rates: np.ndarray, exponent: float | None = N
     return PowerLaw(math.exp(intercept), slope, _rms(y - intercept - slope * x))
 
 
-def exponents(batches: np.ndarray, rates: np.ndarray) -> np.ndarray:
+def exponents(batches: np.ndarray, rates: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """The exponents of `power_law` for many rows of rates (..., batches) at once; rates that are not finite are left out.
 
-    Shape (...); NaN where fewer than two batches remain. The batches must differ.
+    weights (batches,): positive, of the squared residuals; None: all are 1. Shape (...); NaN where fewer than two batches
+    remain. The batches must differ.
     """
-    return _slopes(np.log(np.asarray(batches, dtype=float)), np.log(np.asarray(rates, dtype=float)))
+    return _slopes(np.log(np.asarray(batches, dtype=float)), np.log(np.asarray(rates, dtype=float)), weights)
 
 
 def references(batches: np.ndarray, rates: np.ndarray) -> dict[str, PowerLaw]:
@@ -127,13 +128,13 @@ def _logarithms(batches: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, np.
     return np.log(x[kept]), np.log(y[kept])
 
 
-def _slopes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _slopes(x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """The least-squares slopes of the rows of ``y`` (..., n) over ``x`` (n,), without values that are not finite."""
-    used = np.isfinite(y)
-    count = np.maximum(used.sum(-1, keepdims=True), 1)
-    centred = np.where(used, x - np.where(used, x, 0.0).sum(-1, keepdims=True) / count, 0.0)
-    square = (centred**2).sum(-1)
-    found: np.ndarray = (centred * np.where(used, y, 0.0)).sum(-1) / np.where(square > 0, square, math.nan)
+    used = np.where(np.isfinite(y), 1.0 if weights is None else weights, 0.0)
+    total = used.sum(-1, keepdims=True)
+    centred = np.where(used > 0, x - (used * x).sum(-1, keepdims=True) / np.where(total > 0, total, 1.0), 0.0)
+    square = (used * centred**2).sum(-1)
+    found: np.ndarray = (used * centred * np.where(used > 0, y, 0.0)).sum(-1) / np.where(square > 0, square, math.nan)
     return found
 
 

@@ -22,6 +22,8 @@ OUTSIDE = (LOWEST, HIGHEST)
 """The borders (indices of `laws.optima.BORDERS`) that say that the optimum may lie outside of the rates."""
 # A diverged run counts as so many times the loss before training where a rate is chosen.
 _PRICE_OF_DIVERGENCE = 4.0
+# The importance of a condition that never comes near the least loss: its optimum is still looked for, as the last one.
+_LEAST_IMPORTANCE = 1e-3
 # A second optimum is reported if it lies so many rates away with this probability.
 _APART, _SECOND = 3, 0.1
 
@@ -29,11 +31,13 @@ _APART, _SECOND = 3, 0.1
 class Tables:
     """The completed tables of one search.
 
-    losses (C, B, U, M): of each drawn column of seeds. weights (C, B, U): the seeds for which a column stands.
+    losses (C, B, U, M): of each drawn column of seeds. weights (C, B, U): the seeds for which a column stands. quality: a
+    condition with a best loss of (1 + e) times the least has the importance min(1, quality / e); None: all have 1.
     """
 
-    def __init__(self, outcomes: Outcomes, drawn: Posterior) -> None:
+    def __init__(self, outcomes: Outcomes, drawn: Posterior, quality: float | None = None) -> None:
         self.search = outcomes.search
+        self._quality = quality
         self.weights = outcomes.weights()
         observed = outcomes.columns()
         shape = (*observed.shape, drawn.z.shape[-1])
@@ -51,8 +55,22 @@ class Tables:
         return self._found[0]
 
     @cached_property
+    def importance(self) -> np.ndarray:
+        """The importance of each condition (B,), the mean over tables; one at which no rate trains has the least."""
+        if self._quality is None:
+            return np.ones(len(self.search.conditions))
+        best = np.min(np.where(np.isnan(self.means), math.inf, self.means), -1)
+        least = best.min(-1, keepdims=True)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found = np.minimum(self._quality / (best / least - 1), 1.0)
+        return np.asarray(np.maximum(np.where(np.isfinite(best), found, 0.0).mean(0), _LEAST_IMPORTANCE))
+
+    @cached_property
     def slopes(self) -> np.ndarray:
-        """The exponent of each table (M,), without conditions whose optimum may lie outside; NaN if fewer than two remain."""
+        """The exponent of each table (M,), weighted by importance, without conditions whose optimum may lie outside.
+
+        NaN if fewer than two remain.
+        """
         return self._slopes(*self._found)
 
     @cached_property
@@ -98,7 +116,7 @@ class Tables:
 
     def _slopes(self, rates: np.ndarray, border: np.ndarray) -> np.ndarray:
         inner = np.where(np.isin(border, OUTSIDE), math.nan, rates)
-        return exponents(self.search.conditions, 2.0**inner)
+        return exponents(self.search.conditions, 2.0**inner, self.importance)
 
 
 @dataclass(frozen=True)

@@ -117,11 +117,15 @@ def _elsewhere(outcomes: Outcomes, drawn: Posterior, tables: Tables) -> np.ndarr
 
 
 def _targets(tables: Tables) -> np.ndarray:
-    """What is to be known (Q, M): the exponent and all optima, in units of octaves, without their outermost hundredths."""
-    v = tables.search.v
-    slope = tables.slopes * math.sqrt(((v - v.mean()) ** 2).sum())
+    """What is to be known (Q, M): the exponent and all optima, in units of octaves, without their outermost hundredths.
+
+    Conditions count by their importance.
+    """
+    v, importance = tables.search.v, tables.importance
+    slope = tables.slopes * math.sqrt((importance * (v - np.average(v, weights=importance)) ** 2).sum())
+    shares = np.sqrt(OPTIMA * importance / importance.sum())
     rows = []
-    for row in (slope, *(tables.rates.T * math.sqrt(OPTIMA / len(v)))):
+    for row in (slope, *(tables.rates.T * shares[:, None])):
         known = row[np.isfinite(row)]
         if len(known) > 1:
             low, high = np.quantile(known, [0.01, 0.99])

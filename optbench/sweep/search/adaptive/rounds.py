@@ -78,6 +78,7 @@ class Round:
         key = (
             self._options.seed,
             self._options["picks"],
+            self._options["quality"],
             outcomes.key(),
             outcomes.pending.tobytes(),
             allowed.tobytes(),

@@ -38,10 +38,11 @@ class Memory:
 
     def state(self, number: int, outcomes: Outcomes, options: Options) -> State:
         """The state of search ``number``."""
-        key = (number, options.seed, *outcomes.key())
+        quality = options["quality"]
+        key = (number, options.seed, quality, *outcomes.key())
         if key not in self._states:
             drawn = posterior(outcomes, options.seed)
-            self._states[key] = State(outcomes, drawn, Tables(outcomes, drawn))
+            self._states[key] = State(outcomes, drawn, Tables(outcomes, drawn, quality))
             while len(self._states) > _KEPT:
                 self._states.popitem(last=False)
         return self._states[key]
