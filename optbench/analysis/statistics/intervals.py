@@ -56,6 +56,21 @@ def percentile_bounds(values: np.ndarray, level: float = 0.95) -> tuple[float, f
     return float(ordered[math.floor(position)]), float(ordered[len(ordered) - 1 - math.floor(position)])
 
 
+def interval_of_draws(values: np.ndarray, resampled: np.ndarray, stretch: float = 1.0, level: float = 0.95) -> Interval:
+    """About the median of ``values``, with the quantiles of ``resampled``, whose arms are made ``stretch`` times as long.
+
+    values: in each draw of what is not known. resampled: the same with resampled seeds, which may lie to one side. NaN if the
+    value does not exist in more than half of the draws; ``undefined`` is the share in which it does not.
+    """
+    undefined = float(np.isnan(values).mean())
+    if undefined > 0.5:
+        return Interval(math.nan, math.nan, math.nan, level, undefined)
+    middle = float(np.nanmedian(values))
+    low, high = percentile_bounds(resampled, level)
+    low, high = min(low, middle), max(high, middle)
+    return Interval(middle, middle - stretch * (middle - low), middle + stretch * (high - middle), level, undefined)
+
+
 def bootstrap(
     statistic: Callable[[list[np.ndarray]], np.ndarray],
     tasks: Tasks,
