@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 from target_charts import sensitivity_chart, steps_chart, survival_chart
+from target_claims import claims
 from target_costs import costs_chart, costs_to_target
 from target_searches import (
     ADVANCED,
@@ -92,6 +93,7 @@ def analyse(study: Study) -> Findings:
             *_of_scores(tables["algoperf"]),
             *missing(priced),
         ],
+        claims=claims(runs, tables, first),
     )
 
 
