@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from batch_hessian_claims import claims
 
 from optbench.analysis.charts.chart import Chart, Reference, Series
 from optbench.analysis.findings import Findings
@@ -75,7 +76,8 @@ def analyse(study: Study) -> Findings:
     }
     if measured:
         tables["maximal_learning_rates"] = _rates(measured)
-    return Findings(QUESTION, _answer(points, exponents), charts, tables, _notes(points), [MEASURE_RATES])
+    of_paper = claims(study.runs, tables["critical_batches"], exponents, tables.get("maximal_learning_rates"))
+    return Findings(QUESTION, _answer(points, exponents), charts, tables, _notes(points), [MEASURE_RATES], of_paper)
 
 
 def _points(study: Study) -> list[Point]:

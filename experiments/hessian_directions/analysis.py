@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from directions_claims import ERRORS, claims, errors_apart, pooled_ratio, saddles
 
 from optbench.analysis.charts.chart import Chart, Reference, Series
 from optbench.analysis.charts.landscape import surface
 from optbench.analysis.findings import Findings
-from optbench.analysis.statistics.intervals import student
 from optbench.analysis.statistics.settings import seeds_only
 from optbench.analysis.study import Study
 from optbench.theory.random_slices import principal_curvatures, saddle_frequency
@@ -20,8 +20,6 @@ QUESTION = (
     "Do random slices of the loss hide its saddles as the theory says, and do random projections of the loss give the trace of "
     "the Hessian without a product with it?"
 )
-#: Of a saddle rate: a lower rate is at most a few of several thousand slices.
-RESOLUTION = 1e-3
 MEASURE = "experiments/hessian_directions/slices.py"
 
 
@@ -58,8 +56,10 @@ def analyse(study: Study) -> Findings:
     charts = [_saddle_chart(found), _trace_chart(found)]
     if any(one.planes for one in found):
         charts += [_sections_chart(found), *_surfaces(found)]
-    tables = {"slices": _table(found), "points": _by_point(found)}
-    return Findings(QUESTION, _answer(found), charts, tables, _notes(found), [MEASURE])
+    table = _table(found)
+    tables = {"slices": table, "points": _by_point(found)}
+    of_paper = claims(study.runs, table)
+    return Findings(QUESTION, _answer(found, table), charts, tables, _notes(found, table), [MEASURE], of_paper)
 
 
 def _slices(study: Study) -> list[Slices]:
@@ -214,13 +214,7 @@ def _surface(one: Slices, name: str, names: tuple[str, str]) -> Chart:
 # ---- words --------------------------------------------------------------------------------------------------------------
 
 
-def _answer(found: Sequence[Slices]) -> str:
-    # The points of one seed share their vectors, so that only seeds are independent.
-    by_seed = []
-    for seed in sorted({one.seed for one in found}):
-        ratios, errors = np.array([one.ratio for one in found if one.seed == seed]).T
-        by_seed.append(float(np.average(ratios, weights=errors**-2)))
-    pooled = student(np.array(by_seed))
+def _answer(found: Sequence[Slices], table: pd.DataFrame) -> str:
     parts = []
     for name, some in _points(found).items():
         observed, predicted = (
@@ -228,28 +222,25 @@ def _answer(found: Sequence[Slices]) -> str:
         )
         parts.append(f"{observed:.0%} {name} (formula {predicted:.0%})")
     return (
-        f"Of random slices {', '.join(parts)} are saddles; the trace from values of the loss is {pooled:.2f} "
+        f"Of random slices {', '.join(parts)} are saddles; the trace from values of the loss is {pooled_ratio(table):.2f} "
         "times that from products with the Hessian."
     )
 
 
-def _notes(found: Sequence[Slices]) -> list[str]:
+def _notes(found: Sequence[Slices], table: pd.DataFrame) -> list[str]:
     notes = []
     for name, some in _points(found).items():
         means = {key: float(np.mean([one.values[key] for one in some])) for key in some[0].values}
-        shown = sum(one.values["bottom"] < -3 * one.values["bottom_residual"] for one in some)
+        shown = int(saddles(table[table["point"] == name]).sum())
         notes.append(
             f"{name[0].upper()}{name[1:]}: eigenvalues from {means['bottom']:.3g} to {means['top']:.3g}, trace "
             f"{means['trace']:.3g}, Frobenius norm {math.sqrt(means['squared_frobenius']):.3g}, carried by about "
             f"{means['carrying_eigenvalues']:.0f} of {means['dimension']:,.0f} eigenvalues. A negative eigenvalue beyond three "
             f"times its residual is there in {shown} of {len(some)} seeds."
         )
-    off = [
-        abs(one.values["saddle_rate"] - one.predicted_rate) / max(one.values["saddle_rate_error"], RESOLUTION)
-        for one in found
-    ]
+    off = int((errors_apart(table) > ERRORS).sum())
     notes.append(
-        f"Observed and predicted saddle rates are more than two standard errors apart at {sum(x > 2 for x in off)} of "
+        f"Observed and predicted saddle rates are more than two standard errors apart at {off} of "
         f"{len(found)} points. The formula takes z'Hz for normal, which it is not where few eigenvalues carry the norm."
     )
     apart = sum(abs(ratio - 1) > 2 * error for ratio, error in (one.ratio for one in found))
