@@ -1,11 +1,19 @@
-"""The committed runs of a study as a `Study` without run folders: no histories and no measurements."""
+"""The claims of studies about their committed runs and tables.
 
+An analysis reads the committed runs as those of a `Study` without run folders, which has no histories and no measurements. What
+it would compute from these is taken from the committed tables.
+"""
+
+import importlib
 import math
+import sys
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 
-from optbench.analysis.studies import analysis_of
+from optbench.analysis.studies import analysis_of, folder_of
 
 RESULTS = Path(__file__).parents[2] / "results"
 # Names of the code that trained the committed runs, and of today.
@@ -13,6 +21,8 @@ _NAMES = {"config.norm_batch": "config.ghost_batch_size", "cell.norm_batch": "ce
 
 # The steps between two evaluations of studies with a target.
 _EVALUATED = {"steps_to_target": 6}
+# Resamples where more than 60 are cheap.
+_REPETITIONS = {"generalization_gap": 600}
 
 
 def table(name, part):
@@ -33,7 +43,8 @@ class Committed:
 
     def __init__(self, name, scale="laptop"):
         self.name, self.scale, self.runs = name, scale, runs(name)
-        self.results_dir = self.plan = None
+        self.results_dir, self.plan = None, SimpleNamespace(information=dict)  # of a sweep without a search
+        self.cells = {}
 
     def histories(self, columns=None, runs=None):
         """The evaluations around the crossing of a target, which lies in their middle; nothing of other studies."""
@@ -68,9 +79,68 @@ class Committed:
         return sorted(self.runs["seed"].unique())
 
 
-def findings(name, repetitions=200):
+@cache
+def findings(name):
     """What the analysis of a study finds in its committed runs, with short bootstraps."""
     function = analysis_of(name)
     if "REPETITIONS" in function.__globals__:
-        function.__globals__["REPETITIONS"] = repetitions
+        function.__globals__["REPETITIONS"] = _REPETITIONS.get(name, 60)
     return function(Committed(name))
+
+
+def parts(name):
+    """The names in the module of a study's analysis, such as its ``claims``."""
+    return analysis_of(name).__globals__
+
+
+def _gap():
+    found = findings("generalization_gap")
+    names = ("matched", "large_over_small_sharpness")
+    matched, sharper = (table("generalization_gap", part) for part in names)
+    own = parts("generalization_gap")
+    frame = runs("generalization_gap")
+    frame = frame.assign(condition=own["conditions"](frame))
+    return own["claims"](frame, found.tables["small_minus_large"], matched, found.tables["remedies"], sharper)
+
+
+def _landscape():
+    own = parts("landscape")
+    correlations = own["_correlations"](table("landscape", "minima"))
+    return own["claims"](runs("landscape"), table("landscape", "differences"), correlations)
+
+
+def _of_tables(name, *names):
+    return lambda: parts(name)["claims"](runs(name), *(table(name, part) for part in names))
+
+
+def imported(name, module):
+    """A module beside the analysis of a study."""
+    folder = str(folder_of(name))
+    sys.path.insert(0, folder)
+    try:
+        return importlib.import_module(module)
+    finally:
+        sys.path.remove(folder)
+
+
+def _second_order():
+    return imported("second_order", "script_claims").committed(RESULTS / "second_order")
+
+
+#: For each study how its claims are made. Those of the sweeps of second_order need histories.
+CLAIMS = {
+    "generalization_gap": _gap,
+    "scaling_rules": lambda: findings("scaling_rules").claims,
+    "steps_to_target": lambda: findings("steps_to_target").claims,
+    "optimizer_comparison": lambda: findings("optimizer_comparison").claims,
+    "landscape": _landscape,
+    "second_order": _second_order,
+    "hessian_directions": _of_tables("hessian_directions", "slices"),
+    "batch_hessian": _of_tables("batch_hessian", "critical_batches", "exponents", "maximal_learning_rates"),
+}
+
+
+@cache
+def claims(name):
+    """The claims of a study about its committed runs and tables."""
+    return tuple(CLAIMS[name]())
