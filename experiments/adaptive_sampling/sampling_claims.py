@@ -24,8 +24,8 @@ def claims(
 ) -> list[Claim]:
     """The claims, from the tables losses and ranges.
 
-    methods: the names in the tables of "sgd", "plain", "controlled" and "adaptive". models: of each problem in the tables; that of
-    softmax regression is convex.
+    methods: the names in the tables of "sgd", "plain", "controlled" and "adaptive". models: of each problem in the tables, of
+    which softmax regression is convex.
     """
     found = []
     for problem in dict.fromkeys(ranges["problem"]):

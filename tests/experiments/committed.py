@@ -127,6 +127,50 @@ def _second_order():
     return imported("second_order", "script_claims").committed(RESULTS / "second_order")
 
 
+def _quadratic():
+    own, savings = parts("quadratic_model"), table("quadratic_model", "savings")
+    tables = table("quadratic_model", "trained_and_theory"), savings, table("quadratic_model", "local_slopes")
+    return own["claims"](runs("quadratic_model"), *tables, own["trends"](savings))
+
+
+def _limiting():
+    own, each = parts("limiting_dynamics"), table("limiting_dynamics", "each_run")
+    settings = own["_settings"](each, table("limiting_dynamics", "directions"))
+    return own["claims"](runs("limiting_dynamics"), settings, each)
+
+
+def _multiscale():
+    own, tables = parts("multiscale"), [table("multiscale", name) for name in ("edge", "growth", "decay")]
+    return own["claims"](runs("multiscale"), own["_met"](*tables), own["_unexplained"](tables[2]))
+
+
+def _nonconvex():
+    own, (calls, factors, kept, noise, share) = (
+        parts("nonconvex_rates"),
+        (
+            table("nonconvex_rates", name)
+            for name in (
+                "oracle_calls",
+                "local_factors",
+                "bounds_along_descent",
+                "sgd_across_lengths",
+                "sums_of_step_sizes",
+            )
+        ),
+    )
+    return own["claims"](runs("nonconvex_rates"), calls, factors, kept, own["slope_of"](noise), share, {})
+
+
+def _coresets():
+    own = parts("coresets")
+    return own["claims"](runs("coresets"), table("coresets", "comparisons"), own["NAMES"])
+
+
+def _adaptive():
+    own, name = parts("adaptive_sampling"), "adaptive_sampling"
+    return own["claims"](runs(name), table(name, "losses"), table(name, "ranges"), own["NAMES"], own["MODELS"])
+
+
 #: For each study how its claims are made. Those of the sweeps of second_order need histories.
 CLAIMS = {
     "generalization_gap": _gap,
@@ -137,6 +181,15 @@ CLAIMS = {
     "second_order": _second_order,
     "hessian_directions": _of_tables("hessian_directions", "slices"),
     "batch_hessian": _of_tables("batch_hessian", "critical_batches", "exponents", "maximal_learning_rates"),
+    "quadratic_model": _quadratic,
+    "initialization_and_momentum": lambda: findings("initialization_and_momentum").claims,
+    "limiting_dynamics": _limiting,
+    "multiscale": _multiscale,
+    "shift_curvature": _of_tables("shift_curvature", "points", "settings"),
+    "nonconvex_rates": _nonconvex,
+    "online_regression": _of_tables("online_regression", "beale", "differences"),
+    "coresets": _coresets,
+    "adaptive_sampling": _adaptive,
 }
 
 
