@@ -15,6 +15,7 @@ import pandas as pd
 
 from optbench.analysis.claim_outcomes import STEPS, all_of, below, decided, effect
 from optbench.analysis.claims import RATIO_OF_STEPS, Claim, table
+from optbench.analysis.report.study_page import write_table
 from optbench.analysis.statistics.intervals import Interval, student
 
 DAUPHIN, LM, SCORE = "Dauphin et al. 2014", "Pooladzandi & Zhou 2022", "Adeoye & Bemporad 2023"
@@ -153,7 +154,7 @@ def main() -> None:
     folder = Path(parser.parse_args().results_dir) / "second_order"
     claims = committed(folder)
     (folder / "tables").mkdir(parents=True, exist_ok=True)
-    table(claims, "second_order").to_csv(folder / "tables" / "claims.csv", index=False)
+    write_table(table(claims, "second_order"), folder / "tables" / "claims")
     print("\n".join(f"{claim.outcome}: {claim.claim}" for claim in claims))
 
 
