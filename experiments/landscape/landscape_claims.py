@@ -107,4 +107,5 @@ def _sizes(runs: pd.DataFrame) -> str:
 
 
 def _common(runs: pd.DataFrame) -> Mapping[str, Any]:
-    return {"method": "/".join(sorted(runs["optimizer"].dropna().unique())), "matched_by": "epochs", **place(runs)}
+    optimizers = runs["optimizer"].dropna().unique() if "optimizer" in runs else []
+    return {"method": "/".join(sorted(optimizers)), "matched_by": "epochs", **place(runs)}
