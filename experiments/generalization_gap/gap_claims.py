@@ -8,10 +8,11 @@ from gap_conditions import MOMENTUM, WHOLE, Conditions, words_of_epochs
 from gap_sharpness import GROUP, LOSS
 from gap_tables import SMALL
 
+from optbench.analysis import claim_outcomes
+from optbench.analysis.claim_outcomes import SHARPNESS, SMALL_MINUS_LARGE, above, batches, below, effect, not_tested
 from optbench.analysis.claims import Claim, Outcome
 
 Place = dict[str, Any]
-ACCURACY = "test accuracy, small minus large batch"
 #: Differences of test accuracy below this count as none.
 MARGIN = 0.005
 
@@ -26,7 +27,7 @@ def claims(
     sharper: pd.DataFrame,
 ) -> list[Claim]:
     """One claim for each method at equal epochs, and those of the remedies, of equal updates and of sharpness."""
-    place = {name: "/".join(sorted(map(str, runs[name].dropna().unique()))) for name in ("dataset", "model")}
+    place: Place = {**claim_outcomes.place(runs)}
     made = []
     at_epochs = {row["method"]: row for _, row in _accuracies(differences).iterrows()}
     for method in found.methods:
@@ -37,7 +38,7 @@ def claims(
                 "Keskar et al. 2017, table 2",
                 _sign(row, 1),
                 row,
-                place | {"method": method, "matched_by": "epochs", "condition": f"batch={found.small}:{found.large}"},
+                place | {"method": method, "matched_by": "epochs", "condition": batches(found.small, found.large)},
                 found,
             )
         )
@@ -63,8 +64,7 @@ def _accuracies(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _sign(row: pd.Series, sign: int) -> Outcome:
     """agrees if the interval of the search is on the side of ``sign``, disagrees if it is on the other one."""
-    low, high = sorted((sign * row["search_low"], sign * row["search_high"]))
-    return "agrees" if low > 0 else "disagrees" if high < 0 else "undecided"
+    return (above if sign > 0 else below)(row["search_low"], row["search_high"])
 
 
 def _claim(
@@ -74,11 +74,11 @@ def _claim(
     row: pd.Series,
     place: Place,
     found: Conditions,
-    quantity: str = ACCURACY,
+    quantity: str = SMALL_MINUS_LARGE,
 ) -> Claim:
     """A claim about a difference of test accuracies in points, for the search."""
     if math.isnan(row["search_difference"]):
-        return Claim(claim=words, source=source, outcome="not tested", **place)
+        return not_tested(words, source, **place)
     return Claim(
         claim=words,
         source=source,
@@ -86,9 +86,7 @@ def _claim(
         quantity=quantity,
         unit="points",
         estimand="S",
-        effect=100 * row["search_difference"],
-        low=100 * row["search_low"],
-        high=100 * row["search_high"],
+        **effect(row["search_difference"], row["search_low"], row["search_high"], 100),
         runs=sum(
             len(best.runs) for (method, *_), best in found.best.items() if method == place.get("method", MOMENTUM)
         ),
@@ -111,7 +109,7 @@ def _repaired(
     """
     own = place | {"method": MOMENTUM, "condition": f"batch={found.large}, {remedy}", "matched_by": "epochs"}
     if row is None or small is None or math.isnan(row["search_low"]):
-        return Claim(claim=words, source=source, outcome="not tested", **own)
+        return not_tested(words, source, **own)
     bound = small["search_difference"] - MARGIN
     outcome: Outcome = (
         "agrees" if row["search_low"] >= bound else "disagrees" if row["search_high"] < bound else "undecided"
@@ -123,7 +121,7 @@ def _ghost(row: pd.Series | None, place: Place, found: Conditions) -> Claim:
     words, source = "Ghost batch norm improves the large batch.", "Hoffer et al. 2017, section 4"
     own = place | {"method": MOMENTUM, "condition": f"batch={found.large}, {WHOLE}", "matched_by": "epochs"}
     if row is None or math.isnan(row["search_low"]):
-        return Claim(claim=words, source=source, outcome="not tested", **own)
+        return not_tested(words, source, **own)
     return _claim(words, source, _sign(row, -1), row, own, found, f"test accuracy gained by {WHOLE}")
 
 
@@ -131,34 +129,31 @@ def _at_updates(updates: pd.DataFrame, place: Place, found: Conditions) -> Claim
     words, source = "At equal updates the large batch generalizes as well.", "Hoffer et al. 2017, section 5"
     rows = _accuracies(updates)
     if rows.empty or math.isnan(rows.iloc[0]["search_low"]):
-        return Claim(claim=words, source=source, outcome="not tested", **place)
+        return not_tested(words, source, **place)
     row = rows.iloc[0]
     outcome: Outcome = (
         "agrees" if row["search_high"] <= MARGIN else "disagrees" if row["search_low"] > MARGIN else "undecided"
     )
-    condition = f"batch={row['small']}:{row['large']}"
-    own = place | {"method": MOMENTUM, "condition": condition, "matched_by": "steps"}
+    own = place | {"method": MOMENTUM, "condition": batches(row["small"], row["large"]), "matched_by": "steps"}
     return _claim(words, source, outcome, row, own, found)
 
 
 def _sharper(sharper: pd.DataFrame, place: Place, found: Conditions) -> Claim:
     """By the sharpness in Keskar's box of solutions at equal train loss, over seeds of the rates that were found."""
     words, source = "Large batches end in sharper minima.", "Keskar et al. 2017, table 3"
-    own = place | {"method": MOMENTUM, "matched_by": "train loss", "condition": f"batch={found.small}:{found.large}"}
+    own = place | {"method": MOMENTUM, "matched_by": "train loss", "condition": batches(found.small, found.large)}
     rows = sharper[(sharper["measure"] == "keskar") & (sharper[GROUP] == LOSS)] if len(sharper) else sharper
     if rows.empty or math.isnan(rows.iloc[0]["low"]):
-        return Claim(claim=words, source=source, outcome="not tested", **own)
+        return not_tested(words, source, **own)
     row = rows.iloc[0]
     return Claim(
         claim=words,
         source=source,
-        outcome="agrees" if row["low"] > 1 else "disagrees" if row["high"] < 1 else "undecided",
-        quantity="sharpness in Keskar's box, large over small batch",
+        outcome=above(row["low"], row["high"], 1.0),
+        quantity=SHARPNESS["keskar"],
         unit="ratio",
         estimand="W",
-        effect=row["ratio"],
-        low=row["low"],
-        high=row["high"],
+        **effect(row["ratio"], row["low"], row["high"]),
         runs=2 * int(row["seeds"]),
         **own,
     )

@@ -21,8 +21,6 @@ _NAMES = {"config.norm_batch": "config.ghost_batch_size", "cell.norm_batch": "ce
 
 # The steps between two evaluations of studies with a target.
 _EVALUATED = {"steps_to_target": 6}
-# Resamples where more than 60 are cheap.
-_REPETITIONS = {"generalization_gap": 600}
 
 
 def table(name, part):
@@ -84,23 +82,13 @@ def findings(name):
     """What the analysis of a study finds in its committed runs, with short bootstraps."""
     function = analysis_of(name)
     if "REPETITIONS" in function.__globals__:
-        function.__globals__["REPETITIONS"] = _REPETITIONS.get(name, 60)
+        function.__globals__["REPETITIONS"] = 60
     return function(Committed(name))
 
 
 def parts(name):
     """The names in the module of a study's analysis, such as its ``claims``."""
     return analysis_of(name).__globals__
-
-
-def _gap():
-    found = findings("generalization_gap")
-    names = ("matched", "large_over_small_sharpness")
-    matched, sharper = (table("generalization_gap", part) for part in names)
-    own = parts("generalization_gap")
-    frame = runs("generalization_gap")
-    frame = frame.assign(condition=own["conditions"](frame))
-    return own["claims"](frame, found.tables["small_minus_large"], matched, found.tables["remedies"], sharper)
 
 
 def _landscape():
@@ -171,9 +159,9 @@ def _adaptive():
     return own["claims"](runs(name), table(name, "losses"), table(name, "ranges"), own["NAMES"], own["MODELS"])
 
 
-#: For each study how its claims are made. Those of the sweeps of second_order need histories.
+#: For each study how its claims are made. Those of the sweeps of second_order need histories, and the committed runs of
+#: generalization_gap are of another grid than its analysis.
 CLAIMS = {
-    "generalization_gap": _gap,
     "scaling_rules": lambda: findings("scaling_rules").claims,
     "steps_to_target": lambda: findings("steps_to_target").claims,
     "optimizer_comparison": lambda: findings("optimizer_comparison").claims,
