@@ -9,6 +9,7 @@ Source: Agarwal et al. 2021, "Deep reinforcement learning at the edge of the sta
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -37,6 +38,15 @@ class Interval:
         """The interval of a quantity of which this is the logarithm's."""
         estimate, low, high = (math.exp(value) for value in (self.estimate, self.low, self.high))
         return Interval(estimate, low, high, self.level, self.undefined)
+
+    def judged(self, least: float, most: float) -> Literal["agrees", "disagrees", "undecided"]:
+        """The outcome for a range that was accepted beforehand: all of the interval lies in it, none of it, or neither is so.
+
+        Without bounds it is undecided.
+        """
+        if self.low >= least and self.high <= most:
+            return "agrees"
+        return "disagrees" if self.high < least or self.low > most else "undecided"
 
     def __format__(self, numbers: str) -> str:
         bounds = "" if math.isnan(self.low) else f" [{self.low:{numbers}}, {self.high:{numbers}}]"
