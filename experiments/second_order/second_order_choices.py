@@ -14,6 +14,7 @@ from optbench.analysis.statistics.settings import seeds_only
 
 SEEDS = (1, 2, 3)
 TARGET = 0.8  # validation accuracy
+EVERY_STEP = "K-FAC, factors every step"
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Part:
 
     experiments: the experiments of its runs. experiment: returns the experiment of a run. varied: the settings that identify a
     run of the experiment in a command, and so distinguish the choices of one method. label: returns the method of a run. score:
-    of a run with its evaluations, lower is better.
+    of a run with its evaluations, lower is better. by_cells: ``varied`` are read from the cells of the grid.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Part:
     varied: tuple[str, ...]
     label: Callable[[pd.Series], str]
     score: Callable[[pd.Series, pd.DataFrame], float]
+    by_cells: bool = False
 
 
 NAMES = {
@@ -55,6 +57,10 @@ def _entropy_label(run: pd.Series) -> str:
 
 def _convnet_label(run: pd.Series) -> str:
     return f"{NAMES[run['optimizer']]}, batch {run['batch']:.0f}"
+
+
+def _factors_label(run: pd.Series) -> str:
+    return EVERY_STEP if run.get("config.optimizer.factor_period") == 1 else NAMES[run["optimizer"]]
 
 
 def steps_to_target(history: pd.DataFrame) -> float:
@@ -93,6 +99,34 @@ PARTS = (
         _entropy_label,
         lambda run, history: -float(history["validation_accuracy"].iloc[-1]),
     ),
+    Part(
+        "autoencoder_batch",
+        ("second_order_autoencoder_batch",),
+        lambda run: "second_order_autoencoder_batch",
+        ("optimizer", "trial", "optimizer.learning_rate", "momentum_schedule"),
+        lambda run: NAMES[run["optimizer"]],
+        lambda run, history: float(history["validation_loss"].iloc[-1]),
+        by_cells=True,
+    ),
+    # The options of these two were chosen in the studies "convnet" and "entropy": they have no runs on seed 0.
+    Part(
+        "convnet_factors",
+        ("second_order_convnet_factors",),
+        lambda run: "second_order_convnet_factors",
+        ("optimizer", "trial", "optimizer.factor_period"),
+        _factors_label,
+        lambda run, history: steps_to_target(history),
+        by_cells=True,
+    ),
+    Part(
+        "entropy_long",
+        ("second_order_entropy_long",),
+        lambda run: "second_order_entropy_long",
+        ("optimizer",),
+        lambda run: "Entropy-SGD" if run["optimizer"] == "entropy_sgd" else NAMES[run["optimizer"]],
+        lambda run, history: -float(history["validation_accuracy"].iloc[-1]),
+        by_cells=True,
+    ),
 )
 
 
@@ -121,6 +155,12 @@ def scored(part: Part, runs: pd.DataFrame, evaluations: pd.DataFrame) -> pd.Data
 
 def _words(part: Part, run: pd.Series) -> str:
     """The words of a command that identify the run, without its seed."""
+    if part.by_cells:
+        cells = {name: run.get(f"cell.{name}") for name in part.varied}
+        known = {name: value for name, value in cells.items() if not pd.isna(value)}
+        return " ".join(
+            f"{name}={value}" if isinstance(value, str) else f"{name}={value:g}" for name, value in known.items()
+        )
     words = []
     for name in part.varied:
         value = run[name] if name in ("optimizer", "batch", "trial") else run.get(f"config.{name}")
