@@ -57,7 +57,7 @@ def drawn(findings):
 @pytest.mark.parametrize(
     ("name", "runs"),
     [
-        ("batch_hessian", {"smoke": 2, "laptop": 8, "full": 6}),
+        ("batch_hessian", {"smoke": 2, "laptop": 6, "full": 6}),
         ("hessian_directions", {"smoke": 2, "laptop": 16, "full": 6}),
         ("landscape", {"smoke": 4, "laptop": 18, "full": 12}),
     ],
