@@ -185,7 +185,7 @@ def _convnet_factors(ranked: pd.DataFrame, evaluations: pd.DataFrame) -> Finding
         QUESTIONS["convnet_factors"],
         f"Steps to 80 % validation accuracy at batch 4,096, the median over seeds and their range: {'; '.join(words)}.",
         [_factors_chart(evaluations.merge(runs[["run_id", "method", "seed"]], on="run_id"))],
-        {"agreement": outcomes, "steps_to_target": table},
+        ({"agreement": outcomes} if rows else {}) | {"steps_to_target": table},
         [
             "All options are those that the earlier search chose, for K-FAC with factors every 10 steps: only the two periods "
             "of K-FAC are changed.",
