@@ -30,7 +30,7 @@ class Found:
 def _options(table: Table, budget: float, cost: str, seed: int, picks: str) -> Options:
     amount: Any = int(budget) if cost == "runs" else f"{float(100 * budget / table.total_steps)!r}%"
     values = {"over": None, "law": None, "budget": amount, "cost": "auto", "width": None, "factor": None}
-    return Options({**values, "minimum": 0.05, "quality": None, "picks": picks}, seed)
+    return Options({**values, "minimum": 0.05, "quality": None, "confirm": 0, "picks": picks}, seed)
 
 
 def _product(picks: str) -> Callable[[Table, float, str, int], Found]:

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pandas as pd
+from sampling_claims import SHARE, claims
 
 from optbench.analysis.charts.chart import Chart, Series
 from optbench.analysis.findings import Findings
@@ -18,8 +19,10 @@ QUESTION = (
 SGD, PLAIN, CONTROLLED, REDUCED, ADAPTIVE = "SGD", "SdLBFGS", "SdLBFGS, controlled", "SdLBFGS-VR", "ARAS"
 METHODS = (SGD, PLAIN, CONTROLLED, REDUCED, ADAPTIVE)
 PROBLEMS = {"logreg": "Softmax regression", "mlp": "Network with tanh", "allcnnc": "All-CNN-C"}
-#: The criteria: ARAS has less than this share of the range of SGD over step sizes, and works are equal within this share.
-SHARE, EQUAL = 0.2, 0.15
+#: Works are equal within this share.
+EQUAL = 0.15
+NAMES = {"sgd": SGD, "plain": PLAIN, "controlled": CONTROLLED, "adaptive": ADAPTIVE}
+MODELS = {problem: model for model, problem in PROBLEMS.items()}
 KEYS = ["problem", "method", "step_size"]
 
 
@@ -37,6 +40,7 @@ def analyse(study: Study) -> Findings:
         [chart for chart in charts if chart.series],
         {name: frame for name, frame in tables.items() if len(frame)},
         _notes(runs, losses, ranges),
+        claims=claims(study.runs, losses, ranges, NAMES, MODELS),
     )
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import batch_hessian_agreement as agreement
 import numpy as np
 import pandas as pd
+from batch_hessian_agreement import FITTED_FROM
+from batch_hessian_claims import claims
 
 from optbench.analysis.charts.chart import Chart, Reference, Series
 from optbench.analysis.findings import Findings
@@ -23,8 +25,6 @@ QUESTION = (
 )
 PREDICTIONS = ("isotropic", "directional", "fitted")
 OPTIMIZERS = {"sgd": "SGD", "adam": "Adam"}
-#: Smaller batches of a trained network contain almost no example with a loss. Fixed before the runs: it was seen on other seeds.
-FITTED_FROM = 8
 #: Slopes of the largest stable rates on the smaller and on the larger half of the batch sizes.
 EXPECTED_SLOPES = {"sgd": (1.0, 0.0), "adam": (0.5, 0.0)}
 MEASURE_RATES = "experiments/batch_hessian/maximal_learning_rates.py"
@@ -80,7 +80,8 @@ def analyse(study: Study) -> Findings:
     if measured:
         tables["maximal_learning_rates"] = _rates(measured)
     notes = [_outcomes(tables["agreement"]), *_notes(points)]
-    return Findings(QUESTION, _answer(points, exponents), charts, tables, notes, [MEASURE_RATES])
+    of_paper = claims(study.runs, tables["critical_batches"], exponents, tables.get("maximal_learning_rates"))
+    return Findings(QUESTION, _answer(points, exponents), charts, tables, notes, [MEASURE_RATES], of_paper)
 
 
 def _points(study: Study) -> list[Point]:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from coreset_claims import SELECTION, claims
 
 from optbench.analysis.charts.chart import Chart
 from optbench.analysis.charts.layout import Series
@@ -14,7 +15,6 @@ QUESTION = "Does a tenth of the examples, chosen by CRAIG or AdaCore, beat a ran
 NAMES = {"none": "all examples", "random": "random", "craig": "CRAIG", "adacore": "AdaCore"}
 MODELS = {"logreg": "Softmax regression", "mlp": "784-128-10"}
 ERRORS = {"last_layer_error": "last layer", "gradient_error": "all parameters"}
-SELECTION = "config.selection.name"
 VALUES = (
     "test_accuracy",
     "last_layer_error",
@@ -41,6 +41,7 @@ def analyse(study: Study) -> Findings:
         charts,
         {name: each for name, each in tables.items() if len(each)},
         _notes(study, table, pairs),
+        claims=claims(study.runs, pairs, NAMES),
     )
 
 

@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 
 from optbench.analysis.charts.chart import Chart, Reference, Series
+from optbench.analysis.claim_outcomes import decided, effect, place
+from optbench.analysis.claims import Claim
 from optbench.analysis.findings import Findings
 from optbench.analysis.names import method
 from optbench.analysis.statistics.settings import seeds_only
@@ -27,7 +29,20 @@ def analyse(study: Study) -> Findings:
         f"{int(rows['diverged'].sum())} of {int(rows['runs'].sum())} runs diverged.",
         "No learning rate was tuned: nothing here says that one method is better than another.",
     ]
-    return Findings(QUESTION, f"{answer}.", [_chart(rows)], {"accuracies": rows}, notes)
+    share = 1 - len(below) / len(rows)
+    expected = Claim(
+        claim=f"Every method comes to a test accuracy of {EXPECTED:.0%} at its defaults.",
+        source="expectation of this study",
+        outcome=decided(below.empty),
+        quantity=f"share of settings with a test accuracy of {EXPECTED:.0%}",
+        unit="fraction",
+        estimand="W",
+        matched_by="epochs",
+        runs=int(rows["runs"].sum()),
+        **effect(share),
+        **place(study.runs),
+    )
+    return Findings(QUESTION, f"{answer}.", [_chart(rows)], {"accuracies": rows}, notes, claims=[expected])
 
 
 def table(runs: pd.DataFrame) -> pd.DataFrame:

@@ -1,203 +1,131 @@
-"""The gap and the test accuracy against batch size, and the gain of each remedy over the plain large batch."""
+"""Test accuracy against batch size at each batch's own best rate, the remedies for the large batch, and equal train loss."""
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
-from gap_conditions import METRIC, PLAIN, conditions, of_best_trials
-from gap_differences import SMALL, points, remedies, small_minus_large, told
-from gap_sharpness import MEASURE, MEASURES, lines_between, sharpness_notes, solutions
+from gap_charts import by_batch_chart, matched_chart, rates_chart, remedies_chart
+from gap_claims import claims
+from gap_conditions import MOMENTUM, PLAIN, Conditions, in_words, of_study, words_of_epochs
+from gap_sharpness import GROUP, MEASURE, MEASURES, lines_between, sharpness_notes, solutions
+from gap_tables import SMALL, at_equal_train_loss, best_table, equal_updates, remedies, small_minus_large
 
-from optbench.analysis.charts.chart import Chart, Reference, Series
 from optbench.analysis.findings import Findings
-from optbench.analysis.laws.gap import METRICS, gap_by_batch
 from optbench.analysis.laws.minima import line_chart, measures_chart, ratios
-from optbench.analysis.names import method
-from optbench.analysis.statistics.selection import select
+from optbench.analysis.statistics.intervals import Interval
 from optbench.analysis.study import Study
 
 QUESTION = "Do large batches generalize worse than small ones, or are they only tuned worse, and which remedy helps?"
-MATCHES = {"epoch": "the same epochs", "step": "the same updates", "train_loss": "the same train loss"}
 
-REPETITIONS = 2000
+# So many conditions are named in a note.
+_NAMED = 4
 
 
 def analyse(study: Study) -> Findings:
-    """Gap and test accuracy at the best trial of every batch, also at matched training, and the remedies paired by seed."""
-    runs = study.runs
-    if METRIC not in runs or not (runs["status"] == "done").any():
-        return Findings(QUESTION, "Not enough runs for an answer: none is done.")
-    runs = runs.assign(condition=conditions(runs))
-    plain = runs[runs["condition"] == PLAIN]
-    if plain.empty:
-        return Findings(QUESTION, "Not enough runs for an answer: none is without a remedy.")
-    best = select(plain, ["optimizer", "batch"], METRIC)
-    chosen = of_best_trials(plain, best)
-    matched = _matched(study, chosen)
-    losses, added = small_minus_large(plain, chosen, REPETITIONS), remedies(runs, best, REPETITIONS)
-    sharpness, lines = solutions(study, chosen), lines_between(study, chosen)
-    sharper = ratios(sharpness, "optimizer", MEASURES)
+    """Compare the batches at their own best rates, at equal epochs, updates and train loss, and each remedy with none."""
+    found = of_study(study)
+    if found is None:
+        return Findings(QUESTION, "Not enough runs for an answer: none is done without a remedy.")
+    best, differences, added = best_table(found), small_minus_large(found), remedies(found)
+    updates, matched = equal_updates(found), at_equal_train_loss(found)
+    sharpness = solutions(study, found)
+    sharper = ratios(sharpness, GROUP, MEASURES)
+    lines = lines_between(study, found)
     charts = [
-        _by_batch(best, "gap_accuracy", "Generalization gap in accuracy", "Train minus test accuracy"),
-        _by_batch(best, "gap_loss", "Generalization gap in loss", "Test minus train loss"),
-        _by_batch(best, "test_accuracy", "Test accuracy", "Test accuracy"),
-        _matched_chart(matched),
-        _remedies_chart(added),
-        measures_chart(
-            sharpness, "optimizer", MEASURES, "sharpness", "Sharpness of small- and large-batch solutions", True
-        ),
-        line_chart(lines, chosen["batch"].min(), chosen["batch"].max(), "optimizer and seed"),
+        by_batch_chart(best),
+        remedies_chart(added),
+        matched_chart(found),
+        rates_chart(best),
+        measures_chart(sharpness, GROUP, MEASURES, "sharpness", "Sharpness of small- and large-batch solutions", True),
+        line_chart(lines, found.small, found.large, "optimizer and seed"),
     ]
     tables = {
-        "best_trials": best,
-        "small_minus_large": losses,
-        "matched": matched,
+        "small_minus_large": differences,
         "remedies": added,
+        "equal_updates": updates,
+        "equal_train_loss": matched,
+        "best_rates": best,
         "sharpness": sharpness,
         "large_over_small_sharpness": sharper,
     }
     kept = {name: table for name, table in tables.items() if len(table)}
-    notes = [*_notes(best, matched, added), *sharpness_notes(sharper)]
-    return Findings(QUESTION, _answer(losses, added), [c for c in charts if c.series], kept, notes, [MEASURE])
-
-
-def _matched(study: Study, chosen: pd.DataFrame) -> pd.DataFrame:
-    """The differences between batches at equal epochs, equal updates or equal train loss."""
-    history = study.histories(["event", "step", "epoch", *METRICS])
-    tables = [gap_by_batch(chosen, history, match) for match in MATCHES] if len(chosen) else []  # type: ignore[arg-type]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-
-
-# ---- charts -------------------------------------------------------------------------------------------------------------
-
-
-def _by_batch(best: pd.DataFrame, metric: str, title: str, label: str) -> Chart:
-    series = []
-    for optimizer, rows in best[best["trial"].notna()].groupby("optimizer"):
-        low, high = rows[metric] - rows[f"{metric}_std"], rows[metric] + rows[f"{metric}_std"]
-        series.append(Series(label=method(str(optimizer)), x=rows["batch"], y=rows[metric], low=low, high=high))
-    return Chart(
-        name=metric,
-        title=f"{title} against batch size",
-        caption="The best trial at every batch by validation accuracy; bars are one standard deviation over seeds.",
-        x_label="Batch size (examples)",
-        y_label=label,
-        log_x=True,
-        percent_y=metric.endswith("accuracy"),
-        ticks_at_x=True,
-        series=series,
-    )
-
-
-def _matched_chart(matched: pd.DataFrame) -> Chart:
-    series = []
-    if len(matched):
-        known = matched[matched["test_accuracy_excess"].notna() & (matched["passed"] > 0)]
-        for key, rows in known.groupby(["match", "optimizer"], sort=False):
-            match, optimizer = map(str, key)
-            panel = f"At {MATCHES[match]}"
-            # Losses are drawn downward. The smallest batch has none, and no interval.
-            lost = {
-                "y": rows["test_accuracy_excess"],
-                "low": rows["test_accuracy_excess_high"].where(rows["batch"] > rows["batch"].min()),
-                "high": rows["test_accuracy_excess_low"].where(rows["batch"] > rows["batch"].min()),
-            }
-            points = {name: -100 * values for name, values in lost.items()}
-            series.append(Series(label=method(str(optimizer)), x=rows["batch"], panel=panel, **points))
-    return Chart(
-        name="matched",
-        title="Test accuracy against batch size at matched training",
-        caption="The best trials. Minus that of the smallest batch of the same optimizer and seed, where all its runs "
-        "have passed the same point; 95 % Student intervals.",
-        x_label="Batch size (examples)",
-        y_label="Test accuracy (points)",
-        share_y=False,
-        log_x=True,
-        ticks_at_x=True,
-        series=series,
-        references=[Reference(0.0)],
-    )
-
-
-def _remedies_chart(added: pd.DataFrame) -> Chart:
-    series = []
-    if len(added):
-        for way, rows in added[added["seeds"] > 0].groupby("chosen"):
-            series.append(
-                Series(
-                    label=str(way),
-                    x=rows["remedy"],
-                    y=100 * rows["difference"],
-                    kind="points",
-                    low=100 * rows["low"],
-                    high=100 * rows["high"],
-                )
-            )
-    return Chart(
-        name="remedies",
-        title="What the remedies add to the plain large batch",
-        caption="Differences of test accuracy to momentum SGD at the large batch, paired by seed; 95 % Student intervals, for "
-        "the settings found.",
-        y_label="Test accuracy gained (points)",
-        horizontal=True,
-        series=series,
-        references=[Reference(0.0)],
-    )
+    notes = [*_notes(found, best, differences, updates, matched), *sharpness_notes(sharper)]
+    made = claims(study.runs, found, differences, added, updates, matched, sharper)
+    drawn = [chart for chart in charts if chart.series]
+    return Findings(QUESTION, _answer(found, differences, added), drawn, kept, notes, [MEASURE], claims=made)
 
 
 # ---- words --------------------------------------------------------------------------------------------------------------
 
 
-def _answer(losses: pd.DataFrame, added: pd.DataFrame) -> str:
-    rows = losses[(losses["metric"] == "test_accuracy") & (losses["seeds"] > 0)] if len(losses) else losses
-    if rows.empty:
-        return "Not enough runs for an answer: no optimizer has seeds that are done at two batch sizes."
-    each = [f"{row['optimizer']} {points(row)}" for _, row in rows.iterrows()]
-    sizes = f"batch {rows['small'].min()} instead of {rows['large'].max()}"
-    words = (
-        f"With the best trial at every batch, {sizes} changes test accuracy by: {'; '.join(each)}. "
-        f"Differences told from zero: {told(rows)}."
-    )
-    known = added[(added["remedy"] != SMALL) & (added["seeds"] > 0)] if len(added) else added
+def _points(row: pd.Series, of: str = "search_") -> str:
+    """A difference of accuracies in points, with its interval for the search (of: "": for the rates found)."""
+    middle = "search_difference" if of else "difference"
+    found = Interval(*(100 * row[name] for name in (middle, f"{of}low", f"{of}high")))
+    return f"{found:+.2f} points" if math.isfinite(found.estimate) else "not known"
+
+
+def _answer(found: Conditions, differences: pd.DataFrame, added: pd.DataFrame) -> str:
+    rows = differences[differences["metric"] == "test_accuracy"] if len(differences) else differences
+    known = rows[rows["search_difference"].notna()] if len(rows) else rows
     if known.empty:
-        return f"{words} Not enough runs for the remedies."
-    best = []
-    for way, own in known.groupby("chosen", sort=False):
-        top = own.iloc[int(own["difference"].argmax())]
-        best.append(
-            f"with the {way}, {top['remedy']} adds the most, {points(top)} (told from zero, each alone: {told(own)})"
+        return (
+            "Not enough runs for an answer: no method has runs that are done at the smallest and at the largest batch."
         )
-    return f"{words} Of the remedies at batch {known['batch'].iloc[0]}, {'; '.join(best)}."
+    each = "; ".join(f"{in_words(row['method'])} {_points(row)}" for _, row in known.iterrows())
+    words = (
+        f"At equal epochs and each at its own best learning rate, batch {found.small:,} has another test accuracy than batch "
+        f"{found.large:,} by: {each}."
+    )
+    remedied = added[(added["remedy"] != SMALL) & added["search_difference"].notna()] if len(added) else added
+    if remedied.empty:
+        return f"{words} Not enough runs for the remedies."
+    top = remedied.loc[remedied["search_difference"].idxmax()]
+    words += f" Of the remedies for momentum SGD at the large batch, {top['remedy']} adds the most, {_points(top)}"
+    to_win = added[added["remedy"] == SMALL]
+    if len(to_win):
+        words += f", where the small batch is ahead by {_points(to_win.iloc[0])}"
+    return f"{words}."
 
 
-def _notes(best: pd.DataFrame, matched: pd.DataFrame, added: pd.DataFrame) -> Sequence[str]:
+def _notes(
+    found: Conditions, best: pd.DataFrame, differences: pd.DataFrame, updates: pd.DataFrame, matched: pd.DataFrame
+) -> Sequence[str]:
     notes = [
-        "For the settings found, intervals are 95 % Student intervals of differences paired by seed: they say what these "
-        "settings do with other seeds. For new searches of the same space and size, trials and seeds are resampled and the best "
-        "trial is chosen again. Such a difference is undecided if its interval and the percentiles of the resamples disagree "
-        "about zero. There is no correction for the number of differences, and what lies inside an interval has not been ruled "
-        "out."
+        "Intervals in these sentences are for the search: cells that it did not train are drawn from its surrogate, seeds are "
+        "resampled, and the rate is chosen again in each draw. The tables also have Student's intervals for the rates that were "
+        "found, paired by seed. There is no correction for the number of differences, and what lies inside an interval has not "
+        "been ruled out."
     ]
-    missing = best[best["trial"].isna()]
-    if len(missing):
-        cells = ", ".join(f"{row['optimizer']} at batch {row['batch']}" for _, row in missing.iterrows())
-        notes.append(f"No trial has come to a result that can be used: {cells}.")
-    if edge := int(best["at_edge"].sum()):
-        notes.append(f"At {edge} of {len(best)} points the best trial lies at an edge of the search space: widen it.")
-    for match, words in MATCHES.items() if len(matched) else ():
-        own = matched[(matched["match"] == match) & (matched["done"] > 0)]
-        lost = int((own["passed"] < own["done"]).sum())
-        if lost:
-            notes.append(
-                f"At {words}, {lost} of {len(own)} points lack runs, whose evaluations do not span the common value."
-            )
-    if len(added):
-        small = added[(added["remedy"] == SMALL) & (added["seeds"] > 0)]
-        for _, row in small.iterrows():
-            notes.append(
-                f"What there is to win ({row['chosen']}): batch {row['batch']} gains {points(row)} over the plain large batch."
-            )
-        if lost := int(added["pairs_diverged"].sum()):
-            notes.append(
-                f"{lost} pairs of runs with a remedy and without have no difference, since one of them diverged."
-            )
+    for _, row in updates[updates["metric"] == "test_accuracy"].iterrows() if len(updates) else ():
+        notes.append(
+            f"At equal updates, batch {row['small']:,} minus batch {row['large']:,}: {_points(row)}; for the rates found "
+            f"{_points(row, '')}."
+        )
+    for _, row in matched[matched["metric"] == "test_accuracy"].iterrows() if len(matched) else ():
+        notes.append(
+            f"Where schedules end at the same train loss, {row['train_loss']:.3f}, batch {row['small']:,} minus batch "
+            f"{row['large']:,}: {_points(row, '')} over {row['seeds']} seeds, for the rates found."
+        )
+    if (edge := best["at_edge"]).any():
+        notes.append(f"The best rate is an end of its line, and only a bound, {_listed(best, edge)}.")
+    if (few := best["seeds"] < 3).any():
+        notes.append(f"At the rate found fewer than three seeds have ended {_listed(best, few)}.")
+    for _, row in differences.dropna(subset="difference").iterrows() if len(differences) else ():
+        if (row["method"], row["metric"]) != (MOMENTUM, "train_loss"):
+            continue
+        plain = found.best[MOMENTUM, PLAIN, found.large].found("train_loss").mean()
+        notes.append(
+            f"After {words_of_epochs(found.epochs)} of momentum SGD the large batch is at train loss {plain:.3f}, "
+            f"{-row['difference']:.3f} above the small one: at equal epochs it is also trained less."
+        )
     return notes
+
+
+def _listed(best: pd.DataFrame, here: "pd.Series[bool]") -> str:
+    """The conditions ``here``, by name if they are few."""
+    rows = best[here]
+    if len(rows) > _NAMED:
+        return f"at {len(rows)} of {len(best)} conditions (table best_rates)"
+    names = (f"{in_words(row['method'])}, {row['condition']}, batch {row['batch']:,}" for _, row in rows.iterrows())
+    return f"at: {'; '.join(names)}"

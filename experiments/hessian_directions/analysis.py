@@ -7,9 +7,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from directions_claims import (
+    CURVATURE_MARGIN,
+    ERRORS,
+    RATE_MARGIN,
+    RESOLUTION,
+    claims,
+    errors_apart,
+    pooled_ratio,
+    saddles,
+)
 
 from optbench.analysis.charts.chart import Chart, Reference, Series
 from optbench.analysis.charts.landscape import surface
+from optbench.analysis.claim_outcomes import within
 from optbench.analysis.findings import Findings
 from optbench.analysis.statistics.intervals import student
 from optbench.analysis.statistics.settings import seeds_only
@@ -20,13 +31,6 @@ QUESTION = (
     "Do random slices of the loss hide its saddles as the theory says, and do random projections of the loss give the trace of "
     "the Hessian without a product with it?"
 )
-#: Of a saddle rate: a lower rate is at most a few of several thousand slices, and such a formula is not tested.
-RESOLUTION = 1e-3
-#: The accepted difference between an observed saddle rate and the formula: the standard error of a share of 27 % (that before
-#: the first step in earlier runs) among a hundred independent slices.
-RATE_MARGIN = 0.045
-#: That of a curvature or a trace, in units of the trace: two standard errors of the probe `trace` at its default tolerance.
-CURVATURE_MARGIN = 0.1
 MEASURE = "experiments/hessian_directions/slices.py"
 
 
@@ -46,12 +50,6 @@ class Slices:
         return float(self.values["predicted_saddle_rate"])
 
     @property
-    def distance(self) -> float:
-        """Observed minus predicted saddle rate in their joint standard errors, which are independent."""
-        errors = self.values["saddle_rate_error"], self.values["predicted_saddle_rate_error"]
-        return (self.values["saddle_rate"] - self.predicted_rate) / max(math.hypot(*errors), RESOLUTION)
-
-    @property
     def ratio(self) -> tuple[float, float]:
         """The trace by projections over Hutchinson's, and its standard error; each has its own vectors."""
         one, other = self.values["projected_trace"], self.values["trace"]
@@ -69,8 +67,10 @@ def analyse(study: Study) -> Findings:
     charts = [_saddle_chart(found), _curvatures_chart(found), _trace_chart(found)]
     if any(one.planes for one in found):
         charts += [_sections_chart(found), *_surfaces(found)]
-    tables = {"agreement": _agreement(found), "slices": _table(found), "points": _by_point(found)}
-    return Findings(QUESTION, _answer(found), charts, tables, _notes(found), [MEASURE])
+    table = _table(found)
+    tables = {"agreement": _agreement(found), "slices": table, "points": _by_point(found)}
+    of_paper = claims(study.runs, table)
+    return Findings(QUESTION, _answer(found, table), charts, tables, _notes(found, table), [MEASURE], of_paper)
 
 
 def _slices(study: Study) -> list[Slices]:
@@ -93,7 +93,8 @@ def _agreement(found: Sequence[Slices]) -> pd.DataFrame:
     """A row for each statement of the protocol at each point: the mean over seeds, its interval and the accepted range."""
     rows = []
     for point, some in _points(found).items():
-        hidden = sum(one.values["saddle_rate"] == 0 and _has_negative(one) for one in some)
+        negative = saddles(_table(some))
+        hidden = sum(one.values["saddle_rate"] == 0 and below for one, below in zip(some, negative, strict=True))
         row = {"point": point, "statement": "seeds with a negative eigenvalue and no saddle among the slices"}
         rows.append(row | {"estimate": hidden, "least": len(some), "most": len(some), "seeds": len(some)})
         rows[-1]["outcome"] = "agrees" if hidden == len(some) else "disagrees"
@@ -119,11 +120,7 @@ def _agreement(found: Sequence[Slices]) -> pd.DataFrame:
 def _judged(differences: Sequence[float], margin: float) -> dict[str, Any]:
     mean = student(np.array(differences))
     row = {"estimate": mean.estimate, "low": mean.low, "high": mean.high, "least": -margin, "most": margin}
-    return row | {"outcome": mean.judged(-margin, margin), "seeds": len(differences)}
-
-
-def _has_negative(one: Slices) -> bool:
-    return bool(one.values["bottom"] < -3 * one.values["bottom_residual"])
+    return row | {"outcome": within(mean.low, mean.high, -margin, margin), "seeds": len(differences)}
 
 
 def _table(found: Sequence[Slices]) -> pd.DataFrame:
@@ -270,13 +267,7 @@ def _surface(one: Slices, name: str, names: tuple[str, str], suffix: str) -> Cha
 # ---- words --------------------------------------------------------------------------------------------------------------
 
 
-def _answer(found: Sequence[Slices]) -> str:
-    # The points of one seed are of one path of training, so that seeds are the units.
-    by_seed = []
-    for seed in sorted({one.seed for one in found}):
-        ratios, errors = np.array([one.ratio for one in found if one.seed == seed]).T
-        by_seed.append(float(np.average(ratios, weights=errors**-2)))
-    pooled = student(np.array(by_seed))
+def _answer(found: Sequence[Slices], table: pd.DataFrame) -> str:
     parts = []
     for name, some in _points(found).items():
         observed, predicted = (
@@ -284,28 +275,28 @@ def _answer(found: Sequence[Slices]) -> str:
         )
         parts.append(f"{observed:.0%} {name} (formula {predicted:.0%})")
     return (
-        f"Of random slices {', '.join(parts)} are saddles; the trace from values of the loss is {pooled:.2f} "
+        f"Of random slices {', '.join(parts)} are saddles; the trace from values of the loss is {pooled_ratio(table):.2f} "
         "times that from products with the Hessian."
     )
 
 
-def _notes(found: Sequence[Slices]) -> list[str]:
+def _notes(found: Sequence[Slices], table: pd.DataFrame) -> list[str]:
     notes = []
     for name, some in _points(found).items():
         means = {key: float(np.mean([one.values[key] for one in some])) for key in some[0].values}
-        shown = sum(_has_negative(one) for one in some)
+        shown = int(saddles(table[table["point"] == name]).sum())
         notes.append(
             f"{name[0].upper()}{name[1:]}: eigenvalues from {means['bottom']:.3g} to {means['top']:.3g}, trace "
             f"{means['trace']:.3g}, Frobenius norm {math.sqrt(means['squared_frobenius']):.3g}, carried by about "
             f"{means['carrying_eigenvalues']:.0f} of {means['dimension']:,.0f} eigenvalues. A negative eigenvalue beyond three "
             f"times its residual is there in {shown} of {len(some)} seeds."
         )
-    tested = [one for one in found if one.predicted_rate >= RESOLUTION]
+    tested = table[table["predicted_saddle_rate"] >= RESOLUTION]
+    off = int((errors_apart(tested) > ERRORS).sum())
     notes.append(
-        f"Observed and predicted saddle rates, whose vectors are independent, are more than two joint standard errors apart at "
-        f"{sum(abs(one.distance) > 2 for one in tested)} of the {len(tested)} points at which the formula gives a rate above "
-        f"{RESOLUTION:.1%}; chance alone gives one in twenty. The formula takes z'Hz for normal, which it is not where few "
-        "eigenvalues carry the norm."
+        "Observed and predicted saddle rates, whose vectors are independent, are more than two joint standard errors apart at "
+        f"{off} of the {len(tested)} points at which the formula gives a rate above {RESOLUTION:.1%}; chance alone gives one in "
+        "twenty. The formula takes z'Hz for normal, which it is not where few eigenvalues carry the norm."
     )
     apart = sum(abs(ratio - 1) > 2 * error for ratio, error in (one.ratio for one in found))
     notes.append(f"The two traces are more than two standard errors apart at {apart} of {len(found)} points.")

@@ -4,34 +4,41 @@ import math
 
 import pandas as pd
 from momentum_charts import initialization_chart, momentum_chart, recurrent_chart
+from momentum_claims import claims
 from momentum_tables import (
     AUTOENCODER,
     BEFORE,
     ERROR,
+    GAIN,
     HEAVY_BALL,
+    LARGE,
     NESTEROV,
     RECURRENT,
+    SAME,
     SGD,
+    SMALL,
+    SOLVED,
     TEST_ERRORS,
     VALIDATION_ERRORS,
+    against_sgd,
     autoencoder_runs,
+    best_momentum,
     by_seed,
     cell,
+    final_phase,
     geometric_mean,
+    lead_over_heavy_ball,
+    of_scales,
+    plain,
     ratio,
     recurrent_runs,
     summary,
 )
 
 from optbench.analysis.findings import Findings
-from optbench.analysis.statistics.intervals import Interval, student
 from optbench.analysis.study import Study
 
 QUESTION = "How much do momentum and the initialization help on deep autoencoders and recurrent networks?"
-SMALL, LARGE = 0.9, 0.999
-GAIN, SAME = 0.5, 0.1
-#: A task on which SGD makes fewer than this share of the errors of a blind answer is solved without momentum.
-SOLVED = 0.05
 
 
 def analyse(study: Study) -> Findings:
@@ -51,8 +58,8 @@ def analyse(study: Study) -> Findings:
         scaled = pictures.loc[pictures["init_scale"] != 1, "momentum"]
         if len(scaled):
             charts.append(initialization_chart(tables["autoencoder"], float(scaled.iloc[0])))
+    blind = tasks.groupby("task")["blind"].first() if len(tasks) else pd.Series(dtype=float)
     if len(sequences):
-        blind = tasks.groupby("task")["blind"].first()
         found = summary(sequences, RECURRENT, [TEST_ERRORS])
         tables["recurrent"] = found.assign(blind=found["task"].map(blind))
         charts.append(recurrent_chart(tables["recurrent"]))
@@ -68,6 +75,7 @@ def analyse(study: Study) -> Findings:
         [chart for chart in charts if chart.series],
         tables,
         notes,
+        claims=claims(ended, pictures, sequences, blind),
     )
 
 
@@ -75,31 +83,16 @@ def _verdict(holds: bool) -> str:
     return "holds" if holds else "does not hold"
 
 
-def _best_momentum(table: pd.DataFrame, method: str) -> float:
-    """The momentum with the smallest geometric mean error of a method, NaN if there is none."""
-    own = table[table["method"] == method]
-    if own.empty:
-        return math.nan
-    metric = ERROR if ERROR in own else TEST_ERRORS
-    return float(own.groupby("momentum")[metric].mean().idxmin())
-
-
-def _against_sgd(table: pd.DataFrame) -> tuple[float, Interval]:
-    """The best momentum of Nesterov's method, and its error over that of SGD."""
-    best = _best_momentum(table, NESTEROV)
-    return best, ratio(cell(table, method=NESTEROV, momentum=best), cell(table, method=SGD))
-
-
 def _answer(pictures: pd.DataFrame, sequences: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> str:
     words = []
-    for model, own in _plain(pictures).groupby("model", sort=False):
-        best, found = _against_sgd(own)
+    for model, own in plain(pictures).groupby("model", sort=False):
+        best, found = against_sgd(own)
         if math.isfinite(found.estimate):
             words.append(
                 f"The {_network(model)} has {found:.2f} times the squared error of SGD with Nesterov's method at a largest "
                 f"momentum of {best:g}."
             )
-    fell = [_against_sgd(own)[1].estimate for _, own in sequences.groupby("task")] if len(sequences) else []
+    fell = [against_sgd(own)[1].estimate for _, own in sequences.groupby("task")] if len(sequences) else []
     if fell:
         halved = sum(value <= GAIN for value in fell)
         words.append(
@@ -112,15 +105,11 @@ def _network(model: object) -> str:
     return str(model).replace("_", " of ", 1)
 
 
-def _plain(pictures: pd.DataFrame) -> pd.DataFrame:
-    return pictures[pictures["init_scale"] == 1] if len(pictures) else pictures.assign(model=[])
-
-
 def _autoencoders(pictures: pd.DataFrame) -> list[str]:
     """Criteria 1 to 3 for every autoencoder."""
     notes = []
-    for model, own in _plain(pictures).groupby("model", sort=False):
-        best, gain = _against_sgd(own)
+    for model, own in plain(pictures).groupby("model", sort=False):
+        best, gain = against_sgd(own)
         if math.isfinite(gain.estimate):
             notes.append(
                 f"Criterion 1, the best Nesterov run of the {_network(model)} has at most half of SGD's error: "
@@ -137,11 +126,11 @@ def _autoencoders(pictures: pd.DataFrame) -> list[str]:
                 f"{_verdict(holds)}. Nesterov's error over heavy ball's is {small:.2f} and {large:.2f}. "
                 + _between(own)
             )
-        final = {value: _final_phase(own, HEAVY_BALL, value) for value in (SMALL, LARGE)}
+        final = {value: final_phase(own, HEAVY_BALL, value) for value in (SMALL, LARGE)}
         if all(len(values) for values in final.values()):
             gains = [geometric_mean(values) for values in final.values()]
             quotient = ratio(final[LARGE], final[SMALL])
-            nesterov = geometric_mean(_final_phase(own, NESTEROV, LARGE))
+            nesterov = geometric_mean(final_phase(own, NESTEROV, LARGE))
             notes.append(
                 f"Criterion 3, heavy ball gains more from the final phase at {LARGE:g} than at {SMALL:g}: "
                 f"{_verdict(quotient.high < 1)}. The error after it is {gains[1]:.2f} and {gains[0]:.2f} times that before it, a "
@@ -152,7 +141,7 @@ def _autoencoders(pictures: pd.DataFrame) -> list[str]:
 
 def _between(own: pd.DataFrame) -> str:
     """The best momentum of either method."""
-    best = {method: _best_momentum(own, method) for method in (NESTEROV, HEAVY_BALL)}
+    best = {method: best_momentum(own, method) for method in (NESTEROV, HEAVY_BALL)}
     found = ratio(*(cell(own, method=method, momentum=value) for method, value in best.items()))
     return (
         f"Each at its best momentum, {best[NESTEROV]:g} and {best[HEAVY_BALL]:g}, Nesterov's error is {found:.2f} times heavy "
@@ -160,22 +149,9 @@ def _between(own: pd.DataFrame) -> str:
     )
 
 
-def _final_phase(own: pd.DataFrame, method: str, momentum: float) -> "pd.Series[float]":
-    """The error after the final phase over that before it, by seed."""
-    here = own[(own["method"] == method) & (own["momentum"] == momentum)].set_index("seed")
-    found: pd.Series[float] = here[ERROR].astype(float) / here[BEFORE].astype(float)
-    return found
-
-
 def _initialization(pictures: pd.DataFrame) -> list[str]:
     notes = []
-    scaled = pictures[pictures["init_scale"] != 1] if len(pictures) else pictures
-    for (model, momentum), own in scaled.groupby(["model", "momentum"], sort=False) if len(scaled) else ():
-        same = pictures[
-            (pictures["model"] == model) & (pictures["momentum"] == momentum) & (pictures["method"] == NESTEROV)
-        ]
-        one = cell(same, init_scale=1.0)
-        found = {scale: ratio(cell(own, init_scale=scale), one) for scale in sorted(own["init_scale"].unique())}
+    for (_, momentum), found in of_scales(pictures):
         ends = [found[scale].low for scale in (min(found), max(found))]
         said = ", ".join(f"{scale:g}: {value:.2f}" for scale, value in found.items())
         notes.append(
@@ -193,9 +169,9 @@ def _recurrent(sequences: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> list
     said, halved = [], []
     for task, own in sequences.groupby("task", sort=False):
         errors = cell(own, method=SGD)
-        if errors.empty or _best_momentum(own, NESTEROV) != _best_momentum(own, NESTEROV):
+        if errors.empty or best_momentum(own, NESTEROV) != best_momentum(own, NESTEROV):
             continue
-        best, found = _against_sgd(own)
+        best, found = against_sgd(own)
         levels = f"{errors.mean():.3g} wrong answers for SGD"
         if errors.mean() <= SOLVED * blind[task]:
             said.append(f"{task} is solved without momentum ({levels}, {blind[task]:.3g} without the sequence)")
@@ -213,18 +189,11 @@ def _recurrent(sequences: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> list
             "Criterion 5, the best momentum at least halves the wrong answers on every task that SGD does not solve: "
             f"{_verdict(bool(halved) and all(halved))}. {'; '.join(said)}."
         )
-    momenta = sorted(set(sequences.loc[sequences["method"] == HEAVY_BALL, "momentum"]))
-    for momentum in momenta[-1:]:
-        shares = {}
-        for task, own in sequences.groupby("task", sort=False):
-            pair = [cell(own, method=method, momentum=momentum) / blind[task] for method in (NESTEROV, HEAVY_BALL)]
-            shares[task] = pair[0] - pair[1]
-        table = pd.DataFrame(shares).replace([math.inf, -math.inf], math.nan).dropna(axis=1, how="any")
-        if table.empty:
-            continue
-        found = student(table.mean(axis=1).to_numpy(float))
+    lead = lead_over_heavy_ball(sequences, blind)
+    if lead is not None:
+        momentum, table, found = lead
         parts = ", ".join(f"{task} {values.mean():+.2f}" for task, values in table.items())
-        left = len(shares) - len(table.columns)
+        left = sequences["task"].nunique() - len(table.columns)
         notes.append(
             f"Criterion 6, at {momentum:g} Nesterov has no more errors than heavy ball on average over the tasks: "
             f"{_verdict(found.high <= 0)}. Nesterov's minus heavy ball's share of the errors without the sequence is "

@@ -1,6 +1,7 @@
 """The tables of the paper from the runs: every seed reports the learning rate that the other seeds choose."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,11 @@ METHODS = {"nesterov": NESTEROV, "momentum": HEAVY_BALL}
 ERROR, BEFORE = "train_squared_error", "before"
 TEST_ERRORS, VALIDATION_ERRORS = "test_errors", "validation_errors"
 RATE = "base_learning_rate"
+#: The momenta at which the two methods are compared, and the criteria: at most so much of SGD's error, so near to each other.
+SMALL, LARGE = 0.9, 0.999
+GAIN, SAME = 0.5, 0.1
+#: A task on which SGD makes fewer than this share of the errors of a blind answer is solved without momentum.
+SOLVED = 0.05
 AUTOENCODER, RECURRENT = ["model", "init_scale", "method", "momentum"], ["task", "method", "momentum"]
 
 
@@ -107,6 +113,66 @@ def geometric_mean(values: "pd.Series[float]") -> Interval:
 def ratio(first: "pd.Series[float]", second: "pd.Series[float]") -> Interval:
     """The geometric mean of first/second, paired by seed."""
     return geometric_mean(first / second)
+
+
+# ---- comparisons of cells -----------------------------------------------------------------------------------------------
+
+
+def plain(pictures: pd.DataFrame) -> pd.DataFrame:
+    """The autoencoders with the initialization of scale 1."""
+    return pictures[pictures["init_scale"] == 1] if len(pictures) else pictures.assign(model=[])
+
+
+def best_momentum(table: pd.DataFrame, method: str) -> float:
+    """The momentum with the smallest mean error of a method, NaN if there is none."""
+    own = table[table["method"] == method]
+    if own.empty:
+        return math.nan
+    metric = ERROR if ERROR in own else TEST_ERRORS
+    return float(own.groupby("momentum")[metric].mean().idxmin())
+
+
+def against_sgd(table: pd.DataFrame) -> tuple[float, Interval]:
+    """The best momentum of Nesterov's method, and its error over that of SGD."""
+    best = best_momentum(table, NESTEROV)
+    return best, ratio(cell(table, method=NESTEROV, momentum=best), cell(table, method=SGD))
+
+
+def final_phase(own: pd.DataFrame, method: str, momentum: float) -> "pd.Series[float]":
+    """The error after the final phase over that before it, by seed."""
+    here = own[(own["method"] == method) & (own["momentum"] == momentum)].set_index("seed")
+    found: pd.Series[float] = here[ERROR].astype(float) / here[BEFORE].astype(float)
+    return found
+
+
+def of_scales(pictures: pd.DataFrame) -> Iterator[tuple[tuple[str, float], dict[float, Interval]]]:
+    """For every network and momentum the error at each other scale of the initialization over that at scale 1."""
+    scaled = pictures[pictures["init_scale"] != 1] if len(pictures) else pictures
+    for (model, momentum), own in scaled.groupby(["model", "momentum"], sort=False) if len(scaled) else ():
+        same = pictures[
+            (pictures["model"] == model) & (pictures["momentum"] == momentum) & (pictures["method"] == NESTEROV)
+        ]
+        one = cell(same, init_scale=1.0)
+        ratios = {scale: ratio(cell(own, init_scale=scale), one) for scale in sorted(own["init_scale"].unique())}
+        yield (str(model), float(momentum)), ratios
+
+
+def lead_over_heavy_ball(
+    sequences: pd.DataFrame, blind: "pd.Series[float]"
+) -> tuple[float, pd.DataFrame, Interval] | None:
+    """The largest momentum of the heavy ball, Nesterov's minus its share of the blind errors by task and seed, and the mean.
+
+    Tasks with a run that diverged have no part. None if there is no task.
+    """
+    heavy = sequences[sequences["method"] == HEAVY_BALL] if len(sequences) else sequences
+    if heavy.empty:
+        return None
+    momentum, shares = float(heavy["momentum"].max()), {}
+    for task, own in sequences.groupby("task", sort=False):
+        pair = [cell(own, method=method, momentum=momentum) / blind[task] for method in (NESTEROV, HEAVY_BALL)]
+        shares[task] = pair[0] - pair[1]
+    table = pd.DataFrame(shares).replace([math.inf, -math.inf], math.nan).dropna(axis=1, how="any")
+    return None if table.empty else (momentum, table, student(table.mean(axis=1).to_numpy(float)))
 
 
 def summary(table: pd.DataFrame, by: list[str], results: list[str]) -> pd.DataFrame:

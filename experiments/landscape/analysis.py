@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from landscape_claims import claims
 
 from optbench.analysis.charts.chart import Chart, Series
 from optbench.analysis.charts.landscape import surface
@@ -79,7 +80,8 @@ def analyse(study: Study) -> Findings:
     charts += _planes(minima)
     tables = {"minima": table, "differences": differences, "correlations": correlations}
     notes = [*_correlation_notes(correlations), *_notes(minima, differences, bool(ways))]
-    return Findings(QUESTION, _answer(differences), charts, tables, notes, [MEASURE])
+    of_papers = claims(study.runs, differences, correlations)
+    return Findings(QUESTION, _answer(differences), charts, tables, notes, [MEASURE], of_papers)
 
 
 def _ways(study: Study) -> dict[tuple[float, int], Arrays]:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from limiting_charts import diffusion_chart, exponent_chart, frequency_chart, local_chart, portrait_chart
+from limiting_claims import EXPONENT, FREQUENCY, LOCAL, claims
 from limiting_runs import AT, AXES, CLEAR, POINTS, RELAXATIONS, SAMPLING, WINDOW, Settled, named, slope
 
 from optbench.analysis.findings import Findings
@@ -16,8 +17,6 @@ QUESTION = (
     "Do the weights of a network that has settled move as a stationary process on a quadratic: in one step, over many steps, and "
     "in their oscillations, at every learning rate, batch and momentum?"
 )
-#: What counts as agreement: local displacements and frequencies as ratios to their predictions, exponents as differences.
-LOCAL, FREQUENCY, EXPONENT = 0.2, 0.1, 0.15
 #: The measured exponents, and those predicted for noise in proportion to the Hessian and for isotropic noise.
 KINDS = ("", "_predicted", "_isotropic")
 Rows = list[dict[str, Any]]
@@ -67,6 +66,7 @@ def analyse(study: Study) -> Findings:
         {name: table for name, table in tables.items() if len(table)},
         _notes(settings, directions, len(records) - len(stable)),
         ["experiments/limiting_dynamics/sampling.py"],
+        claims(runs_done, settings, runs),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from multiscale_charts import KINDS, decay_chart, edge_chart, growth_chart, magnitudes_chart
+from multiscale_claims import claims
 
 from optbench.analysis.findings import Findings
 from optbench.analysis.statistics.intervals import Interval, student
@@ -68,6 +69,7 @@ def analyse(study: Study) -> Findings:
         [chart for chart in charts if chart.series],
         {name: frame for name, frame in {"edge": edge, "growth": growth, "decay": decay}.items() if len(frame)},
         _notes(descents, edge, growth, decay),
+        claims=claims(study.runs, _met(edge, growth, decay), _unexplained(decay)),
     )
 
 
@@ -208,6 +210,11 @@ def _met(edge: pd.DataFrame, growth: pd.DataFrame, decay: pd.DataFrame) -> list[
     return [at_edge, apart, dropped]
 
 
+def _unexplained(decay: pd.DataFrame) -> Interval | None:
+    """The drop of the loss at the decay minus that to the midpoint of the last two weights; None without runs that decay."""
+    return student((decay["drop"] - decay["midpoint_drop"]).to_numpy()) if len(decay) else None
+
+
 def _answer(edge: pd.DataFrame, growth: pd.DataFrame, decay: pd.DataFrame) -> str:
     at_edge, apart, dropped = map(_count, _met(edge, growth, decay))
     return (
@@ -267,8 +274,7 @@ def _notes(descents: Sequence[Descent], edge: pd.DataFrame, growth: pd.DataFrame
         notes.append(f"Drop of the loss within 20 steps: {_listed(_over_seeds(decay, 'drop'), '.2f')}.")
         drops = _listed(_over_seeds(decay, "midpoint_drop"), ".2f")
         notes.append(f"Drop of the loss from the last two weights to their midpoint: {drops}.")
-        difference = student((decay["drop"] - decay["midpoint_drop"]).to_numpy())
-        notes.append(f"The first drop minus the second: {difference:.2f}, over all rates and seeds.")
+        notes.append(f"The first drop minus the second: {_unexplained(decay):.2f}, over all rates and seeds.")
     notes.append(
         "A continuum of scales at small distances is not shown: along every direction the exponent is 2 there."
     )

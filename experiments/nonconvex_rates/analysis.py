@@ -8,6 +8,7 @@ from measured_rates import PL_CONSTANT, SMOOTHNESS, bounds, local_factors, noisy
 from measured_rates import TOLERANCE as FACTOR_TOLERANCE
 from oracle_cells import RIDGE, prepared, table
 from rate_charts import calls_chart, dimension_chart, factor_chart, flow_chart, noise_chart
+from rates_claims import FLAT, claims
 from without_gradients import TOLERANCE, exponents, paths, ratios, times
 
 from optbench.analysis.findings import Findings
@@ -18,7 +19,6 @@ from optbench.analysis.study import Study
 QUESTION = (
     "How many oracle calls do methods need on non-convex problems with known answers, and do stated rates hold on them?"
 )
-FLAT = 0.1  # of the slope of the log ratio of sums of step sizes on log d
 
 
 def analyse(study: Study) -> Findings:
@@ -49,6 +49,7 @@ def analyse(study: Study) -> Findings:
         [chart for chart in charts if chart.series],
         {name: frame for name, frame in tables.items() if len(frame)},
         [*_of_calls(calls), *_of_rates(factors, kept, noise, across), *_of_dimension(share, grown)],
+        claims=claims(ended, calls, factors, kept, across, share, grown),
     )
 
 

@@ -9,6 +9,7 @@ from beale_values import table_of as beale_table
 from network_losses import curvatures, differences
 from network_losses import interval as network_interval
 from network_losses import table_of as network_table
+from regression_claims import FACTOR, FACTORS, claims
 
 from optbench.analysis.charts.chart import Chart, Series
 from optbench.analysis.findings import Findings
@@ -19,7 +20,6 @@ QUESTION = (
     "Do curvatures that a regression of gradients finds along the way save steps on Beale's function, as its author prints, and "
     "on a network that is trained on mini-batches?"
 )
-WITHIN = {"two directions": 2.0}  # which differs by this factor between seeds; 20 % for the others
 COLUMNS = ["event", "step", "loss", "validation_loss", "seconds"]
 DIAGNOSTICS = ["optimizer_curvature", "optimizer_noise_floor", "optimizer_significant"]
 
@@ -46,6 +46,7 @@ def analyse(study: Study) -> Findings:
         charts,
         {name: frame for name, frame in tables.items() if len(frame)},
         notes,
+        claims=claims(ended, values, compared),
     )
 
 
@@ -88,7 +89,7 @@ def _beale_notes(values: pd.DataFrame) -> list[str]:
     rows, notes = _rows(values), []
     printed = [row for name, row in rows.items() if name in PRINTED]
     for row in printed:
-        limit = WITHIN.get(row["method"], 1.2)
+        limit = FACTORS.get(row["method"], FACTOR)
         inside = 1 / limit <= row["over_printed"] <= limit
         notes.append(
             f"{row['method']}: {interval(row):.3g} where the notebook prints {row['printed']:.3g}, a factor of "

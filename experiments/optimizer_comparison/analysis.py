@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from comparison_aggregates import MEANINGS, aggregates, seeds_needed
+from comparison_claims import claims
 from comparison_costs import charts_against_costs, costs_of_best, missing_costs
 from comparison_ranks import failed_searches, inclusion_notes, rank_notes, ranks_over_problems
 
@@ -64,7 +65,9 @@ def analyse(study: Study) -> Findings:
     charts = [chart for chart in charts if chart.series]
     notes = [*rank_notes(ranks, over_all), *inclusion_notes(failures), *_notes(runs, best, gains)]
     notes += [*_overall(overall, complete, ranks), *missing_costs(tuned)]
-    return Findings(QUESTION, _answer(ranks, over_all, gains, study), charts, kept, notes)
+    median = _median_gain(gains)
+    words = _answer(ranks, over_all, median, study)
+    return Findings(QUESTION, words, charts, kept, notes, claims=claims(runs, ranks, gains, failures, median))
 
 
 def _chance(runs: pd.DataFrame) -> float:
@@ -206,7 +209,13 @@ def _bounds(row: pd.Series, factor: float = 1.0, digits: int = 1) -> str:
     return "" if math.isnan(row["low"]) else f" [{factor * row['low']:.{digits}f}, {factor * row['high']:.{digits}f}]"
 
 
-def _answer(ranks: pd.DataFrame, over_all: Ranks | None, gains: pd.DataFrame, study: Study) -> str:
+def _median_gain(gains: pd.DataFrame) -> pd.Series | None:
+    """The optimizer whose gain by tuning is nearest to the median one."""
+    known = gains[gains["gain"].notna()] if len(gains) else gains
+    return None if known.empty else known.iloc[(known["gain"] - known["gain"].median()).abs().argmin()]
+
+
+def _answer(ranks: pd.DataFrame, over_all: Ranks | None, middle: pd.Series | None, study: Study) -> str:
     if over_all is None:
         return "Not enough runs for ranks: no problem has a result of every optimizer."
     rows = ranks[ranks["problem"] == "all"]
@@ -217,10 +226,8 @@ def _answer(ranks: pd.DataFrame, over_all: Ranks | None, gains: pd.DataFrame, st
     if rows.iloc[1:]["behind_low"].notna().all():
         apart = int((rows.iloc[1:]["behind_low"] > 0).sum())
         words += f"; as a statement about new searches, {apart} of {len(rows) - 1} others are told apart from it"
-    known = gains[gains["gain"].notna()]
-    if known.empty:
+    if middle is None:
         return words + "."
-    middle = known.iloc[(known["gain"] - known["gain"].median()).abs().argmin()]
     return (
         f"{words}. The best of {len(study.trials)} trials adds to the defaults, in the median over optimizers, "
         f"{100 * middle['gain']:.1f} points of test accuracy{_bounds(middle, 100)} ({middle['optimizer']}), "

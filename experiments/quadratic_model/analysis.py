@@ -10,6 +10,7 @@ import pandas as pd
 from network_steps import LOSSES, SEARCH_SEEDS, STEPS, chosen, target_of
 from quadratic_cells import compare, fewest
 from quadratic_charts import NAMES, model_chart, network_chart, ratio_chart, saving_chart, slope_chart
+from quadratic_claims import claims, trend_notes, trends
 
 from optbench.analysis.findings import Findings
 from optbench.analysis.laws.critical_batch import fit_critical_batch, local_slopes
@@ -46,6 +47,7 @@ def analyse(study: Study) -> Findings:
         "critical_batch": critical,
         "local_slopes": slopes,
         "savings": savings,
+        "savings_trends": trends(savings),
     }
     charts = [
         model_chart(theory, fewest(measured)),
@@ -59,7 +61,8 @@ def analyse(study: Study) -> Findings:
         _answer(measured, savings),
         [chart for chart in charts if chart.series],
         {name: frame for name, frame in tables.items() if len(frame)},
-        _notes(measured, tuned, savings, ended[~is_model]),
+        [*_notes(measured, tuned, savings, ended[~is_model]), *trend_notes(tables["savings_trends"])],
+        claims=claims(ended, measured, savings, slopes, tables["savings_trends"]),
     )
 
 

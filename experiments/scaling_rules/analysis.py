@@ -8,6 +8,7 @@ import pandas as pd
 from scaling_charts import curves_chart, exponents_chart, optima_chart
 from transfer import RULES, cost_in_words, transfer_chart, transfer_costs
 
+from optbench.analysis.claim_outcomes import BEST_RATE, effect, holds, not_tested, place
 from optbench.analysis.claims import Claim
 from optbench.analysis.findings import Findings
 from optbench.analysis.laws.batch_hessians import predicted_exponents, top_eigenvalues
@@ -117,29 +118,26 @@ def _law(optimizer: str, found: ScalingLaw, curves: LossCurves) -> dict[str, obj
 def _claims(table: pd.DataFrame, runs: pd.DataFrame) -> list[Claim]:
     """An interval that holds the exponent of a paper and not that of the other rule agrees with the paper."""
     found = []
-    place = {name: "/".join(sorted(map(str, runs[name].dropna().unique()))) for name in ("dataset", "model")}
+    here = place(runs)
     for words, source, optimizer, power in PAPERS:
         rows = table[(table["optimizer"] == optimizer) & table["low"].notna()] if len(table) else table
         if rows.empty:
-            found.append(Claim(claim=words, source=source, outcome="not tested", method=optimizer, **place))
+            found.append(not_tested(words, source, method=optimizer, **here))
             continue
         row = rows.iloc[0]
-        holds, other = (row["low"] <= value <= row["high"] for value in (power, 1.5 - power))
         found.append(
             Claim(
                 claim=words,
                 source=source,
-                outcome="disagrees" if not holds else "undecided" if other else "agrees",
-                quantity="exponent of the best learning rate in the batch",
+                outcome=holds(row["low"], row["high"], power, 1.5 - power),
+                quantity=BEST_RATE,
                 unit="exponent",
                 estimand="S",
-                effect=row["exponent"],
-                low=row["low"],
-                high=row["high"],
+                **effect(row["exponent"], row["low"], row["high"]),
                 method=optimizer,
                 runs=row["runs"],
                 matched_by="epochs",
-                **place,
+                **here,
             )
         )
     return found

@@ -11,6 +11,8 @@ import pandas as pd
 import second_order_charts
 import second_order_followups
 from second_order_choices import Part, chosen, part_of, reported, scored
+from second_order_claims import claims
+from second_order_comparisons import comparisons, sentences
 
 from optbench.analysis.findings import Findings
 from optbench.analysis.study import Study
@@ -41,12 +43,15 @@ def analyse(study: Study) -> Findings:
         "convnet": lambda: second_order_charts.convnet(rows),
         "entropy": lambda: second_order_charts.entropy(means),
     }
+    compared = comparisons(part, ranked, evaluations, means)
     notes = [
+        *sentences(compared),
         "Choices are made on seed 0 and on validation data; the results are of the other seeds.",
         f"{int(rows['diverged'].sum())} of {int(rows['tried'].sum())} tried options diverged.",
     ]
-    tables = {"methods": rows, "curves": means}
-    return Findings(QUESTIONS[part.name], answer(part, rows), [charts[part.name]()], tables, notes, SCRIPTS)
+    tables = {"methods": rows, "curves": means} | ({"comparisons": compared} if len(compared) else {})
+    of_papers = claims(part, ranked, compared)
+    return Findings(QUESTIONS[part.name], answer(part, rows), [charts[part.name]()], tables, notes, SCRIPTS, of_papers)
 
 
 def gathered(part: Part, study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:

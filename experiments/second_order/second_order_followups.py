@@ -12,6 +12,7 @@ from second_order_charts import shown
 from second_order_choices import EVERY_STEP, Part, reported
 
 from optbench.analysis.charts.chart import Chart, Series
+from optbench.analysis.claim_outcomes import above, below
 from optbench.analysis.findings import Findings
 from optbench.analysis.laws.minima import rise
 from optbench.analysis.statistics.intervals import Interval, student
@@ -121,7 +122,7 @@ def _fewer_steps(table: pd.DataFrame, method: str) -> dict[str, object]:
     if len(reached) == len(ratios):
         found = _of_log(ratios)
         row |= {"estimate": found.estimate, "low": found.low, "high": found.high}
-        row |= {"outcome": found.judged(FEWER_STEPS, math.inf), "words": f"{found:.1f}"}
+        row |= {"outcome": above(found.low, found.high, FEWER_STEPS), "words": f"{found:.1f}"}
     else:
         # The least that is known of each seed.
         least = ratios.where(np.isfinite(ratios), own["ratio_is_above"])
@@ -177,7 +178,7 @@ def _convnet_factors(ranked: pd.DataFrame, evaluations: pd.DataFrame) -> Finding
                 "high": found.high,
             }
             rows.append(row | {"seeds": int(wide[[method, other]].notna().all(axis=1).sum()), "most": 1.0})
-            rows[-1]["outcome"] = found.judged(0, 1)
+            rows[-1]["outcome"] = below(found.low, found.high, 1)
     outcomes = pd.DataFrame(rows)
     medians = table.groupby("method")["steps_to_target"].agg(["median", "min", "max"])
     words = [f"{name} {row['median']:.3g} [{row['min']:.3g}, {row['max']:.3g}]" for name, row in medians.iterrows()]
@@ -233,7 +234,7 @@ def _entropy_long(study: Study, ranked: pd.DataFrame) -> Findings:
             "least": 0.0,
             "most": 1.0,
         }
-        rows.append(row | {"outcome": found.judged(0, 1), "judged": name == JUDGED, "seeds": len(ratios)})
+        rows.append(row | {"outcome": below(found.low, found.high, 1), "judged": name == JUDGED, "seeds": len(ratios)})
     for steps, own in table.groupby("steps"):
         both = own.pivot(index="seed", columns="method", values="test_accuracy")
         if {ENTROPY, SGD} <= set(both):
@@ -244,7 +245,12 @@ def _entropy_long(study: Study, ranked: pd.DataFrame) -> Findings:
             }
             row |= {"low": found.low, "high": found.high, "least": -ACCURACY_MARGIN, "most": 1.0}
             rows.append(
-                row | {"outcome": found.judged(-ACCURACY_MARGIN, 1), "judged": True, "seeds": len(both.dropna())}
+                row
+                | {
+                    "outcome": above(found.low, found.high, -ACCURACY_MARGIN),
+                    "judged": True,
+                    "seeds": len(both.dropna()),
+                }
             )
     outcomes = pd.DataFrame(rows)
     first = outcomes.iloc[list(MEASURES).index(JUDGED)]

@@ -2,7 +2,18 @@
 
 import pandas as pd
 from shift_charts import covariance_chart, panel, sizes_chart, terms_chart
-from shift_points import EPOCHS, REPLACED, interval, points, settings, slopes
+from shift_claims import COLD, NEAR_ONE, NEAR_PREDICTION, NEAR_RISE, SHARE, claims
+from shift_points import (
+    EPOCHS,
+    REPLACED,
+    by_seed,
+    interval,
+    points,
+    regression,
+    settings,
+    sizes_at_most,
+    slopes,
+)
 
 from optbench.analysis.findings import Findings
 from optbench.analysis.statistics.intervals import Interval, student
@@ -12,9 +23,6 @@ QUESTION = (
     "How much of the test loss comes from the distance between the minima of train and test loss, and how much from the noise of "
     "SGD?"
 )
-#: Up to this temperature the shift is to have at least this share of the sum.
-COLD, SHARE = 1 / 128, 0.85
-NEAR_PREDICTION, NEAR_ONE, NEAR_RISE = 0.15, 0.95, 0.10
 
 
 def analyse(study: Study) -> Findings:
@@ -33,21 +41,17 @@ def analyse(study: Study) -> Findings:
         *_epochs(means),
         *_checks(study, table, means),
     ]
-    return Findings(QUESTION, answer, [chart for chart in charts if chart.series], tables, notes)
-
-
-def _regression(means: pd.DataFrame) -> pd.DataFrame:
-    return means[(means["model"] == "logreg") & (means["drawing"] == REPLACED)]
+    of_paper = claims(study.runs, table, means)
+    return Findings(QUESTION, answer, [chart for chart in charts if chart.series], tables, notes, claims=of_paper)
 
 
 def _largest(means: pd.DataFrame) -> pd.DataFrame:
     """The settings at the largest training set and penalty, by temperature."""
-    own = means[means["examples"] == means["examples"].max()]
-    return own[own["penalty"] == own["penalty"].max()].sort_values("temperature")
+    return sizes_at_most(means).sort_values("temperature")
 
 
 def _answer(table: pd.DataFrame, means: pd.DataFrame) -> str:
-    own = _largest(_regression(means))
+    own = _largest(regression(means))
     if len(own) < 2:
         return "Not enough runs for an answer: softmax regression is to have several temperatures."
     cold, hot = own.iloc[0], own.iloc[-1]
@@ -69,7 +73,7 @@ def _verdict(holds: bool) -> str:
 
 def _criteria(table: pd.DataFrame, means: pd.DataFrame) -> list[str]:
     """The four criteria, each with its numbers; seed by seed where a number is of single runs."""
-    own, notes = _regression(means), []
+    own, notes = regression(means), []
     if not len(own):
         return notes
     runs = table[(table["model"] == "logreg") & (table["drawing"] == REPLACED)]
@@ -97,9 +101,7 @@ def _criteria(table: pd.DataFrame, means: pd.DataFrame) -> list[str]:
             )
             + f" With the bias term, which holds the error of the iterates' mean, it is {_range(both)}."
         )
-    sizes = own[own["examples"] == own["examples"].max()]
-    sizes = sizes[sizes["penalty"] == sizes["penalty"].max()]
-    ratio = student(_by_seed(runs, sizes, "ratio"))
+    ratio = student(by_seed(runs, sizes_at_most(own), "ratio"))
     third = ratio.estimate >= NEAR_ONE
     spread = "; ".join(
         f"λ = {penalty:g}: {', '.join(f'{value:.2f}' for value in part.groupby('examples')['ratio'].mean())}"
@@ -116,12 +118,6 @@ def _criteria(table: pd.DataFrame, means: pd.DataFrame) -> list[str]:
         f"{int((off <= NEAR_RISE).sum())} of {len(own)} settings."
     )
     return notes
-
-
-def _by_seed(runs: pd.DataFrame, cells: pd.DataFrame, name: str) -> "pd.Series[float]":
-    """The mean of ``name`` over the settings of ``cells`` for every seed: seeds are independent, settings of one are not."""
-    same = runs.merge(cells[["examples", "penalty", "learning_rate", "batch"]])
-    return same.groupby("seed")[name].mean()
 
 
 def _networks(table: pd.DataFrame, means: pd.DataFrame) -> list[str]:

@@ -114,3 +114,20 @@ def _slope(wide: pd.DataFrame) -> np.ndarray:
 def interval(row: pd.Series, name: str) -> Interval:
     """The interval of ``name`` in a row of `settings`."""
     return Interval(float(row[name]), float(row[f"{name}_low"]), float(row[f"{name}_high"]))
+
+
+def regression(means: pd.DataFrame) -> pd.DataFrame:
+    """The settings of softmax regression whose batches are drawn with replacement."""
+    return means[(means["model"] == "logreg") & (means["drawing"] == REPLACED)]
+
+
+def sizes_at_most(means: pd.DataFrame) -> pd.DataFrame:
+    """The settings at the largest training set, and of these at the largest penalty."""
+    own = means[means["examples"] == means["examples"].max()]
+    return own[own["penalty"] == own["penalty"].max()]
+
+
+def by_seed(runs: pd.DataFrame, cells: pd.DataFrame, name: str) -> "pd.Series[float]":
+    """The mean of ``name`` over the settings of ``cells`` for every seed: seeds are independent, settings of one are not."""
+    same = runs.merge(cells[["examples", "penalty", "learning_rate", "batch"]])
+    return same.groupby("seed")[name].mean()

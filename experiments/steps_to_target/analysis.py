@@ -1,16 +1,16 @@
 """Steps to a validation target against batch size: regimes, the critical batch size, and their dependence on the target."""
 
-import math
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 from target_charts import sensitivity_chart, steps_chart, survival_chart
+from target_claims import claims
 from target_costs import costs_chart, costs_to_target
 from target_searches import (
     ADVANCED,
     PLAIN,
     STEPS,
+    Searches,
     advantages,
     best_trials,
     chosen_times,
@@ -74,7 +74,7 @@ def analyse(study: Study) -> Findings:
         "survival": survival_table(chosen, horizon),
         "noise_scale": noise_scales(study, study.runs[study.runs["status"] == "done"], last=True),
         "costs": costs_to_target(priced, best, CELL),
-        "algoperf": _scores(chosen),
+        "algoperf": _scores(searches[first]),
     }
     charts = [
         steps_chart(best, fits[first], tables["noise_scale"], f"{metric} {first:g}"),
@@ -93,6 +93,7 @@ def analyse(study: Study) -> Findings:
             *_of_scores(tables["algoperf"]),
             *missing(priced),
         ],
+        claims=claims(runs, tables, first),
     )
 
 
@@ -106,22 +107,21 @@ def _horizon(runs: pd.DataFrame, history: pd.DataFrame) -> float:
     return float(budgets.min()) if len(budgets) else float(history["step"].max())
 
 
-def _scores(steps: dict[str, dict[float, np.ndarray]]) -> pd.DataFrame:
+def _scores(searches: Searches) -> pd.DataFrame:
     """AlgoPerf's score of every optimizer; each batch size at which all have ended is a workload. None for one optimizer.
 
-    Its intervals resample the seeds of the chosen trials: they are about these settings, not about another search.
+    Its intervals are about another search: they resample trials and seeds.
     """
-    common = sorted(set.intersection(*map(set, steps.values()))) if steps else []
-    if len(steps) < 2 or not common:
+    common = sorted(set.intersection(*map(set, searches.values()))) if searches else []
+    if len(searches) < 2 or not common:
         return pd.DataFrame()
     found = score_intervals(
-        {name: [own[batch] for batch in common] for name, own in steps.items()}, repetitions=REPETITIONS
+        {name: [own[batch] for batch in common] for name, own in searches.items()}, repetitions=REPETITIONS
     )
-    one_seed = max(len(own[batch]) for own in steps.values() for batch in common) < 2
-    rows = []
-    for name, score in sorted(found.items(), key=lambda pair: -pair[1].estimate):
-        low, high = (math.nan, math.nan) if one_seed else (score.low, score.high)
-        rows.append({"optimizer": name, "score": score.estimate, "low": low, "high": high, "batch_sizes": len(common)})
+    rows = [
+        {"optimizer": name, "score": score.estimate, "low": score.low, "high": score.high, "batch_sizes": len(common)}
+        for name, score in sorted(found.items(), key=lambda pair: -pair[1].estimate)
+    ]
     return pd.DataFrame(rows)
 
 
@@ -133,8 +133,8 @@ def _of_scores(scores: pd.DataFrame) -> list[str]:
     )
     return [
         f"AlgoPerf's score in steps, with the batch sizes as workloads, is {each}: the mean share of batch sizes at which the "
-        "optimizer takes no more than τ times the steps of the fastest, for τ from 1 to 4. It depends on which optimizers "
-        "take part."
+        "optimizer takes no more than τ times the steps of the fastest, for τ from 1 to 4. Intervals are about another search. "
+        "The score depends on which optimizers take part."
     ]
 
 

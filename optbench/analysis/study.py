@@ -87,7 +87,7 @@ class Study:
         as numbers); and state and why as in `status`: running, stuck, queued, lost, missing, ...
         """
         there = self._there
-        frame = frame_of(self.look, there, search_spaces=True).set_index("run_id").reindex(list(self.cells))
+        frame = frame_of(self.look, there, search_spaces=True).set_index("run_id").reindex(list(self.cells)).copy()
         absent = ~frame.index.isin(there)
         frame.loc[absent, "status"] = "pending"
         frame.loc[absent, ["why", "since", "problem"]] = "", "", "its directory is gone"
@@ -98,7 +98,9 @@ class Study:
         columns = {f"cell.{key}": [value(cell.get(key)) for cell in self.cells.values()] for key in keys}
         columns["state"] = [doing[run_id].state for run_id in self.cells]
         columns["why"] = [doing[run_id].why for run_id in self.cells]
-        return integers(pd.concat([frame.drop(columns="why"), pd.DataFrame(columns, index=frame.index)], axis=1))
+        whole = pd.concat([frame.drop(columns="why"), pd.DataFrame(columns, index=frame.index)], axis=1)
+        # In one block: pandas warns of a frame of many when columns are added to it.
+        return integers(whole).copy()
 
     def histories(self, columns: Iterable[str] | None = None, runs: Collection[str] | None = None) -> pd.DataFrame:
         """The concatenated histories of all runs, with the first column run_id; only ``columns`` if they are given.

@@ -12,7 +12,7 @@ from optbench.config.data_options import kind_of, target_of
 from optbench.config.derived import (
     batch_plan,
     epochs_asked_for,
-    evaluation_period,
+    evaluations,
     horizon,
     learning_rate,
     rungs,
@@ -87,7 +87,7 @@ __all__ = [
     "current_words",
     "data_files",
     "epochs_asked_for",
-    "evaluation_period",
+    "evaluations",
     "explain",
     "file_of",
     "folder",

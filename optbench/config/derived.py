@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from optbench.config import scaling
-from optbench.config.durations import MOST, BatchPlan, GrowingPlan, Horizon, in_samples, next_evaluation
+from optbench.config.durations import MOST, BatchPlan, Evaluations, GrowingPlan, Horizon, in_samples
 from optbench.config.files import choices
 from optbench.config.inheritance import read_choice
 from optbench.config.run_config import RunConfig
@@ -69,9 +69,9 @@ def horizon(config: RunConfig, examples: int) -> Horizon:
     return Horizon.of(config.budget, batch_plan(config, examples), examples, config.stretch)
 
 
-def evaluation_period(config: RunConfig, run: Horizon) -> int:
-    """The steps between two evaluations."""
-    return max(run.in_steps(config.eval_every), 1)
+def evaluations(config: RunConfig, run: Horizon) -> Evaluations:
+    """The steps at which the run is evaluated."""
+    return Evaluations(run, config.eval_every)
 
 
 def rungs(config: RunConfig, shares: Sequence[float]) -> tuple[int, ...]:
@@ -87,13 +87,14 @@ def rungs(config: RunConfig, shares: Sequence[float]) -> tuple[int, ...]:
             "before it is read; accepted for a search with rungs: another dataset, or a dataset.train_limit"
         )
     run = horizon(config, examples)
-    period, found = evaluation_period(config, run), [0]
+    evaluated, found = evaluations(config, run), [0]
     for share in shares:
-        step = next_evaluation(math.ceil(share * run.steps - 1e-9), period)
+        step = evaluated.from_step(math.ceil(share * run.steps - 1e-9))
         if not found[-1] < step < run.steps:
+            every = "" if evaluated.period is None else f"every {evaluated.period}, "
             raise UserError(
-                f"eval_every={config.eval_every.typed}: a run of {run.steps} steps is evaluated every {period}, too seldom for "
-                f"rungs at the shares {', '.join(f'{each:.3g}' for each in shares)} of it; accepted: more evaluations, such as "
+                f"eval_every={config.eval_every.typed}: a run of {run.steps} steps is evaluated {every}too seldom for rungs at "
+                f"the shares {', '.join(f'{each:.3g}' for each in shares)} of it; accepted: more evaluations, such as "
                 f"eval_every={100 * min(shares):.3g}%, or fewer rungs (search.rungs, search.first)"
             )
         found.append(step)

@@ -5,11 +5,12 @@ stream of epochs, each a permutation of the training set; a batch may span two e
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from optbench.config.schema import Duration
+from optbench.config.schema import Duration, Growth
 from optbench.errors import UserError
 
 # Steps or samples of a run, and examples of a batch: far beyond what can be trained, and exact as floats.
@@ -177,9 +178,30 @@ class Horizon:
         return self.plan.first_sample(step) / self.examples
 
 
-def next_evaluation(step: int, period: int) -> int:
-    """The first multiple of ``period``, the steps between two evaluations, that is not before ``step``."""
-    return -(-step // period) * period
+class Evaluations:
+    """The steps at which a run is evaluated: the multiples of a period, or steps that grow by a factor.
+
+    From step 1 on, each step of a growth is max(e + 1, floor(factor e)) after e: all steps first, and then a constant share of
+    the time so far, so that a time to a target is known to that share.
+    """
+
+    def __init__(self, run: Horizon, every: Duration | Growth) -> None:
+        self.period = max(run.in_steps(every), 1) if isinstance(every, Duration) else None
+        self._factor = every.factor if isinstance(every, Growth) else math.nan
+        self._grown = [0, 1]
+
+    def from_step(self, step: int) -> int:
+        """The first evaluation that is not before ``step``."""
+        if self.period is not None:
+            return -(-step // self.period) * self.period
+        while self._grown[-1] < step:
+            last = self._grown[-1]
+            self._grown.append(max(last + 1, math.floor(self._factor * last)))
+        return self._grown[bisect_left(self._grown, step)]
+
+    def due(self, step: int) -> bool:
+        """True if the run is evaluated at ``step``; step 0 is one."""
+        return self.from_step(step) == step
 
 
 def in_samples(duration: Duration, examples: int, stretch: int = 1) -> float:

@@ -50,7 +50,7 @@ SCIENCE_KEYS = {
     "ghost_batch_size": "int >= 1 or null",
     "clip_norm": "float > 0 or null",
     "precision": "one of fp64, fp32, tf32, bf16, fp16",
-    "eval_every": "duration > 0",
+    "eval_every": "spacing",
     "evaluate_train": "int >= 1 or null",
     "divergence_factor": "float > 1 or null",
 }

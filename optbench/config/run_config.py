@@ -20,7 +20,7 @@ from optbench.config.files import (
     transforms_of,
     works_as,
 )
-from optbench.config.schema import Duration, OptionType
+from optbench.config.schema import Duration, Growth, OptionType, spacing
 
 # For configurations frozen by earlier versions, which had no such option and no such groups.
 _RENDEZVOUS_SECONDS = 600.0
@@ -155,7 +155,7 @@ class RunConfig:
     ghost_batch_size: int | None
     clip_norm: float | None
     precision: str
-    eval_every: Duration
+    eval_every: Duration | Growth
     evaluate_train: int | None
     divergence_factor: float | None
     micro_batch: int | Literal["auto"] | None
@@ -185,7 +185,7 @@ class RunConfig:
             "trainer": Devices.of(config["trainer"]),
             "transforms": tuple(Choice.of(f"transform.{each['name']}", each) for each in transforms_of(config)),
             "probes": tuple(Choice.of(f"probe.{name}", choice) for name, choice in config.get("probe", {}).items()),
-            "eval_every": Duration.parse(config["eval_every"]),
+            "eval_every": spacing(config["eval_every"]),
             "checkpoint_every": None if every is None else Duration.parse(every),
         }
         return cls(**given)

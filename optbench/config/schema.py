@@ -4,7 +4,8 @@
 ``one of linear, cosine``; each may end in ``or null``, and then in ``or auto``. A time is a time limit as Slurm spells it:
 a number of minutes, or a string such as ``2:30:00`` or ``1-12:00:00``. A duration is a number of steps (an int) or a string
 such as ``5epochs``, ``100steps``, ``1000samples`` or ``10%`` (of the whole budget); a bound on it, as in ``duration > 0``, is
-one on its amount. An amount is a whole number of at least 1, or a share such as ``10%``.
+one on its amount. A spacing is a duration above 0, or a growth such as ``x1.05``. An amount is a whole number of at least 1, or a
+share such as ``10%``.
 """
 
 import math
@@ -23,7 +24,7 @@ _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
-_TYPE = re.compile(r"(list of )?(int|float|bool|str|duration|time|amount|mapping)(.*)")
+_TYPE = re.compile(r"(list of )?(int|float|bool|str|duration|spacing|time|amount|mapping)(.*)")
 _BOUND = re.compile(r"(>=|<=|>|<)\s*(\S+)")
 _INTERVAL = re.compile(r"in\s*([\[(])\s*(\S+)\s*,\s*(\S+)\s*([\])])")
 # In any unit: longer than any training, and still exact as a float after conversion from epochs to samples.
@@ -37,9 +38,16 @@ _MOST_LISTED = 8
 LONGEST_TEXT = 1000  # characters of any text, because texts become names of files, projects and groups
 _MOST_SHOWN = 200
 _AMOUNT_SPELLINGS = "a number such as 200, or a share such as 10%"
-_SPELLINGS = {"duration": _DURATION_SPELLINGS, "time": _TIME_SPELLINGS, "amount": _AMOUNT_SPELLINGS}
+_SPACING_SPELLINGS = f"{_DURATION_SPELLINGS}; or x1.05, from step 1 on each time 1.05 times the one before"
+_SPELLINGS = {
+    "duration": _DURATION_SPELLINGS,
+    "spacing": _SPACING_SPELLINGS,
+    "time": _TIME_SPELLINGS,
+    "amount": _AMOUNT_SPELLINGS,
+}
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*(steps?|epochs?|samples?|%)?")
+_GROWTH = re.compile(r"x\s*(\d+(?:\.\d+)?)")
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,31 @@ class Duration:
         return f"{whole if whole == self.amount else self.amount}{self.unit}"
 
 
+@dataclass(frozen=True)
+class Growth:
+    """Times that grow, from step 1 on each ``factor`` times the one before, and at least a step later."""
+
+    factor: float
+
+    @property
+    def typed(self) -> str:
+        """The spelling for messages."""
+        return str(self)
+
+    def __str__(self) -> str:
+        """The canonical spelling, which enters the run id, e.g. "x1.05"."""
+        return f"x{self.factor}"
+
+
+def spacing(value: object) -> Duration | Growth:
+    """Read a duration above 0, or a growth such as "x1.05"; raises ValueError for anything else."""
+    match = _GROWTH.fullmatch(value.strip()) if isinstance(value, str) else None
+    found = Duration.parse(value) if match is None else Growth(float(match[1]))
+    if (found.factor <= 1) if isinstance(found, Growth) else (found.amount <= 0):
+        raise ValueError(value)
+    return found
+
+
 def time_limit_minutes(value: object) -> int:
     """A time limit in whole minutes, rounded up; raises ValueError if ``value`` is not a time limit."""
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
@@ -108,6 +141,14 @@ def _is_duration(value: object) -> bool:
     return True
 
 
+def _is_spacing(value: object) -> bool:
+    try:
+        spacing(value)
+    except ValueError:
+        return False
+    return True
+
+
 def _is_time(value: object) -> bool:
     try:
         time_limit_minutes(value)
@@ -128,6 +169,7 @@ _CHECKS: dict[str, Callable[[object], bool]] = {
     "bool": lambda value: isinstance(value, bool),
     "str": lambda value: isinstance(value, str),
     "duration": _is_duration,
+    "spacing": _is_spacing,
     "time": _is_time,
     "amount": _is_amount,
     "mapping": lambda value: isinstance(value, Mapping),
@@ -205,6 +247,8 @@ class OptionType:
     def _canonical_one(self, value: Any) -> Any:
         if self.base == "float":
             return float(value)
+        if self.base == "spacing":
+            return str(spacing(value))
         return str(Duration.parse(value)) if self.base == "duration" else value
 
 

@@ -195,7 +195,7 @@ def build_recorder(
         directory,
         Evaluator(config.evaluate_train, task.execution.micro_batch or 1000),
         log_every=config.log_every,
-        eval_every=configuration.evaluation_period(config, horizon),
+        evaluations=configuration.evaluations(config, horizon),
         checkpoint_every=None if every is None else max(horizon.in_steps(every), 1),
         divergence_factor=config.divergence_factor,
         budget=config.budget,

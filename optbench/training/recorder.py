@@ -13,7 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from optbench.config.durations import Budget, next_evaluation
+from optbench.config.durations import Budget, Evaluations
 from optbench.probes import Probes
 from optbench.store import RunDirectory, resuming
 from optbench.store.checkpoints import Seal
@@ -56,7 +56,8 @@ class LockLost(Exception):
 class Recorder(pl.Callback):
     """Writes a run's history and checkpoints, and decides when it ends.
 
-    due: the periods in steps of training rows, evaluations and checkpoints (None: at evaluations, at most once a minute).
+    log_every, checkpoint_every: the periods in steps of training rows and of checkpoints (None: at evaluations, at most once a
+    minute). evaluations: the steps of these.
     until: the run is paused at the first evaluation at or after this step, so that a pause adds nothing to the history.
     outcome: None while training, then "done", "diverged", "preempted" or "paused", with ``why``.
     """
@@ -66,7 +67,7 @@ class Recorder(pl.Callback):
         directory: RunDirectory | None,
         evaluator: Evaluator,
         log_every: int,
-        eval_every: int,
+        evaluations: Evaluations,
         checkpoint_every: int | None,
         divergence_factor: float | None,
         budget: Budget,
@@ -76,11 +77,11 @@ class Recorder(pl.Callback):
         until: int | None = None,
     ) -> None:
         self.directory, self.evaluator, self.audience = directory, evaluator, audience or Audience()
-        self.log_every, self.eval_every, self.checkpoint_every = log_every, eval_every, checkpoint_every
+        self.log_every, self.evaluations, self.checkpoint_every = log_every, evaluations, checkpoint_every
         self.divergence_factor, self.budget = divergence_factor, budget
         self.probes = probes or Probes()
         self.measured = measured or Measured()
-        self.until = None if until is None else next_evaluation(until, eval_every)
+        self.until = None if until is None else evaluations.from_step(until)
         self.outcome: str | None = None
         self.why = ""
         self.last_row = 0  # the step of the last training row
@@ -95,8 +96,8 @@ class Recorder(pl.Callback):
 
     def next_event(self, step: int) -> int:
         """The first step after ``step`` at which something is due."""
-        periods = [self.log_every, self.eval_every, self.checkpoint_every or self.eval_every]
-        regular = min(step - step % period + period for period in periods)
+        periods = [self.log_every, *([self.checkpoint_every] if self.checkpoint_every is not None else [])]
+        regular = min(self.evaluations.from_step(step + 1), *(step - step % period + period for period in periods))
         return min(regular, self.probes.next(step) or regular)
 
     # ---- Lightning's hooks -------------------------------------------------------------------------------------------------
@@ -146,7 +147,7 @@ class Recorder(pl.Callback):
             return
         step, last = task.step, task.step >= task.recipe.horizon.last
         # Nothing is due at step 0, but a run may be stopped before its first step.
-        evaluate = last or (step > 0 and step % self.eval_every == 0)
+        evaluate = last or (step > 0 and self.evaluations.due(step))
         record = evaluate or (step > 0 and step % self.log_every == 0)
         checkpoint = self.checkpoint_every is not None and step % self.checkpoint_every == 0
         if not (record or checkpoint or task.must_stop or self.probes.due(step)):

@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import integrate
+from scipy import integrate, stats
 
 from optbench.analysis.statistics import algoperf
+from optbench.analysis.statistics.time_search import TimeSearch
 
 INF = math.inf
 TIMES = pd.DataFrame(
@@ -42,16 +43,50 @@ def test_a_time_that_is_none_is_refused(time):
         algoperf.ratios(pd.DataFrame([[1.0, time]], index=["a"]))
 
 
-def test_intervals_of_scores():
-    generator = np.random.default_rng(1)
-    steady = [np.full(5, 10.0), np.full(5, 10.0)]
-    wide = [20 + generator.uniform(-3, 3, 5), np.full(5, INF)]
-    found = algoperf.score_intervals({"steady": steady, "wide": wide}, repetitions=300)
+def search(*trials, horizon=1000.0):
+    """A search whose trials need these steps, with equal seeds unless a trial has several values."""
+    times = np.array([np.broadcast_to(np.asarray(trial, dtype=float), 2) for trial in trials])
+    return TimeSearch(times, times, horizon)
+
+
+def test_an_interval_of_a_score_holds_the_search():
+    """Of three trials a resample holds the best one with probability 1 - (2/3)^3; without it the score is 2/3."""
+    found = algoperf.score_intervals(
+        {"steady": [search(10, 10, 10)], "hangs": [search(20, 10, 20)]}, repetitions=40_000
+    )
     assert (found["steady"].low, found["steady"].estimate, found["steady"].high) == (1, 1, 1)
-    assert found["wide"].estimate == pytest.approx((4 - np.median(wide[0]) / 10) / 3 / 2)
-    assert found["wide"].low < found["wide"].estimate < found["wide"].high
+    assert found["hangs"].estimate == 1
+    share = 1 - (2 / 3) ** 3
+    assert found["hangs"].error == pytest.approx(math.sqrt(share * (1 - share)) / 3, rel=0.01)
+    assert found["hangs"].low == pytest.approx(1 - stats.t.ppf(0.975, 2) * found["hangs"].error)
+    assert found["hangs"].high == 1
+    assert found["hangs"].of == "search"
+
+
+def test_a_search_whose_best_trial_mostly_misses_the_target_has_no_time():
+    searches = {
+        "a": [search(10, 20, 30), search(10, 12, 14)],
+        # (40 + 100) / 2 of a budget of 100, with half of the seeds at the target; no trial comes to the second within 30.
+        "b": [search([40, INF], 500, 600, horizon=100.0), search(INF, INF, INF, horizon=30.0)],
+    }
+    found = algoperf.score_intervals({**searches, "c": [search(15, 15, 15), search(20, 20, 20)]}, repetitions=50)
+    assert {name: one.estimate for name, one in found.items()} == pytest.approx({
+        "a": 1.0, "b": 0.0, "c": ((4 - 1.5) + (4 - 2)) / 6,
+    })  # fmt: skip
+    searches["b"][0] = search([30, INF], 500, 600, horizon=40.0)
+    assert algoperf.score_intervals(searches, repetitions=50)["b"].estimate == pytest.approx((4 - 3.5) / 6)
     with pytest.raises(ValueError, match="same workloads"):
-        algoperf.score_intervals({"steady": steady, "wide": wide[:1]})
+        algoperf.score_intervals({"a": searches["a"], "b": searches["b"][:1]})
+
+
+def test_one_seed_has_no_interval_of_its_score():
+    ones = {
+        name: [TimeSearch(np.full((3, 1), time), np.full((3, 1), time), 100.0)]
+        for name, time in (("a", 10.0), ("b", 20.0))
+    }
+    found = algoperf.score_intervals(ones, repetitions=20)
+    assert found["b"].estimate == pytest.approx(2 / 3)
+    assert math.isnan(found["b"].low)
 
 
 def test_a_method_r_max_times_as_slow_scores_nothing():

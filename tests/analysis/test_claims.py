@@ -142,7 +142,7 @@ def test_a_known_difference_has_its_reason():
 
 
 def test_the_committed_studies_do_not_contradict_each_other_without_a_reason():
-    tables = [pd.read_csv(path) for path in sorted(RESULTS.glob("*/tables/claims.csv"))]
+    tables = [pd.read_csv(path) for path in sorted(RESULTS.glob("**/tables/claims.csv"))]
     known = pd.read_csv(RESULTS / "known_differences.csv", dtype=str)
     assert list(known.columns) == ["quantity", "method", "against", "study", "other", "reason"]
     assert known["reason"].str.len().gt(20).all()

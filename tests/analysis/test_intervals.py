@@ -163,18 +163,3 @@ def test_student_is_exact_for_two_values():
 def test_a_score_at_the_optimum_has_no_gap():
     assert intervals.optimality_gap([np.array([1.0, 1.0])]) == 0
     assert intervals.optimality_gap([np.array([0.25, 7.0])], optimum=0.5) == 0.125
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "outcome"),
-    [
-        (0.9, 1.1, "agrees"),
-        (0.5, 2.0, "agrees"),
-        (0.4, 1.0, "undecided"),
-        (2.1, 3.0, "disagrees"),
-        (0.1, 0.4, "disagrees"),
-        (math.nan, math.nan, "undecided"),
-    ],
-)
-def test_an_interval_is_judged_by_a_range(low, high, outcome):
-    assert intervals.Interval(1.0, low, high).judged(0.5, 2.0) == outcome

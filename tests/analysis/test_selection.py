@@ -80,10 +80,36 @@ def test_a_cell_without_a_winner_is_still_a_row(status, value):
     assert table.loc["adam", "trial"] == 0
 
 
-def test_of_trials_that_tie_the_first_is_taken_and_the_tie_is_told():
-    runs = frame(("sgd", 7, 0, "done", 0.8, 0.1), ("sgd", 3, 0, "done", 0.8, 0.2), ("sgd", 0, 0, "done", 0.7, 0.3))
+def test_trials_that_tie_in_the_mean_are_told_apart_by_the_worst_seed_and_averaged_if_they_still_tie():
+    runs = frame(
+        ("sgd", 1, 0, "done", 0.7, 0.9), ("sgd", 1, 1, "done", 0.9, 0.9),
+        ("sgd", 3, 0, "done", 0.8, 0.2), ("sgd", 3, 1, "done", 0.8, 0.6),
+        ("sgd", 5, 1, "done", 0.8, 0.1), ("sgd", 5, 0, "done", 0.8, 0.4),
+        ("sgd", 0, 0, "done", 0.7, 0.3),
+    )  # fmt: skip
     best = choose(runs)
-    assert best[["trial", "tied", "test_accuracy"]].tolist() == [3, 2, 0.2]
+    assert best[["trial", "tied", "seeds"]].tolist() == [3, 2, 2]
+    # Seed by seed 0.3 and 0.35.
+    assert best[["test_accuracy", "test_accuracy_min", "test_accuracy_max"]].tolist() == [
+        pytest.approx(value) for value in (0.325, 0.3, 0.35)
+    ]
+    assert choose(runs[runs["trial"] != 5])[["trial", "tied", "test_accuracy"]].tolist() == [3, 1, pytest.approx(0.4)]
+    assert choose(runs[~runs["trial"].isin([3, 5])])[["trial", "tied"]].tolist() == [1, 1]
+
+
+def test_equal_medians_are_told_apart_by_the_mean_also_if_a_seed_never_reaches_the_target():
+    times = {1: [10, 30, 60], 2: [20, 30, 40], 3: [5, 30, INF], 4: [40, 50, 60]}
+    runs = frame(*(("sgd", t, s, "done", 0, x) for t, xs in times.items() for s, x in enumerate(xs)))
+    runs = runs.rename(columns={"test_accuracy": "steps_to_target"})
+
+    def best(*trials):
+        kept = runs[runs["trial"].isin(trials)]
+        row = select(kept, ["optimizer"], "steps_to_target", ["steps_to_target"], center="median").iloc[0]
+        return row[["trial", "tied"]].tolist()
+
+    assert best(1, 2, 3, 4) == [2, 1]
+    assert best(1, 3, 4) == [1, 1]
+    assert best(3, 4) == [3, 1]
 
 
 def test_a_loss_is_chosen_by_its_least():

@@ -1,6 +1,5 @@
 """The study of coresets: its grid, and an analysis of runs that are known."""
 
-import importlib.util
 import sys
 from types import SimpleNamespace
 
@@ -8,19 +7,15 @@ import pandas as pd
 import pytest
 
 from optbench.__main__ import main
-from optbench.analysis.studies import folder_of
+from optbench.analysis.studies import analysis_of
 
 ACCURACY = {"none": 0.80, "random": 0.70, "craig": 0.75, "adacore": 0.74}
 ERROR = {"random": 0.6, "craig": 0.2, "adacore": 0.3}
 
 
 def analysis():
-    path = folder_of("coresets") / "analysis.py"
-    specification = importlib.util.spec_from_file_location("coresets_analysis", path)
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module
-    specification.loader.exec_module(module)
-    return module
+    """The module of the analysis, with the modules beside it."""
+    return sys.modules[analysis_of("coresets").__module__]
 
 
 @pytest.mark.parametrize(("scale", "runs"), [("smoke", 8), ("laptop", 24)])

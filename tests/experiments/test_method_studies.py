@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from optbench.analysis.studies import analysis_of, folder_of
 from optbench.analysis.study import Study
@@ -48,6 +49,10 @@ def test_first_order_says_which_methods_come_to_the_expected_accuracy(tmp_path):
     findings = analysis_of("first_order")(store(tmp_path, "first_order", runs))
     assert findings.answer == ("2 of 3 settings come to a test accuracy of 80%; not Rprop at batch 128 (40.0 %).")
     rows = findings.tables["accuracies"].set_index("optimizer")
+    [claim] = findings.claims
+    assert (claim.outcome, claim.effect, claim.runs) == ("disagrees", pytest.approx(2 / 3), 7)
+    only = store(tmp_path / "only", "first_order", runs[:5])
+    assert analysis_of("first_order")(only).claims[0].outcome == "agrees"
     assert list(rows.index) == ["kfac", "adam", "rprop"]
     # 0.85, 0.86, 0.87.
     assert rows.loc["adam", ["test_accuracy", "deviation", "worst"]].tolist() == pytest.approx([0.86, 0.01, 0.85])
@@ -92,6 +97,38 @@ def test_the_convolutional_net_is_judged_on_the_seeds_that_nothing_was_chosen_on
     assert chart.matplotlib()
 
 
+def test_steps_of_two_methods_are_compared_seed_by_seed_and_batch_by_batch(tmp_path):
+    """K-FAC takes 10 and 20 steps at the batches 64 and 512, and momentum about 30 and 50."""
+    reach = {("kfac", 64): 10, ("momentum", 64): 30, ("kfac", 512): 20, ("momentum", 512): 50}
+    runs = []
+    for (optimizer, batch), steps in reach.items():
+        for seed, noise in enumerate((0, -1, 0, 1)):
+            # From 0.1 at step 0 on a line to 0.8 at the step in question, by evaluations every 10 steps.
+            slope = 0.7 / (steps + noise * (optimizer == "momentum"))
+            accuracies = [0.1 + slope * 10 * place for place in range(1, 9)]
+            summary = {"steps": 80, "learning_rate": 0.1, "seconds_training": 1.0, "model": "lenet5"}
+            runs.append((configured(optimizer, batch, seed), summary, "done", accuracies))
+    findings = analysis_of("second_order_convnet")(store(tmp_path, "second_order_convnet", runs))
+    table = findings.tables["comparisons"].set_index(["what", "batch"])
+    for batch, times in ((64, (29, 30, 31)), (512, (49, 50, 51))):
+        logs = np.log(np.array(times) / reach["kfac", batch])
+        row = table.loc[("steps to the target", batch)]
+        assert row["value"] == pytest.approx(np.exp(logs.mean()))
+        low, high = stats.t.interval(0.95, 2, logs.mean(), stats.sem(logs))
+        assert (row["low"], row["high"]) == pytest.approx((np.exp(low), np.exp(high)))
+    slopes = (np.log([49 / 20, 50 / 20, 51 / 20]) - np.log([2.9, 3.0, 3.1])) / np.log(8)
+    trend = findings.tables["comparisons"].set_index("what").loc["trend of the steps"]
+    assert trend["value"] == pytest.approx(slopes.mean())
+    claims = {(claim.quantity, claim.condition): claim for claim in findings.claims}
+    assert claims["steps to the target", "batch=64"].outcome == "agrees"
+    assert claims["steps to the target", "batch=64"].effect == pytest.approx(
+        table.loc[("steps to the target", 64), "value"]
+    )
+    falls = claims["steps to the target: exponent of the ratio in the batch", "batch=64:512"]
+    assert (falls.outcome, falls.method, falls.against, falls.estimand) == ("disagrees", "momentum", "kfac", "W")
+    assert any(note.startswith("Steps to the target, paired by seed") for note in findings.notes)
+
+
 def test_the_autoencoder_takes_in_the_sweep_of_its_baseline(tmp_path):
     def runs(optimizer, losses):
         summary = {"steps": 20, "learning_rate": 0.1, "seconds_training": 1.0}
@@ -116,6 +153,11 @@ def test_the_autoencoder_takes_in_the_sweep_of_its_baseline(tmp_path):
         "Train loss at the end, mean and standard deviation over seeds: Nesterov 221 ± 1.4;"
     )
     assert {series.label for series in findings.charts[0].series} == {"Natural K-FAC", "SGD with Nesterov momentum"}
+    loss = next(claim for claim in findings.claims if claim.unit == "nats an example")
+    # 230 - 220 and 234 - 222.
+    assert (loss.effect, loss.outcome) == (11, "undecided")
+    # Both curves are below the loss at the first evaluation, step 10, and K-FAC's 20 steps are no fewer.
+    assert (findings.claims[0].outcome, findings.claims[0].effect) == ("disagrees", pytest.approx(0.5))
 
 
 def test_an_experiment_is_analysed_by_the_study_beside_its_file_whose_name_it_extends(tmp_path, monkeypatch):

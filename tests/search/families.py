@@ -18,6 +18,7 @@ VALUES = {
     "factor": None,
     "minimum": 0.05,
     "quality": None,
+    "confirm": 0,
     "picks": "bracket",
 }
 

@@ -72,6 +72,21 @@ def test_excluded_cells_are_left_out():
     assert search.exists.sum() == 10
 
 
+def test_a_batch_that_is_excluded_at_every_rate_is_no_condition():
+    sweep = Sweep(
+        grid(optimizer="adam,sgd", rate="1,2,4", batch="32,64,128", seed="0,1"),
+        excluded=lambda cell: cell["optimizer"] == "sgd" or int(cell["batch"]) < 128,
+    )
+    (search,) = layout(sweep, options()).searches
+    assert search.fixed == {"optimizer": "adam"}
+    np.testing.assert_array_equal(search.conditions, [128])
+    np.testing.assert_array_equal(search.planned, [3200])
+    assert search.exists.shape == (1, 3, 2)
+    assert search.exists.all()
+    assert search.cell(search.pick((0, 1, 1))) == (0, 1, 1)
+    assert search.pick((0, 1, 1)).cell["batch"] == "128"
+
+
 @pytest.mark.parametrize(
     ("sweep", "values", "message"),
     [

@@ -85,6 +85,21 @@ def test_quality_saves_runs_where_training_fails():
     assert runs(0.01) < 0.6 * runs(None)
 
 
+def test_at_last_seeds_are_trained_at_the_chosen_rates():
+    grid = table(batches=range(6, 10), noise=3.0)
+    plain, confirmed = (Search(grid, budget=16, confirm=count) for count in (0, 3))
+
+    def seeds(found):
+        rates = [int(np.argmin(np.abs(np.log(grid.rates / row["chosen"])))) for row in found.answer.rows]
+        return [len({s for b, u, s in found.cells if (b, u) == place}) for place in enumerate(rates)]
+
+    assert plain.cells == confirmed.cells[: len(plain.cells)]
+    assert min(seeds(plain)) < 3 <= min(seeds(confirmed))
+    assert len(confirmed.cells) <= len(plain.cells) + 3 * 4 * 2  # chosen rates hardly move
+    assert len(set(confirmed.cells)) == len(confirmed.cells)
+    assert confirmed.why == plain.why
+
+
 def test_without_a_budget_every_optimum_is_found_and_the_search_ends_by_itself():
     grid = table(**SMALL)
     found = Search(grid)

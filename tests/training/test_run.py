@@ -223,6 +223,13 @@ def test_a_target_is_recorded_and_can_end_the_run(tmp_path):
     assert missed.summary["steps_to_target"] is None
 
 
+def test_evaluations_that_grow_are_at_the_first_steps_and_then_far_apart(tmp_path):
+    outcome = execute(tmp_path, "eval_every=x1.5", "budget.steps=30", "log_every=7")
+    steps = [row["step"] for row in outcome.directory.rows() if row["event"] == "evaluation"]
+    assert steps == [1, 2, 3, 4, 6, 9, 13, 19, 28, 30]
+    assert {7, 14, 21, 28} <= {row["step"] for row in outcome.directory.rows() if row["event"] == "train"}
+
+
 def test_the_best_validation_results_and_their_steps(tmp_path):
     outcome = execute(tmp_path, "optimizer=adam", "optimizer.learning_rate=0.03", "eval_every=3", "budget.steps=30")
     rows = [row for row in outcome.directory.rows() if row["event"] == "evaluation"]

@@ -1,6 +1,8 @@
 """The optimal and the largest stable learning rate of a grid, at every batch size, and their scaling exponents.
 
-A sweep is batch -> learning rate -> losses over seeds; a diverged run has the loss infinity.
+A sweep is batch -> learning rate -> losses over seeds; a diverged run has the loss infinity. The rates are a fixed grid, no draws
+of a search, so that intervals resample seeds alone: they are about this grid with new seeds, the kind W of
+`optbench.analysis.claims.ESTIMANDS`.
 """
 
 import math

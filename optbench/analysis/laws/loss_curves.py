@@ -10,7 +10,7 @@ import pandas as pd
 from optbench.analysis.frames import outcomes
 from optbench.analysis.laws.noisy_optima import Vertices, curves_of, means_of_resamples
 from optbench.analysis.laws.optima import Optima
-from optbench.analysis.statistics.intervals import Interval, percentile_bounds
+from optbench.analysis.statistics.intervals import Interval, interval_of_draws
 from optbench.analysis.study import Study
 from optbench.store.measured import higher_is_better
 from optbench.sweep.search.adaptive.lattice import LEAST_ERROR, Outcomes
@@ -60,19 +60,8 @@ class LossCurves:
         return Vertices(self.batches, np.exp(centre), losses, borders, draws, drawn.borders)
 
     def interval(self, values: np.ndarray, resampled: np.ndarray, level: float = 0.95) -> Interval:
-        """About the median of ``values`` over the tables, with the quantiles of those of the resampled tables.
-
-        NaN if the value does not exist in more than half of the tables; ``undefined`` is the share in which it does not.
-        """
-        undefined = float(np.isnan(values).mean())
-        if undefined > 0.5:
-            return Interval(math.nan, math.nan, math.nan, level, undefined)
-        middle = float(np.nanmedian(values))
-        low, high = percentile_bounds(resampled, level)
-        low, high = min(low, middle), max(high, middle)
-        return Interval(
-            middle, middle - self.stretch * (middle - low), middle + self.stretch * (high - middle), level, undefined
-        )
+        """`interval_of_draws` of values over the tables and over the resampled tables."""
+        return interval_of_draws(values, resampled, self.stretch, level)
 
     def best_rate(self, b: int) -> Interval:
         """The optimal rate of the batch ``b``, an index, with its interval."""

@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pandas as pd
 
 from optbench.analysis.names import method
 from optbench.analysis.report.page import cell
-from optbench.config import read_choice, title
+from optbench.config import choices, read_choice, title
 from optbench.errors import UserError
 from optbench.sweep.search.record import searched_by
 
@@ -79,10 +80,11 @@ def _choices(runs: pd.DataFrame, group: str) -> str:
 
 def _changed(runs: pd.DataFrame, group: str, name: str) -> list[str]:
     """The options of the runs of one choice that are not those of its file, such as "hidden [32]"."""
-    try:
-        defaults: Mapping[str, Any] = read_choice(group, name)
-    except (UserError, KeyError):  # a choice of another installation
-        defaults = {}
+    defaults: Mapping[str, Any] = {}
+    # A run may come from another installation, with a name that is no choice here.
+    if name in choices(group):
+        with suppress(UserError):
+            defaults = read_choice(group, name)
     changed = []
     for key in sorted(map(str, runs.columns)):
         option = key.removeprefix(f"config.{group}.")

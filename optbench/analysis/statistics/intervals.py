@@ -9,7 +9,6 @@ Source: Agarwal et al. 2021, "Deep reinforcement learning at the edge of the sta
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -39,15 +38,6 @@ class Interval:
         estimate, low, high = (math.exp(value) for value in (self.estimate, self.low, self.high))
         return Interval(estimate, low, high, self.level, self.undefined)
 
-    def judged(self, least: float, most: float) -> Literal["agrees", "disagrees", "undecided"]:
-        """The outcome for a range that was accepted beforehand: all of the interval lies in it, none of it, or neither is so.
-
-        Without bounds it is undecided.
-        """
-        if self.low >= least and self.high <= most:
-            return "agrees"
-        return "disagrees" if self.high < least or self.low > most else "undecided"
-
     def __format__(self, numbers: str) -> str:
         bounds = "" if math.isnan(self.low) else f" [{self.low:{numbers}}, {self.high:{numbers}}]"
         return f"{self.estimate:{numbers}}{bounds}"
@@ -64,6 +54,21 @@ def percentile_bounds(values: np.ndarray, level: float = 0.95) -> tuple[float, f
     # Rounded: 1 - 0.9 is a little less than 0.1.
     position = round((1 - level) / 2 * (len(ordered) - 1), 9)
     return float(ordered[math.floor(position)]), float(ordered[len(ordered) - 1 - math.floor(position)])
+
+
+def interval_of_draws(values: np.ndarray, resampled: np.ndarray, stretch: float = 1.0, level: float = 0.95) -> Interval:
+    """About the median of ``values``, with the quantiles of ``resampled``, whose arms are made ``stretch`` times as long.
+
+    values: in each draw of what is not known. resampled: the same with resampled seeds, which may lie to one side. NaN if the
+    value does not exist in more than half of the draws; ``undefined`` is the share in which it does not.
+    """
+    undefined = float(np.isnan(values).mean())
+    if undefined > 0.5:
+        return Interval(math.nan, math.nan, math.nan, level, undefined)
+    middle = float(np.nanmedian(values))
+    low, high = percentile_bounds(resampled, level)
+    low, high = min(low, middle), max(high, middle)
+    return Interval(middle, middle - stretch * (middle - low), middle + stretch * (high - middle), level, undefined)
 
 
 def bootstrap(

@@ -2,17 +2,31 @@
 
 import math
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from optbench.analysis.frames import cells, count, outcomes, require, require_selectable, worst
 from optbench.analysis.statistics.search_edges import edges
+from optbench.analysis.statistics.search_intervals import Search, winner
 from optbench.analysis.statistics.settings import seeds_only
 from optbench.store.measured import higher_is_better
 
 RESULTS = ("test_accuracy", "test_loss", "gap_accuracy", "gap_loss")
+Center = Literal["mean", "median"]
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """A setting of a cell: its runs, the values (seeds,) that decide, and their centre, NaN without an outcome."""
+
+    setting: dict[str, Any]
+    runs: pd.DataFrame
+    values: np.ndarray
+    centre: float
 
 
 def select(
@@ -21,7 +35,7 @@ def select(
     metric: str = "validation_accuracy",
     results: Sequence[str] = RESULTS,
     settings: Sequence[str] = ("trial",),
-    center: str = "mean",
+    center: Center = "mean",
     search_seeds: Collection[int] | None = None,
     margin: float = 0.05,
 ) -> pd.DataFrame:
@@ -29,8 +43,9 @@ def select(
 
     by: the columns that make a cell. settings: the columns that vary within a cell: the trials of a search, or
     ``base_learning_rate`` for a grid. center: "mean" or "median" over the seeds of a setting; a diverged seed has the worst
-    possible value, so that one is enough to exclude a setting by its mean. Of settings that tie, the first in ascending
-    order is taken (trial 0, the defaults, before all others), and ``tied`` is their number.
+    possible value, so that one is enough to exclude a setting by its mean. Settings that tie are told apart by the mean, if the
+    centre is the median, and then by the worst seed, as by `search_intervals.winner`. The results are averaged, seed by seed,
+    over those that still tie. ``tied`` is their number, and the first of them in ascending order is shown.
 
     search_seeds: only runs with these seeds decide, and the results are those of the winner's other seeds, if it has any,
     because the best of many is optimistic on the seeds that selected it. None: all runs decide and report.
@@ -51,22 +66,21 @@ def select(
     columns = dict.fromkeys([*by, *settings, "seed", "status"])
     table = runs[[*columns]].assign(_metric=outcomes(runs, metric))
     values = pd.DataFrame({result: outcomes(runs, result) for result in results}, index=runs.index)
-    sign = -1 if higher_is_better(metric) else 1
     rows = []
     for key, cell in cells(table, by):
         tried = _tried(cell, settings, center, search_seeds)
-        # Settings with an outcome that did not diverge, in ascending order.
-        possible = [entry for entry in tried if sign * entry[1] < math.inf]
-        row: dict[str, Any] = {}
-        if possible:
-            setting, centre, members = min(possible, key=lambda entry: sign * entry[1])
-            if search_seeds is not None:
-                others = members[~members["seed"].isin(search_seeds)]
-                members = others if others["_metric"].notna().any() else members
-            row = setting | {f"selection_{metric}": centre}
+        chosen = _chosen(tried, center, higher_is_better(metric))
+        if chosen:
+            of_each = [_reporting(entry.runs, search_seeds) for entry in chosen]
+            members = of_each[0]
+            reported = pd.concat([values.loc[each.index].assign(_seed=each["seed"]) for each in of_each])
+            averaged = reported.groupby("_seed", dropna=False).mean()
+            row = chosen[0].setting | {f"selection_{metric}": chosen[0].centre}
             for result in results:
-                row |= spread(values.loc[members.index, result], result)
-            found = edges(runs.loc[members.index[0]], margin) + _ends_of_grid(setting, [entry[0] for entry in tried])
+                row |= spread(averaged[result], result)
+            found = edges(runs.loc[members.index[0]], margin) + _ends_of_grid(
+                chosen[0].setting, [entry.setting for entry in tried]
+            )
         else:
             members, found = cell[:0], []
             row = dict.fromkeys(settings, math.nan)
@@ -78,8 +92,8 @@ def select(
             "best_diverged": best["diverged"],
             "best_missing": best["failed"] + best["unfinished"],
             "tried": len(tried),
-            "settings_diverged": sum(bool((members["status"] == "diverged").any()) for _, _, members in tried),
-            "tied": sum(entry[1] == row[f"selection_{metric}"] for entry in possible),
+            "settings_diverged": sum(bool((entry.runs["status"] == "diverged").any()) for entry in tried),
+            "tied": len(chosen),
             **count(cell),
             "at_edge": bool(found),
             "edges": ", ".join(found),
@@ -88,15 +102,40 @@ def select(
 
 
 def _tried(
-    cell: pd.DataFrame, settings: Sequence[str], center: str, search_seeds: Collection[int] | None
-) -> list[tuple[dict[str, Any], float, pd.DataFrame]]:
-    """Every setting of a cell with its centre over seeds (NaN without an outcome) and its runs."""
+    cell: pd.DataFrame, settings: Sequence[str], center: Center, search_seeds: Collection[int] | None
+) -> list[_Tried]:
+    """Every setting of a cell, in ascending order."""
     tried = []
     for setting, members in cells(cell, settings):
         deciding = members if search_seeds is None else members[members["seed"].isin(search_seeds)]
         values = deciding["_metric"].dropna()
-        tried.append((setting, float(values.median() if center == "median" else values.mean()), members))
+        centre = float(values.median() if center == "median" else values.mean())
+        tried.append(_Tried(setting, members, values.to_numpy(float), centre))
     return tried
+
+
+def _chosen(tried: Sequence[_Tried], center: Center, higher: bool) -> list[_Tried]:
+    """The settings that the values do not tell apart from the best one; none if all diverged or have no outcome."""
+    possible = [entry for entry in tried if math.isfinite(entry.centre)]
+    if center == "median" and possible:
+        best = (max if higher else min)(entry.centre for entry in possible)
+        possible = [entry for entry in possible if entry.centre == best]
+    if not possible:
+        return []
+    values = np.full((len(possible), max(len(entry.values) for entry in possible)), math.nan)
+    for row, entry in zip(values, possible, strict=True):
+        row[: len(entry.values)] = entry.values
+    # Of equal medians all may have a diverged seed: then their means and their worst seeds are equal, too.
+    found = winner(Search(values, values, higher)) or range(len(possible))
+    return [possible[place] for place in found]
+
+
+def _reporting(members: pd.DataFrame, search_seeds: Collection[int] | None) -> pd.DataFrame:
+    """The runs of a setting that are reported: those of other seeds than decided, if there are any."""
+    if search_seeds is None:
+        return members
+    others = members[~members["seed"].isin(search_seeds)]
+    return others if others["_metric"].notna().any() else members
 
 
 def _columns(result: str) -> tuple[str, str, str, str]:

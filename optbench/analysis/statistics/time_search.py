@@ -15,12 +15,10 @@ import pandas as pd
 from optbench.analysis.frames import cells
 from optbench.analysis.laws.scaling_laws import exponents
 from optbench.analysis.statistics.intervals import Interval
-from optbench.analysis.statistics.search_intervals import means_over_seeds
+from optbench.analysis.statistics.search_intervals import Search, means_over_seeds, winner
 
 # From so many intervals between evaluations on, the line between two of them is close enough to a curve.
 _RESOLVED = 5
-# Times that agree to this are equal.
-_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -65,12 +63,8 @@ class TimeSearch:
     @property
     def winners(self) -> np.ndarray:
         """The indices of the best trials: least restricted mean, then least worst seed. What still ties is all of them."""
-        means = self.restricted_means()
         times = self.times()
-        worst = np.where(np.isnan(times), -math.inf, times).max(axis=1)
-        tied = means <= means.min() * (1 + _ROUNDING)
-        least = worst[tied].min()
-        return np.flatnonzero(tied & (worst <= least * (1 + _ROUNDING)))
+        return np.array(winner(Search(times, times, higher=False)), dtype=int)
 
     @property
     def reached_at_all(self) -> bool:
@@ -133,6 +127,12 @@ class Resamples:
             drawn[:, first:] = (others[:, :, None] == np.arange(trials - first)).any(axis=1)
         weights = of_seeds.multinomial(seeds, np.full(seeds, 1 / seeds), repetitions)
         return cls(drawn, weights, of_trials.uniform(size=repetitions))
+
+    @classmethod
+    def whole(cls, search: TimeSearch) -> "Resamples":
+        """The search itself, with unresolved times in the middle."""
+        trials, seeds = search.lower.shape
+        return cls(np.ones((1, trials), dtype=bool), np.ones((1, seeds)), np.full(1, 0.5))
 
     def best(self, search: TimeSearch) -> tuple[np.ndarray, np.ndarray]:
         """The restricted mean (N,) of the best trial of each draw, and the share of its seeds that reached the target."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from optbench.analysis.laws.optima import HIGHEST, LOWEST, Optima
 from optbench.analysis.laws.scaling_laws import exponents
-from optbench.analysis.statistics.intervals import Interval, percentile_bounds
+from optbench.analysis.statistics.intervals import Interval, interval_of_draws
 from optbench.sweep.search.adaptive.lattice import Outcomes
 from optbench.sweep.search.adaptive.surrogate import Posterior
 
@@ -150,14 +150,14 @@ def answer(tables: Tables, outcomes: Outcomes, stretch: float = 1.0, level: floa
     """The medians over the tables, and intervals of the tables with resampled seeds, whose arms are ``stretch`` times as long."""
     search = tables.search
     rates, slopes = tables.resampled
-    exponent = _interval(tables.slopes, slopes, stretch, level)
+    exponent = interval_of_draws(tables.slopes, slopes, stretch, level)
     means = tables.means
     known = ~np.isnan(means[0])
     price = _PRICE_OF_DIVERGENCE * (outcomes.first if math.isfinite(outcomes.first) else _worst(tables.losses))
     expected = np.where(known, np.minimum(means, price).mean(0), math.inf)
     rows = []
     for b, condition in enumerate(search.conditions):
-        inner = _interval(tables.rates[:, b], rates[:, b], stretch, level)
+        inner = interval_of_draws(tables.rates[:, b], rates[:, b], stretch, level)
         optimum = Interval(2.0**inner.estimate, 2.0**inner.low, 2.0**inner.high, level, inner.undefined)
         second, share = _second(means[:, b], known[b])
         rows.append(
@@ -178,17 +178,6 @@ def answer(tables: Tables, outcomes: Outcomes, stretch: float = 1.0, level: floa
 def _worst(losses: np.ndarray) -> float:
     finite = losses[np.isfinite(losses)]
     return float(finite.max()) if len(finite) else 1.0
-
-
-def _interval(values: np.ndarray, resampled: np.ndarray, stretch: float, level: float) -> Interval:
-    """About the median of ``values``; NaN if it does not exist in half of the tables."""
-    undefined = float(np.isnan(values).mean())
-    if undefined > 0.5:
-        return Interval(math.nan, math.nan, math.nan, level, undefined)
-    middle = float(np.nanmedian(values))
-    low, high = percentile_bounds(resampled, level)
-    low, high = min(low, middle), max(high, middle)
-    return Interval(middle, middle - stretch * (middle - low), middle + stretch * (high - middle), level, undefined)
 
 
 def _second(means: np.ndarray, known: np.ndarray) -> tuple[int, float]:

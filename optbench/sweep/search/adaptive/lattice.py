@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -285,7 +285,22 @@ def _searches(problem: Problem, grid: Grid, over: str, law: str | None) -> Itera
             np.ones(len(conditions)),
         )
         _examine(problem, found, examined)
-        yield found
+        if found.exists.any():
+            yield _with_cells(found)
+
+
+def _with_cells(search: Search) -> Search:
+    """Without the conditions that the experiment excludes at every rate."""
+    kept = search.exists.any((1, 2))
+    if kept.all():
+        return search
+    return replace(
+        search,
+        conditions=search.conditions[kept],
+        condition_words=tuple(search.condition_words[b] for b in np.flatnonzero(kept)),
+        exists=search.exists[kept],
+        planned=search.planned[kept],
+    )
 
 
 def _examine(problem: Problem, search: Search, seeds: int) -> None:

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 from optbench.errors import UserError
+from optbench.sweep.search.adaptive.confirming import unconfirmed
 from optbench.sweep.search.adaptive.costs import budget_of
-from optbench.sweep.search.adaptive.lattice import Layout, Outcomes, layout
+from optbench.sweep.search.adaptive.lattice import Cell, Layout, Outcomes, layout
 from optbench.sweep.search.adaptive.rounds import Round
 from optbench.sweep.search.adaptive.state import Memory
 from optbench.sweep.search.adaptive.words import line, rows, surrogate
-from optbench.sweep.search.method import Answer, Choice, Options, Problem, Seen
+from optbench.sweep.search.method import Answer, Choice, Options, Pick, Problem, Seen
 
 
 class Adaptive:
@@ -36,13 +37,18 @@ class Adaptive:
             )
 
     def choose(self, problem: Problem, seen: Sequence[Seen], options: Options) -> Choice:
-        """The next cells of all searches, by gain for their cost; first of all the grids that are too short to search."""
+        """The next cells of all searches, by gain for their cost; first of all the grids that are too short to search.
+
+        Once a search would be over, seeds at the chosen rates follow, as many as `confirm` says.
+        """
         if not seen:
             whole = tuple(pick for pick in self._layout(problem, options).whole_picks() if problem.exists(pick))
             if whole:
                 return Choice(whole)
-        round_ = Round(problem, seen, self.outcomes(problem, seen, options), options, self._memory)
-        return Choice(tuple(round_.picks), "" if round_.picks else round_.why)
+        outcomes = self.outcomes(problem, seen, options)
+        round_ = Round(problem, seen, outcomes, options, self._memory)
+        picks = round_.picks or unconfirmed(problem, outcomes, options, self._memory)
+        return Choice(tuple(picks), "" if picks else round_.why)
 
     def answer(self, problem: Problem, seen: Sequence[Seen], options: Options) -> Answer:
         """The exponents and the optima of all searches, with their intervals."""
@@ -54,6 +60,12 @@ class Adaptive:
         laws = [state.law if state is not None else None for state in states]
         tables = [state.tables if state is not None else None for state in states]
         return Answer(line(outcomes, laws), rows(outcomes, laws), surrogate(outcomes, tables))
+
+    def place(self, problem: Problem, pick: Pick, options: Options) -> tuple[int, Cell] | None:
+        """The number of the search of a pick, and its cell; None for a cell of a grid that is trained whole."""
+        found = self._layout(problem, options)
+        number = found.of(pick)
+        return None if number is None else (number, found.searches[number].cell(pick))
 
     def outcomes(self, problem: Problem, seen: Sequence[Seen], options: Options) -> list[Outcomes]:
         """The results of each search."""

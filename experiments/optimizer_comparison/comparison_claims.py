@@ -1,0 +1,128 @@
+"""The claims of papers about optimizers at equal tuning budgets, from the tables of the study."""
+
+import math
+
+import pandas as pd
+from comparison_ranks import CONTAINS
+
+from optbench.analysis.claim_outcomes import above, all_of, below, decided, effect, ended, not_tested, place
+from optbench.analysis.claims import Claim, Outcome
+from optbench.analysis.names import method
+
+SCHMIDT, SIVAPRASAD, CHOI = "Schmidt et al. 2021", "Sivaprasad et al. 2020", "Choi et al. 2019"
+TUNED_MINUS_DEFAULT = "test accuracy, tuned minus default"
+#: "Many" methods are at least this share of the others.
+MANY = 0.5
+#: A container that is not shown to lose more than so many points does not lose; our own choice.
+NONE = 1.0
+ADAM = ("adam", "adamw", "nadam", "amsgrad", "adamax")
+
+
+def claims(
+    runs: pd.DataFrame, ranks: pd.DataFrame, gains: pd.DataFrame, failures: pd.DataFrame, median: pd.Series | None
+) -> list[Claim]:
+    """The claims, from the tables ranks, tuned_minus_default and failed_searches; ``median``: the row of the median gain."""
+    return [*_of_ranks(runs, ranks), *_of_gains(runs, gains, median), *_of_inclusion(runs, failures)]
+
+
+def _of_ranks(runs: pd.DataFrame, ranks: pd.DataFrame) -> list[Claim]:
+    """Most ranks are not told apart from the best by their differences for new searches, and the first one changes."""
+    many, everywhere = "Many tuned methods are not told apart from the best.", "No method is the best on every problem."
+    over_all = ranks[ranks["problem"] == "all"].iloc[1:] if len(ranks) else ranks
+    if over_all.empty:
+        return [not_tested(words, SCHMIDT, matched_by="epochs") for words in (many, everywhere)]
+    fields = {"runs": ended(runs), "matched_by": "epochs", **place(runs)}
+    known = over_all["behind_low"].notna().all()
+    share = float((over_all["behind_low"] > 0).mean()) if known else math.nan
+    first = ranks[ranks["problem"] != "all"].groupby("problem", sort=False)["optimizer"].first()
+    return [
+        Claim(
+            claim=many,
+            source=SCHMIDT,
+            outcome=decided(share <= 1 - MANY) if known else "undecided",
+            quantity="share of the methods whose rank is told apart from the best",
+            unit="fraction",
+            estimand="S",
+            **effect(share),
+            **fields,  # type: ignore[arg-type]
+        ),
+        Claim(
+            claim=everywhere,
+            source=SCHMIDT,
+            outcome=decided(first.nunique() > 1) if len(first) > 1 else "undecided",
+            **fields,  # type: ignore[arg-type]
+        ),
+    ]
+
+
+def _of_gains(runs: pd.DataFrame, gains: pd.DataFrame, median: pd.Series | None) -> list[Claim]:
+    """The median gain is above the interquartile range of the tuned methods; the gains of Adam's family are below it."""
+    words = "Tuning gains as much as the choice of the method."
+    small = "Tuning adds little to the defaults."
+    if median is None:
+        return [
+            not_tested(words, SCHMIDT, quantity=TUNED_MINUS_DEFAULT),
+            not_tested(small, SIVAPRASAD, method="adam", quantity=TUNED_MINUS_DEFAULT),
+        ]
+    tuned = gains["tuned"].dropna()
+    between = 100 * float(tuned.quantile(0.75) - tuned.quantile(0.25))
+    bounds = [100 * median[name] for name in ("gain", "low", "high")]
+    found = [_gain(words, SCHMIDT, median, above(*bounds[1:], between), runs, "median gain of all optimizers")]
+    for _, row in gains[gains["optimizer"].isin(ADAM) & gains["gain"].notna()].iterrows():
+        outcome = below(100 * row["low"], 100 * row["high"], bounds[0])
+        found.append(_gain(small, SIVAPRASAD, row, outcome, runs, ""))
+    return found
+
+
+def _gain(words: str, source: str, row: pd.Series, outcome: Outcome, runs: pd.DataFrame, condition: str) -> Claim:
+    own = runs[runs["optimizer"] == row["optimizer"]]
+    return Claim(
+        claim=words,
+        source=source,
+        outcome=outcome,
+        quantity=TUNED_MINUS_DEFAULT,
+        unit="points",
+        estimand="W",
+        method=str(row["optimizer"]),
+        condition=condition,
+        matched_by="epochs",
+        runs=ended(own),
+        **effect(row["gain"], row["low"], row["high"], 100),
+        **place(own),
+    )
+
+
+def _of_inclusion(runs: pd.DataFrame, failures: pd.DataFrame) -> list[Claim]:
+    """For each container the problem on which it fares worst, by the winners of both searches; a failed search disagrees."""
+    found = []
+    for container, contained in CONTAINS:
+        words = f"Tuned, {method(container)} does not lose to {method(contained)}, which it contains."
+        own = failures[(failures["container"] == container) & (failures["contained"] == contained)]
+        own = own[own["difference"].notna()] if len(own) else own
+        if own.empty:
+            found.append(not_tested(words, CHOI, method=container, against=contained))
+            continue
+        outcomes: list[Outcome] = [
+            "disagrees" if row["failed"] else "agrees" if row["low"] > -NONE else "undecided"
+            for _, row in own.iterrows()
+        ]
+        worst = own.loc[own["difference"].idxmin()]
+        trained = runs[runs["optimizer"].isin([container, contained])]
+        found.append(
+            Claim(
+                claim=words,
+                source=CHOI,
+                outcome=all_of(outcomes),
+                quantity="test accuracy, containing minus contained method",
+                unit="points",
+                estimand="W",
+                method=container,
+                against=contained,
+                condition=str(worst["problem"]),
+                matched_by="epochs",
+                runs=ended(trained),
+                **effect(worst["difference"], worst["low"], worst["high"]),
+                **place(trained),
+            )
+        )
+    return found

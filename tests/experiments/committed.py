@@ -1,0 +1,187 @@
+"""The claims of studies about their committed runs and tables.
+
+An analysis reads the committed runs as those of a `Study` without run folders, which has no histories and no measurements. What
+it would compute from these is taken from the committed tables.
+"""
+
+import importlib
+import math
+import sys
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+
+from optbench.analysis.studies import analysis_of, folder_of
+
+RESULTS = Path(__file__).parents[2] / "results"
+# Names of the code that trained the committed runs, and of today.
+_NAMES = {"config.norm_batch": "config.ghost_batch_size", "cell.norm_batch": "cell.ghost_batch_size"}
+
+# The steps between two evaluations of studies with a target.
+_EVALUATED = {"steps_to_target": 6}
+
+
+def table(name, part):
+    """A committed table of a study."""
+    return pd.read_parquet(RESULTS / name / "tables" / f"{part}.parquet")
+
+
+def runs(name):
+    """The committed runs of a study, with the names of today's columns."""
+    found = table(name, "runs")
+    extremes = {column: column.replace("extremes_", "eigenvalues_") for column in found if "extremes_" in column}
+    found = found.rename(columns=_NAMES | extremes)
+    return found.assign(state=found["state"] if "state" in found else found["status"])
+
+
+class Committed:
+    """What an analysis asks a study, as far as the committed table of runs has it."""
+
+    def __init__(self, name, scale="laptop"):
+        self.name, self.scale, self.runs = name, scale, runs(name)
+        self.results_dir, self.plan = None, SimpleNamespace(information=dict)  # of a sweep without a search
+        self.cells = {}
+
+    def histories(self, columns=None, runs=None):
+        """The evaluations around the crossing of a target, which lies in their middle; nothing of other studies."""
+        target, every = "config.budget.target", _EVALUATED.get(self.name)
+        if every is None:
+            return pd.DataFrame(columns=["run_id", *(columns or [])])
+        rows = []
+        for run in self.runs.to_dict("records"):
+            reached = run["steps_to_target"] == run["steps_to_target"]
+            last = run["steps_to_target"] if reached else run["steps"]
+            for step, sign in ((last - every, -1), (last, 1 if reached else -1)):
+                if step > 0:
+                    accuracy = run[target] + 0.02 * sign
+                    row = {
+                        "run_id": run["run_id"],
+                        "event": "evaluation",
+                        "step": step,
+                        "validation_accuracy": accuracy,
+                    }
+                    rows.append(row | {"samples": step * run["batch"], "seconds": math.nan})
+        return pd.DataFrame(rows)
+
+    def measurements(self, run_id, probe=None):
+        return []
+
+    @property
+    def trials(self):
+        return sorted(self.runs["trial"].unique())
+
+    @property
+    def seeds(self):
+        return sorted(self.runs["seed"].unique())
+
+
+@cache
+def findings(name):
+    """What the analysis of a study finds in its committed runs, with short bootstraps."""
+    function = analysis_of(name)
+    if "REPETITIONS" in function.__globals__:
+        function.__globals__["REPETITIONS"] = 60
+    return function(Committed(name))
+
+
+def parts(name):
+    """The names in the module of a study's analysis, such as its ``claims``."""
+    return analysis_of(name).__globals__
+
+
+def _landscape():
+    own = parts("landscape")
+    correlations = own["_correlations"](table("landscape", "minima"))
+    return own["claims"](runs("landscape"), table("landscape", "differences"), correlations)
+
+
+def _of_tables(name, *names):
+    return lambda: parts(name)["claims"](runs(name), *(table(name, part) for part in names))
+
+
+def imported(name, module):
+    """A module beside the analysis of a study."""
+    folder = str(folder_of(name))
+    sys.path.insert(0, folder)
+    try:
+        return importlib.import_module(module)
+    finally:
+        sys.path.remove(folder)
+
+
+def _second_order():
+    return imported("second_order", "script_claims").committed(RESULTS / "second_order")
+
+
+def _quadratic():
+    own, savings = parts("quadratic_model"), table("quadratic_model", "savings")
+    tables = table("quadratic_model", "trained_and_theory"), savings, table("quadratic_model", "local_slopes")
+    return own["claims"](runs("quadratic_model"), *tables, own["trends"](savings))
+
+
+def _limiting():
+    own, each = parts("limiting_dynamics"), table("limiting_dynamics", "each_run")
+    settings = own["_settings"](each, table("limiting_dynamics", "directions"))
+    return own["claims"](runs("limiting_dynamics"), settings, each)
+
+
+def _multiscale():
+    own, tables = parts("multiscale"), [table("multiscale", name) for name in ("edge", "growth", "decay")]
+    return own["claims"](runs("multiscale"), own["_met"](*tables), own["_unexplained"](tables[2]))
+
+
+def _nonconvex():
+    own, (calls, factors, kept, noise, share) = (
+        parts("nonconvex_rates"),
+        (
+            table("nonconvex_rates", name)
+            for name in (
+                "oracle_calls",
+                "local_factors",
+                "bounds_along_descent",
+                "sgd_across_lengths",
+                "sums_of_step_sizes",
+            )
+        ),
+    )
+    return own["claims"](runs("nonconvex_rates"), calls, factors, kept, own["slope_of"](noise), share, {})
+
+
+def _coresets():
+    own = parts("coresets")
+    return own["claims"](runs("coresets"), table("coresets", "comparisons"), own["NAMES"])
+
+
+def _adaptive():
+    own, name = parts("adaptive_sampling"), "adaptive_sampling"
+    return own["claims"](runs(name), table(name, "losses"), table(name, "ranges"), own["NAMES"], own["MODELS"])
+
+
+#: For each study how its claims are made. Those of the sweeps of second_order need histories, and the committed runs of
+#: generalization_gap are of another grid than its analysis.
+CLAIMS = {
+    "scaling_rules": lambda: findings("scaling_rules").claims,
+    "steps_to_target": lambda: findings("steps_to_target").claims,
+    "optimizer_comparison": lambda: findings("optimizer_comparison").claims,
+    "landscape": _landscape,
+    "second_order": _second_order,
+    "hessian_directions": _of_tables("hessian_directions", "slices"),
+    "batch_hessian": _of_tables("batch_hessian", "critical_batches", "exponents", "maximal_learning_rates"),
+    "quadratic_model": _quadratic,
+    "initialization_and_momentum": lambda: findings("initialization_and_momentum").claims,
+    "limiting_dynamics": _limiting,
+    "multiscale": _multiscale,
+    "shift_curvature": _of_tables("shift_curvature", "points", "settings"),
+    "nonconvex_rates": _nonconvex,
+    "online_regression": _of_tables("online_regression", "beale", "differences"),
+    "coresets": _coresets,
+    "adaptive_sampling": _adaptive,
+}
+
+
+@cache
+def claims(name):
+    """The claims of a study about its committed runs and tables."""
+    return tuple(CLAIMS[name]())
