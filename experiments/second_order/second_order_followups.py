@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from second_order_charts import shown
 from second_order_choices import EVERY_STEP, Part, reported
+from second_order_comparisons import steps_to_loss
 
 from optbench.analysis.charts.chart import Chart, Series
 from optbench.analysis.claim_outcomes import above, below
@@ -53,19 +54,6 @@ def analyse(part: Part, study: Study, ranked: pd.DataFrame, evaluations: pd.Data
         "entropy_long": lambda: _entropy_long(study, ranked),
     }
     return analyses[part.name]()
-
-
-def steps_to_loss(history: pd.DataFrame, loss: float) -> float:
-    """The step at which the training loss falls to ``loss``, interpolated linearly between evaluations; infinite if never."""
-    steps, losses = history["step"].to_numpy(float), history["train_loss"].to_numpy(float)
-    below = np.flatnonzero(losses <= loss)
-    if not len(below):
-        return math.inf
-    at = int(below[0])
-    if at == 0:
-        return float(steps[0])
-    share = (losses[at - 1] - loss) / (losses[at - 1] - losses[at])
-    return float(steps[at - 1] + share * (steps[at] - steps[at - 1]))
 
 
 def _of_log(ratios: pd.Series) -> Interval:
@@ -114,7 +102,7 @@ def _autoencoder_batch(ranked: pd.DataFrame, evaluations: pd.DataFrame) -> Findi
 
 def _fewer_steps(table: pd.DataFrame, method: str) -> dict[str, object]:
     own = table[table["method"] == method].dropna(subset=["ratio_of_steps"])
-    ratios, above = own["ratio_of_steps"], own["ratio_is_above"].min()
+    ratios, bound = own["ratio_of_steps"], own["ratio_is_above"].min()
     kfac = table[table["method"] == NATURAL].set_index("seed")["train_loss"]
     lower = int((own.set_index("seed")["train_loss_at_equal_steps"] > kfac).sum())
     row: dict[str, object] = {"method": method, "seeds": len(own), "seeds_with_kfac_lower_at_equal_steps": lower}
@@ -130,7 +118,7 @@ def _fewer_steps(table: pd.DataFrame, method: str) -> dict[str, object]:
         outcome = "agrees" if least.min() > FEWER_STEPS else "undecided"
         row |= {
             "outcome": outcome,
-            "words": f"above {above:.1f} in {len(ratios) - len(reached)} of {len(ratios)} seeds",
+            "words": f"above {bound:.1f} in {len(ratios) - len(reached)} of {len(ratios)} seeds",
         }
     return row | {"least": FEWER_STEPS}
 

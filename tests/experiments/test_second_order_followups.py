@@ -12,14 +12,16 @@ import pytest
 from optbench.__main__ import main
 from optbench.analysis.studies import folder_of
 
+MODULES = tuple(f"second_order_{name}" for name in ("choices", "charts", "comparisons", "followups"))
+
 
 @pytest.fixture
 def followups(monkeypatch):
     monkeypatch.syspath_prepend(str(folder_of("second_order")))
-    for name in ("second_order_choices", "second_order_charts", "second_order_followups"):
+    for name in MODULES:
         sys.modules.pop(name, None)
     yield importlib.import_module("second_order_followups")
-    for name in ("second_order_choices", "second_order_charts", "second_order_followups"):
+    for name in MODULES:
         sys.modules.pop(name, None)
 
 
@@ -46,10 +48,11 @@ def ranked(rows):
 
 
 def test_steps_to_a_loss_lie_between_evaluations(followups):
+    comparisons = importlib.import_module("second_order_comparisons")
     history = pd.DataFrame({"step": [0, 10, 20], "train_loss": [5.0, 4.0, 2.0]})
-    assert followups.steps_to_loss(history, 3.0) == 15
-    assert followups.steps_to_loss(history, 4.0) == 10
-    assert followups.steps_to_loss(history, 1.0) == math.inf
+    assert comparisons.steps_to_loss(history, 3.0) == 15
+    assert comparisons.steps_to_loss(history, 4.0) == 10
+    assert comparisons.steps_to_loss(history, 1.0) == math.inf
 
 
 @pytest.mark.parametrize(("reached", "outcome"), [(True, "agrees"), (False, "agrees")])
