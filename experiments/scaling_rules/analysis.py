@@ -23,8 +23,6 @@ from optbench.analysis.study import Study
 QUESTION = "How does the best learning rate grow with the batch, up to which batch, and what does a scaling rule cost?"
 METRIC, RATE = "validation_loss", "base_learning_rate"
 REPETITIONS = 2000
-#: Below this p a bend is told from a line.
-TOLD = 0.05
 #: The exponents that papers derive or recommend, by optimizer.
 PAPERS = (
     (
@@ -110,9 +108,10 @@ def _law(optimizer: str, found: ScalingLaw, curves: LossCurves) -> dict[str, obj
     for other in found.slopes[1:]:
         row[f"exponent_within_{other.within:.0%}".replace("%", "")] = other.slope.estimate
     pieces = {"bend": found.bend, "slope_before": found.slope_before, "slope_after": found.slope_after}
+    pieces |= {"change": found.change}
     for name, interval in {**pieces, "plateau": found.plateau}.items():
         row |= {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
-    return row | {"p_bend": found.p_bend, "residual_octaves": found.residual}
+    return row | {"p_bend": found.p_bend, "bent": found.is_bent, "residual_octaves": found.residual}
 
 
 def _claims(table: pd.DataFrame, runs: pd.DataFrame) -> list[Claim]:
@@ -164,7 +163,7 @@ def _answer(table: pd.DataFrame, optima: pd.DataFrame, study: Study) -> str:
     for _, row in known.sort_values("exponent").iterrows():
         reach = f"from batch {row['smallest_batch']:.0f} to {row['largest_batch']:.0f}"
         words = f"{method(row['optimizer'])} as batch^{_interval(row, 'exponent', '.2f')} {reach}"
-        if row["p_bend"] < TOLD:
+        if row["bent"]:
             words += f", with a bend at batch {_interval(row, 'bend', '.0f')}"
         parts.append(words)
     held = [(_holding(known, value), name) for value, name in ((1.0, "linear"), (0.5, "square-root"))]
@@ -190,7 +189,7 @@ def _notes(
     ]
     for _, row in table.iterrows():
         if math.isfinite(row["bend"]):
-            told = "told from" if row["p_bend"] < TOLD else "not told from"
+            told = "told from" if row["bent"] else "not told from"
             notes.append(
                 f"{method(row['optimizer'])}: a bend at batch {_interval(row, 'bend', '.0f')} (p = {row['p_bend']:.3f}, {told} a "
                 f"line), with slope {_interval(row, 'slope_before', '.2f')} before and {_interval(row, 'slope_after', '.2f')} "

@@ -171,6 +171,23 @@ def test_a_line_seldom_has_a_bend():
     assert np.mean(low) == pytest.approx(0.2, abs=0.1)
 
 
+def test_a_smooth_curve_of_uncertain_optima_is_not_bent():
+    """Optima on two lines without scatter, each known to a factor of e only: draws hold no bend, though p says so."""
+    rates = 0.01 * np.minimum(BATCHES, 256)
+    generator = np.random.default_rng(0)
+    common = {"batches": BATCHES, "rates": rates, "losses": np.ones(9), "borders": np.zeros(9, dtype=int)}
+    noise = generator.standard_normal((400, 9))
+    wide, narrow = (
+        law(Vertices(**common, draws=rates * np.exp(width * noise), draw_borders=np.zeros((400, 9), dtype=int)))
+        for width in (1.0, 0.02)
+    )
+    assert wide.p_bend < 0.01
+    assert (wide.is_bent, narrow.is_bent) == (False, True)
+    assert wide.change.low < 0 < wide.change.high
+    assert narrow.change.estimate == pytest.approx(1)
+    assert narrow.change.low == pytest.approx(1, abs=0.05)
+
+
 def test_the_interval_of_a_bend_holds_the_scatter_around_the_law():
     """Equal seeds say nothing of it."""
     rates = np.minimum(BATCHES, 256) * np.exp(0.2 * np.random.default_rng(1).standard_normal(9))

@@ -25,6 +25,8 @@ from optbench.analysis.statistics.intervals import Interval, percentile_bounds
 WITHIN = (0.05, 0.03, 0.10)
 #: The same for the bend, as a ratio. Beyond it training has failed, and the rate that is best there says nothing of the law.
 RATIO = 1.5
+#: Below this p a bend is told from a line.
+TOLD = 0.05
 # Of batch sizes: for a law with a bend, which has four parameters, and for a slope whose scatter can be estimated.
 _FEWEST, _SCATTER = 5, 4
 
@@ -51,15 +53,16 @@ class LocalSlope:
 class ScalingLaw:
     """The local slopes, first the one that counts, and the law with a bend.
 
-    bend: the batch size exp(k). slope_before, slope_after: s₁ and s₂. plateau: the rate at the bend. residual: root mean square
-    of log2(rate / law). p_bend: the share of lines with the same scatter on which a bend improves the fit as much: unless it is
-    small, no bend is told from a line. batches_used: those of the bend. All of this is NaN below five batch sizes.
+    bend: the batch size exp(k). slope_before, slope_after: s₁ and s₂; change: s₁ - s₂. plateau: the rate at the bend. residual:
+    root mean square of log2(rate / law). p_bend: the share of lines with the same scatter on which a bend improves the fit as
+    much. batches_used: those of the bend. All of this is NaN below five batch sizes.
     """
 
     slopes: tuple[LocalSlope, ...]
     bend: Interval
     slope_before: Interval
     slope_after: Interval
+    change: Interval
     plateau: Interval
     residual: float
     p_bend: float
@@ -69,6 +72,15 @@ class ScalingLaw:
     def slope(self) -> Interval:
         """The local slope that counts."""
         return self.slopes[0].slope
+
+    @property
+    def is_bent(self) -> bool:
+        """True if a bend is told from a line: by the scatter of the optima, and by what is not known of each.
+
+        p_bend knows the scatter alone. Optima of one surrogate lie on a smooth curve, however uncertain they are, so that the
+        interval of the change of the slope has to exclude 0, too.
+        """
+        return self.p_bend < TOLD and not self.change.low <= 0 <= self.change.high
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """The law with its bend at ``batch``."""
@@ -102,7 +114,7 @@ def law(
     batches = tuple(map(float, optima.batches[used][taking_part[0]]))
     if not np.isfinite(fit).all() or count < _FEWEST:
         unknown = Interval(math.nan, math.nan, math.nan, level)
-        return ScalingLaw(slopes, unknown, unknown, unknown, unknown, math.nan, math.nan, batches)
+        return ScalingLaw(slopes, unknown, unknown, unknown, unknown, unknown, math.nan, math.nan, batches)
     generator = np.random.default_rng(seed)
     squares = float(fit[4])
     scatter = math.sqrt(squares / (count - 4))
@@ -110,13 +122,14 @@ def law(
     draws = draws + scatter * generator.standard_normal(draws.shape)
     refits, _ = _one_sided(x, draws, _sides(optima.draw_borders[:, used]), _broken)
     intervals = [_percentiles(value, column, level) for value, column in zip(fit[:4], refits[:, :4].T, strict=True)]
+    change = _percentiles(float(fit[1] - fit[2]), refits[:, 1] - refits[:, 2], level)
     places = x[taking_part[0]]
     lines = generator.standard_normal((repetitions, count))
     seen = float(_improvement(places, y[:, taking_part[0]])[0])
     p = (1 + int((_improvement(places, lines) >= seen).sum())) / (1 + repetitions)
     bend, before, after, plateau = intervals
     residual = math.sqrt(squares / count) / math.log(2)
-    return ScalingLaw(slopes, bend.exp(), before, after, plateau.exp(), residual, p, batches)
+    return ScalingLaw(slopes, bend.exp(), before, after, change, plateau.exp(), residual, p, batches)
 
 
 def local_slope(optima: Vertices, within: float = WITHIN[0], level: float = 0.95) -> LocalSlope:
