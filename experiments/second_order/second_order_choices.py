@@ -103,7 +103,7 @@ PARTS = (
         "autoencoder_batch",
         ("second_order_autoencoder_batch",),
         lambda run: "second_order_autoencoder_batch",
-        ("optimizer", "trial", "optimizer.learning_rate", "momentum_schedule"),
+        ("optimizer", "trial", "optimizer.learning_rate", "momentum_schedule.maximum"),
         lambda run: NAMES[run["optimizer"]],
         lambda run, history: float(history["validation_loss"].iloc[-1]),
         by_cells=True,
