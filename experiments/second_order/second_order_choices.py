@@ -6,6 +6,7 @@ of Entropy-SGD are separate experiments.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from optbench.analysis.statistics.settings import seeds_only
 
 SEEDS = (1, 2, 3)
 TARGET = 0.8  # validation accuracy
+FOLLOW_UPS = ("autoencoder_batch", "convnet_factors", "entropy_long")
 EVERY_STEP = "K-FAC, factors every step"
 
 
@@ -23,7 +25,7 @@ class Part:
 
     experiments: the experiments of its runs. experiment: returns the experiment of a run. varied: the settings that identify a
     run of the experiment in a command, and so distinguish the choices of one method. label: returns the method of a run. score:
-    of a run with its evaluations, lower is better. by_cells: ``varied`` are read from the cells of the grid.
+    of a run with its evaluations, lower is better.
     """
 
     name: str
@@ -32,7 +34,6 @@ class Part:
     varied: tuple[str, ...]
     label: Callable[[pd.Series], str]
     score: Callable[[pd.Series, pd.DataFrame], float]
-    by_cells: bool = False
 
 
 NAMES = {
@@ -106,7 +107,6 @@ PARTS = (
         ("optimizer", "trial", "optimizer.learning_rate", "momentum_schedule", "momentum_schedule.maximum"),
         lambda run: NAMES[run["optimizer"]],
         lambda run, history: float(history["validation_loss"].iloc[-1]),
-        by_cells=True,
     ),
     # The options of these two were chosen in the studies "convnet" and "entropy": they have no runs on seed 0.
     Part(
@@ -116,7 +116,6 @@ PARTS = (
         ("optimizer", "trial", "optimizer.factor_period"),
         _factors_label,
         lambda run, history: steps_to_target(history),
-        by_cells=True,
     ),
     Part(
         "entropy_long",
@@ -125,7 +124,6 @@ PARTS = (
         ("optimizer",),
         lambda run: "Entropy-SGD" if run["optimizer"] == "entropy_sgd" else NAMES[run["optimizer"]],
         lambda run, history: -float(history["validation_accuracy"].iloc[-1]),
-        by_cells=True,
     ),
 )
 
@@ -155,11 +153,10 @@ def scored(part: Part, runs: pd.DataFrame, evaluations: pd.DataFrame) -> pd.Data
 
 def _words(part: Part, run: pd.Series) -> str:
     """The words of a command that identify the run, without its seed."""
-    if part.by_cells:
-        cells = {name: run.get(f"cell.{name}") for name in part.varied}
-        known = {name: value for name, value in cells.items() if not pd.isna(value)}
+    if part.name in FOLLOW_UPS:
+        settings = _settings(part, run)
         return " ".join(
-            f"{name}={value}" if isinstance(value, str) else f"{name}={value:g}" for name, value in known.items()
+            f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in settings
         )
     words = []
     for name in part.varied:
@@ -174,6 +171,17 @@ def _words(part: Part, run: pd.Series) -> str:
             continue
         words.append(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}")
     return " ".join(words)
+
+
+def _settings(part: Part, run: pd.Series) -> list[tuple[str, Any]]:
+    """The varied settings of a run with their values; a trial other than 0 has a learning rate of its own."""
+    found = []
+    for name in part.varied:
+        column = {"momentum_schedule": "config.momentum_schedule.name"}.get(name, f"config.{name}")
+        value = run[name] if name in ("optimizer", "trial") else run.get(column)
+        if not pd.isna(value) and not (run["trial"] and name == "optimizer.learning_rate"):
+            found.append((name, value))
+    return found
 
 
 def chosen(runs: pd.DataFrame) -> pd.DataFrame:
