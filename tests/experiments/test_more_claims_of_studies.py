@@ -273,7 +273,11 @@ def test_outcomes_of_step_sizes_follow_their_tables():
     assert one(found(ranges=lower), method="sdlbfgs with control").outcome == "agrees"
     assert one(found(), method="sdlbfgs with control").outcome == "disagrees"
     assert one(found(), method="sdlbfgs").outcome == "agrees"
+    sgd = losses["method"] == "SGD"
     for value, outcome in ((0.1, "disagrees"), (9.0, "agrees")):
-        sgd = losses["method"] == "SGD"
         changed = losses.assign(**{name: losses[name].mask(sgd, value) for name in ("loss", "low", "high")})
         assert one(found(losses=changed), method="sdlbfgs").outcome == outcome
+    wide = losses.assign(
+        loss=losses["loss"].mask(sgd, 0.9), low=losses["low"].mask(sgd, 0.0), high=losses["high"].mask(sgd, 9.0)
+    )
+    assert one(found(losses=wide), method="sdlbfgs").outcome == "undecided"
