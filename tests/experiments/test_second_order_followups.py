@@ -32,7 +32,7 @@ def part(followups, name):
 
 @pytest.mark.parametrize(
     ("name", "runs"),
-    [("autoencoder_batch", 13), ("convnet_factors", 9), ("entropy_long", 12)],
+    [("autoencoder_batch", 17), ("convnet_factors", 9), ("entropy_long", 12)],
 )
 def test_the_grids_expand_to_their_runs(name, runs, tmp_path, capsys):
     words = [f"experiment=second_order_{name}", "dry_run=true", f"results_dir={tmp_path}", "tracker=none"]
