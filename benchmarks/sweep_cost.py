@@ -21,7 +21,7 @@ from torch import nn
 
 from optbench import config
 from optbench.provenance import environment
-from optbench.store import RunDirectory, load
+from optbench.store import RunDirectory, index, load
 from optbench.sweep.plan import plans
 
 HERE = Path(__file__).parent
@@ -132,6 +132,7 @@ def finish(folder: Path) -> None:
             )
         names = [f"{split}_{kind}" for split in ("train", "validation", "test") for kind in ("loss", "accuracy")]
         run.finish({"run_id": run.run_id, "status": "done", "steps": 200, **dict.fromkeys(names, number / 1e4)})
+        index.add(run)
 
 
 def many_runs(sizes: Sequence[int], rounds: int) -> list[str]:

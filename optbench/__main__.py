@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from optbench.store import RunDirectory
+    from optbench.sweep.cell_cache import CellCache
     from optbench.training.outcome import Outcome
     from optbench.training.recorder import OnEvaluation
 
@@ -146,24 +147,27 @@ def _dispatch(words: list[str]) -> int:
 class Typed(NamedTuple):
     """The words of a command that trains, checked.
 
-    composed: one resolved configuration, with --multirun an `Expansion` of many, or the `Lattice` of a search, with
-        --cfg None.
+    composed: one resolved configuration, with --multirun an `Expansion` of many, the `Lattice` of a search, or an
+        `EndedSweep`, with --cfg None.
     overrides: the words that are settings. experiment: the chosen experiment.
     warning: a warning about the launch of this process.
+    cache: keeps what a sweep composes.
     """
 
     composed: Any
     overrides: list[str]
     experiment: str | None
     warning: str | None
+    cache: "CellCache | None" = None
 
     @property
     def is_sweep(self) -> bool:
         """True if there are several configurations, to be planned together."""
+        from optbench.sweep.cell_cache import EndedSweep
         from optbench.sweep.grid.expand import Expansion
         from optbench.sweep.grid.lattice import Lattice
 
-        return isinstance(self.composed, Expansion | Lattice)
+        return isinstance(self.composed, Expansion | Lattice | EndedSweep)
 
     @property
     def is_submitted(self) -> bool:
@@ -173,8 +177,11 @@ class Typed(NamedTuple):
         return not self.is_sweep and configuration.works_as(self.composed["launcher"]) != "local"
 
 
-def read(words: Sequence[str]) -> Typed:
-    """Compose and check the words of a command that trains; raises UserError for what is refused, before anything starts."""
+def read(words: Sequence[str], with_cache: bool = False) -> Typed:
+    """Compose and check the words of a command that trains; raises UserError for what is refused, before anything starts.
+
+    with_cache: a sweep whose runs have all ended is not composed, if it is known from an earlier command of the same words.
+    """
     from optbench import config as configuration
     from optbench.config import Devices
     from optbench.system.home import at_home
@@ -188,14 +195,15 @@ def read(words: Sequence[str]) -> Typed:
     if overrides != parsed.overrides:
         words = [*(word for word in words if word not in parsed.overrides), *overrides]
         parsed = _parse(words)
-    composed = _composed(words, parsed)
+    cache = _cache(words, parsed) if with_cache else None
+    composed: Any = (cache.find() if cache is not None else None) or _composed(words, parsed)
     experiment = next((word.partition("=")[2] for word in overrides if word.startswith("experiment=")), None)
     if composed is None:  # --cfg only shows it
         return Typed(None, overrides, experiment, None)
     from optbench.training.launch_environment import check_alone, check_ranks, launched
 
     started = launched()
-    typed = Typed(composed, overrides, experiment, started.warning)
+    typed = Typed(composed, overrides, experiment, started.warning, cache)
     if typed.is_sweep:
         check_alone(started, "--multirun")
         return typed
@@ -212,8 +220,18 @@ def read(words: Sequence[str]) -> Typed:
     return typed
 
 
+def _cache(words: Sequence[str], parsed: argparse.Namespace) -> "CellCache | None":
+    """The cache of a sweep; None for a single run, and for a command with other flags of Hydra, which show something."""
+    flags = {name for name, value in vars(parsed).items() if value}
+    if not parsed.multirun or not flags <= {"overrides", "multirun", "config_dir"}:
+        return None
+    from optbench.sweep.cell_cache import CellCache
+
+    return CellCache(words)
+
+
 def _train(words: list[str]) -> int:
-    typed = read(words)
+    typed = read(words, with_cache=True)
     if typed.warning:
         print(f"optbench: {typed.warning}", file=sys.stderr)
     if typed.composed is None:
@@ -223,7 +241,7 @@ def _train(words: list[str]) -> int:
     from optbench.sweep import launch
 
     if typed.is_sweep:
-        return launch.sweep(typed.composed, typed.overrides, typed.experiment).status
+        return launch.sweep(typed.composed, typed.overrides, typed.experiment, cache=typed.cache).status
     return launch.submit_one(typed.composed, typed.overrides).status
 
 

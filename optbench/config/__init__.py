@@ -48,9 +48,10 @@ from optbench.config.inheritance import check_choice, read_choice
 from optbench.config.lengths import check_lengths
 from optbench.config.places import check_own, check_sweep_name, folder
 from optbench.config.renamed import current_file, current_words
-from optbench.config.resolving import resolve
+from optbench.config.resolving import apart, resolve
 from optbench.config.run_config import Choice, Devices, RunConfig
 from optbench.config.search_path import conf_dir, look_in, look_where_told, own_places, places, plugins
+from optbench.config.shared_parts import SharedParts, distinct
 from optbench.config.target_files import own_targets
 from optbench.config.typed import check_budget, check_trials
 
@@ -67,6 +68,8 @@ __all__ = [
     "Config",
     "Devices",
     "RunConfig",
+    "SharedParts",
+    "apart",
     "batch_plan",
     "check_budget",
     "check_choice",
@@ -86,6 +89,7 @@ __all__ = [
     "current_file",
     "current_words",
     "data_files",
+    "distinct",
     "epochs_asked_for",
     "evaluations",
     "explain",

@@ -1,6 +1,6 @@
 """The file that was chosen in each group: a choice is identified by its file, even if it inherits another one's name."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,14 +47,18 @@ class Chosen:
         """Read the choices from Hydra's own node."""
         return cls(hydra.runtime.choices)
 
-    def named(self, config: Config) -> Config:
-        """``config`` with every choice under the name of its file; raises UserError where another name was typed."""
+    def named(self, config: Config, groups: Collection[str] = (*GROUPS, *LIST_GROUPS)) -> Config:
+        """``config`` with every choice under the name of its file; raises UserError where another name was typed.
+
+        groups: only the choices of these; the others have their names already.
+        """
         named = dict(config)
         for group, file in self._files.items():
-            named[group] = _named(group, file, config.get(group))
+            if group in groups:
+                named[group] = _named(group, file, config.get(group))
         for group in LIST_GROUPS:
             several = config.get(group)
-            if isinstance(several, Mapping):
+            if group in groups and isinstance(several, Mapping):
                 known = choices(group)
                 named[group] = {
                     name: _named(f"{group}.{name}", _file(group, name), choice) if name in known else choice

@@ -8,7 +8,7 @@ from typing import Any
 
 from optbench.config.data_options import moved, settle_places
 from optbench.config.files import Config
-from optbench.config.inheritance import read_choice
+from optbench.config.inheritance import choice_to_read
 from optbench.data import extras, fingerprints
 from optbench.errors import UserError
 
@@ -30,7 +30,7 @@ def check_validation(dataset: Config) -> None:
     if declared is None or own or dataset.get("validation") is None or info.get("files") == "image_folder":
         return
     # The declared size holds for the default validation set.
-    default = read_choice("dataset", dataset["name"]).get("validation") or 0
+    default = choice_to_read("dataset", dataset["name"]).get("validation") or 0
     _check_validation(dataset["validation"], int(declared) + default, f"dataset={dataset['name']}")
 
 
@@ -43,32 +43,32 @@ def _check_validation(validation: int, examples: int, where: str) -> None:
         )
 
 
-def identify(config: Config) -> None:
-    """Fill in ``dataset.fingerprint`` if the data need one.
+def identified(dataset: Config, data_dir: str) -> Config:
+    """``dataset`` with the ``fingerprint`` of its data, if they need one.
 
     The paths of the user's own files become absolute, and such data are given a name.
 
     Raises UserError if the data are missing or do not have the given fingerprint. With a given fingerprint
     (``+dataset.fingerprint=...``) the data may be missing; the run checks them when it starts.
     """
-    dataset = config["dataset"]
+    dataset = dict(dataset)
     given = dataset.pop("fingerprint", None)
     if given is not None and not isinstance(given, str):
         raise UserError(f"dataset.fingerprint={given}: must be a fingerprint, such as h0123456789abcdef")
     try:
-        settle_places(dataset, config["data_dir"])
-        found, files = fingerprints.fingerprint(dataset, config["data_dir"])
+        settle_places(dataset, data_dir)
+        found, files = fingerprints.fingerprint(dataset, data_dir)
     except UserError:
         if given is None:
             raise
-        dataset["fingerprint"] = given
-        return
+        return {**dataset, "fingerprint": given}
     if given is not None and found != given:
-        raise _differ(config, given, found, files)
+        raise _differ(dataset, data_dir, given, found, files)
     if found is not None:
         dataset["fingerprint"] = found
     if files is not None and files.training is not None and dataset.get("validation") is not None:
         _check_validation(dataset["validation"], files.training, files.where)
+    return dataset
 
 
 def verify(config: Config) -> Config:
@@ -81,14 +81,14 @@ def verify(config: Config) -> Config:
     if planned is not None:
         found, files = fingerprints.fingerprint(dataset, config["data_dir"])
         if found != planned:
-            raise _differ(config, planned, found, files)
+            raise _differ(dataset, config["data_dir"], planned, found, files)
     return dataset
 
 
-def _differ(config: Config, planned: str, found: str | None, files: Any) -> UserError:
-    where = config["data_dir"] if files is None else files.where
+def _differ(dataset: Config, data_dir: str, planned: str, found: str | None, files: Any) -> UserError:
+    where = data_dir if files is None else files.where
     return UserError(
-        f"dataset={config['dataset']['name']}: the data in {where} have the fingerprint {found or 'of official files'}, the run "
+        f"dataset={dataset['name']}: the data in {where} have the fingerprint {found or 'of official files'}, the run "
         f"was planned with {planned}; accepted: the data it was planned with, or the same command without "
         "dataset.fingerprint, which makes another run of what is there now"
     )

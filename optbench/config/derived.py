@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from optbench.config import scaling
 from optbench.config.durations import MOST, BatchPlan, Evaluations, GrowingPlan, Horizon, in_samples
 from optbench.config.files import choices
-from optbench.config.inheritance import read_choice
+from optbench.config.inheritance import choice_to_read
 from optbench.config.run_config import RunConfig
 from optbench.errors import UserError
 
@@ -22,7 +22,7 @@ def training_examples(config: RunConfig) -> int | None:
     # A frozen configuration may name a dataset whose file is not installed here.
     if chosen.get("validation") is not None and config.dataset.name in choices("dataset"):
         # The declared size holds for the default validation set; a smaller one leaves more examples for training.
-        examples += int(read_choice("dataset", config.dataset.name).get("validation") or 0) - chosen["validation"]
+        examples += int(choice_to_read("dataset", config.dataset.name).get("validation") or 0) - chosen["validation"]
     for name in info.get("size_from", []):
         examples = int(chosen[name])
     return examples if limit is None else min(limit, examples)

@@ -23,14 +23,19 @@ from optbench.config.files import (
 )
 from optbench.config.run_config import Choice, Devices
 from optbench.config.schema import OptionType
+from optbench.config.shared_parts import SharedParts, without_seed
 from optbench.moved import published_key, published_target
 
 # The run id is the name of the run's directory, which may have 255 bytes.
 _LONGEST_SLUG = 150
 
 
-def science(config: Mapping[str, Any]) -> Config:
-    """All of ``config`` that can change the numbers, in canonical form: under the names that were published first."""
+def science(config: Mapping[str, Any], shared: SharedParts | None = None) -> Config:
+    """All of ``config`` that can change the numbers, in canonical form: under the names that were published first.
+
+    ``shared``: as for `resolve`.
+    """
+    shared = shared or SharedParts()
     numbers: Config = {
         published_key(key): OptionType.parse(text).canonical(config[key]) for key, text in SCIENCE_KEYS.items()
     }
@@ -39,7 +44,9 @@ def science(config: Mapping[str, Any]) -> Config:
             continue
         if (group == "communication" and _is_dense(config)) or (group == "selection" and _uses_all(config)):
             continue
-        numbers[group] = _entry(group, config[group])
+        choice = config[group]
+        entry = shared.get(("science", group), (choice,), lambda group=group, choice=choice: _entry(group, choice))  # type: ignore[misc]
+        numbers[group] = dict(entry)  # of which some are changed below
     # Absent without any, as in the configurations of versions that had none.
     if transforms := transforms_of(config):
         numbers["transform"] = {str(each["name"]): _entry("transform", each) for each in transforms}
@@ -89,12 +96,23 @@ def _uses_all(config: Mapping[str, Any]) -> bool:
     return "selection" not in config or config["selection"].get("name") == "none"
 
 
-def run_id(config: Mapping[str, Any]) -> str:
-    """The run id, such as ``adam-resnet18-cifar10-b512-s0-3f9a1c27de``: the main choices, and a hash of the science."""
+def run_id(config: Mapping[str, Any], shared: SharedParts | None = None) -> str:
+    """The run id, such as ``adam-resnet18-cifar10-b512-s0-3f9a1c27de``: the main choices, and a hash of the science.
+
+    ``shared``: as for `resolve`.
+    """
     optimizer = "+".join(map(_plain, optimizer_name(config).split("+")))
     names = "-".join([optimizer, *(_plain(name_of(config[group])) for group in GROUPS[1:3])])[:_LONGEST_SLUG]
     trial = f"-t{config['trial']}" if config["trial"] else ""
-    return f"{names}-b{config['batch']}-s{config['seed']}{trial}-{_digest(science(config))}"
+    return f"{names}-b{config['batch']}-s{config['seed']}{trial}-{_digest(_science(config, shared))}"
+
+
+def _science(config: Mapping[str, Any], shared: SharedParts | None) -> Config:
+    if shared is None:
+        return science(config)
+    values, choices = without_seed(config)
+    numbers = shared.get(("science", values), choices, lambda: science(config, shared))
+    return {**numbers, "seed": config["seed"]}
 
 
 def _plain(name: str) -> str:

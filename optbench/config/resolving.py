@@ -5,7 +5,7 @@ from typing import Any
 
 from optbench.config import places, schema
 from optbench.config.abbreviations import unknown_key
-from optbench.config.data_files import check_installed, check_validation, identify
+from optbench.config.data_files import check_installed, check_validation, identified
 from optbench.config.data_options import check_needed, choose_task, target_of
 from optbench.config.files import (
     GROUPS,
@@ -19,18 +19,35 @@ from optbench.config.files import (
     works_as,
 )
 from optbench.config.fitting import check_fit
-from optbench.config.inheritance import read_choice
+from optbench.config.inheritance import choice_to_read, read_choice
 from optbench.config.offered import check_fixed
 from optbench.config.run_config import RunConfig
+from optbench.config.shared_parts import SharedParts, without_seed
 from optbench.config.target_files import check_target
 from optbench.errors import UserError, nearest
 
 
-def resolve(config: Config) -> Config:
+def resolve(config: Config, shared: SharedParts | None = None) -> Config:
     """Check a composed configuration and fill in the options of its trial, its loss and the fingerprint of its data.
 
-    Raises UserError for the first problem; nothing has started by then.
+    shared: for many configurations that are resolved one after another, and have choices in common as objects; the results
+    have them in common, too (see `apart`). Raises UserError for the first problem; nothing has started by then.
     """
+    if shared is None or "seed" not in config:
+        return apart(_resolved(config, shared or SharedParts()))
+    # No check and no value depends on the seed, but for its own type.
+    schema.check({"seed": config["seed"]}, {"seed": SCIENCE_KEYS["seed"]})
+    values, choices_of = without_seed(config)
+    resolved = shared.get(("resolved", values), choices_of, lambda: _resolved(config, shared))
+    return {**resolved, "seed": config["seed"]}
+
+
+def apart(config: Config) -> Config:
+    """``config`` with choices of its own: an option that is set in one of them is set in no other configuration."""
+    return {key: dict(value) if key in GROUPS else value for key, value in config.items()}
+
+
+def _resolved(config: Config, shared: SharedParts) -> Config:
     keys = {key: value for key, value in config.items() if key not in (*GROUPS, *LIST_GROUPS)}
     for key in keys:
         if key not in SCIENCE_KEYS | MACHINE_KEYS:
@@ -40,19 +57,40 @@ def resolve(config: Config) -> Config:
     if config["sweep"] is not None:
         places.check_sweep_name(config["sweep"], "sweep=")
     for group in GROUPS:
-        _check_choice(group, config.get(group))
-    config = {**config, **{group: dict(config[group]) for group in GROUPS}}
-    config |= {group: _check_choices(group, config.get(group) or {}) for group in LIST_GROUPS}
-    _apply_trial(config)
-    choose_task(config)
-    _choose_loss(config)
+        choice = config.get(group)
+        shared.get(("checked", group), (choice,), lambda group=group, choice=choice: _check_choice(group, choice))  # type: ignore[misc]
+    config = dict(config)
+    for group in LIST_GROUPS:
+        several = config.get(group)
+        config[group] = shared.get(
+            ("checked", group),
+            (several,),
+            lambda group=group, several=several: _check_choices(group, several or {}),  # type: ignore[misc]
+        )
+    config["optimizer"] = _with_trial(config)
+    config["dataset"] = shared.get("task", _of_data(config), lambda: _with_task(config))
+    config["loss"] = shared.get("loss", _of_data(config), lambda: _loss(config))
     check_installed(config["dataset"])
     for group in ("dataset", "init"):
         check_needed(group, config[group])
     check_validation(config["dataset"])
-    check_fit(RunConfig.of(config))
-    identify(config)  # last, because it may read many files
+    check_fit(RunConfig.of(config, shared))
+    # Last, because it may read many files.
+    place = ("data", config["data_dir"])
+    config["dataset"] = shared.get(
+        place, (config["dataset"],), lambda: identified(config["dataset"], config["data_dir"])
+    )
     return config
+
+
+def _of_data(config: Mapping[str, Any]) -> tuple[Any, ...]:
+    return config["dataset"], config["model"], config["loss"]
+
+
+def _with_task(config: Mapping[str, Any]) -> Config:
+    dataset = dict(config["dataset"])
+    choose_task({**config, "dataset": dataset})
+    return dataset
 
 
 def _known_options(choice: object) -> list[str]:
@@ -83,22 +121,26 @@ def _check_choice(group: str, choice: object, where: str | None = None) -> None:
     schema.check(options(choice), choice["info"].get("schema", {}), where)
 
 
-def _apply_trial(config: Config) -> None:
+def _with_trial(config: Mapping[str, Any]) -> Config:
+    """The optimizer with the options that the trial draws."""
+    optimizer: Config = config["optimizer"]
     if config["trial"] == 0:
-        return
+        return optimizer
     from optbench.config import tuning
 
-    optimizer = config["optimizer"]
     space = optimizer["info"].get("search_space") or {}
     if not space:
         raise UserError(f"trial={config['trial']}: optimizer={optimizer['name']} declares no search space; use trial=0")
     drawn = tuning.trial_options(space, config["trial"])
-    defaults = read_choice("optimizer", optimizer["name"]) if optimizer["name"] in choices("optimizer") else optimizer
+    defaults = optimizer
+    if optimizer["name"] in choices("optimizer"):
+        defaults = choice_to_read("optimizer", optimizer["name"])
     for name, value in drawn.items():
         if optimizer[name] not in (defaults[name], value):
             raise drawn_instead(optimizer["name"], name, optimizer[name], config["trial"])
-    optimizer.update(drawn)
+    optimizer = {**optimizer, **drawn}
     schema.check(options(optimizer), optimizer["info"]["schema"], "optimizer")
+    return optimizer
 
 
 def drawn_instead(optimizer: str, option: str, value: object, trial: int) -> UserError:
@@ -110,9 +152,9 @@ def drawn_instead(optimizer: str, option: str, value: object, trial: int) -> Use
     )
 
 
-def _choose_loss(config: Config) -> None:
-    if works_as(config["loss"]) == "auto":
-        config["loss"] = read_choice("loss", automatic_loss(config))
+def _loss(config: Mapping[str, Any]) -> Config:
+    loss: Config = config["loss"]
+    return read_choice("loss", automatic_loss(config)) if works_as(loss) == "auto" else loss
 
 
 def automatic_loss(config: Mapping[str, Any]) -> str:

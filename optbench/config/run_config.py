@@ -21,6 +21,7 @@ from optbench.config.files import (
     works_as,
 )
 from optbench.config.schema import Duration, Growth, OptionType, spacing
+from optbench.config.shared_parts import SharedParts
 
 # For configurations frozen by earlier versions, which had no such option and no such groups.
 _RENDEZVOUS_SECONDS = 600.0
@@ -171,13 +172,19 @@ class RunConfig:
     progress: bool
 
     @classmethod
-    def of(cls, config: Config) -> "RunConfig":
-        """Read a resolved configuration; raises KeyError for one that lacks a key."""
+    def of(cls, config: Config, shared: SharedParts | None = None) -> "RunConfig":
+        """Read a resolved configuration; raises KeyError for one that lacks a key. ``shared``: as for `resolve`."""
+        shared = shared or SharedParts()
+
+        def choice(group: str) -> Choice:
+            text = config[group]
+            return shared.get(("choice", group), (text,), lambda: Choice.of(group, text))
+
         every = config["checkpoint_every"]
         config = {"communication": _DENSE, "selection": _ALL_EXAMPLES, "channels_last": False, **config}
         given: dict[str, Any] = {
             **{field.name: config[field.name] for field in fields(cls) if field.name in config},
-            **{group: Choice.of(group, config[group]) for group in GROUPS if group in cls.__dataclass_fields__},
+            **{group: choice(group) for group in GROUPS if group in cls.__dataclass_fields__},
             "text": config,
             # Configurations that earlier versions froze have no such option.
             "checkpointing": config["model"].get("checkpointing", 0),

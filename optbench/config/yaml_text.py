@@ -48,9 +48,6 @@ class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[mi
     """A dumper that quotes text that either dialect would read as another type."""
 
 
-_SECTIONS: dict[tuple[str, str], str] = {}
-_SECTIONS_KEPT = 4096
-
 _Loader.add_implicit_resolver(_FLOAT, _FLOATS, _FLOATS_BEGIN)
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP]
@@ -66,19 +63,10 @@ def read_yaml(text: str) -> Any:
 
 def write_yaml(value: Any) -> str:
     """``value``, of plain types, as YAML text that `read_yaml` reads as an equal value; keys keep their order."""
-    if not isinstance(value, dict) or not value:
-        return _dumped(value)
-    return "".join(_section(key, part) for key, part in value.items())
-
-
-def _section(key: Any, part: Any) -> str:
-    """One key of a mapping as text. The cells of a sweep share most of theirs, and PyYAML needs milliseconds for all."""
-    known = (repr(key), repr(part))  # 1, 1.0 and True are equal, and have different texts
-    if known not in _SECTIONS:
-        if len(_SECTIONS) >= _SECTIONS_KEPT:
-            _SECTIONS.clear()
-        _SECTIONS[known] = _dumped({key: part})
-    return _SECTIONS[known]
+    if isinstance(value, dict) and value:
+        # One key at a time, so that a part that stands at two keys is written twice, not as an alias.
+        return "".join(_dumped({key: part}) for key, part in value.items())
+    return _dumped(value)
 
 
 def _dumped(value: Any) -> str:

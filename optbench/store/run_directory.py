@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -14,11 +15,11 @@ from optbench.errors import UserError
 from optbench.moved import with_current_names
 from optbench.store import history
 from optbench.store.checkpoints import Checkpoints
+from optbench.store.config_texts import as_json, as_yaml, texts_of
 from optbench.store.files import (
     StoreError,
     component,
     flatten,
-    plain,
     read_bytes,
     read_object,
     refuse_link,
@@ -79,7 +80,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = path if isinstance(path, Path) else Path(path)
 
     def __repr__(self) -> str:
         return f"RunDirectory({str(self.path)!r})"
@@ -91,7 +92,7 @@ class RunDirectory:
         Raises UserError if ``run_id`` is not a plain name, and StoreError if the directory is a symbolic link: run ids are
         read from files of possibly unknown origin, and changes to a run must stay below ``results_dir``.
         """
-        path = Path(results_dir) / "runs" / component(run_id, "run id")
+        path = Path(results_dir, "runs", component(run_id, "run id"))
         refuse_link(path)
         return cls(path)
 
@@ -162,8 +163,10 @@ class RunDirectory:
         """
         if isinstance(configuration, str):
             text, config = configuration, _parse_yaml(configuration)
+            parts = texts_of(config)
         else:
-            text, config = _as_yaml(configuration), dict(configuration)
+            parts = texts_of(configuration)
+            text, config = as_yaml(parts), dict(configuration)
         self.make()
         content = text.encode()
         path = self.path / "config.yaml"
@@ -175,12 +178,11 @@ class RunDirectory:
             elif stored != content:
                 self._check_same(config)
                 # config.json is a copy of the stored text, which may differ in layout from the given one.
-                content, config = stored, self.config()
+                content, parts = stored, texts_of(self.config())
         if created or replace or not (self.path / "config.json").exists():
-            self._write_quick_config(content, config)
+            self._write_quick_config(content, as_json(parts))
         if not (self.path / "status.json").exists():
-            pending = Status("pending", since=_now()).content()
-            write_if_absent(self.path / "status.json", pending, sync=sync)
+            write_if_absent(self.path / "status.json", _pending(_now()), sync=sync)
         return created
 
     def _stored_config(self, path: Path) -> bytes:
@@ -207,13 +209,13 @@ class RunDirectory:
                 "remove that directory, or choose another results_dir"
             )
 
-    def _write_quick_config(self, config_yaml: bytes, config: dict[str, Any]) -> None:
+    def _write_quick_config(self, config_yaml: bytes, config: bytes | None) -> None:
         # PyYAML's C parser needs milliseconds for each run, JSON 30 microseconds. The copy counts only if its digest
         # matches config.yaml, and is not written if JSON would change a value (infinity, dates, keys that are not
         # text).
-        if _survives_json(config):
-            copy = {"config_yaml": _digest(config_yaml), "config": config}
-            write_atomically(self.path / "config.json", to_json(copy), sync=False)
+        if config is not None:
+            copy = b'{"config_yaml": "%b", "config": %b}' % (_digest(config_yaml).encode(), config)
+            write_atomically(self.path / "config.json", copy, sync=False)
 
     def config(self) -> dict[str, Any]:
         """The run's configuration, in the names of now. Raises `StoreError` when config.yaml is absent or damaged."""
@@ -402,21 +404,13 @@ def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _survives_json(config: dict[str, Any]) -> bool:
-    try:
-        return repr(plain(config)) == repr(config)
-    except TypeError:
-        return False
+@lru_cache(maxsize=1)  # thousands of runs are planned in a second
+def _pending(since: str) -> bytes:
+    return Status("pending", since=since).content()
 
 
 def _digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
-def _as_yaml(config: Mapping[str, Any]) -> str:
-    from optbench.config.yaml_text import write_yaml
-
-    return write_yaml(dict(config))
 
 
 def _parse_yaml(text: str) -> dict[str, Any]:

@@ -12,10 +12,11 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from optbench.config import Config, own_targets
+from optbench.config import Config, own_places, own_targets
 from optbench.config.children import environment
 from optbench.config.targets import imported
 from optbench.errors import UserError
+from optbench.system.file_cache import looking_once
 
 _REFUSED = 2
 _MOST_SECONDS = 300.0
@@ -23,7 +24,10 @@ _MOST_SECONDS = 300.0
 
 def check(configs: Iterable[Config]) -> None:
     """Raise UserError for the first target of the user's own choices in ``configs`` that a worker could not import."""
-    named = {target: where for config in configs for where, target in own_targets(config).items()}
+    if not own_places():
+        return
+    with looking_once():
+        named = {target: where for config in configs for where, target in own_targets(config).items()}
     if not named:
         return
     command = [sys.executable, "-P", "-m", "optbench.sweep.imports", json.dumps(named)]

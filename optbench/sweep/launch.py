@@ -12,13 +12,14 @@ from optbench.errors import UserError
 from optbench.provenance import checkout
 from optbench.store import check_writable
 from optbench.sweep import imports
+from optbench.sweep.cell_cache import CellCache, EndedSweep
 from optbench.sweep.grid.expand import Cell, Expansion
 from optbench.sweep.grid.lattice import Lattice
 from optbench.sweep.launchers import slurm
 from optbench.sweep.launchers.dispatch import check, check_place, check_search, dispatch, dispatch_search
 from optbench.sweep.naming import automatic_name
 from optbench.sweep.plan import Plan
-from optbench.sweep.planned_runs import PlannedRuns
+from optbench.sweep.planned_runs import PlannedRuns, States
 from optbench.sweep.preview import print_plan, print_search
 from optbench.sweep.search.asking import Asker
 from optbench.sweep.search.reading import Search
@@ -41,17 +42,22 @@ class Launched:
 
 
 def sweep(
-    expansion: Expansion | Lattice,
+    expansion: Expansion | Lattice | EndedSweep,
     arguments: Sequence[str],
     experiment: str | None = None,
     console: Console | None = None,
+    cache: CellCache | None = None,
 ) -> Launched:
     """Plan and start a sweep, or continue it; local workers have ended when it returns.
 
-    Raises `optbench.errors.WorkersFailed` if local workers ended before their runs.
+    cache: keeps what was composed for the same words. Raises `optbench.errors.WorkersFailed` if local workers ended before
+    their runs.
     """
+    console = console or terminal.console()
     if isinstance(expansion, Lattice):
         return search(expansion, arguments, experiment, console)
+    if isinstance(expansion, EndedSweep):
+        return _again(expansion, console)
     configs = [cell.config for cell in expansion.cells]
     common = _common(expansion.axes, expansion.cells[0].config)
     launcher = common["launcher"]
@@ -63,7 +69,6 @@ def sweep(
         or automatic_name(expansion.cells, expansion.axes, arguments),
     )
     runs = PlannedRuns(plan, expansion.cells, common["force"], common["retry"])
-    console = console or terminal.console()
     if common["dry_run"]:
         print_plan(console, plan, expansion, runs)
         return Launched(plan, 0)
@@ -71,16 +76,22 @@ def sweep(
     imports.check(runs.configs[run_id] for run_id in runs.to_do)
     check_writable(common["results_dir"])
     runs.tidy()
-    traces = None if configuration.works_as(launcher) == "local" else Traces(plan, runs.entries)
+    is_local = configuration.works_as(launcher) == "local"
+    traces = Traces(plan, runs.entries) if runs.to_do and not is_local else None
     information = {
         "experiment": experiment,
         **_information(plan, expansion, arguments, launcher),
         "excluded": expansion.excluded,
     }
-    if not runs.to_do:
+
+    def extend() -> None:
         plan.extend(runs.entries, information)
-        nothing = _NOTHING[configuration.works_as(launcher) == "local"]
-        console.print(f"{plan.name}: {runs.in_words()}; {nothing}{_hint(runs)}", soft_wrap=True)
+        if cache is not None and common["retry"] == "none" and not common["force"]:
+            cache.keep(plan, expansion, launcher, information)
+
+    if not runs.to_do:
+        extend()
+        _say_nothing_to_do(console, plan, runs, is_local)
         if runs.states["running"]:
             console.print(
                 f"{plan.name}: {at_work(plan, slurm.queued)} is at work; {plan.command('status')} shows the state",
@@ -89,7 +100,7 @@ def sweep(
         return Launched(plan, 0)
     runs.freeze()
     others = at_work(plan, slurm.queued)
-    plan.extend(runs.entries, information)
+    extend()
     console.print(f"{plan.name}: {runs.in_words()}; starting {len(runs.to_do)}", soft_wrap=True)
     if others:
         console.print(
@@ -98,16 +109,31 @@ def sweep(
             soft_wrap=True,
         )
     try:
-        return Launched(plan, dispatch(plan, runs.to_do, launcher, console))
+        return Launched(
+            plan, dispatch(plan, runs.to_do, launcher, console, [runs.configs[run_id] for run_id in runs.to_do])
+        )
     except slurm.NothingQueued:
         if traces is not None:
             traces.remove()
         raise
 
 
-def search(
-    lattice: Lattice, arguments: Sequence[str], experiment: str | None = None, console: Console | None = None
-) -> Launched:
+def _again(ended: EndedSweep, console: Console) -> Launched:
+    """The command of a sweep once more, of which every run has ended."""
+    plan = ended.plan
+    check_place(ended.launcher)
+    check_writable(plan.results_dir)
+    ended.runs.tidy()
+    plan.extend((), {**ended.information, "code": checkout.record(plan.path)})
+    _say_nothing_to_do(console, plan, ended.runs, configuration.works_as(ended.launcher) == "local")
+    return Launched(plan, 0)
+
+
+def _say_nothing_to_do(console: Console, plan: Plan, runs: States, is_local: bool) -> None:
+    console.print(f"{plan.name}: {runs.in_words()}; {_NOTHING[is_local]}{_hint(runs)}", soft_wrap=True)
+
+
+def search(lattice: Lattice, arguments: Sequence[str], experiment: str | None, console: Console) -> Launched:
     """Start a search, or continue it; local workers have ended when it returns.
 
     Workers choose the cells themselves. Raises `optbench.errors.WorkersFailed` if local workers ended before their runs.
@@ -124,7 +150,6 @@ def search(
     begun = {each.run_id: each.pick for each in found.record().chosen if each.run_id}
     cells = [cell for pick in begun.values() if (cell := lattice.cell(pick)) is not None]
     runs = PlannedRuns(plan, cells, False, common["retry"], paused=False)
-    console = console or terminal.console()
     if common["dry_run"]:
         print_search(console, found, runs)
         return Launched(plan, 0)
@@ -203,7 +228,7 @@ def _information(
     }
 
 
-def _hint(runs: PlannedRuns) -> str:
+def _hint(runs: States) -> str:
     words = []
     if runs.states["done"] == len(runs.state):
         return "; force=true runs it again" if len(runs.state) == 1 else ""

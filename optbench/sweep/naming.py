@@ -19,7 +19,7 @@ def automatic_name(cells: Sequence[Cell], axes: Iterable[str], arguments: Sequen
     ``cells``: of the sweep, or some that show every value of every axis. Only values in the run
     ids count; the order and the spelling of the ``arguments`` do not.
     """
-    sciences = [flatten(configuration.science(cell.asked)) for cell in cells]
+    sciences = [flatten(configuration.science(asked)) for asked in configuration.distinct(cell.asked for cell in cells)]
     fixed = sciences[0]
     # Of all cells, because communication=dense has no part in the science, and the other choices have.
     known = {key for here in sciences for key in here}
@@ -27,6 +27,8 @@ def automatic_name(cells: Sequence[Cell], axes: Iterable[str], arguments: Sequen
     typed = {_path(word.partition("=")[0]) for word in arguments} - {*paths}
     for here in sciences:
         fixed = {key: value for key, value in fixed.items() if key in here and here[key] == value}
+    if len({cell.asked["seed"] for cell in cells}) > 1:
+        fixed.pop("seed", None)
     # The options of a choice that is swept over are not fixed, even if they are equal in all cells so far.
     fixed = {
         key: value

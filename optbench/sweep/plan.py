@@ -47,6 +47,7 @@ class Plan:
     sweep.json    its latest start: the command, the launcher with its options, the version of the code
     jobs.jsonl    one line for each start of workers: the host and process, or the ids of Slurm jobs
     picks.jsonl   of a search: the cells that it has chosen (optbench.sweep.search.record)
+    composed.json what the same command would compose (optbench.sweep.cell_cache)
     jobs/         the inputs and logs of Slurm jobs
 
     Raises UserError if ``name`` is not a plain name, and StoreError if the folder is a symbolic link.

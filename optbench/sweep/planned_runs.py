@@ -1,7 +1,7 @@
 """The cells of a sweep as runs of the store: their states, and the runs that must be trained."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from optbench.config import Config
 from optbench.provenance import Standing, Vintages, in_words
@@ -23,36 +23,18 @@ _RETRIED: dict[str, tuple[str, ...]] = {
 }
 
 
-class PlannedRuns:
-    """The cells of a sweep as runs of the store; ``to_do``: the ids of those that must be trained.
+class States:
+    """The states of the runs of a sweep, by run id, in the order of its cells.
 
-    paused: train those that a search has paused, too.
+    stale: of those that were finished or started by code that is not known to equal the current code, the standing of it.
+    restarts_stale: runs of other code are trained again, without being asked for.
     """
 
-    def __init__(self, plan: Plan, cells: Sequence[Cell], force: bool, retry: str, paused: bool = True) -> None:
-        self.plan, self._force, self._retry = plan, force, retry
-        self.configs: dict[str, Config] = {}
-        self.entries: list[Entry] = []
-        self.state: dict[str, str] = {}
-        self.stale: dict[str, Standing] = {}  # finished or started by code not known to equal the current code
-        vintages = Vintages(plan.results_dir)
-        for cell in cells:
-            run_id = cell.run_id
-            self.configs[run_id] = cell.config
-            self.entries.append(Entry(run_id, dict(word.split("=", 1) for word in cell.overrides if "=" in word)))
-            state, standing = _look_at(plan.directory(run_id), cell.config, vintages)
-            self.state[run_id] = state
-            if standing != "current":
-                self.stale[run_id] = standing
-        self.states = Counter(self.state.values())
-        left_alone = {"running", *(() if force else {*FINISHED, "failed"} - {*_RETRIED[retry]})}
-        left_alone |= set() if paused else {"paused"}
-        asked = self.stale if retry == "stale" else {}
-        self.to_do = [
-            run_id
-            for run_id, state in self.state.items()
-            if state not in left_alone or (run_id in asked and state != "running")
-        ]
+    def __init__(
+        self, plan: Plan, state: Mapping[str, str], stale: Mapping[str, Standing], restarts_stale: bool = False
+    ) -> None:
+        self.plan, self.state, self.stale, self._restarts_stale = plan, state, stale, restarts_stale
+        self.states = Counter(state.values())
 
     def tidy(self) -> None:
         """Remove the files that killed processes have left in runs that have ended."""
@@ -69,7 +51,38 @@ class PlannedRuns:
         words = in_words(standing for run_id, standing in self.stale.items() if self.state[run_id] == state)
         if not words:
             return ""
-        return f" ({words})" if self._retry == "stale" or self._force else f" ({words}: retry=stale runs them again)"
+        return f" ({words})" if self._restarts_stale else f" ({words}: retry=stale runs them again)"
+
+
+class PlannedRuns(States):
+    """The cells of a sweep as runs of the store; ``to_do``: the ids of those that must be trained.
+
+    paused: train those that a search has paused, too.
+    """
+
+    def __init__(self, plan: Plan, cells: Sequence[Cell], force: bool, retry: str, paused: bool = True) -> None:
+        self._force, self._retry = force, retry
+        self.configs: dict[str, Config] = {}
+        self.entries: list[Entry] = []
+        states: dict[str, str] = {}
+        stale: dict[str, Standing] = {}
+        vintages = Vintages(plan.results_dir)
+        for cell in cells:
+            run_id = cell.run_id
+            self.configs[run_id] = cell.config
+            self.entries.append(Entry(run_id, dict(word.split("=", 1) for word in cell.overrides if "=" in word)))
+            states[run_id], standing = _look_at(plan.directory(run_id), cell.config, vintages)
+            if standing != "current":
+                stale[run_id] = standing
+        super().__init__(plan, states, stale, restarts_stale=retry == "stale" or force)
+        left_alone = {"running", *(() if force else {*FINISHED, "failed"} - {*_RETRIED[retry]})}
+        left_alone |= set() if paused else {"paused"}
+        asked = self.stale if retry == "stale" else {}
+        self.to_do = [
+            run_id
+            for run_id, state in self.state.items()
+            if state not in left_alone or (run_id in asked and state != "running")
+        ]
 
     def freeze(self) -> None:
         """Write the configuration of every run of ``to_do`` into its directory, and mark it as pending."""

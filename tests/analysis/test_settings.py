@@ -15,7 +15,7 @@ from optbench.analysis.statistics import settings
 from optbench.analysis.statistics.pairs import differences_by_seed
 from optbench.analysis.statistics.profiles import scores_by_task
 from optbench.analysis.statistics.selection import select
-from optbench.analysis.statistics.settings import MixedSettings, distinguishing, seeds_only
+from optbench.analysis.statistics.settings import MixedSettings, distinguishing, seeds_only, varied
 from optbench.analysis.statistics.tuning_budget import curves
 from optbench.analysis.study import Study
 from optbench.sweep.plan import Entry, Plan
@@ -175,3 +175,13 @@ def test_settings_are_neither_the_machines_nor_descriptions():
     runs = pd.DataFrame([dict.fromkeys(names, 1)])
     assert settings.setting_columns(runs) == ["config.batch"]
     assert settings.setting_columns(runs, probes=True) == ["config.batch", "config.probe.a.at"]
+
+
+@pytest.mark.parametrize("dtype", [object, "str", "string"])
+@pytest.mark.parametrize(
+    ("values", "differ"),
+    [(["a", "a"], False), (["a", "b"], True), (["a", None], True), ([None, None], False), ([], False), (["a"], False)],
+)
+def test_texts_vary_by_their_values_whatever_pandas_keeps_them_in(dtype, values, differ):
+    runs = pd.DataFrame({"config.loss.name": pd.Series(values, dtype=dtype)})
+    assert varied(runs, ["config.loss.name"]) == ["config.loss.name"] * differ

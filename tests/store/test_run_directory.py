@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import yaml
 
+from optbench.config.yaml_text import read_yaml
 from optbench.errors import UserError
 from optbench.store import RunDirectory, Status, StoreError, check_writable
+from optbench.store.config_texts import as_json, as_yaml, texts_of
 from optbench.store.files import flatten, plain, to_json, write_atomically, write_if_absent
 from optbench.store.processes import machine_tag
 
@@ -49,6 +51,40 @@ def test_create_writes_the_configuration_and_a_pending_status(run):
     assert run.config() == yaml.safe_load(CONFIG)
     assert run.status().state == "pending"
     assert sorted(file.name for file in run.path.iterdir()) == ["config.json", "config.yaml", "status.json"]
+
+
+ODD = {
+    "plain": {"a": 1, "b": {"c": [1, 2.5, "x"], "d": None}},
+    "alike": {"a": 1, "b": 1.0, "c": True, "d": "1", "e": {"f": 1}, "g": {"f": 1.0}},
+    "the same object twice": {"a": (shared := {"x": [1]}), "b": shared},
+    "none": {},
+    "texts": {"a": "Größe", "b": "1e-3", "c": "yes", "d": "two\nlines", "e": ""},
+    "numbers": {"a": 5e-324, "b": -0.0, "c": 1e22, "d": 2**70},
+}
+
+
+@pytest.mark.parametrize("config", ODD.values(), ids=ODD)
+def test_the_texts_of_a_configuration_are_those_of_the_whole(config):
+    for _ in range(2):  # also from the texts that are kept
+        parts = texts_of(config)
+        assert as_json(parts) == to_json(config)
+        assert repr(read_yaml(as_yaml(parts))) == repr(config)
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan, {1: 2}, {"a": (1, 2)}, datetime(2001, 1, 1)])
+def test_a_configuration_that_json_would_change_has_no_json(value):
+    parts = texts_of({"a": 1, "b": value})
+    assert as_json(parts) is None
+    assert as_json(texts_of({"a": 1, "b": 2})) == b'{"a": 1, "b": 2}'
+
+
+def test_the_quick_copy_counts_only_beside_its_own_text(run):
+    copy = json.loads((run.path / "config.json").read_text())
+    assert copy["config"] == yaml.safe_load(CONFIG)
+    (run.path / "config.json").write_text(json.dumps({**copy, "config": {"batch": 1}}))
+    assert run.config()["batch"] == 1  # it is read indeed
+    (run.path / "config.yaml").write_text(CONFIG + "more: 1\n")
+    assert run.config() == yaml.safe_load(CONFIG) | {"more": 1}
 
 
 def test_create_again_changes_nothing(run):

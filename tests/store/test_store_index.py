@@ -13,7 +13,7 @@ import pytest
 from mortal_workers import DIED, die_at, fork, wait
 
 from optbench.cli import overview
-from optbench.store import RunDirectory, index, load, read_results
+from optbench.store import RunDirectory, index, load, read_results, reading
 from optbench.store.columns import encode, frame, join, take
 from optbench.store.notes import annotate
 from optbench.store.reading import integers
@@ -432,8 +432,10 @@ def test_results_by_name(results, monkeypatch):
     assert expected["run-000"][1]["nested.a.b"] == 1
     assert expected["run-001"] == ("done", expected["run-001"][1])
     assert "batch" not in expected["run-000"][1]  # it is in the configuration only
-    monkeypatch.setattr(index, "MANY", 1000)
-    assert repr(read_results(results, list(expected), names)) == repr(expected)
+    for few in (1000, 0):
+        monkeypatch.setattr(reading, "_FEW", few)
+        monkeypatch.setattr(index, "MANY", 1000)
+        assert repr(read_results(results, list(expected), names)) == repr(expected)
     monkeypatch.setattr(index, "MANY", 1)
     for _ in range(2):
         assert repr(read_results(results, list(expected)[:-1], names)) == repr(dict(list(expected.items())[:-1]))
@@ -441,7 +443,23 @@ def test_results_by_name(results, monkeypatch):
     assert repr(read_results(results, list(expected), names)) == repr(expected)
 
 
-def test_a_new_result_is_there_at_once(tmp_path):
+def test_the_index_is_not_read_for_a_few_results(tmp_path, monkeypatch):
+    fill(tmp_path)
+    load(tmp_path)
+    read = []
+    monkeypatch.setattr(index, "_read_all", lambda *arguments: read.append(arguments) or [])
+    run_ids = [f"run-{number:03}" for number in range(5)]
+    monkeypatch.setattr(reading, "_FEW", 6)
+    few = read_results(tmp_path, run_ids, ["loss"])
+    assert not read
+    monkeypatch.setattr(reading, "_FEW", 5)
+    assert read_results(tmp_path, run_ids, ["loss"]) == few
+    assert len(read) == 1
+
+
+@pytest.mark.parametrize("few", [0, 256])
+def test_a_new_result_is_there_at_once(tmp_path, monkeypatch, few):
+    monkeypatch.setattr(reading, "_FEW", few)
     fill(tmp_path)
     new = make(tmp_path, 9, "pending")
     run_ids = [f"run-{number:03}" for number in (*range(6), 9)]

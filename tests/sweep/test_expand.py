@@ -1,9 +1,12 @@
 """Grids: the same cells in the same order as Hydra's own sweeper, each equal to what Hydra composes from its overrides."""
 
+import copy
+import itertools
 import os
 import random
 import shutil
 import time
+from collections import Counter
 
 import pytest
 from hydra import initialize_config_dir
@@ -14,8 +17,11 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from optbench import config as configuration
-from optbench.config import Chosen, files, resolve, run_id, search_path
+from optbench.config import Chosen, files, identity, resolve, resolving, run_id, search_path
+from optbench.config.yaml_text import write_yaml
 from optbench.errors import UserError
+from optbench.store.config_texts import as_json, as_yaml, texts_of
+from optbench.store.files import to_json
 from optbench.sweep.grid import expand as module
 from optbench.sweep.grid.expand import expand
 from optbench.system import file_cache
@@ -82,8 +88,10 @@ def compositions(loader, monkeypatch):
 @pytest.fixture
 def unresolved(monkeypatch):
     """Leave cells as they are composed, and keep those that have one run id, so that any override can be looked at."""
-    monkeypatch.setattr(configuration, "resolve", lambda config: config)
-    monkeypatch.setattr(configuration, "run_id", id)
+    numbers = itertools.count()
+    monkeypatch.setattr(configuration, "resolve", lambda config, shared: config)
+    monkeypatch.setattr(configuration, "apart", lambda config: config)
+    monkeypatch.setattr(configuration, "run_id", lambda config, shared: str(next(numbers)))
 
 
 def split_by_hydra(loader, words):
@@ -273,6 +281,61 @@ def test_choices_of_one_cell_do_not_reach_another(loader):
     cells = expand(loader, [*SMALL, "optimizer=adam", "optimizer.learning_rate=0.1,0.2", "seed=1,2"]).cells
     cells[0].config["optimizer"]["learning_rate"] = 7.0
     assert [cell.config["optimizer"]["learning_rate"] for cell in cells] == [7.0, 0.1, 0.2, 0.2]
+
+
+# What cells may share: single values, options of choices, whole choices, and what trials draw.
+SHARING = {
+    "seeds of settings": ["optimizer=sgd,adam", "batch=32,64", "seed=range(3)"],
+    "options": ["optimizer=adam", "optimizer.learning_rate=1,1.0,0.1", "schedule.warmup=0,5", "seed=0,1"],
+    "trials": ["optimizer=adam,kfac", "trial=0,1,2", "seed=0,1", "scaling=auto,linear", "base_batch=64"],
+    "choices": ["optimizer=sgd", "averaging=none,ema", "communication=dense,fp16", "init=default,xavier", "seed=1,0"],
+    "data": ["dataset.validation=100,200", "dataset.train_limit=null,500", "seed=0,1"],
+    "lists": [
+        "transform=[],[cautious]",
+        "probe=[spectrum]",
+        "probe.spectrum.vectors=2,3",
+        "optimizer=adam",
+        "seed=0,1",
+    ],
+}
+
+
+@pytest.mark.parametrize("words", SHARING.values(), ids=SHARING)
+def test_a_cell_is_what_it_is_alone(loader, words):
+    """Cells share what was composed, checked and computed; each equals itself without the others, id and frozen text too."""
+    for cell in expand(loader, [*SMALL, *words]).cells:
+        alone = resolve(copy.deepcopy(cell.asked))
+        assert repr(cell.config) == repr(alone)
+        assert cell.run_id == run_id(alone)
+        parts = texts_of(cell.config)
+        assert as_yaml(parts) == write_yaml(alone)
+        assert as_json(parts) == to_json(alone)
+
+
+def test_what_cells_share_is_computed_once(loader, compositions, monkeypatch):
+    counts = Counter()
+
+    def count(module, name):
+        function = getattr(module, name)
+
+        def counting(*arguments):
+            counts[name] += 1
+            return function(*arguments)
+
+        monkeypatch.setattr(module, name, counting)
+
+    for name in ("check_fit", "_check_choice", "identified"):
+        count(resolving, name)
+    count(identity, "_entry")
+    words = [*SMALL, "optimizer=sgd,adam", "optimizer.learning_rate=0.1,0.2,0.3", "batch=32,64", "seed=range(5)"]
+    assert len(expand(loader, words).cells) == 60
+    assert len(compositions) == 2
+    # The settings without the seeds; six optimizers, and of each other group the choice of either composition.
+    others = 2 * (len(files.GROUPS) - 1)
+    assert counts["check_fit"] == 12
+    assert counts["_check_choice"] == 6 + others + 2 * len(files.LIST_GROUPS)
+    assert 6 < counts["_entry"] <= 6 + others
+    assert counts["identified"] == 2
 
 
 # ---- mistakes -------------------------------------------------------------------------------------------------------

@@ -28,8 +28,8 @@ class CodeOfRuns:
         self.vintages = Vintages(study.results_dir)
         runs = study.runs
         self._runs = runs[runs["status"].isin(_FINISHED)]
-        recorded = self._runs["code"] if "code" in self._runs else [None] * len(self._runs)
-        pairs = zip(self._runs["run_id"], recorded, strict=True)
+        recorded = self._runs["code"].tolist() if "code" in self._runs else [None] * len(self._runs)
+        pairs = zip(self._runs["run_id"].tolist(), recorded, strict=True)
         self.codes = {run_id: self.vintages.codes(run_id, code) for run_id, code in pairs}
 
     @cached_property
@@ -107,7 +107,7 @@ class CodeOfRuns:
     def _optimizers(self) -> Iterable[tuple[str, str]]:
         # The column is missing if no configuration can be read.
         names = self._runs.get("optimizer", pd.Series("unknown", index=self._runs.index))
-        return zip(self._runs["run_id"], map(str, names), strict=True)
+        return zip(self._runs["run_id"].tolist(), map(str, names.tolist()), strict=True)
 
     def _now(self, run_id: str, codes: tuple[str, ...]) -> str:
         try:

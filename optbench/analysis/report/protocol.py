@@ -45,7 +45,8 @@ def _values(runs: pd.DataFrame, column: str) -> list[Any]:
     """The different values of a column, numbers in ascending order."""
     if column not in runs:
         return []
-    found = list(dict.fromkeys(value.item() if hasattr(value, "item") else value for value in runs[column].dropna()))
+    different = runs[column].dropna().unique()
+    found = list(dict.fromkeys(value.item() if hasattr(value, "item") else value for value in different))
     return sorted(found) if all(isinstance(value, int | float) for value in found) else found
 
 

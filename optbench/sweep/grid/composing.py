@@ -76,7 +76,7 @@ class Composer:
             if kind in self._templates:
                 return self._templates[kind].with_settings(settings)
             configuration.check_overrides(texts)
-            template = _Template(self._load(texts))
+            template = _Template(self._load(texts), settings)
         if settings:  # otherwise no other cell can use the template
             self._templates[kind] = template
         return template.composed
@@ -95,7 +95,7 @@ class _Template:
     Hydra applies such overrides last, and the nodes of a YAML file take any value, so that setting them here is equivalent.
     """
 
-    def __init__(self, node: "DictConfig") -> None:
+    def __init__(self, node: "DictConfig", settings: Mapping[str, Any]) -> None:
         from omegaconf import OmegaConf
 
         self._chosen = configuration.Chosen.take_from(node)
@@ -104,6 +104,8 @@ class _Template:
         is_constant = all(_OF_THE_ENVIRONMENT.fullmatch(text) for text in interpolations)
         # Needed only if a value that is set changes other values, too.
         self._node = None if is_constant else node
+        # The parts in which options are set, by their values.
+        self._parts = {(first, repr(values)): self.composed[first] for first, values in _below(settings).items()}
 
     def with_settings(self, settings: Mapping[str, Any]) -> Config:
         """The configuration with other values of the same keys."""
@@ -113,15 +115,39 @@ class _Template:
             for key, value in settings.items():
                 OmegaConf.update(self._node, key, value, merge=True)
             return self._chosen.named(configuration.plain(self._node))
+        # Cells have the choices in which they do not differ in common, so that what follows from these is computed once.
         config = dict(self.composed)
-        for key, value in settings.items():
-            *parents, last = key.split(".")
-            place = config
-            for name in parents:
-                place[name] = dict(place[name])
-                place = place[name]
-            place[last] = value
-        return self._chosen.named(config)
+        config |= {key: value for key, value in settings.items() if "." not in key}
+        for first, values in _below(settings).items():
+            kind = (first, repr(values))  # in which 1, 1.0 and True differ
+            if kind not in self._parts:
+                changed = {first: _with_values(config[first], values)}
+                self._parts[kind] = self._chosen.named(changed, {first})[first]
+            config[first] = self._parts[kind]
+        return config
+
+
+def _below(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The settings with dotted keys, by the first name of the key, and then by the rest."""
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in settings.items():
+        first, _, option = key.partition(".")
+        if option:
+            found.setdefault(first, {})[option] = value
+    return found
+
+
+def _with_values(part: Mapping[str, Any], values: Mapping[str, Any]) -> Config:
+    """A copy of ``part`` with ``values`` at dotted keys."""
+    changed = dict(part)
+    for key, value in values.items():
+        *parents, last = key.split(".")
+        place = changed
+        for name in parents:
+            place[name] = dict(place[name])
+            place = place[name]
+        place[last] = value
+    return changed
 
 
 def _interpolations(value: Any) -> Iterator[str]:

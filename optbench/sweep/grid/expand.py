@@ -4,13 +4,13 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from optbench import config as configuration
-from optbench.config import Config
+from optbench.config import Config, SharedParts
 from optbench.data import fingerprints
 from optbench.errors import UserError
 from optbench.sweep.expressions import Expression
@@ -29,17 +29,18 @@ class Cell:
 
     ``overrides``: the values that the sweep sets here, "key=value" in the order of the axes. ``config``: composed and
     resolved; read-only, because cells share parts of it. ``asked``: the same before it was resolved, without the values that
-    a trial draws or that follow from the model and the data.
+    a trial draws or that follow from the model and the data. ``known_id``: the run id, if it was computed before.
     """
 
     overrides: tuple[str, ...]
     config: Config
     asked: Config
+    known_id: str | None = field(default=None, compare=False)
 
     @cached_property
     def run_id(self) -> str:
         """The run id of ``config``."""
-        return configuration.run_id(self.config)
+        return self.known_id or configuration.run_id(self.config)
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,9 @@ def expand(
         raise UserError(f"{axes}: a grid of {count:,} cells; accepted: at most {LIMIT:,} in one sweep")
     cells: dict[str, Cell] = {}
     excluded = 0
+    shared = SharedParts()
     for words in itertools.product(*(factor.words for factor in cells_of.factors)):
-        cell = cells_of.make(words)
+        cell = cells_of.make(words, shared)
         if isinstance(cell, Cell):
             cells.setdefault(cell.run_id, cell)
         else:
@@ -130,15 +132,19 @@ class CellMaker:
         self.count = math.prod(len(values) for values in self.axes.values())
         self._composer = Composer(config_loader, self.factors, master)
 
-    def make(self, words: Sequence[Word]) -> Cell | Left:
-        """The cell with ``words``, one for each factor; or the reason for which there is none."""
+    def make(self, words: Sequence[Word], shared: SharedParts | None = None) -> Cell | Left:
+        """The cell with ``words``, one for each factor; or the reason for which there is none.
+
+        ``shared``: for cells that are made at one time, from the same files and data.
+        """
         overrides = tuple(word.text for factor, word in zip(self.factors, words, strict=True) if factor.is_axis)
         with _naming(overrides if self.count > 1 else ()):
             composed = self._composer.compose(words)
         if (left := self._left(composed)) is not None:
             return left
         with _naming(overrides if self.count > 1 else ()):
-            return Cell(overrides, configuration.resolve(composed), composed)
+            config = configuration.resolve(composed, shared)
+            return Cell(overrides, configuration.apart(config), composed, configuration.run_id(config, shared))
 
     @property
     def is_restricted(self) -> bool:

@@ -53,13 +53,21 @@ def dispatch_search(
     return 0
 
 
-def dispatch(plan: Plan, run_ids: Sequence[str], launcher: Mapping[str, Any], console: Console | None = None) -> int:
+def dispatch(
+    plan: Plan,
+    run_ids: Sequence[str],
+    launcher: Mapping[str, Any],
+    console: Console | None = None,
+    configs: Sequence[Config] | None = None,
+) -> int:
     """Start ``run_ids`` of ``plan``; returns the exit status for the command.
 
-    Raises `optbench.errors.WorkersFailed` if local workers ended before their runs.
+    configs: their frozen configurations, for a caller that has just written them; otherwise they are read. Raises
+    `optbench.errors.WorkersFailed` if local workers ended before their runs.
     """
     console = console or terminal.console()
-    configs = [plan.directory(run_id).config() for run_id in run_ids]
+    if configs is None:
+        configs = [plan.directory(run_id).config() for run_id in run_ids]
     if works_as(launcher) == "local":
         return local.launch(plan, run_ids, configs, launcher, console)
     runs = list(zip(run_ids, configs, strict=True))
