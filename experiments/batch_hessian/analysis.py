@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import batch_hessian_agreement as agreement
 import numpy as np
 import pandas as pd
+from batch_hessian_agreement import FITTED_FROM
 from batch_hessian_claims import claims
 
 from optbench.analysis.charts.chart import Chart, Reference, Series
@@ -23,8 +25,8 @@ QUESTION = (
 )
 PREDICTIONS = ("isotropic", "directional", "fitted")
 OPTIMIZERS = {"sgd": "SGD", "adam": "Adam"}
-#: Smaller batches of a trained network contain almost no example with a loss.
-FITTED_FROM = 8
+#: Slopes of the largest stable rates on the smaller and on the larger half of the batch sizes.
+EXPECTED_SLOPES = {"sgd": (1.0, 0.0), "adam": (0.5, 0.0)}
 MEASURE_RATES = "experiments/batch_hessian/maximal_learning_rates.py"
 Arrays = dict[str, np.ndarray]
 
@@ -70,14 +72,16 @@ def analyse(study: Study) -> Findings:
     if measured:
         charts.append(_rates_chart(measured))
     tables = {
+        "agreement": _agreement(points, exponents),
         "critical_batches": _critical_batches(points),
         "eigenvalues": _eigenvalues(points),
         "exponents": exponents,
     }
     if measured:
         tables["maximal_learning_rates"] = _rates(measured)
+    notes = [_outcomes(tables["agreement"]), *_notes(points)]
     of_paper = claims(study.runs, tables["critical_batches"], exponents, tables.get("maximal_learning_rates"))
-    return Findings(QUESTION, _answer(points, exponents), charts, tables, _notes(points), [MEASURE_RATES], of_paper)
+    return Findings(QUESTION, _answer(points, exponents), charts, tables, notes, [MEASURE_RATES], of_paper)
 
 
 def _points(study: Study) -> list[Point]:
@@ -123,6 +127,42 @@ def _critical_batches(points: Sequence[Point]) -> pd.DataFrame:
             row |= {f"off_by_{name}": _factor(point.growth(name)[place], measured) for name in PREDICTIONS}
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _agreement(points: Sequence[Point], exponents: pd.DataFrame) -> pd.DataFrame:
+    """A row for each statement of the protocol, judged as `batch_hessian_agreement` says."""
+    rows = []
+    for point in points:
+        tops = [arrays["top"] for arrays in point.hessians.values()]
+        null, measured = agreement.null_factor(tops), point.growth("top")
+        for name in PREDICTIONS:
+            curves = zip(point.growth(name), measured, strict=True)
+            row = agreement.curve([agreement.deviation(*both) for both in curves], null)
+            rows.append({"point": point.name, "statement": f"λ₁' on the {name} curve (factor)"} | row)
+        for name in PREDICTIONS[:2]:
+            row = agreement.ratio([float(one[f"b_star_{name}"]) / _fit(one) for one in point.hessians.values()])
+            rows.append({"point": point.name, "statement": f"{name} b* over the fitted one (ratio)"} | row)
+        if not point.rates:
+            continue
+        rates = [arrays["sgd"] for arrays in point.rates.values()]
+        both = zip(point.predicted_rates(), rates, strict=True)
+        row = agreement.curve([agreement.deviation(*pair) for pair in both], null)
+        rows.append({"point": point.name, "statement": "rates of SGD at 2/λ₁' (factor)"} | row)
+        rows += [{"point": point.name} | row for row in _slopes(exponents[exponents["point"] == point.name])]
+    return pd.DataFrame(rows)
+
+
+def _slopes(exponents: pd.DataFrame) -> list[dict[str, Any]]:
+    rows = []
+    for name, expected in EXPECTED_SLOPES.items():
+        quantity = f"largest stable rate of {OPTIMIZERS[name]}"
+        # The first row is over all sizes.
+        halves = exponents[exponents["quantity"] == quantity].iloc[1:]
+        for (_, found), wanted in zip(halves.iterrows(), expected, strict=False):
+            span = f"{found['smallest_batch']} to {found['largest_batch']}"
+            statement = f"slope {wanted:g} of {OPTIMIZERS[name]}'s rates, batches {span}"
+            rows.append({"statement": statement} | agreement.slope(found.to_dict(), wanted))
+    return rows
 
 
 def _eigenvalues(points: Sequence[Point]) -> pd.DataFrame:
@@ -253,6 +293,17 @@ def _answer(points: Sequence[Point], exponents: pd.DataFrame) -> str:
         f"{star:.1f} (fitted to batches of {FITTED_FROM} and more). These grow {span}: {', '.join(slopes)}; the rules say "
         "1 for SGD and 1/2 for Adam."
     )
+
+
+def _outcomes(table: pd.DataFrame) -> str:
+    """The statements by outcome."""
+    parts = []
+    for outcome in ("agrees", "disagrees", "undecided"):
+        some = table[table["outcome"] == outcome]
+        if len(some):
+            words = (f"{row['statement']} {row['point']}" for _, row in some.iterrows())
+            parts.append(f"{outcome} ({len(some)}): {'; '.join(words)}")
+    return f"By criteria that were fixed before the runs, {'. '.join(parts)}."
 
 
 def _notes(points: Sequence[Point]) -> list[str]:

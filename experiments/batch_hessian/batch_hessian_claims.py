@@ -4,16 +4,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from batch_hessian_agreement import CRITICAL_BATCH_FACTOR, CURVE_FACTOR, FITTED_FROM, SLOPE_MARGIN
 
-from optbench.analysis.claim_outcomes import batches, below, effect, holds, not_tested, place, within
+from optbench.analysis.claim_outcomes import batches, below, effect, not_tested, place, within
 from optbench.analysis.claims import EXPONENT, Claim, Outcome
 from optbench.analysis.statistics.intervals import Interval, student
 
 SOURCE = "Granziol et al. 2022"
-#: A curve fits if it is off by less than this factor; constants and rates agree within that one. Our own choices.
-FITS, NEAR = 1.25, 2.0
-#: The exponent of the largest stable rate below the threshold, and that of the other rule, by optimizer.
-RULES = {"sgd": (1.0, 0.5), "adam": (0.5, 1.0)}
+#: The exponent of the largest stable rate below the threshold, by optimizer.
+RULES = {"sgd": 1.0, "adam": 0.5}
 RATE = "exponent of the largest stable learning rate in the batch"
 LABELS = {"sgd": "SGD", "adam": "Adam"}
 
@@ -29,11 +28,12 @@ def claims(runs: pd.DataFrame, stars: pd.DataFrame, exponents: pd.DataFrame, rat
     found = []
     for point, own in stars.groupby("point", sort=False):
         here = common | {"condition": str(point), "runs": len(own)}
-        form, ratio = over_seeds(own["off_by_fitted"]), over_seeds(own["b_star_isotropic"] / own["b_star_fitted"])
+        form = over_seeds(own["off_by_fitted"])
+        ratio = over_seeds(own["b_star_isotropic"] / own[f"b_star_fitted_from_{FITTED_FROM}"])
         found += [
             Claim(
                 claim="The largest eigenvalue of the batch Hessian grows as 1 + b*/b.",
-                outcome=below(form.low, form.high, FITS),
+                outcome=below(form.low, form.high, CURVE_FACTOR),
                 quantity="factor between the fitted curve and the largest eigenvalue of the batch Hessian",
                 unit="ratio",
                 **effect(form.estimate, form.low, form.high),
@@ -41,7 +41,7 @@ def claims(runs: pd.DataFrame, stars: pd.DataFrame, exponents: pd.DataFrame, rat
             ),
             Claim(
                 claim="Its constant b* is that of noise which is equally large in every direction.",
-                outcome=within(ratio.low, ratio.high, 1 / NEAR, NEAR),
+                outcome=within(ratio.low, ratio.high, 1 / CRITICAL_BATCH_FACTOR, CRITICAL_BATCH_FACTOR),
                 quantity="b*, isotropic prediction over fit",
                 unit="ratio",
                 **effect(ratio.estimate, ratio.low, ratio.high),
@@ -54,7 +54,7 @@ def claims(runs: pd.DataFrame, stars: pd.DataFrame, exponents: pd.DataFrame, rat
 def _of_exponents(exponents: pd.DataFrame, common: dict[str, Any]) -> list[Claim]:
     """The slopes over the smaller and over the larger half of the batch sizes."""
     found = []
-    for name, (power, other) in RULES.items():
+    for name, power in RULES.items():
         rule = f"The largest stable rate of {LABELS[name]} grows {'linearly' if power == 1 else 'with the square root'}"
         rows = exponents[exponents["quantity"].str.endswith(f"rate of {LABELS[name]}")]
         if rows.empty:
@@ -65,7 +65,9 @@ def _of_exponents(exponents: pd.DataFrame, common: dict[str, Any]) -> list[Claim
                 small, large = row["smallest_batch"] == ends[0], row["largest_batch"] == ends[1]
                 if small == large:  # over all sizes
                     continue
-                outcome: Outcome = holds(row["low"], row["high"], *((power, other) if small else (0.0, power)))
+                expected = power if small else 0.0
+                margins = expected - SLOPE_MARGIN, expected + SLOPE_MARGIN
+                outcome: Outcome = within(row["low"], row["high"], *margins)
                 found.append(
                     Claim(
                         claim=f"{rule} at small batches."
@@ -96,7 +98,7 @@ def _of_rates(rates: pd.DataFrame | None, common: dict[str, Any]) -> list[Claim]
             found.append(
                 Claim(
                     claim=words,
-                    outcome=within(ratio.low, ratio.high, 1 / NEAR, NEAR),
+                    outcome=within(ratio.low, ratio.high, 1 / CURVE_FACTOR, CURVE_FACTOR),
                     quantity="largest stable rate of SGD over 2/λ₁'",
                     unit="ratio",
                     method="sgd",

@@ -2,12 +2,15 @@
 
     python experiments/hessian_directions/slices.py [--scale laptop]
 
-With normal vectors z_1 .. z_k and their products H z_i in float64, k products with the Hessian give
-- Hutchinson's trace, the mean of z_i' H z_i, and the Frobenius norm from the mean of |H z_i|^2;
-- the Hessian [[z_i' H z_i, z_i' H z_j], [z_i' H z_j, z_j' H z_j]] of all k (k - 1)/2 slices along pairs: the share of saddles,
-  and the mean principal curvatures. Pairs share vectors, so that standard errors are those of the jackknife over vectors;
-- tr H^4, the mean of ((H z_i)' H z_j)^2 over pairs, and with it |H|_F^4 / tr H^4, the number of eigenvalues that carry the norm.
-Another k vectors give the trace only from values of the loss. One run of Lanczos gives the Hessian directions.
+Three independent sets of k normal vectors z_1 .. z_k are drawn anew at every step of every run, in float64:
+- the constants of the formulas, from k products H z_i: Hutchinson's trace, the mean of z_i' H z_i; the Frobenius norm from the
+  mean of |H z_i|^2; and tr H^4, the mean of ((H z_i)' H z_j)^2 over pairs, with |H|_F^4 / tr H^4, the number of eigenvalues that
+  carry the norm;
+- the observations, from the products of another k vectors: the Hessian [[z_i' H z_i, z_i' H z_j], [z_i' H z_j, z_j' H z_j]] of
+  all k (k - 1)/2 slices along pairs, with the share of saddles and the mean principal curvatures;
+- the trace only from values of the loss, along k vectors.
+Pairs share vectors, so that standard errors are those of the jackknife over vectors, for the formulas, too. One run of Lanczos
+gives the Hessian directions.
 
 With the first seed, the loss is also computed on planes: along the Hessian directions and along three random pairs, all of
 unit length. All results are written beside the run's measurements, as slices, for analysis.py.
@@ -38,9 +41,10 @@ from optbench.curvature.lanczos import Product, on_flat_vectors
 from optbench.probes import MeasuredModel
 from optbench.probes.posthoc import revive
 from optbench.store import RunDirectory
+from optbench.theory.random_slices import principal_curvatures, saddle_frequency
 from optbench.training.build import build_model, load_data
 
-VECTORS = {"smoke": 10, "laptop": 100, "full": 100}
+VECTORS = {"smoke": 10, "laptop": 200, "full": 100}
 POINTS = {"smoke": 5, "laptop": 25, "full": 51}
 PLANES = 3
 REACH = 1.0
@@ -78,38 +82,74 @@ def _over_pairs(values: Tensor) -> Tensor:
     return values[tuple(torch.triu_indices(len(values), len(values), offset=1))].mean()
 
 
-def random_slices(product: Product, dimension: int, count: int, generator: torch.Generator) -> dict[str, float]:
-    """The estimates from ``count`` products with the Hessian, described at the head of this file."""
+def constants(product: Product, dimension: int, count: int, generator: torch.Generator) -> dict[str, float]:
+    """The constants of the formulas and their predictions, with standard errors, from ``count`` products with the Hessian."""
     vectors = torch.randn(count, dimension, dtype=torch.float64, generator=generator)
     images = torch.stack([product(vector) for vector in vectors])
-    forms, squares = vectors @ images.T, images @ images.T
-    forms = (forms + forms.T) / 2
-    rate, rate_error = jackknife(saddle_rate, forms)
-    smaller, larger = mean_curvatures(forms)
-    traces, norms = forms.diagonal(), squares.diagonal()
-    return {
+    traces, squares = (vectors * images).sum(1), images @ images.T
+    norms = squares.diagonal()
+    found = {
         "trace": float(traces.mean()),
         "trace_error": float(traces.std()) / math.sqrt(count),
         "squared_frobenius": float(norms.mean()),
         "squared_frobenius_error": float(norms.std()) / math.sqrt(count),
         "carrying_eigenvalues": float(norms.mean() ** 2 / _over_pairs(squares.square())),
-        "saddle_rate": rate,
-        "saddle_rate_error": rate_error,
-        "smaller_curvature": smaller,
-        "larger_curvature": larger,
     }
+    # The jackknife: the constants without each vector, and the formulas at them.
+    left_out = [
+        predictions(*((float(values.sum() - values[number]) / (count - 1)) for values in (traces, norms)))
+        for number in range(count)
+    ]
+    for name, value in predictions(found["trace"], found["squared_frobenius"]).items():
+        others = np.array([each[name] for each in left_out])
+        error = math.sqrt((count - 1) / count * float(np.square(others - others.mean()).sum()))
+        found |= {f"predicted_{name}": value, f"predicted_{name}_error": error}
+    return found
+
+
+def predictions(trace: float, squared_frobenius: float) -> dict[str, float]:
+    """The saddle rate and the mean principal curvatures of random slices by the formulas."""
+    frobenius = math.sqrt(squared_frobenius)
+    smaller, larger = principal_curvatures(trace, frobenius)
+    rate = saddle_frequency(trace, frobenius)
+    return {"saddle_rate": rate, "smaller_curvature": smaller, "larger_curvature": larger}
+
+
+def random_slices(product: Product, dimension: int, count: int, generator: torch.Generator) -> dict[str, float]:
+    """The saddle rate and the mean principal curvatures of all slices along pairs of ``count`` vectors, with standard errors."""
+    vectors = torch.randn(count, dimension, dtype=torch.float64, generator=generator)
+    images = torch.stack([product(vector) for vector in vectors])
+    forms = vectors @ images.T
+    forms = (forms + forms.T) / 2
+    statistics: dict[str, Callable[[Tensor], float]] = {
+        "saddle_rate": saddle_rate,
+        "smaller_curvature": lambda pairs: mean_curvatures(pairs)[0],
+        "larger_curvature": lambda pairs: mean_curvatures(pairs)[1],
+    }
+    found = {}
+    for name, statistic in statistics.items():
+        found[name], found[f"{name}_error"] = jackknife(statistic, forms)
+    return found
 
 
 def measure(
-    measured: MeasuredModel, count: int, points: int | None, seed: int
+    measured: MeasuredModel, count: int, points: int | None, seed: int, step: int
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """All measurements at the parameters of ``measured``; ``points``: of the planes in each direction, None for no planes."""
+    """All measurements at the parameters of ``measured`` after ``step`` steps.
+
+    points: of the planes in each direction, None for no planes.
+    """
     objective = measured.objective()
     product = on_flat_vectors(objective.hvp, measured.parameters)
-    found = random_slices(product, measured.dimension, count, randomness.generator(seed, "slices"))
+    found = constants(product, measured.dimension, count, randomness.generator(seed, "constants", step))
+    found |= random_slices(product, measured.dimension, count, randomness.generator(seed, "slices", step))
     rule = StoppingRule(relative=0, least=count, most=count)
     projected = projected_trace(
-        displaced_loss(objective), measured.dimension, randomness.generator(seed, "projections"), rule, "gaussian"
+        displaced_loss(objective),
+        measured.dimension,
+        randomness.generator(seed, "projections", step),
+        rule,
+        "gaussian",
     )
     directions = hessian_directions(product, measured.parameters, LANCZOS_STEPS, randomness.generator(seed, "lanczos"))
     values = found | {
@@ -154,7 +194,7 @@ def measure_run(run: RunDirectory, scale: str, with_start: bool, with_planes: bo
         state = build_model(read, load_data(read)).state_dict() if step == 0 else None
         measured = MeasuredModel(task, examples, float64=True, state=state)
         points = POINTS[scale] if with_planes else None
-        values, arrays = measure(measured, VECTORS[scale], points, config["seed"])
+        values, arrays = measure(measured, VECTORS[scale], points, config["seed"], step)
         options = {"vectors": VECTORS[scale], "examples": examples, "reach": REACH}
         seconds = time.perf_counter() - began
         run.measurements.write("slices", step, values, arrays, seconds, options)

@@ -11,7 +11,7 @@ from landscape_claims import claims
 from optbench.analysis.charts.chart import Chart, Series
 from optbench.analysis.charts.landscape import surface
 from optbench.analysis.findings import Findings
-from optbench.analysis.laws.minima import line_chart, measures_chart, over_seeds, ratios
+from optbench.analysis.laws.minima import line_chart, measures_chart, over_seeds, ratios, rise
 from optbench.analysis.statistics.inclusion import holm
 from optbench.analysis.statistics.rank_correlation import UNITS, rank_correlation
 from optbench.analysis.statistics.settings import seeds_only
@@ -105,24 +105,18 @@ def _minima(study: Study, ways: dict[tuple[float, int], Arrays]) -> list[Minimum
             continue
         arrays, seed = lines[-1].arrays(), int(run["seed"])
         positions, curve = arrays["positions"], arrays["loss"].mean(axis=0)
-        values = {"test_error": 1 - run["test_accuracy"], "filter_rise": _rise(positions, curve, 0, DISTANCE)}
+        values = {"test_error": 1 - run["test_accuracy"], "filter_rise": rise(positions, curve, 0, DISTANCE)}
         values |= {name: run[f"sharpness_{name}"] for name in ("adaptive", "sam", "keskar")}
         values |= {"top": run["eigenvalues_top"], "norm": run["displacement_norm"], "train_loss": run["train_loss"]}
         values["test_loss"] = run["test_loss"]
         way = ways.get((_decay(run), seed))
         if way is not None:
             end = 0 if run["batch"] == runs["batch"].min() else 1
-            values["interpolation_rise"] = _rise(way["positions"], way["train_loss"], end, SHARE)
+            values["interpolation_rise"] = rise(way["positions"], way["train_loss"], end, SHARE)
         planes = study.measurements(run["run_id"], "plane")
         plane = planes[-1].arrays() if planes else {}
         found.append(Minimum(int(run["batch"]), _decay(run), seed, values, positions, curve, plane))
     return sorted(found, key=lambda one: (one.decay, one.batch, one.seed))
-
-
-def _rise(positions: np.ndarray, losses: np.ndarray, centre: float, distance: float) -> float:
-    """The rise of the loss from ``centre``, averaged over both sides."""
-    here, ahead, behind = np.interp([centre, centre + distance, centre - distance], positions, losses)
-    return float((ahead + behind) / 2 - here)
 
 
 def _of(minima: Sequence[Minimum], **wanted: float) -> list[Minimum]:

@@ -1,7 +1,7 @@
-"""The three studies of second-order methods that are sweeps: autoencoder, convolutional net, Entropy-SGD.
+"""The studies of second-order methods that are sweeps: autoencoder, convolutional net, Entropy-SGD, and their follow-ups.
 
 `report` analyses each by its experiment: second_order_autoencoder, second_order_convnet, second_order_entropy. The runs of their
-baselines, which are separate experiments, are included.
+baselines, which are separate experiments, are included. The follow-ups are in second_order_followups.py.
 """
 
 from pathlib import Path
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import second_order_charts
+import second_order_followups
 from second_order_choices import Part, chosen, part_of, reported, scored
 from second_order_claims import claims
 from second_order_comparisons import comparisons, sentences
@@ -30,8 +31,11 @@ def analyse(study: Study) -> Findings:
     part = part_of(study.name)
     runs, evaluations = gathered(part, study)
     ranked = scored(part, runs, evaluations)
+    questions = QUESTIONS | second_order_followups.QUESTIONS
     if ranked.empty or not (ranked["seed"] != 0).any():
-        return Findings(QUESTIONS[part.name], "Not enough runs for an answer: no choice has been run on other seeds.")
+        return Findings(questions[part.name], "Not enough runs for an answer: no choice has been run on other seeds.")
+    if part.name in second_order_followups.QUESTIONS:
+        return second_order_followups.analyse(part, study, ranked, evaluations)
     rows = table(part, ranked)
     means = with_processor_seconds(curves(ranked, evaluations), part, study.results_dir / "second_order")
     charts = {

@@ -6,6 +6,7 @@ of Entropy-SGD are separate experiments.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,8 @@ from optbench.analysis.statistics.settings import seeds_only
 
 SEEDS = (1, 2, 3)
 TARGET = 0.8  # validation accuracy
+FOLLOW_UPS = ("autoencoder_batch", "convnet_factors", "entropy_long")
+EVERY_STEP = "K-FAC, factors every step"
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,10 @@ def _convnet_label(run: pd.Series) -> str:
     return f"{NAMES[run['optimizer']]}, batch {run['batch']:.0f}"
 
 
+def _factors_label(run: pd.Series) -> str:
+    return EVERY_STEP if run.get("config.optimizer.factor_period") == 1 else NAMES[run["optimizer"]]
+
+
 def steps_to_target(history: pd.DataFrame) -> float:
     """The step at which the validation accuracy crosses the target, interpolated between evaluations; infinite if never."""
     steps, accuracies = history["step"].to_numpy(float), history["validation_accuracy"].to_numpy(float)
@@ -73,7 +80,7 @@ PARTS = (
         "autoencoder",
         ("second_order_autoencoder", "second_order_autoencoder_nesterov"),
         lambda run: "second_order_autoencoder" + ("_nesterov" if run["optimizer"] == "nesterov" else ""),
-        ("optimizer", "trial", "optimizer.learning_rate", "momentum_schedule.maximum"),
+        ("optimizer", "trial", "optimizer.learning_rate", "momentum_schedule", "momentum_schedule.maximum"),
         lambda run: NAMES[run["optimizer"]],
         lambda run, history: float(history["validation_loss"].iloc[-1]),
     ),
@@ -91,6 +98,31 @@ PARTS = (
         lambda run: "second_order_entropy" + ("" if run["optimizer"] == "entropy_sgd" else "_baselines"),
         ("optimizer", "trial", "optimizer.inner_steps"),
         _entropy_label,
+        lambda run, history: -float(history["validation_accuracy"].iloc[-1]),
+    ),
+    Part(
+        "autoencoder_batch",
+        ("second_order_autoencoder_batch",),
+        lambda run: "second_order_autoencoder_batch",
+        ("optimizer", "trial", "optimizer.learning_rate", "momentum_schedule", "momentum_schedule.maximum"),
+        lambda run: NAMES[run["optimizer"]],
+        lambda run, history: float(history["validation_loss"].iloc[-1]),
+    ),
+    # The options of these two were chosen in the studies "convnet" and "entropy": they have no runs on seed 0.
+    Part(
+        "convnet_factors",
+        ("second_order_convnet_factors",),
+        lambda run: "second_order_convnet_factors",
+        ("optimizer", "trial", "optimizer.factor_period"),
+        _factors_label,
+        lambda run, history: steps_to_target(history),
+    ),
+    Part(
+        "entropy_long",
+        ("second_order_entropy_long",),
+        lambda run: "second_order_entropy_long",
+        ("optimizer",),
+        lambda run: "Entropy-SGD" if run["optimizer"] == "entropy_sgd" else NAMES[run["optimizer"]],
         lambda run, history: -float(history["validation_accuracy"].iloc[-1]),
     ),
 )
@@ -121,6 +153,11 @@ def scored(part: Part, runs: pd.DataFrame, evaluations: pd.DataFrame) -> pd.Data
 
 def _words(part: Part, run: pd.Series) -> str:
     """The words of a command that identify the run, without its seed."""
+    if part.name in FOLLOW_UPS:
+        settings = _settings(part, run)
+        return " ".join(
+            f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in settings
+        )
     words = []
     for name in part.varied:
         value = run[name] if name in ("optimizer", "batch", "trial") else run.get(f"config.{name}")
@@ -134,6 +171,17 @@ def _words(part: Part, run: pd.Series) -> str:
             continue
         words.append(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}")
     return " ".join(words)
+
+
+def _settings(part: Part, run: pd.Series) -> list[tuple[str, Any]]:
+    """The varied settings of a run with their values; a trial other than 0 has a learning rate of its own."""
+    found = []
+    for name in part.varied:
+        column = {"momentum_schedule": "config.momentum_schedule.name"}.get(name, f"config.{name}")
+        value = run[name] if name in ("optimizer", "trial") else run.get(column)
+        if not pd.isna(value) and not (run["trial"] and name == "optimizer.learning_rate"):
+            found.append((name, value))
+    return found
 
 
 def chosen(runs: pd.DataFrame) -> pd.DataFrame:

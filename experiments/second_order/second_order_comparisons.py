@@ -68,7 +68,7 @@ def _autoencoder(again: pd.DataFrame, evaluations: pd.DataFrame, means: pd.DataF
     logs: dict[int, float] = {}
     for seed in [seed for seed in nesterov.index if seed in kfac.index]:
         curve, end = evaluations[evaluations["run_id"] == nesterov.loc[seed, "run_id"]], kfac.loc[seed]
-        logs[seed] = math.log(_first(curve, float(end["train_loss"])) / end["steps"])
+        logs[seed] = math.log(steps_to_loss(curve, float(end["train_loss"])) / end["steps"])
     steps = pd.Series(logs, dtype=float)
     rows = [_row(STEPS, "nesterov", "kfac_natural", math.nan, _mean(steps).exp(), len(steps))]
     if "processor_seconds" in means:
@@ -79,7 +79,7 @@ def _autoencoder(again: pd.DataFrame, evaluations: pd.DataFrame, means: pd.DataF
     return [*rows, _row(LOSS, "kfac_natural", "nesterov", math.nan, _mean(ends), len(ends))]
 
 
-def _first(curve: pd.DataFrame, loss: float) -> float:
+def steps_to_loss(curve: pd.DataFrame, loss: float) -> float:
     """The step at which the train loss comes down to ``loss``, on lines between evaluations; infinity if it never does."""
     steps, losses = curve["step"].to_numpy(float), curve["train_loss"].to_numpy(float)
     reached = np.flatnonzero(losses <= loss)

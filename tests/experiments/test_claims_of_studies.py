@@ -225,7 +225,9 @@ def test_the_pooled_trace_is_a_weighted_mean_of_each_seed():
     claim = committed.claims("hessian_directions")[-1]
     assert claim.outcome == "agrees"
     assert claim.effect == pytest.approx(pooled.mean())
-    assert (claim.low, claim.high) == pytest.approx(stats.t.interval(0.95, 2, pooled.mean(), pooled.sem()))
+    assert (claim.low, claim.high) == pytest.approx(
+        stats.t.interval(0.95, len(pooled) - 1, pooled.mean(), pooled.sem())
+    )
 
 
 def test_outcomes_of_slices_follow_their_table():
@@ -235,7 +237,7 @@ def test_outcomes_of_slices_follow_their_table():
     def found(**changes):
         return outcomes(own["claims"](runs, slices.assign(**changes)))
 
-    assert found() == ["disagrees", *["agrees"] * 6]
+    assert found() == ["disagrees", "undecided", *["agrees", "not tested"] * 2, "agrees"]
     assert found(saddle_rate=0.5)[::2] == [*["disagrees"] * 3, "agrees"]
     assert found(predicted_saddle_rate=0.9)[1:6:2] == ["disagrees"] * 3
     assert found(bottom=1.0)[:6:2] == ["not tested"] * 3
@@ -248,15 +250,14 @@ def test_the_exponents_of_the_largest_rates_are_slopes_of_each_seed():
     slopes = [np.polyfit(np.log(one["batch"]), np.log(one["sgd"]), 1)[0] for _, one in own.groupby("seed")]
     claim = one(committed.claims("batch_hessian"), method="sgd", condition="batch=1:16, after 81 steps")
     assert claim.effect == pytest.approx(np.mean(slopes))
-    assert claim.outcome == "disagrees"
-    # 0.8 to 0.9 holds neither 1 nor a half, 0.7 to 1.1 the first only, 0.4 to 1.1 both.
-    for low, high, outcome in ((0.7, 1.1, "agrees"), (0.4, 1.1, "undecided"), (0.4, 0.6, "disagrees")):
+    # The accepted slopes are 0.75 to 1.25.
+    for low, high, outcome in ((0.8, 1.2, "agrees"), (0.7, 1.1, "undecided"), (0.4, 0.7, "disagrees")):
         parts, runs = committed.parts("batch_hessian"), committed.runs("batch_hessian")
         tables = [committed.table("batch_hessian", name) for name in ("critical_batches", "exponents")]
         changed = tables[1].assign(exponent=(low + high) / 2, low=low, high=high)
         found = parts["claims"](runs, tables[0], changed, rates)
         assert one(found, method="sgd", condition="batch=1:16, after 81 steps").outcome == outcome
-    near = tables[0].assign(b_star_isotropic=1.1 * tables[0]["b_star_fitted"] * (1 + 0.01 * tables[0]["seed"]))
+    near = tables[0].assign(b_star_isotropic=1.1 * tables[0]["b_star_fitted_from_8"] * (1 + 0.01 * tables[0]["seed"]))
     found = parts["claims"](runs, near, tables[1], None)
     assert {claim.outcome for claim in found if claim.quantity.startswith("b*")} == {"agrees"}
     assert found[-1].outcome == "not tested"

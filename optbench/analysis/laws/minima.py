@@ -40,6 +40,12 @@ def ratios(solutions: pd.DataFrame, group: str, measures: Mapping[str, str]) -> 
     return pd.DataFrame(rows)
 
 
+def rise(positions: np.ndarray, losses: np.ndarray, centre: float, distance: float) -> float:
+    """The rise of the loss from ``centre`` to ``distance`` away from it, averaged over both sides; interpolated linearly."""
+    here, ahead, behind = np.interp([centre, centre + distance, centre - distance], positions, losses)
+    return float((ahead + behind) / 2 - here)
+
+
 def measures_chart(
     solutions: pd.DataFrame, group: str, measures: Mapping[str, str], name: str, title: str, log_y: bool = False
 ) -> Chart:
