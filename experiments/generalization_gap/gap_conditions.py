@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from optbench.analysis.laws.best_rates import BestRate, best_rates
+from optbench.analysis.laws.best_rates import RATE, BestRate, best_rates
 from optbench.analysis.names import method as name_of
+from optbench.analysis.statistics.settings import seeds_only
 from optbench.analysis.study import Study
 
 VALIDATION = "validation_loss"
@@ -60,14 +61,17 @@ class Conditions:
 def of_study(study: Study) -> Conditions | None:
     """The best rate of every condition; None if no run has trained without a remedy."""
     runs = study.runs
-    if VALIDATION not in runs or not (runs["status"] == "done").any():
+    if not (runs["status"] == "done").any():
         return None
     epochs = float(runs["config.budget.epochs"].astype(float).mode().iloc[0])
+    by = ["method", "condition", "batch"]
     labelled = runs.assign(method=_methods(runs), condition=_conditions(runs, epochs))
+    labelled = seeds_only(labelled, [*by, RATE])
+    if VALIDATION not in labelled:
+        return None
     plain = labelled[(labelled["condition"] == PLAIN) & (labelled["status"] == "done")]
     if plain.empty:
         return None
-    by = ["method", "condition", "batch"]
     found = best_rates(study, by, labelled, VALIDATION, RESULTS)
     best = {(str(one.key["method"]), str(one.key["condition"]), int(str(one.key["batch"]))): one for one in found}
     return Conditions(best, epochs, int(plain["batch"].min()), int(plain["batch"].max()))
