@@ -29,7 +29,7 @@ from optbench.store.files import (
 
 _PATIENCE_SECONDS = 120.0
 #: The files that describe the latest start of a sweep.
-STARTED = ("sweep.json", "code.diff")
+STARTED = ("sweep.json", "code.diff", "composed.json")
 
 
 @dataclass(frozen=True)

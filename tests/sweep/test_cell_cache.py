@@ -232,7 +232,7 @@ def test_a_command_that_asks_for_more_keeps_nothing(ended, command, words):
 
 
 @pytest.mark.parametrize(
-    "where", ["key", "run id", "cut", "nothing", "not JSON", "a list", "no runs", "sample", "other id"]
+    "where", ["key", "run id", "a letter", "cut", "nothing", "not JSON", "a list", "no runs", "sample", "other id"]
 )
 def test_a_damaged_file_is_ignored(ended, where):
     content = ended.path.read_bytes()
@@ -249,6 +249,7 @@ def test_a_damaged_file_is_ignored(ended, where):
     changed = {
         "key": b"0" * 32 + content[32:],
         "run id": content.replace(one.encode(), other.encode()),
+        "a letter": content.replace(b'"axes"', b'"axis"'),
         "cut": content[:-1],
         "nothing": b"",
         "not JSON": first.split()[0] + b" " + cell_cache._digest(unread).encode() + b"\n" + unread,
