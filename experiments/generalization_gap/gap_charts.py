@@ -10,11 +10,6 @@ from optbench.analysis.statistics.intervals import student
 
 def by_batch_chart(best: pd.DataFrame) -> Chart:
     """Test accuracy of every method at the best rate of every batch."""
-    series = []
-    for method, rows in _plain(best).groupby("method", sort=False):
-        columns = {"y": "search_test_accuracy", "low": "search_low", "high": "search_high"}
-        points = {name: rows[column] for name, column in columns.items()}
-        series.append(Series(label=in_words(str(method)), x=rows["batch"], **points))
     return Chart(
         name="test_accuracy",
         title="Test accuracy against batch size, each at its own best learning rate",
@@ -24,16 +19,12 @@ def by_batch_chart(best: pd.DataFrame) -> Chart:
         log_x=True,
         percent_y=True,
         ticks_at_x=True,
-        series=series,
+        series=_of_plain(best, "search_test_accuracy", "search_low", "search_high"),
     )
 
 
 def rates_chart(best: pd.DataFrame) -> Chart:
     """The best learning rate of every batch."""
-    series = []
-    for method, rows in _plain(best).groupby("method", sort=False):
-        points = {"y": rows["rate"], "low": rows["rate_low"], "high": rows["rate_high"]}
-        series.append(Series(label=in_words(str(method)), x=rows["batch"], **points))
     return Chart(
         name="best_rates",
         title="Best learning rate against batch size",
@@ -43,7 +34,7 @@ def rates_chart(best: pd.DataFrame) -> Chart:
         log_x=True,
         log_y=True,
         ticks_at_x=True,
-        series=series,
+        series=_of_plain(best, "rate", "rate_low", "rate_high"),
     )
 
 
@@ -108,5 +99,10 @@ def matched_chart(found: Conditions) -> Chart:
     )
 
 
-def _plain(best: pd.DataFrame) -> pd.DataFrame:
-    return best[best["condition"] == PLAIN].sort_values("batch") if len(best) else best.assign(method=None)
+def _of_plain(best: pd.DataFrame, y: str, low: str, high: str) -> list[Series]:
+    """A line over the batch sizes for every method without a remedy, from columns of `gap_tables.best_table`."""
+    plain = best[best["condition"] == PLAIN].sort_values("batch")
+    return [
+        Series(label=in_words(str(method)), x=rows["batch"], y=rows[y], low=rows[low], high=rows[high])
+        for method, rows in plain.groupby("method", sort=False)
+    ]

@@ -73,6 +73,8 @@ def of_study(study: Study) -> Conditions | None:
     if plain.empty:
         return None
     found = best_rates(study, by, labelled, VALIDATION, RESULTS)
+    if not found:
+        return None
     best = {(str(one.key["method"]), str(one.key["condition"]), int(str(one.key["batch"]))): one for one in found}
     return Conditions(best, epochs, int(plain["batch"].min()), int(plain["batch"].max()))
 

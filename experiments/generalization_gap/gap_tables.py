@@ -21,7 +21,7 @@ from gap_conditions import (
     words_of_epochs,
 )
 
-from optbench.analysis.laws.best_rates import BestRate, difference_of_found, difference_of_searches, interval_of
+from optbench.analysis.laws.best_rates import BestRate, difference_of_searches, interval_of, paired_difference
 from optbench.analysis.statistics.intervals import Interval, student
 
 SMALL = "small batch"
@@ -106,11 +106,8 @@ def _carried(found: Conditions, small: BestRate, plain: BestRate, rule: str, pow
     tables = searched.tables
     row["diverged"] = float(np.mean(~np.isfinite(tables) & ~np.isnan(tables)))
     row["beyond"] = float(np.mean(np.isnan(tables)))
-    pairs = pd.DataFrame()
-    if 0 <= place < len(plain.rates):
-        pairs = pd.concat([plain.at("test_accuracy", place), plain.found("test_accuracy")], axis=1, join="inner")
-    differences = (pairs.iloc[:, 0] - pairs.iloc[:, 1]).to_numpy(float) if len(pairs) else np.empty(0)
-    return row | _columns(student(differences), whole, len(differences))
+    found_there = plain.at("test_accuracy", place) if 0 <= place < len(plain.rates) else pd.Series(dtype=float)
+    return row | _columns(*paired_difference(found_there, plain.found("test_accuracy")), whole)
 
 
 def _difference(first: BestRate, second: BestRate, metric: str) -> dict[str, Any]:
@@ -120,11 +117,10 @@ def _difference(first: BestRate, second: BestRate, metric: str) -> dict[str, Any
     """
     stretch = max(first.stretch, second.stretch)
     whole = difference_of_searches(first.searched(metric), second.searched(metric), stretch)
-    seeds = first.found(metric).index.intersection(second.found(metric).index)
-    return _columns(difference_of_found(first, second, metric), whole, len(seeds))
+    return _columns(*paired_difference(first.found(metric), second.found(metric)), whole)
 
 
-def _columns(settings: Interval, searched: Interval, seeds: int) -> dict[str, Any]:
+def _columns(settings: Interval, seeds: int, searched: Interval) -> dict[str, Any]:
     row = {"difference": settings.estimate, "low": settings.low, "high": settings.high, "seeds": seeds}
     bounds = {"search_difference": searched.estimate, "search_low": searched.low, "search_high": searched.high}
     return row | bounds

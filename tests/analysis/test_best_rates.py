@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from optbench.analysis.laws.best_rates import best_rates, difference_of_found, difference_of_searches, interval_of
+from optbench.analysis.laws.best_rates import best_rates, difference_of_searches, interval_of, paired_difference
 from optbench.analysis.study import Study
 from optbench.store import RunLock
 from optbench.sweep.search import reading
@@ -65,7 +65,8 @@ def test_differences_are_paired_by_seed():
     tables = {name: 0.8 + gain + common + generator.normal(0, 0.002, (3, 8)) for name, gain in (("a", 0.01), ("b", 0))}
     first, second = found_in(*(frame(losses, table, name=name) for name, table in tables.items()))
     expected = stats.ttest_rel(tables["a"][1], tables["b"][1]).confidence_interval(0.95)
-    settings = difference_of_found(first, second, "test_accuracy")
+    settings, seeds = paired_difference(first.found("test_accuracy"), second.found("test_accuracy"))
+    assert seeds == 8
     assert (settings.low, settings.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
     # The resampled seeds are the same ones in both grids, so that their common noise cancels.
     drawn = difference_of_searches(first.searched("test_accuracy"), second.searched("test_accuracy"), 1.0)

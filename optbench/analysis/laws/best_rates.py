@@ -63,7 +63,7 @@ class BestRate:
 
     @cached_property
     def chosen(self) -> int:
-        """The index of the chosen rate: the least expected validation loss, a diverged draw counted as the worst finite one."""
+        """The index of the chosen rate: the least expected validation loss, a diverged draw as four times the worst one."""
         tables = self.choosing.tables
         worst = np.max(tables, initial=0.0, where=np.isfinite(tables))
         expected = np.where(np.isnan(tables), math.inf, np.minimum(tables, 4 * worst)).mean(0)
@@ -114,11 +114,11 @@ class BestRate:
         return Draws(*parts)
 
 
-def difference_of_found(first: BestRate, second: BestRate, metric: str) -> Interval:
-    """``first`` minus ``second`` at the rates that were found, paired by seed, with Student's 95 % interval."""
-    pairs = pd.concat([first.found(metric), second.found(metric)], axis=1, join="inner").to_numpy(float)
+def paired_difference(first: pd.Series, second: pd.Series) -> tuple[Interval, int]:
+    """``first`` minus ``second``, results by seed, with Student's 95 % interval of the finite ones; and the number of pairs."""
+    pairs = pd.concat([first, second], axis=1, join="inner").to_numpy(float)
     differences = pairs[:, 0] - pairs[:, 1]
-    return student(differences[np.isfinite(differences)])
+    return student(differences[np.isfinite(differences)]), len(differences)
 
 
 def interval_of(draws: Draws, stretch: float) -> Interval:
