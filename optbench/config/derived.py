@@ -71,7 +71,7 @@ def horizon(config: RunConfig, examples: int) -> Horizon:
 
 def evaluations(config: RunConfig, run: Horizon) -> Evaluations:
     """The steps at which the run is evaluated."""
-    return Evaluations(run, config.eval_every)
+    return Evaluations.of(run, config.eval_every)
 
 
 def rungs(config: RunConfig, shares: Sequence[float]) -> tuple[int, ...]:
@@ -91,7 +91,7 @@ def rungs(config: RunConfig, shares: Sequence[float]) -> tuple[int, ...]:
     for share in shares:
         step = evaluated.from_step(math.ceil(share * run.steps - 1e-9))
         if not found[-1] < step < run.steps:
-            every = "" if evaluated.period is None else f"every {evaluated.period}, "
+            every = f"every {evaluated.every}, " if isinstance(evaluated.every, int) else ""
             raise UserError(
                 f"eval_every={config.eval_every.typed}: a run of {run.steps} steps is evaluated {every}too seldom for rungs at "
                 f"the shares {', '.join(f'{each:.3g}' for each in shares)} of it; accepted: more evaluations, such as "

@@ -7,7 +7,7 @@ stream of epochs, each a permutation of the training set; a batch may span two e
 import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from optbench.config.schema import Duration, Growth
@@ -178,25 +178,29 @@ class Horizon:
         return self.plan.first_sample(step) / self.examples
 
 
+@dataclass(frozen=True)
 class Evaluations:
-    """The steps at which a run is evaluated: the multiples of a period, or steps that grow by a factor.
+    """The steps at which a run is evaluated: the multiples of ``every`` in steps, or steps that grow by a factor.
 
     From step 1 on, each step of a growth is max(e + 1, floor(factor e)) after e: all steps first, and then a constant share of
     the time so far, so that a time to a target is known to that share.
     """
 
-    def __init__(self, run: Horizon, every: Duration | Growth) -> None:
-        self.period = max(run.in_steps(every), 1) if isinstance(every, Duration) else None
-        self._factor = every.factor if isinstance(every, Growth) else math.nan
-        self._grown = [0, 1]
+    every: int | Growth
+    _grown: list[int] = field(default_factory=lambda: [0, 1], init=False, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, run: Horizon, every: Duration | Growth) -> "Evaluations":
+        """The evaluations of ``run``."""
+        return cls(every if isinstance(every, Growth) else max(run.in_steps(every), 1))
 
     def from_step(self, step: int) -> int:
         """The first evaluation that is not before ``step``."""
-        if self.period is not None:
-            return -(-step // self.period) * self.period
+        if isinstance(self.every, int):
+            return -(-step // self.every) * self.every
         while self._grown[-1] < step:
             last = self._grown[-1]
-            self._grown.append(max(last + 1, math.floor(self._factor * last)))
+            self._grown.append(max(last + 1, math.floor(self.every.factor * last)))
         return self._grown[bisect_left(self._grown, step)]
 
     def due(self, step: int) -> bool:

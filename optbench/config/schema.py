@@ -38,7 +38,9 @@ _MOST_LISTED = 8
 LONGEST_TEXT = 1000  # characters of any text, because texts become names of files, projects and groups
 _MOST_SHOWN = 200
 _AMOUNT_SPELLINGS = "a number such as 200, or a share such as 10%"
-_SPACING_SPELLINGS = f"{_DURATION_SPELLINGS}; or x1.05, from step 1 on each time 1.05 times the one before"
+_SPACING_SPELLINGS = (
+    f"a duration > 0, {_DURATION_SPELLINGS}; or x1.05, from step 1 on each time 1.05 times the one before"
+)
 _SPELLINGS = {
     "duration": _DURATION_SPELLINGS,
     "spacing": _SPACING_SPELLINGS,

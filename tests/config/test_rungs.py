@@ -58,13 +58,13 @@ def test_a_run_whose_length_is_not_known_is_refused():
 
 @pytest.mark.parametrize(("step", "period", "expected"), [(0, 5, 0), (1, 5, 5), (5, 5, 5), (6, 5, 10), (7, 1, 7)])
 def test_the_next_evaluation(step, period, expected):
-    evaluations = Evaluations(Horizon(BatchPlan(32), 1000, 100), spacing(period))
+    evaluations = Evaluations.of(Horizon(BatchPlan(32), 1000, 100), spacing(period))
     assert evaluations.from_step(step) == expected
     assert evaluations.due(step) == (step == expected)
 
 
 def test_evaluations_that_grow_resolve_every_time_to_a_share_of_it():
-    evaluations = Evaluations(Horizon(BatchPlan(32), 1000, 100), spacing("x1.05"))
+    evaluations = Evaluations.of(Horizon(BatchPlan(32), 1000, 100), spacing("x1.05"))
     steps = [step for step in range(1, 5000) if evaluations.due(step)]
     assert steps[:41] == [*range(1, 41), 42]
     shares = np.divide(steps[41:], steps[40:-1])
@@ -72,7 +72,7 @@ def test_evaluations_that_grow_resolve_every_time_to_a_share_of_it():
     assert shares.min() > 1.02
     assert [evaluations.from_step(step) for step in (0, 1, 40, 41, 42)] == [0, 1, 40, 42, 42]
     # Another one, asked in another order, has the same steps.
-    other = Evaluations(Horizon(BatchPlan(32), 1000, 100), Growth(1.05))
+    other = Evaluations.of(Horizon(BatchPlan(32), 1000, 100), Growth(1.05))
     assert other.from_step(4000) == next(step for step in steps if step >= 4000)
     assert other.due(41) is False
 

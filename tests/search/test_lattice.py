@@ -67,7 +67,7 @@ def test_only_what_is_asked_for_is_composed(monkeypatch):
     assert lattice.grids[0].size == 10**6
     made = []
     resolve = expand.configuration.resolve
-    monkeypatch.setattr(expand.configuration, "resolve", lambda config: made.append(1) or resolve(config))
+    monkeypatch.setattr(expand.configuration, "resolve", lambda *given: made.append(1) or resolve(*given))
     assert lattice.cell(Pick({"seed": "999", "batch": "777"})).config["batch"] == 777
     assert len(made) == 1
 
@@ -138,3 +138,18 @@ def test_geometric_lists_equal_ratios():
 def test_geometric_that_lists_nothing_is_refused(arguments):
     with pytest.raises(UserError, match=r"accepted: geometric\(LOW,HIGH,N\)"):
         with_geometric([f"x=geometric({arguments})"])
+
+
+def test_a_grid_without_a_selected_word_has_no_part():
+    """The words of an experiment that hold in a whole grid, without being an axis of it."""
+    whole = compose_again(["experiment=generalization_gap", "scale=smoke", "search=random"])
+    some = compose_again(["experiment=generalization_gap", "scale=smoke", "search=random", "optimizer=kfac"])
+    kept = {grid.name for grid in some.grids}
+    assert kept < {grid.name for grid in whole.grids}
+    assert {cell.config["optimizer"]["name"] for cell in some.samples} == {"kfac"}
+
+
+def test_a_selected_word_that_no_grid_has_is_refused_with_those_that_exist():
+    for word in ("optimizer=asgd", "optimizer=asgd,sgd"):
+        with pytest.raises(UserError, match=r"optimizer=asgd: no grid .* accepted: sgd, momentum, adam, lamb, kfac, sam, lars"):
+            compose_again(["experiment=generalization_gap", "scale=smoke", "search=random", word])

@@ -135,7 +135,11 @@ def _choose(search: Search, trials: np.ndarray, seeds: np.ndarray) -> np.ndarray
         seen = (seeds[several, None, :] > 0) & ~np.isnan(scores)
         worst = np.where(seen, scores, math.inf).min(2)
         worst = np.where(chosen[several], worst, -math.inf)
-        chosen[several] &= worst == worst.max(1, keepdims=True)
+        least_bad = worst.max(1, keepdims=True)
+        finite = np.where(np.isfinite(least_bad), least_bad, 0.0)
+        chosen[several] &= (worst == least_bad) | (worst >= finite - _ROUNDING * np.abs(finite)) & np.isfinite(
+            least_bad
+        )
     return chosen
 
 

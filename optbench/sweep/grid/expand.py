@@ -147,6 +147,11 @@ class CellMaker:
             return Cell(overrides, configuration.apart(config), composed, configuration.run_id(config, shared))
 
     @property
+    def is_empty(self) -> bool:
+        """True if a key has no value that is selected."""
+        return not all(factor.words for factor in self.factors)
+
+    @property
     def is_restricted(self) -> bool:
         """True if conditions or selected words may leave out cells."""
         return bool(self._conditions) or self.selection.is_given

@@ -118,15 +118,21 @@ def _lattice(
     scale: str | None,
 ) -> Lattice:
     typed, swept = intervals(arguments)
-    parts = []
-    for name, own in grids.items():
-        with naming(name):
-            listed, ranges = intervals(words_of(own))
-            rest = {word.partition("=")[0]: own[word.partition("=")[0]] for word in listed}
-            maker = CellMaker(config_loader, typed, rest, exclude, master, selection)
-        parts.append(Part(name, rest, maker, {**ranges, **swept}))
-    lattice = Lattice(config_loader, parts, typed, exclude, master, scale)
-    selection.check([cell.asked for cell in lattice.samples], lambda: ())
+
+    def lattice_of(chosen: Selection) -> Lattice:
+        parts = []
+        for name, own in grids.items():
+            with naming(name):
+                listed, ranges = intervals(words_of(own))
+                rest = {word.partition("=")[0]: own[word.partition("=")[0]] for word in listed}
+                maker = CellMaker(config_loader, typed, rest, exclude, master, chosen)
+            if not maker.is_empty:
+                parts.append(Part(name, rest, maker, {**ranges, **swept}))
+        return Lattice(config_loader, parts, typed, exclude, master, scale)
+
+    lattice = lattice_of(selection)
+    samples = lattice.samples if lattice.grids or not selection.is_given else []
+    selection.check([cell.asked for cell in samples], lambda: (cell.asked for cell in lattice_of(Selection()).samples))
     return lattice
 
 
