@@ -33,7 +33,7 @@ chromium:  ## install Chromium for the tests that look at pages in it (Debian, a
 	which chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium)
 
 test: data  ## the test suite; tests that need Slurm are skipped where it is not installed
-	$(BIN)/python -m pytest -q -n auto --dist loadgroup -m 'not exhaustive'
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup -m 'not exhaustive' --durations=100 --durations-min=5
 
 test-all: data  ## with the tests that repeat others at greater length: two hundred kills, more variants of a crash
 	$(BIN)/python -m pytest -q -n auto --dist loadgroup

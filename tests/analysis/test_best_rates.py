@@ -8,7 +8,14 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from optbench.analysis.laws.best_rates import best_rates, difference_of_searches, interval_of, paired_difference
+from optbench.analysis.laws.best_rates import (
+    BestRate,
+    Draws,
+    best_rates,
+    difference_of_searches,
+    interval_of,
+    paired_difference,
+)
 from optbench.analysis.study import Study
 from optbench.store import RunLock
 from optbench.sweep.search import reading
@@ -143,3 +150,14 @@ def test_the_part_that_a_search_trained_is_as_it_is_and_the_rest_is_drawn(search
     interval = difference_of_searches(small.searched("test_accuracy"), large.searched("test_accuracy"), small.stretch)
     assert interval.low <= 0.1 <= interval.high
     assert interval.estimate == pytest.approx(0.1, abs=1e-6)
+
+
+def test_a_rate_that_diverges_in_a_draw_has_the_price_that_it_has_for_the_search():
+    """By hand: the second rate has 0.4 in nine draws and diverges in one, at 4 times the first loss or the worst mean."""
+    tables = np.array([[[0.9, 0.4]] * 9 + [[0.9, math.inf]]])[0]
+    draws = Draws(tables, tables)
+    frame_ = frame([[0.9, 0.4]], [[0.5, 0.5]])
+    # (9 x 0.4 + 4 x 1) / 10 = 0.76 < 0.9, and (9 x 0.4 + 4 x 2.3) / 10 = 1.28 > 0.9.
+    for first, expected in ((1.0, 1), (2.3, 0), (math.nan, 1)):
+        best = BestRate({}, np.array([0.1, 0.2]), draws, {}, frame_, first=first)
+        assert best.chosen == expected, first

@@ -25,7 +25,7 @@ from optbench.analysis.laws.loss_curves import LossCurves, of_grid
 from optbench.analysis.statistics.intervals import Interval, interval_of_draws, student
 from optbench.analysis.study import Study
 from optbench.store.measured import higher_is_better
-from optbench.sweep.search.adaptive.answers import Tables
+from optbench.sweep.search.adaptive.answers import Tables, expected_losses
 from optbench.sweep.search.adaptive.lattice import LEAST_ERROR, Outcomes
 from optbench.sweep.search.adaptive.method import Adaptive
 from optbench.sweep.search.adaptive.state import STRETCH
@@ -51,7 +51,8 @@ class BestRate:
 
     key: its values by name. rates (U,): ascending. choosing: the validation losses (or errors) by which the rate is chosen.
     draws: of each result; the error 1 - accuracy stands for an accuracy. runs: those of all rates that have ended, with the
-    column "rate". stretch: the factor by which arms of intervals are longer than the quantiles of the draws.
+    column "rate". stretch: the factor by which arms of intervals are longer than the quantiles of the draws. first: the loss
+    before training, NaN if unknown.
     """
 
     key: Mapping[str, object]
@@ -60,14 +61,12 @@ class BestRate:
     draws: Mapping[str, Draws]
     runs: pd.DataFrame
     stretch: float = 1.0
+    first: float = math.nan
 
     @cached_property
     def chosen(self) -> int:
-        """The index of the chosen rate: the least expected validation loss, a diverged draw as four times the worst one."""
-        tables = self.choosing.tables
-        worst = np.max(tables, initial=0.0, where=np.isfinite(tables))
-        expected = np.where(np.isnan(tables), math.inf, np.minimum(tables, 4 * worst)).mean(0)
-        return int(np.argmin(expected))
+        """The index of the chosen rate: that of the least expected validation loss, as a search chooses it."""
+        return int(np.argmin(expected_losses(self.choosing.tables, self.first)))
 
     @property
     def rate(self) -> float:
@@ -220,7 +219,7 @@ def _of_search(
     for metric in metrics:
         tables = memory[number, metric]
         draws[metric] = Draws(tables.means[:, condition], tables.resampled_means[:, condition])
-    return BestRate(key, outcomes_.search.rates, draws[validation], draws, own, STRETCH)
+    return BestRate(key, outcomes_.search.rates, draws[validation], draws, own, STRETCH, outcomes_.first)
 
 
 def _entered(outcomes_: Outcomes, runs: pd.DataFrame, places: Places, number: int, metric: str) -> Outcomes:

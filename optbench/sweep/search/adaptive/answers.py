@@ -153,8 +153,7 @@ def answer(tables: Tables, outcomes: Outcomes, stretch: float = 1.0, level: floa
     exponent = interval_of_draws(tables.slopes, slopes, stretch, level)
     means = tables.means
     known = ~np.isnan(means[0])
-    price = _PRICE_OF_DIVERGENCE * (outcomes.first if math.isfinite(outcomes.first) else _worst(tables.losses))
-    expected = np.where(known, np.minimum(means, price).mean(0), math.inf)
+    expected = expected_losses(means, outcomes.first)
     rows = []
     for b, condition in enumerate(search.conditions):
         inner = interval_of_draws(tables.rates[:, b], rates[:, b], stretch, level)
@@ -175,9 +174,15 @@ def answer(tables: Tables, outcomes: Outcomes, stretch: float = 1.0, level: floa
     return Law(exponent, tuple(rows))
 
 
-def _worst(losses: np.ndarray) -> float:
-    finite = losses[np.isfinite(losses)]
-    return float(finite.max()) if len(finite) else 1.0
+def expected_losses(means: np.ndarray, first: float) -> np.ndarray:
+    """The expectation of mean losses (M, ...) over M tables, by which a rate is chosen; infinity where there is no cell.
+
+    A table in which a seed diverged counts as a fixed price, ``_PRICE_OF_DIVERGENCE`` times the loss before training (first), or
+    times the worst finite one of all where that is unknown (NaN).
+    """
+    reference = first if math.isfinite(first) else float(np.max(means, initial=0.0, where=np.isfinite(means)))
+    found: np.ndarray = np.minimum(means, _PRICE_OF_DIVERGENCE * reference).mean(0)
+    return np.where(np.isnan(found), math.inf, found)
 
 
 def _second(means: np.ndarray, known: np.ndarray) -> tuple[int, float]:
