@@ -29,6 +29,7 @@ class Findings:
     charts: the figures, in the order of the page; each has its own name.
     tables: data frames by name; the name is also that of its files, and gives the words of its heading ("best_trials").
     notes: plain statements of one or more sentences, such as claims that the data do not support, or contradictions to the paper.
+    is_general: they are those of any sweep, so that the answer of a search comes first on the page.
     scripts: the scripts that measured the runs after the sweep, in the order of their use: "experiments/landscape/between.py".
     """
 
@@ -39,6 +40,7 @@ class Findings:
     notes: Sequence[str] = ()
     scripts: Sequence[str] = ()
     claims: Sequence[Claim] = ()
+    is_general: bool = False
 
     def __post_init__(self) -> None:
         names = [chart.name for chart in self.charts]

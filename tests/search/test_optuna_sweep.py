@@ -1,7 +1,10 @@
 """search=optuna in a real sweep: composed cells, the record, pauses; runs are ended without training."""
 
+import re
+
 import pytest
 
+from optbench.analysis.report import study_page
 from optbench.analysis.report.overview import overview
 from optbench.analysis.study import Study
 from optbench.store import RunLock
@@ -113,3 +116,26 @@ def test_a_run_that_goes_on_shows_its_evaluations_up_to_its_last_pause(tmp_path)
         train(plan.directory(first.run_id), 20)  # which changes nothing as long as it is hidden
     assert search.seen(record)[0].state == "paused"
     assert len(search.seen(record)[0].evaluations) == 2
+
+
+def test_the_page_of_a_search_begins_with_its_answer_about_its_goal(tmp_path):
+    """The settings are compared by the validation loss that was searched, and the result of the best is a test accuracy."""
+    plan = start(tmp_path, WORDS, choice={**CHOICE, "goal": "validation_loss"})
+    plan.extend([], {**plan.information(), "axes": {}})
+    picks = play(plan)
+    study = Study(plan)
+    runs = study.runs
+    losses = runs.set_index("run_id")["validation_loss"]
+    # The accuracies are in the opposite order, so that they would choose the worst run by the loss.
+    ranks = runs["validation_loss"].rank()
+    study.runs = runs.assign(validation_accuracy=ranks / 10, test_accuracy=1 - ranks / 10)
+    findings = overview(study)
+    best = {run_id: cell for _, cell, run_id in picks}[losses.idxmin()]
+    rate = float(best["optimizer.learning_rate"])
+    assert findings.answer.startswith(
+        f"By validation loss the best of 5 settings is optimizer.learning rate {rate:.4g}, "
+    )
+    assert "test accuracy 90.00 %" in findings.answer
+    text = study_page.write(study, findings, tmp_path / "page").read_text()
+    shown = re.search(r'<p class="answer">(.*?)</p>', text, re.DOTALL).group(1)
+    assert re.match(r"\s*5 runs, .* of 5 trials ended; best: ", shown)

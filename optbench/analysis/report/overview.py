@@ -38,12 +38,13 @@ _GREY_LOOK = 3
 def overview(study: Study) -> Findings:
     """The best setting of every cell by validation, with its test result, its spread over seeds, and the diverged runs.
 
-    A cell is a point of the grid without seed, trial and learning rate, which vary within the cell.
+    A cell is a point of the grid without seed, trial and learning rate, which vary within the cell. The settings of a search are
+    compared by the result that it searched.
     """
     runs = study.runs
     question = f"What came out of the sweep {study.plan.name}?"
     ended = runs[runs["status"].isin(["done", "diverged"])]
-    metric = _metric(ended)
+    metric = _metric(ended, searched_by(study.information))
     if metric is None:
         return Findings(question, "No run has come to a result yet.")
     by, settings = _axes(runs, [*_TRIED, *_drawn(study)])
@@ -57,7 +58,8 @@ def overview(study: Study) -> Findings:
     runs = once
     results = [name for name in RESULTS if name in ended and ended[name].notna().any()]
     best = select(runs, by, metric, results, settings)
-    result = metric.replace("validation", "test") if metric.replace("validation", "test") in results else metric
+    reported = ("test_accuracy", metric.replace("validation", "test")) if metric.startswith("validation") else ()
+    result = next((name for name in reported if name in results), metric)
     table = best[[column for column in best if not best[column].isna().all() and column not in ("edges", "tied")]]
     charts = [_chart(best, by, result)] if by and result in best else []
     charts += _axis_charts(runs, by, settings, metric, result, drawn=_against(best, by) if by else None)
@@ -65,7 +67,8 @@ def overview(study: Study) -> Findings:
     charts += _curves(study, chosen, metric)
     tables = {"best_settings": table, "best_hyperparameters": _hyperparameters(runs, chosen, by)}
     kept = {name: frame for name, frame in tables.items() if len(frame)}
-    return Findings(question, _answer(runs, best, by, settings, metric, result), charts, kept, notes)
+    answer = _answer(runs, best, by, settings, metric, result)
+    return Findings(question, answer, charts, kept, notes, is_general=True)
 
 
 def _best_runs(
@@ -204,8 +207,10 @@ def _mixed(runs: pd.DataFrame, by: list[str]) -> list[str]:
     return []
 
 
-def _metric(ended: pd.DataFrame) -> str | None:
-    names = ("validation_accuracy", "validation_loss", "train_loss")
+def _metric(ended: pd.DataFrame, searched: Mapping[str, object] | None) -> str | None:
+    """The result by which settings are chosen: the goal of a search, or else that on validation, or else the training loss."""
+    goal = "validation_loss" if searched is None or searched.get("goal", "auto") == "auto" else str(searched["goal"])
+    names = ("validation_accuracy", "validation_loss", "train_loss") if searched is None else (goal, "train_loss")
     return next((name for name in names if name in ended and ended[name].notna().any()), None)
 
 
@@ -241,7 +246,8 @@ def _answer(
     values = outcomes(runs[chosen & (runs["status"] == "done")], result).to_numpy(float)
     values = values[np.isfinite(values)]
     where = _words(row.to_dict(), by or settings)
-    count, noun = (len(best), "cell") if by else (len(runs[settings].drop_duplicates()), "setting")
+    ended = runs["status"].isin(("done", "diverged"))
+    count, noun = (len(best), "cell") if by else (len(runs[ended][settings].drop_duplicates()), "setting")
     cells = f"{count} {noun}{'' if count == 1 else 's'}"
     words = f"By {metric.replace('_', ' ')} the best of {cells} is {where}: {result.replace('_', ' ')} "
     if len(values) < 2:

@@ -103,7 +103,7 @@ def _changed(runs: pd.DataFrame, group: str, name: str) -> list[str]:
 
 
 def _weights(runs: pd.DataFrame) -> list[str]:
-    counts = _values(runs, "parameters")
+    counts = [int(count) for count in _values(runs, "parameters")]  # floats where some runs have none yet
     if not counts:
         return []
     return [f"{counts[0]:,} weights" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,} weights"]

@@ -145,7 +145,8 @@ def page(study: Study, findings: Findings, folder: Path, found: Searched | None 
     code = CodeOfRuns(study)
     if mixture := code.mixture():
         made.paragraph(mixture, "banner")
-    made.paragraph(findings.answer, "answer")
+    searched = f"{found.sentence} " if found is not None and findings.is_general else ""
+    made.paragraph(searched + findings.answer, "answer")
     made.paragraph(stands_on(study), "small")
     if findings.claims:
         made.heading("Claims")
