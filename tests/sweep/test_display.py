@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from optbench.sweep.status.display import SweepDisplay, clock
-from optbench.sweep.worker.events import Ready, Refused, RunEnded, RunStarted, WorkerCrashed
+from optbench.sweep.worker.events import Ready, Refused, RunEnded, RunStarted, Searched, WorkerCrashed
 
 DONE, DIVERGED, FAILED, PREEMPTED = "done", "diverged", "failed", "preempted"
 
@@ -78,6 +78,17 @@ def test_lines_where_there_is_no_terminal(now):
         "[4/5] adam-3: failed, 2.0 s: RuntimeError: [the] cable is loose " + 80 * "x",
         "adam-4: preempted, 9.0 s: stopped by SIGTERM at step 3",
     ]
+
+
+def test_a_continued_search_has_a_number_of_runs_once_it_says_so(now):
+    display = display_on(terminal=False, total=0)
+    with display:
+        end(display, 0, "a", DONE, seconds=1.0)
+        display.report(Searched(chosen=12, ended=9, answer="12 runs", worker=0))
+        end(display, 0, "b", DONE, seconds=1.0)
+    first, *_, last = output(display).splitlines()
+    assert first == "a: done, 1.0 s"
+    assert last == "[10/12] b: done, 1.0 s"
 
 
 def test_a_death_is_told_and_counts_once(now):

@@ -111,7 +111,9 @@ class SweepDisplay:
             self._problems[run] += "; done at another attempt"
         if self.lines:
             took = f", {seconds:.1f} s" if seconds is not None else ""
-            place = f"[{self._finished}/{self.total}] " if state in _FINISHED else ""
+            # A search that is continued has not said yet how many runs it has.
+            known = state in _FINISHED and self._finished <= self.total
+            place = f"[{self._finished}/{self.total}] " if known else ""
             self._print(f"{place}{run}: {state}{took}" + (f": {why}" if why else ""))
 
     def _follow(self, event: Searched) -> None:
