@@ -1,7 +1,5 @@
 """Pages are built again from what lies beside their tables, and no text on them is taken for HTML."""
 
-import base64
-import gzip
 import json
 import re
 import shutil
@@ -18,13 +16,13 @@ from optbench.analysis.report import run_table, study_page
 from optbench.analysis.report.page import Page
 from optbench.analysis.study import Study
 from optbench.config import title
+from tests.analysis.packed_text import unpacked
 
 HOSTILE = "</script><img src=x onerror='alert(1)'> & \"quoted\" {{ 7 * 7 }}"
 
 
 def data_of(text):
-    content = re.search(r'<script type="text/plain" id="data">(.*?)</script>', text, re.DOTALL)[1]
-    return json.loads(gzip.decompress(base64.b64decode(content)))
+    return json.loads(unpacked(text, "data"))
 
 
 @pytest.fixture

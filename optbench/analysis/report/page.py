@@ -6,8 +6,6 @@ than half of their size, and the browser unpacks them after it has shown the tex
 A page is a list of blocks, which are plain data; page.html.j2 and blocks.html.j2 convert them to HTML and escape all text.
 """
 
-import base64
-import gzip
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +19,7 @@ from urllib.parse import unquote
 from optbench.analysis.charts.chart import Chart
 from optbench.analysis.claims import ESTIMANDS
 from optbench.analysis.names import is_of_methods, method
+from optbench.analysis.report import packing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -143,9 +142,11 @@ class Page:
                 for wide, narrow in drawn
             ]
         if data:
-            packed["data"] = _packed(json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":")))
+            packed["data"] = packing.packed(
+                json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+            )
         if "figures" in data or "curves" in data:
-            packed["plotly"] = _packed(_plotly())
+            packed["plotly"] = packing.packed(_plotly())
         halves = _halves(self.blocks, self.charts)
         figures = [
             {"chart": chart, "heights": _heights(*sizes), "half": number in halves}
@@ -241,12 +242,6 @@ def _templates() -> "Environment":
     # The page's own style and programs; all other text is escaped.
     made.globals["own"] = lambda name: Markup((folder / name).read_text(encoding="utf-8"))
     return made
-
-
-def _packed(text: str) -> str:
-    """``text``, compressed, for an element of the page. It cannot end the element: base64 has no angle bracket."""
-    # Without the time of writing, so that equal data give equal files.
-    return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
 
 
 def _plotly() -> str:
