@@ -162,6 +162,13 @@ def test_looks_can_be_chosen():
     assert chart(first, second).looks() == {"a": look(1), "b": look(0)}
 
 
+def test_a_marker_beside_a_colour():
+    one, two = (Series(label=label, x=[1], y=[1], look=2, marker=marker) for label, marker in (("a", 0), ("b", 1)))
+    looks = in_one_style([chart(one, two)])[0].looks()
+    assert looks["a"].colour == looks["b"].colour == look(2).colour
+    assert [(looks[label].marker, looks[label].symbol) for label in "ab"] == [("o", "circle"), ("s", "square")]
+
+
 def test_a_label_has_one_look_on_all_charts_of_a_page():
     """Also where it stands at another place among others, or alone."""
     charts = [
