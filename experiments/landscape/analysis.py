@@ -165,7 +165,7 @@ def _order_notes(ratios: pd.DataFrame, minima: Minima) -> list[str]:
         row = of_condition(ratios, "train_loss", MATCHED, decay, minima.rate)
         if row is not None and not equally_deep(ratios, decay, minima.rate):
             notes.append(
-                f"At weight decay {decay:g} the train losses that were to be equal have the ratio {_ratio(row):.2f}, which is not "
+                f"At weight decay {decay:g} the train losses that were to be equal have the ratio {_ratio(row):.2f}, not "
                 f"known to lie within a factor of {DEEP:g}: nothing is claimed of these minima."
             )
     return [*notes, *_preconditions(ratios, minima)]
@@ -179,7 +179,7 @@ def _preconditions(ratios: pd.DataFrame, minima: Minima) -> list[str]:
         unmet = [f"{row['weight_decay']:g}" for _, row in norms.iterrows() if not meets_condition(row)]
         if unmet:
             notes.append(
-                f"At {protocol} the condition of the paper's reversal, larger small-batch weights without weight decay and smaller "
-                f"ones with it, is not met at weight decay {_listed(unmet)}."
+                f"At {protocol} the condition of the paper's reversal, larger small-batch weights without weight decay and "
+                f"smaller ones with it, is not met at weight decay {_listed(unmet)}."
             )
     return notes

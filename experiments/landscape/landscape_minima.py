@@ -84,14 +84,20 @@ def protocol_of(runs: pd.DataFrame) -> pd.Series:
     return runs[_STOPS].map({True: MATCHED, False: EPOCHS})
 
 
+def at_target(runs: pd.DataFrame) -> pd.Series:
+    """True for the runs that reached the target."""
+    found = runs["steps_to_target"] if "steps_to_target" in runs else pd.Series(math.nan, index=runs.index)
+    return found.notna()
+
+
 def ended(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs that are done, with the columns of their place, and reached: False if a target was not reached that ends them."""
-    placed = runs.assign(
-        protocol=protocol_of(runs), weight_decay=runs[_DECAY].astype(float), learning_rate=runs[_RATE].astype(float)
+    done = runs[runs["state"] == "done"]
+    placed = done.assign(
+        protocol=protocol_of(done), weight_decay=done[_DECAY].astype(float), learning_rate=done[_RATE].astype(float)
     )
     single = seeds_only(placed, ["protocol", "weight_decay", "learning_rate", "batch"])
-    done = single[single["state"] == "done"]
-    return done.assign(reached=(done["protocol"] == EPOCHS) | done["steps_to_target"].notna())
+    return single.assign(reached=(single["protocol"] == EPOCHS) | at_target(single))
 
 
 def pairs(runs: pd.DataFrame) -> "dict[Pair, tuple[str, str]]":

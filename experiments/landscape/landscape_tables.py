@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from landscape_minima import COMPARED, EPOCHS, LINE, MATCHED, MEASURES, OUTCOMES, Minima, protocol_of
+from landscape_minima import COMPARED, EPOCHS, LINE, MATCHED, MEASURES, OUTCOMES, Minima, at_target, protocol_of
 
 from optbench.analysis.laws.minima import ratios
 from optbench.analysis.statistics.inclusion import holm
@@ -32,7 +32,7 @@ def settings(runs: pd.DataFrame) -> pd.DataFrame:
     over = runs[runs["state"].isin(["done", "diverged"])]
     rows = []
     for key, here in over.assign(protocol=protocol_of(over)).groupby(["protocol", *cells]):
-        reached = here[(here["state"] == "done") & here["steps_to_target"].notna()]
+        reached = here[(here["state"] == "done") & at_target(here)]
         share = clopper_pearson(len(reached), len(here))
         row = dict(zip(["protocol", *SETTING], key, strict=True))
         row |= {"runs": len(here), "diverged": int((here["state"] == "diverged").sum()), "reached": len(reached)}
