@@ -32,7 +32,7 @@ MEASURES = {
 OUTCOMES = {"test_loss": "test loss", "test_error": "test error"}
 #: What is compared between two batch sizes: also the rise along the line between them, which a single minimum has not.
 COMPARED = {**OUTCOMES, **MEASURES, LINE: f"rise {SHARE:.0%} of the way along the line between the minima"}
-_DECAY, _RATE = "cell.optimizer.weight_decay", "cell.optimizer.learning_rate"
+DECAY, RATE = "config.optimizer.weight_decay", "config.optimizer.learning_rate"
 _STOPS = "config.budget.stop_at_target"
 
 
@@ -94,7 +94,7 @@ def ended(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs that are done, with the columns of their place, and reached: False if a target was not reached that ends them."""
     done = runs[runs["state"] == "done"]
     placed = done.assign(
-        protocol=protocol_of(done), weight_decay=done[_DECAY].astype(float), learning_rate=done[_RATE].astype(float)
+        protocol=protocol_of(done), weight_decay=done[DECAY].astype(float), learning_rate=done[RATE].astype(float)
     )
     single = seeds_only(placed, ["protocol", "weight_decay", "learning_rate", "batch"])
     return single.assign(reached=(single["protocol"] == EPOCHS) | at_target(single))

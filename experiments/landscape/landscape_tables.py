@@ -5,11 +5,23 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from landscape_minima import COMPARED, EPOCHS, LINE, MATCHED, MEASURES, OUTCOMES, Minima, at_target, protocol_of
+from landscape_minima import (
+    COMPARED,
+    DECAY,
+    EPOCHS,
+    LINE,
+    MATCHED,
+    MEASURES,
+    OUTCOMES,
+    RATE,
+    Minima,
+    at_target,
+    protocol_of,
+)
 
 from optbench.analysis.laws.minima import ratios
 from optbench.analysis.statistics.inclusion import holm
-from optbench.analysis.statistics.intervals import bootstrap_fit, student
+from optbench.analysis.statistics.intervals import student
 from optbench.analysis.statistics.rank_correlation import rank_correlation
 from optbench.analysis.statistics.shares import clopper_pearson
 
@@ -28,10 +40,9 @@ def settings(runs: pd.DataFrame) -> pd.DataFrame:
 
     runs: of the study. The means are over the runs that are done and, at equal train loss, reached the target.
     """
-    cells = ["cell.optimizer.weight_decay", "cell.optimizer.learning_rate", "batch"]
     over = runs[runs["state"].isin(["done", "diverged"])]
     rows = []
-    for key, here in over.assign(protocol=protocol_of(over)).groupby(["protocol", *cells]):
+    for key, here in over.assign(protocol=protocol_of(over)).groupby(["protocol", DECAY, RATE, "batch"]):
         reached = here[(here["state"] == "done") & at_target(here)]
         share = clopper_pearson(len(reached), len(here))
         row = dict(zip(["protocol", *SETTING], key, strict=True))
@@ -75,7 +86,7 @@ def depth(minima: Minima) -> pd.DataFrame:
 
     At the common learning rate, over the seeds that have all four minima. at_epochs, at_loss: the geometric means of the factors.
     removed, low, high: their ratio, with Student's interval, paired by seed. share, share_low, share_high: 1 - log(at_loss) /
-    log(at_epochs), with a percentile interval of resampled seeds; NaN if the interval of the factor at equal epochs holds 1.
+    log(at_epochs), with `fieller`'s interval; NaN if Student's interval of the factor at equal epochs holds 1.
     """
     rows = []
     table = minima.table[minima.table["reached"] & (minima.table["learning_rate"] == minima.rate)]
@@ -97,20 +108,32 @@ def depth(minima: Minima) -> pd.DataFrame:
 def _depth(logs: np.ndarray) -> dict[str, float]:
     """From the logarithms (seeds, 2) of the factors at equal epochs and at equal train loss."""
     at_epochs, at_loss = np.exp(logs.mean(axis=0))
-    removed, first = student(logs[:, 0] - logs[:, 1]), student(logs[:, 0])
+    removed = student(logs[:, 0] - logs[:, 1])
     row = {"at_epochs": at_epochs, "at_loss": at_loss, "removed": math.exp(removed.estimate)}
     row |= {"low": math.exp(removed.low), "high": math.exp(removed.high)}
-    share, share_low, share_high = math.nan, math.nan, math.nan
-    if first.low > 0 or first.high < 0:
-        (found,) = bootstrap_fit(lambda strata: [_share(strata[0])], [logs])
-        share, share_low, share_high = found.estimate, found.low, found.high
-    row |= {"share": share, "share_low": share_low, "share_high": share_high}
-    return row | {"seeds": len(logs)}
+    low, high = fieller(logs[:, 1], logs[:, 0])
+    share = math.nan if math.isnan(low) else 1 - float(logs[:, 1].mean() / logs[:, 0].mean())
+    return row | {"share": share, "share_low": 1 - high, "share_high": 1 - low, "seeds": len(logs)}
 
 
-def _share(logs: np.ndarray) -> float:
-    at_epochs, at_loss = logs.mean(axis=0)
-    return float(1 - at_loss / at_epochs)
+def fieller(above: np.ndarray, below: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """The interval of the ratio of two means, of pairs: the r at which a t-test accepts that above - r below has mean 0.
+
+    NaN if it is not bounded, because the mean of ``below`` may be 0. Source: Fieller 1954.
+    """
+    n = len(above)
+    if n < 2:
+        return math.nan, math.nan
+    from scipy.special import stdtrit
+
+    means = np.array([above.mean(), below.mean()])
+    a, b, c = (np.outer(means, means) - stdtrit(n - 1, (1 + level) / 2) ** 2 * np.cov(above, below) / n)[
+        [1, 0, 0], [1, 1, 0]
+    ]
+    if a <= 0:
+        return math.nan, math.nan
+    width = math.sqrt(max(b**2 - a * c, 0.0))
+    return float((b - width) / a), float((b + width) / a)
 
 
 def correlations(minima: Minima) -> pd.DataFrame:

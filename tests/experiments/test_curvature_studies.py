@@ -280,7 +280,7 @@ def test_analysis_of_slices_compares_with_the_formula():
     [
         ("batch_hessian", "maximal_learning_rates", ["critical_batches", "maximal_learning_rates"]),
         ("hessian_directions", "slices", ["points", "slices"]),
-        ("landscape", "between", ["settings", "differences", "correlations", "minima"]),
+        ("landscape", "between", ["settings", "differences", "depth", "correlations", "minima"]),
         ("generalization_gap", "sharpness", ["sharpness", "large_over_small_sharpness"]),
     ],
 )

@@ -38,7 +38,7 @@ def row(protocol, decay, rate, batch, seed, **changes):
     """A run; the weights of the large batch are the smaller ones without weight decay, and the larger ones with it."""
     norm = {(0.0, 64): 20.0, (0.0, 1024): 10.0, (1e-3, 64): 5.0, (1e-3, 1024): 8.0}[decay, batch]
     run = {"run_id": f"{protocol}-{decay}-{rate}-{batch}-{seed}", "seed": seed, "batch": batch, "state": "done"}
-    run |= {"cell.optimizer.weight_decay": decay, "cell.optimizer.learning_rate": rate, "optimizer": "nesterov"}
+    run |= {"config.optimizer.weight_decay": decay, "config.optimizer.learning_rate": rate, "optimizer": "nesterov"}
     run |= {"config.budget.stop_at_target": protocol == "matched", "steps_to_target": 100.0, "steps": 100}
     run |= {"test_accuracy": 0.9 - 1e-3 * seed, "test_loss": 0.4 + 0.01 * seed, "train_loss": 0.1 * (1 + 1e-3 * seed)}
     run |= {"sharpness_adaptive": 1.0, "sharpness_sam": 1.0, "sharpness_keskar": 2.0, "eigenvalues_top": 3.0}
@@ -117,6 +117,12 @@ def test_depth_is_the_share_of_the_logarithm_that_is_gone_at_equal_train_loss():
     # log 16 at equal epochs, log 4 at equal train loss, and 0.015 for the seeds in both.
     assert one["share"] == pytest.approx(1 - (np.log(4) + 0.015) / (np.log(16) + 0.015))
     assert one["share_low"] <= one["share"] <= one["share_high"]
+    bounds = module("landscape_tables").fieller(np.array([1.0, 2.0, 4.0, 3.0]), np.array([5.0, 6.0, 6.0, 8.0]))
+    for bound in bounds:
+        assert stats.ttest_1samp(
+            [1 - 5 * bound, 2 - 6 * bound, 4 - 6 * bound, 3 - 8 * bound], 0
+        ).pvalue == pytest.approx(0.05)
+    assert bounds[0] < 2.5 / 6.25 < bounds[1]
     # Where there is no factor at equal epochs, no share of it is told.
     assert np.isnan(of_measure(plain().tables["depth"], "sam")["share"])
 
@@ -159,7 +165,7 @@ def test_the_reversal_needs_both_orders(by):
 @pytest.mark.parametrize("decay", DECAYS)
 def test_without_its_precondition_the_reversal_is_not_tested(decay):
     def same_norm(run):
-        return {"displacement_weight_norm": 7.0} if run["cell.optimizer.weight_decay"] == decay else {}
+        return {"displacement_weight_norm": 7.0} if run["config.optimizer.weight_decay"] == decay else {}
 
     found = findings(steep=flipped, change=same_norm)
     start = "Along the line" if decay == 0 else "With weight decay the small"
@@ -182,7 +188,7 @@ def test_settings_are_the_units_of_a_correlation_with_either_result(monkeypatch)
     """Two of eight settings are steep; these alone have a larger test loss, and the test error is the same for all."""
 
     def change(run):
-        steep = run["batch"] == 1024 and run["cell.optimizer.weight_decay"] == 0
+        steep = run["batch"] == 1024 and run["config.optimizer.weight_decay"] == 0
         return {"test_loss": 0.5 + 0.1 * steep, "test_accuracy": 0.9}
 
     monkeypatch.setattr(module("landscape_tables"), "REPETITIONS", 2000)
