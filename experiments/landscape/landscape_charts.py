@@ -71,7 +71,7 @@ def _factors(differences: pd.DataFrame, rate: float) -> Chart:
         y_label="Large over small batch",
         log_y=True,
         share_y=False,
-        columns=3,
+        columns=2,
         series=series,
         references=[Reference(1.0)],
     )

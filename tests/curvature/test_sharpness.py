@@ -131,7 +131,7 @@ def test_relative_sharpness_is_invariant_under_rescaling_and_absolute_is_not(per
 
 def test_a_weight_before_batch_norm_has_no_scale_for_the_relative_sharpness_and_one_for_curvature():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 5, bias=False), nn.BatchNorm1d(5, eps=0, momentum=1), nn.ReLU(), nn.Linear(5, 3))
+    model = nn.Sequential(nn.Linear(6, 5, bias=False), nn.BatchNorm1d(5, eps=1e-12, momentum=1), nn.ReLU(), nn.Linear(5, 3))
     inputs, targets = torch.randn(40, 6, dtype=torch.float64), torch.randint(0, 3, (40,))
     relative, absolute, tops = [], [], []
     for factor in (1.0, 4.0):
@@ -150,9 +150,9 @@ def test_a_weight_before_batch_norm_has_no_scale_for_the_relative_sharpness_and_
         hessian = torch.stack([objective.hvp([column])[0].flatten() for column in identity])
         tops.append(float(torch.linalg.eigvalsh(hessian)[-1]))
     assert relative[0] > 1e-3
-    assert relative[1] == pytest.approx(relative[0], rel=1e-9)
+    assert relative[1] == pytest.approx(relative[0], rel=1e-6)
     assert absolute[1] < 0.5 * absolute[0]
-    assert tops[1] == pytest.approx(tops[0] / 16, rel=1e-9)
+    assert tops[1] == pytest.approx(tops[0] / 16, rel=1e-6)
 
 
 def test_the_scales_by_hand():
