@@ -22,8 +22,8 @@ class Displacement(Probe):
     since: the origin, "start" for the weights before the first step, which are computed again from the seed, or
     "first_measurement" for those at the first measurement of this probe, which are kept. distance: from the origin. moved:
     from the weights of the last measurement (at the first one, from the origin). path: the sum of all ``moved`` so far, a
-    lower bound of the length of the path. norm: of the weights. Arrays: layer_names and layer_distances (from the origin), one
-    entry for each parameter.
+    lower bound of the length of the path. norm: of all parameters; weight_norm: of those with two or more axes, without biases
+    and the scales of batch norm. Arrays: layer_names and layer_distances (from the origin), one entry for each parameter.
     """
 
     at = "training"
@@ -44,11 +44,13 @@ class Displacement(Probe):
         moved = math.hypot(*_distances(now, last))
         self._path += moved
         self._last = [tensor.cpu().clone() for tensor in now]
+        norms = [float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) for tensor in now]
         values = {
             "distance": math.hypot(*layers),
             "moved": moved,
             "path": self._path,
-            "norm": math.hypot(*(float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) for tensor in now)),
+            "norm": math.hypot(*norms),
+            "weight_norm": math.hypot(*(norm for norm, tensor in zip(norms, now, strict=True) if tensor.ndim > 1)),
         }
         return Measurement(values, {"layer_names": np.array(context.layer_names), "layer_distances": np.array(layers)})
 

@@ -162,6 +162,28 @@ def test_looks_can_be_chosen():
     assert chart(first, second).looks() == {"a": look(1), "b": look(0)}
 
 
+def test_a_logarithmic_axis_of_less_than_a_decade_has_a_few_plain_ticks():
+    series = [
+        Series(label="a", x=[0.13, 0.18], y=[1, 2], panel="narrow"),
+        Series(label="a", x=[1, 1e3], y=[1, 2], panel="wide"),
+    ]
+    figure = Chart(name="a", title="A", log_x=True, x_labels={"narrow": "x", "wide": "x"}, series=series).matplotlib()
+    figure.draw_without_rendering()
+    narrow, wide = (
+        [text.get_text() for text in axes.get_xticklabels(which="both") if text.get_text()] for axes in figure.axes
+    )
+    assert 2 <= len(narrow) <= 6
+    assert all(float(text) for text in narrow)
+    assert any("10" in text for text in wide)
+
+
+def test_a_marker_beside_a_colour():
+    one, two = (Series(label=label, x=[1], y=[1], look=2, marker=marker) for label, marker in (("a", 0), ("b", 1)))
+    looks = in_one_style([chart(one, two)])[0].looks()
+    assert looks["a"].colour == looks["b"].colour == look(2).colour
+    assert [(looks[label].marker, looks[label].symbol) for label in "ab"] == [("o", "circle"), ("s", "square")]
+
+
 def test_a_label_has_one_look_on_all_charts_of_a_page():
     """Also where it stands at another place among others, or alone."""
     charts = [

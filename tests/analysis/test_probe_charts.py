@@ -15,6 +15,7 @@ from matplotlib.text import Text
 from optbench.analysis.charts import batch_hessian, landscape, over_training, paper, spectrum, styles, surface
 from optbench.analysis.charts.paper import save
 from optbench.analysis.charts.probe_files import chart_for
+from optbench.analysis.charts.records import from_record, to_record
 
 RANDOM = np.random.default_rng(0)
 STEPS = np.arange(0, 20001, 500)
@@ -310,6 +311,24 @@ def test_corners_that_are_not_finite_are_hatched_and_the_rest_is_coloured(tmp_pa
     assert colour[-height // 6 :, : width // 6].max() < 0.02
     assert np.ptp(inside[-height // 8, 20 : width // 6]) > 0.05
     assert np.mean(colour[: height // 6, : width // 6] > 0.02) > 0.8
+
+
+def test_planes_that_are_compared_have_one_scale_and_are_square():
+    scale = landscape.scale_of([SURFACE, np.where(SURFACE > 6, np.inf, 3 * SURFACE), [[np.nan]]])
+    finite = 3 * SURFACE[SURFACE <= 6]
+    assert scale == (min(SURFACE.min(), finite.min()), max(SURFACE.max(), finite.max()))
+    assert landscape.scale_of([np.full((2, 2), np.nan)]) is None
+    charts = [landscape.surface(X, Y, loss, scale=scale) for loss in (SURFACE, 3 * SURFACE)]
+    contours = [chart.plotly().data[0].contours for chart in charts]
+    assert contours[0] == contours[1]
+    assert 10 ** contours[0].start == pytest.approx(scale[0])
+    bars = [chart.matplotlib().axes[1].get_yticks().tolist() for chart in charts]
+    assert bars[0] == bars[1]
+    assert charts[0].matplotlib().axes[0].get_aspect() == 1
+    layout = charts[0].plotly().layout
+    assert (layout.yaxis.scaleanchor, layout.yaxis.constrain, layout.xaxis.constrain) == ("x", "domain", "domain")
+    again = from_record(json.loads(json.dumps(to_record(charts[0]))))
+    assert again.surface.range == scale
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -129,6 +129,32 @@ def test_relative_sharpness_is_invariant_under_rescaling_and_absolute_is_not(per
     assert abs(absolute[1] / absolute[0] - 1) > 0.1
 
 
+def test_a_weight_before_batch_norm_has_no_scale_for_the_relative_sharpness_and_one_for_curvature():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5, bias=False), nn.BatchNorm1d(5, eps=1e-12, momentum=1), nn.ReLU(), nn.Linear(5, 3))
+    inputs, targets = torch.randn(40, 6, dtype=torch.float64), torch.randint(0, 3, (40,))
+    relative, absolute, tops = [], [], []
+    for factor in (1.0, 4.0):
+        net = copy.deepcopy(model).double()
+        with torch.no_grad():
+            net[0].weight *= factor
+        net.train()(inputs)  # with momentum 1, one pass estimates the running statistics anew
+        net.eval()
+        net[1].requires_grad_(False)
+        net[3].requires_grad_(False)
+        objective = Objective(Network(net), F.cross_entropy, inputs, targets)
+        evaluate, weight = loss_and_gradient(objective), [net[0].weight]
+        relative.append(ball_sharpness(evaluate, weight, 0.3, 3, relative_scale(weight)).increase)
+        absolute.append(ball_sharpness(evaluate, weight, 0.3, 3).increase)
+        identity = torch.eye(30, dtype=torch.float64).reshape(30, 5, 6)
+        hessian = torch.stack([objective.hvp([column])[0].flatten() for column in identity])
+        tops.append(float(torch.linalg.eigvalsh(hessian)[-1]))
+    assert relative[0] > 1e-3
+    assert relative[1] == pytest.approx(relative[0], rel=1e-6)
+    assert absolute[1] < 0.5 * absolute[0]
+    assert tops[1] == pytest.approx(tops[0] / 16, rel=1e-6)
+
+
 def test_the_scales_by_hand():
     parameters = [torch.tensor([[3.0, -4.0], [0.0, 2.0]]), torch.tensor([-1.5])]
     assert [part.tolist() for part in relative_scale(parameters)] == [[[3, 4], [0, 2]], [1.5]]

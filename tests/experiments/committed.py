@@ -91,12 +91,6 @@ def parts(name):
     return analysis_of(name).__globals__
 
 
-def _landscape():
-    own = parts("landscape")
-    correlations = own["_correlations"](table("landscape", "minima"))
-    return own["claims"](runs("landscape"), table("landscape", "differences"), correlations)
-
-
 def _of_tables(name, *names):
     return lambda: parts(name)["claims"](runs(name), *(table(name, part) for part in names))
 
@@ -160,12 +154,11 @@ def _adaptive():
 
 
 #: For each study how its claims are made. Those of the sweeps of second_order need histories, and the committed runs of
-#: generalization_gap are of another grid than its analysis.
+#: generalization_gap and landscape are of other grids than their analyses.
 CLAIMS = {
     "scaling_rules": lambda: findings("scaling_rules").claims,
     "steps_to_target": lambda: findings("steps_to_target").claims,
     "optimizer_comparison": lambda: findings("optimizer_comparison").claims,
-    "landscape": _landscape,
     "second_order": _second_order,
     "hessian_directions": _of_tables("hessian_directions", "slices"),
     "batch_hessian": _of_tables("batch_hessian", "critical_batches", "exponents", "maximal_learning_rates"),

@@ -151,38 +151,6 @@ def test_outcomes_of_the_comparison_follow_its_tables():
     assert set(outcomes(found(failures=fine)[-3:])) == {"agrees"}
 
 
-# ---- landscape --------------------------------------------------------------------------------------------------------
-
-
-def test_the_rise_along_the_line_is_a_ratio_of_seeds():
-    minima = committed.table("landscape", "minima")
-    both = minima[minima["weight_decay"] == 0].pivot(index="seed", columns="batch", values="interpolation_rise")
-    logs = np.log(both[1024] / both[64])
-    width = stats.t.ppf(0.975, 2) * logs.std(ddof=1) / math.sqrt(3)
-    claim = committed.claims("landscape")[0]
-    assert claim.outcome == "agrees"
-    bounds = [math.exp(logs.mean() + sign * width) for sign in (0, -1, 1)]
-    assert (claim.effect, claim.low, claim.high) == pytest.approx(bounds)
-
-
-def test_outcomes_of_the_landscape_follow_its_tables():
-    own, runs = committed.parts("landscape"), committed.runs("landscape")
-    differences = committed.table("landscape", "differences")
-    correlations = own["_correlations"](committed.table("landscape", "minima"))
-    # The condition of the reversal is that weight decay makes the weights of the small batch the smaller ones.
-    assert outcomes(committed.claims("landscape")[:3]) == ["agrees", "not tested", "not tested"]
-    smaller = differences.copy()
-    smaller.loc[smaller["measure"] == "norm", ["ratio", "low", "high"]] = 1.5, 1.4, 1.6
-    found = own["claims"](runs, smaller, correlations)
-    assert outcomes(found[:3]) == ["agrees", "disagrees", "disagrees"]
-    line = smaller["measure"] == "interpolation_rise"
-    smaller.loc[line, ["ratio", "low", "high"]] = 0.5, 0.4, 0.6
-    found = own["claims"](runs, smaller, correlations)
-    assert outcomes(found[:3]) == ["disagrees", "agrees", "agrees"]
-    assert found[-1].outcome == "undecided"
-    assert own["claims"](runs, differences, correlations.assign(p_holm=0.01))[-1].outcome == "agrees"
-
-
 # ---- second_order -----------------------------------------------------------------------------------------------------
 
 

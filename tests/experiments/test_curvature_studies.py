@@ -59,7 +59,7 @@ def drawn(findings):
     [
         ("batch_hessian", {"smoke": 2, "laptop": 6, "full": 6}),
         ("hessian_directions", {"smoke": 2, "laptop": 16, "full": 6}),
-        ("landscape", {"smoke": 4, "laptop": 18, "full": 12}),
+        ("landscape", {"smoke": 16, "laptop": 240, "full": 240}),
     ],
 )
 def test_every_scale_expands_to_its_runs(name, runs, scale, tmp_path, capsys):
@@ -271,72 +271,6 @@ def test_analysis_of_slices_compares_with_the_formula():
     assert len(drawn(findings)) == 8
 
 
-# ---- landscape ----------------------------------------------------------------------------------------------------------------
-
-
-def landscape_study():
-    """Quadratic curves, four times as steep with the large batch without weight decay, and as steep with it."""
-    runs, measured = [], {}
-    x = np.linspace(-1, 1, 9)
-    for seed in SEEDS:
-        for decay in (0.0, 5e-4):
-            for batch in (64, 1024):
-                steep = 4.0 if batch == 1024 and decay == 0 else 1.0
-                run = {"run_id": f"{seed}-{decay}-{batch}", "seed": seed, "batch": batch, "state": "done"}
-                run |= {"cell.optimizer.weight_decay": decay, "test_accuracy": 0.9, "test_loss": 0.4, "train_loss": 0.1}
-                run |= {
-                    "sharpness_adaptive": 1.0,
-                    "sharpness_sam": 1.0,
-                    "sharpness_keskar": 2.0,
-                    "eigenvalues_top": 3.0,
-                }
-                runs.append(run | {"displacement_norm": 10.0})
-                lines = {"positions": x, "loss": np.stack([0.1 + 0.2 * x + steep * x**2] * 2)}
-                measured[run["run_id"], "landscape"] = [measurement(10, lines)]
-            way = np.linspace(-0.5, 1.5, 9)
-            loss = np.minimum(way**2, (2 * (1 - way)) ** 2)
-            measured[f"{seed}-{decay}-1024", "interpolation"] = [
-                measurement(10, {"positions": way, "train_loss": loss, "test_loss": loss + 1})
-            ]
-    surface = {"x": x, "y": x, "loss_surface": np.add.outer(x**2, x**2)}
-    measured["0-0.0-64", "plane"] = [measurement(10, surface)]
-    return study_of(runs, measured)
-
-
-def test_rises_of_curves_that_are_known():
-    findings = analysis_of("landscape")(landscape_study())
-    differences = findings.tables["differences"].set_index(["measure", "weight_decay"])
-    assert differences.loc[("filter_rise", 0.0), "small_batch"] == pytest.approx(0.5**2)
-    assert differences.loc[("filter_rise", 0.0), "ratio"] == pytest.approx(4)
-    assert differences.loc[("filter_rise", 5e-4), "ratio"] == pytest.approx(1)
-    assert differences.loc[("interpolation_rise", 0.0), "small_batch"] == pytest.approx(0.25**2)
-    assert differences.loc[("interpolation_rise", 0.0), "ratio"] == pytest.approx(4)
-    assert differences.loc[("test_error", 0.0), "small_batch"] == pytest.approx(0.1)
-    assert [chart.name for chart in findings.charts] == ["measures", "curves", "interpolation", "plane_batch_64"]
-    # All test errors are equal: no correlation exists, and none is told.
-    assert findings.tables["correlations"]["rho"].isna().all()
-    assert not any("Spearman" in note for note in findings.notes)
-    assert len(drawn(findings)) == 4
-
-
-def test_settings_are_the_units_of_a_correlation_over_minima():
-    """The steeper of four settings has the larger test error, in all seeds alike: 1 of 24 permutations and its reverse."""
-    study = landscape_study()
-    study.runs["test_accuracy"] = [
-        0.9 - 0.02 * (run["batch"] == 1024 and run["cell.optimizer.weight_decay"] == 0) - 0.001 * run["seed"]
-        for _, run in study.runs.iterrows()
-    ]
-    findings = analysis_of("landscape")(study)
-    row = findings.tables["correlations"].set_index("measure").loc["filter_rise"]
-    # The permutations that leave the steep setting in its place.
-    assert row["p"] == pytest.approx(6 / 24)
-    assert row["p_holm"] == pytest.approx(min(1, findings.tables["correlations"]["p"].notna().sum() * 6 / 24))
-    assert (row["settings"], row["minima"]) == (4, 4 * len(SEEDS))
-    note = next(note for note in findings.notes if "Spearman" in note)
-    assert "p = 0.25 by permutation of the 4 settings" in note
-    assert "to say more takes 12 settings or more" in note
-
-
 # ---- all of it ----------------------------------------------------------------------------------------------------------------
 
 
@@ -346,7 +280,7 @@ def test_settings_are_the_units_of_a_correlation_over_minima():
     [
         ("batch_hessian", "maximal_learning_rates", ["critical_batches", "maximal_learning_rates"]),
         ("hessian_directions", "slices", ["points", "slices"]),
-        ("landscape", "between", ["differences", "minima"]),
+        ("landscape", "between", ["settings", "differences", "depth", "correlations", "minima"]),
         ("generalization_gap", "sharpness", ["sharpness", "large_over_small_sharpness"]),
     ],
 )

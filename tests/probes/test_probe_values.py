@@ -134,6 +134,9 @@ def test_displacement_by_hand(case):
     assert first.values["distance"] == pytest.approx(math.hypot(*distances))
     assert first.values["moved"] == first.values["path"] == first.values["distance"]
     assert first.values["norm"] == pytest.approx(float(flatten(case.here).norm()))
+    weights = [tensor for tensor, name in zip(case.here, case.names, strict=True) if name.endswith("weight")]
+    assert first.values["weight_norm"] == pytest.approx(float(flatten(weights).norm()))
+    assert first.values["weight_norm"] < first.values["norm"]
     # Back towards the start: the distance shrinks, the path does not.
     before = [tensor.clone() for tensor in case.here]
     with torch.no_grad():

@@ -145,6 +145,11 @@ def _scale(axes: Axes, chart: Layout, panel: str | None) -> None:
         if len(found := np.unique(places[places > 0])) == 1:
             # With a single place, matplotlib would give the axis no width and fail.
             axes.set_xlim(found[0] / 2, found[0] * 2)
+        elif chart.decades("x", [panel] if chart.x_labels else chart.panels) < 1 and not chart.ticks_at_x:
+            # matplotlib would label 1, 2, ..., 9 times a power of ten, one over the other.
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_minor_locator(NullLocator())
     if chart.ticks_at_x:
         ticks = chart.ticks()
         every = max(1, math.ceil(len(ticks) / _MOST_TICKS))

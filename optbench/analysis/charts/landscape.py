@@ -73,11 +73,12 @@ def surface(
     name: str = "surface",
     title: str = "The loss on a plane",
     caption: str = "",
+    scale: tuple[float, float] | None = None,
 ) -> Chart:
     """The loss on a plane through one point, marked with a cross, as contours.
 
     x: (nx,). y: (ny,). loss: (ny, nx); hatched where it is not finite. normalization: the scaling of directions. name, title,
-    caption: of the chart.
+    caption: of the chart. scale: the lowest and the highest loss of the colours, for planes that are compared (`scale_of`).
     """
     return Chart(
         name=name,
@@ -85,8 +86,15 @@ def surface(
         caption=caption,
         x_label=position_label(names[0], normalization),
         y_label=position_label(names[1], normalization),
-        surface=Surface(floats(x), floats(y), floats(loss)),
+        surface=Surface(floats(x), floats(y), floats(loss), range=scale),
     )
+
+
+def scale_of(losses: Sequence[ArrayLike]) -> tuple[float, float] | None:
+    """The lowest and the highest finite loss of several planes, which are then drawn in one scale; None without any."""
+    values = np.concatenate([np.ravel(floats(loss)) for loss in losses]) if losses else np.array([])
+    values = values[np.isfinite(values)]
+    return (float(values.min()), float(values.max())) if len(values) else None
 
 
 def _over_positions(

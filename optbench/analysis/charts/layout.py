@@ -1,7 +1,7 @@
 """The content of a chart, for either library that draws it: series of points, reference lines, axes, panels."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -27,6 +27,7 @@ class Series:
     panel: the title of the panel in which it is drawn, for a chart with several.
     look: the number of its style, 0, 1, ...; None: that of its label (`optbench.analysis.charts.styles`).
     shade: of points in an order, such as that of time: from 0, light, to 1, dark, in place of a style of the label.
+    marker: the number of the style whose marker it has, in place of that of its look, so that colours and markers say two things.
     hollow: open markers.
     texts: a text for each point, shown at the pointer.
     runs: of points that are runs, the run id of each, which a click on a page opens.
@@ -42,6 +43,7 @@ class Series:
     panel: str | None = None
     look: int | None = None
     shade: float | None = None
+    marker: int | None = None
     hollow: bool = False
     texts: Sequence[str] | None = None
     runs: Sequence[str] | None = None
@@ -109,13 +111,18 @@ class Values:
 
 @dataclass(frozen=True)
 class Surface:
-    """A value on a plane: x (nx,), y (ny,), z (ny, nx); ``mark`` is a point of it, drawn as a cross. See `surface.levels`."""
+    """A value on a plane: x (nx,), y (ny,), z (ny, nx). See `surface.levels`.
+
+    mark: a point of it, drawn as a cross. range: the lowest and the highest value of its scale, equal for planes that are
+    compared; None: those of z.
+    """
 
     x: ArrayLike
     y: ArrayLike
     z: ArrayLike
     label: str = "Loss"
     mark: tuple[float, float] | None = (0.0, 0.0)
+    range: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,9 +230,16 @@ class Layout:
         return list(dict.fromkeys(series.label for series in self.series if not series.is_reference))
 
     def looks(self) -> dict[str, Style]:
-        """The style of each label that is not a reference; batch sizes are points in an order, from light to dark."""
+        """The style of each label that is not a reference; batch sizes are points in an order, from light to dark.
+
+        A label has the shade and the marker that a series of it names.
+        """
         labels = self.labels()
         chosen = {series.label: series.look for series in self.series if series.look is not None}
         found = {label: look(number) for label, number in looks_of([labels], chosen).items()}
         found |= {label: shaded(share) for label, share in ordered(labels).items()}
-        return found | {series.label: shaded(series.shade) for series in self.series if series.shade is not None}
+        found |= {series.label: shaded(series.shade) for series in self.series if series.shade is not None}
+        markers = {series.label: look(series.marker) for series in self.series if series.marker is not None}
+        return found | {
+            label: replace(found[label], marker=other.marker, symbol=other.symbol) for label, other in markers.items()
+        }

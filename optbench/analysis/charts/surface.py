@@ -12,8 +12,8 @@ HIGHEST_OVER_LOWEST = 1e4
 def levels(values: ArrayLike, count: int = 16) -> Floats:
     """Contour levels: evenly spaced in the logarithm if the values are positive and span a decade, otherwise evenly spaced.
 
-    They end at 1e4 times the lowest value. Values that are not finite are left out; without any finite value the levels are 0
-    and 1.
+    values: of the surface, or the two ends of a scale that several surfaces have in common. The levels end at 1e4 times the
+    lowest value. Values that are not finite are left out; without any finite value the levels are 0 and 1.
     """
     finite = floats(values)[np.isfinite(floats(values))]
     if not finite.size:

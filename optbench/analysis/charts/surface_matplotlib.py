@@ -37,7 +37,7 @@ def _short(value: float, _: int) -> str:
 def _contours(figure: Figure, axes: Axes, surface: Surface) -> None:
     """Filled contours with a colour bar, hatched where the value is not finite."""
     heights = np.ma.masked_invalid(floats(surface.z))
-    steps = levels(surface.z)
+    steps = levels(surface.z if surface.range is None else surface.range)
     axes.patch.set(facecolor=UNKNOWN, hatch="//////", edgecolor="0.45")
     if heights.count():
         norm = (LogNorm if are_logarithmic(steps) else Normalize)(steps[0], steps[-1])
@@ -54,5 +54,6 @@ def _contours(figure: Figure, axes: Axes, surface: Surface) -> None:
         label = f"{surface.label.lower()} not finite"
         hatched = Patch(facecolor=UNKNOWN, hatch="//////", edgecolor="0.45", label=label)
         figure.legend(handles=[hatched], loc="outside upper left")
+    axes.set_aspect("equal")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(5))

@@ -15,7 +15,7 @@ from optbench.analysis.charts.template import TEMPLATE
 def draw(chart: Layout, surface: Surface) -> go.Figure:
     """The surface, without a fixed size. The pointer shows the value itself, even above the highest level."""
     heights = floats(surface.z)
-    steps = levels(heights)
+    steps = levels(heights if surface.range is None else surface.range)
     shown = np.where(np.isfinite(heights), np.clip(heights, steps[0], steps[-1]), np.nan)
     bar: dict[str, Any] = {"title": {"text": surface.label}}
     start, end = float(steps[0]), float(steps[-1])
@@ -41,8 +41,8 @@ def draw(chart: Layout, surface: Surface) -> go.Figure:
         cross = {"symbol": "cross-thin", "size": 12, "line": {"color": "white", "width": 2}}
         x, y = ([value] for value in surface.mark)
         figure.add_trace(go.Scatter(x=x, y=y, mode="markers", marker=cross, showlegend=False, hoverinfo="skip"))
-    figure.update_xaxes(title=chart.x_label, showgrid=False)
-    figure.update_yaxes(title=chart.y_label, showgrid=False)
+    figure.update_xaxes(title=chart.x_label, showgrid=False, constrain="domain")
+    figure.update_yaxes(title=chart.y_label, showgrid=False, constrain="domain", scaleanchor="x")
     return figure
 
 
