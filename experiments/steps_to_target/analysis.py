@@ -31,7 +31,7 @@ from optbench.analysis.statistics.targets import TIMES, times_to_target
 from optbench.analysis.study import Study
 from optbench.store.measured import higher_is_better
 
-QUESTION = "Up to which batch size does a larger batch save steps to a target, and does K-FAC's advantage in steps grow with the batch?"
+QUESTION = "Up to which batch size does a larger batch save steps to a target, and does K-FAC's advantage in steps grow with it?"
 #: The factors by which the error, or loss, of easier targets is larger.
 RELAXATIONS = (1.0, 1.1, 1.25)
 CELL = ["optimizer", "batch"]

@@ -30,9 +30,9 @@ def chosen_rates(found: Curves) -> pd.DataFrame:
 
     rate with the rates that other draws choose, and edge, if it is an end of its line; tied, the rates that neither the mean nor
     the worst seed tells from it. restricted_mean: of the runs at this rate, with Student's interval; search_steps: of a new
-    search; steps_to_target: the median. examples and search_examples are steps times the batch. reached_share: of the runs at this rate,
-    with its exact interval. runs, done, diverged, ...: counts of the runs at all rates; trained: the share of these that reached
-    the target.
+    search; steps_to_target: the median. examples and search_examples are steps times the batch. reached_share: of the runs at
+    this rate, with its exact interval. runs, done, diverged, ...: counts of the runs at all rates; trained: the share of these
+    that reached the target.
     """
     rows = []
     for name, curves in found.items():

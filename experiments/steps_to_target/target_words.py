@@ -123,7 +123,7 @@ def _of_fits(table: pd.DataFrame, targets: Sequence[float]) -> list[str]:
     said = [
         f"The order of the optimizers by critical batch size is {'' if same else 'not '}the same at the targets {listed}."
     ]
-    rows = table[table["target"] == targets[0]]
+    rows = table[(table["target"] == targets[0]) & table["critical_batch"].notna()]
     if len(rows):
         least = "; ".join(
             f"{method(row['optimizer'])} {_text(row, 'steps_min')} steps and {_text(row, 'examples_min')} examples"
@@ -189,7 +189,11 @@ def _of_noise(noise: pd.DataFrame, fits: pd.DataFrame, target: float) -> list[st
             f"{each.min():.3g} to {each.max():.3g} examples; single measurements from {rows['noise_scale'].min():.3g} to "
             f"{rows['noise_scale'].max():.3g}"
         )
-        own = fits[(fits["target"] == target) & (fits["optimizer"] == name)] if len(fits) else fits
+        own = (
+            fits[(fits["target"] == target) & (fits["optimizer"] == name)].dropna(subset="critical_batch")
+            if len(fits)
+            else fits
+        )
         words += f", beside a critical batch of {_text(own.iloc[0], 'critical_batch')}" if len(own) else ""
         said.append(f"{words}. All runs that measured it count.")
     return said

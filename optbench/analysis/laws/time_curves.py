@@ -33,8 +33,9 @@ class TimeCurves:
 
     batches (B,), rates (U,): ascending. horizons (B,): the budgets in steps. tables (M, B, U): in each draw of the cells that are
     not trained, and one table if all are; infinity where no seed reached the target, NaN where the grid has no cell. resampled
-    (N, B, U): the same with resampled seeds. runs: those that have ended, with "rate" and `STEPS`, which is infinite if the
-    target was not reached. stretch: the factor by which arms of intervals are longer than the quantiles of the draws.
+    (N, B, U): the same with resampled seeds, NaN for a single seed. runs: those that have ended, with "rate" and `STEPS`, which
+    is infinite if the target was not reached. stretch: the factor by which arms of intervals are longer than the quantiles of the
+    draws.
     """
 
     batches: np.ndarray
@@ -91,7 +92,8 @@ class TimeCurves:
     def least(self, resampled: bool = False) -> np.ndarray:
         """The restricted mean (M, B) or (N, B) at the rate that is chosen again in every draw; at most the horizon."""
         draws = self.resampled if resampled else self.tables
-        return np.asarray(np.minimum(np.where(np.isnan(draws), math.inf, draws).min(-1), self.horizons))
+        least = np.minimum(np.where(np.isnan(draws), math.inf, draws).min(-1), self.horizons)
+        return np.asarray(np.where(np.isnan(draws).all(-1), math.nan, least))
 
     def steps(self, b: int) -> Interval:
         """The restricted mean at the batch with this index, for another search."""
@@ -102,9 +104,11 @@ class TimeCurves:
         if self.chosen[b] < 0:
             return Interval(math.nan, math.nan, math.nan)
         draws = self.resampled[:, b]
+        middle = float(self.rates[self.chosen[b]])
+        if np.isnan(draws).all():
+            return Interval(middle, math.nan, math.nan)
         places = np.where(np.isnan(draws), math.inf, draws).argmin(-1)
         low, high = np.quantile(self.rates[places], [0.025, 0.975], method="nearest")
-        middle = float(self.rates[self.chosen[b]])
         return Interval(middle, min(float(low), middle), max(float(high), middle))
 
     def edge(self, b: int) -> str:
@@ -169,7 +173,9 @@ def _of_grid(own: pd.DataFrame, horizons: Mapping[float, float]) -> TimeCurves:
     capped = own.assign(**{_RESTRICTED: np.minimum(own[STEPS], budgets), "status": "done"})
     curves = of_grid(capped, _RESTRICTED, "rate")
     units = np.array([horizons[float(batch)] for batch in curves.batches])
-    parts = (
+    tables, resampled = (
         np.where(part >= units[:, None] * (1 - _EQUAL), math.inf, part) for part in (curves.tables, curves.resampled)
     )
-    return TimeCurves(np.asarray(curves.batches, dtype=float), curves.rates, units, *parts, own)
+    if own["seed"].nunique() < 2:
+        resampled = np.full_like(resampled[:1], math.nan)
+    return TimeCurves(np.asarray(curves.batches, dtype=float), curves.rates, units, tables, resampled, own)
