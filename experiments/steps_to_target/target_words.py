@@ -154,8 +154,8 @@ def _of_regimes(regimes: pd.DataFrame) -> list[str]:
     for name, rows in regimes.groupby("optimizer", sort=False):
         ends = rows.sort_values("batch_low").iloc[[0, -1]].drop_duplicates()
         each = " and ".join(
-            f"from batch {row['batch_low']:g} to {row['batch_high']:g} {row['steps_saved']:.2g} times fewer steps for "
-            f"{row['examples_spent']:.2g} times the examples"
+            f"from batch {row['batch_low']:g} to {row['batch_high']:g} the steps are divided by {row['steps_saved']:.2g} and "
+            f"the examples multiplied by {row['examples_spent']:.2g}"
             for _, row in ends.iterrows()
         )
         parts.append(f"{method(str(name))} {each}")

@@ -93,7 +93,8 @@ def test_a_saving_in_steps_is_said_with_what_it_costs_in_examples(findings):
     assert rows.loc[("sgd", 16), "steps_saved"] == pytest.approx(saved, rel=0.01)
     assert rows.loc[("sgd", 16), "examples_spent"] == pytest.approx(4 / saved, rel=0.01)
     assert any(
-        "from batch 16 to 64 2.5 times fewer steps for 1.6 times the examples" in note for note in findings.notes
+        "from batch 16 to 64 the steps are divided by 2.5 and the examples multiplied by 1.6" in note
+        for note in findings.notes
     )
 
 
