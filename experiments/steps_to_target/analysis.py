@@ -35,6 +35,8 @@ QUESTION = "Up to which batch size does a larger batch save steps to a target, a
 #: The factors by which the error, or loss, of easier targets is larger.
 RELAXATIONS = (1.0, 1.1, 1.25)
 CELL = ["optimizer", "batch"]
+#: The columns of the times from which costs to the target are made.
+TIMED = ("steps_to_target", "seconds_to_target")
 
 
 def analyse(study: Study) -> Findings:
@@ -79,7 +81,7 @@ def analyse(study: Study) -> Findings:
         answer(tables, first, metric),
         [chart for chart in charts if chart.series],
         {name: frame for name, frame in tables.items() if len(frame)},
-        [*notes(tables, targets, found, study), *missing(with_costs(runs))],
+        [*notes(tables, targets, found, study), *missing(with_costs(timed[first], *TIMED))],
         claims=claims(runs, tables, first),
     )
 
