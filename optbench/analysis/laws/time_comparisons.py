@@ -29,7 +29,7 @@ def critical_batch_of(curves: TimeCurves) -> CriticalBatchIntervals:
     with such times half an interval shorter and longer.
     """
     kept = curves.is_reached
-    sizes, places = curves.batches[kept], np.flatnonzero(kept)
+    sizes, places = curves.batches[kept], [int(b) for b in np.flatnonzero(kept)]
     bounds = _bounds(curves)
     middle = np.exp(np.median(np.log(curves.least()[:, kept]), 0))
     of_tables, of_resamples = _fitted(curves, False), _fitted(curves, True)
@@ -66,7 +66,7 @@ def critical_batch_ratio_of(first: TimeCurves, second: TimeCurves) -> Interval:
     parts = []
     for resampled in (False, True):
         parts.append(_difference(*(np.log(_fitted(curves, resampled)[:, 1]) for curves in (first, second))))
-    return interval_of_draws(*parts, max(first.stretch, second.stretch)).exp()
+    return interval_of_draws(parts[0], parts[1], max(first.stretch, second.stretch)).exp()
 
 
 def time_ratios_of(first: TimeCurves, second: TimeCurves) -> TimeRatios:
@@ -91,8 +91,8 @@ def time_ratios_of(first: TimeCurves, second: TimeCurves) -> TimeRatios:
     }
     if len(sizes) < 3:
         return TimeRatios(ratios, Interval(math.nan, math.nan, math.nan))
-    slopes = (exponents(sizes, np.exp(part)) for part in parts)
-    return TimeRatios(ratios, interval_of_draws(*slopes, stretch))
+    slopes, resampled_slopes = (exponents(sizes, np.exp(part)) for part in parts)
+    return TimeRatios(ratios, interval_of_draws(slopes, resampled_slopes, stretch))
 
 
 def slopes_of(curves: TimeCurves) -> pd.DataFrame:
@@ -123,7 +123,7 @@ def slopes_of(curves: TimeCurves) -> pd.DataFrame:
 
 def _bounds(curves: TimeCurves) -> np.ndarray:
     """True for each batch at which the target is reached, but by too few of the runs at the chosen rate."""
-    places = np.flatnonzero(curves.is_reached)
+    places = [int(b) for b in np.flatnonzero(curves.is_reached)]
     return np.array([np.isfinite(curves.times(b)).mean() < _ENOUGH for b in places], dtype=bool)
 
 

@@ -87,7 +87,8 @@ class TimeCurves:
         if place < 0:
             return self.runs[:0]
         here = self.runs["batch"].to_numpy(float) == self.batches[b]
-        return self.runs[here & np.isclose(self.runs["rate"], self.rates[place], rtol=1e-6)]
+        found: pd.DataFrame = self.runs[here & np.isclose(self.runs["rate"], self.rates[place], rtol=1e-6)]
+        return found
 
     def least(self, resampled: bool = False) -> np.ndarray:
         """The restricted mean (M, B) or (N, B) at the rate that is chosen again in every draw; at most the horizon."""
@@ -163,8 +164,8 @@ def _of_search(own: pd.DataFrame, number: int, places: Places) -> TimeCurves:
     times.horizon = 1.0
     drawn = Tables(times, posterior(times, seed + SEEDS * number))
     units, search = times.units, outcomes.search
-    parts = (part * units[:, None] for part in (drawn.means, drawn.resampled_means))
-    return TimeCurves(search.conditions, search.rates, units, *parts, own, STRETCH)
+    tables, resampled = (part * units[:, None] for part in (drawn.means, drawn.resampled_means))
+    return TimeCurves(search.conditions, search.rates, units, tables, resampled, own, STRETCH)
 
 
 def _of_grid(own: pd.DataFrame, horizons: Mapping[float, float]) -> TimeCurves:

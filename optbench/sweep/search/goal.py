@@ -80,8 +80,9 @@ class Goal:
         elif value is None:
             state = "diverged"  # it ended at a loss that is not finite
         planned = max(chosen.planned, steps)
-        known = chosen.pick, first_round, state, value, censored, rows, steps, planned, seconds
-        return Seen(*known, self.untrained, planned if self.target is not None else None)
+        horizon = planned if self.target is not None else None
+        ended = (steps, planned, seconds, self.untrained, horizon)
+        return Seen(chosen.pick, first_round, state, value, censored, rows, *ended)
 
     def of_history(self, chosen: Chosen, first_round: int, directory: RunDirectory) -> Seen:
         """The result so far of a paused run."""
@@ -91,8 +92,9 @@ class Goal:
         censored = False
         if self.target is not None:
             value, censored = self._time(rows, steps, chosen.planned, False)
-        known = chosen.pick, first_round, "paused", value, censored, rows, steps, chosen.planned, None
-        return Seen(*known, self.untrained, chosen.planned if self.target is not None else None)
+        horizon = chosen.planned if self.target is not None else None
+        so_far = (steps, chosen.planned, None, self.untrained, horizon)
+        return Seen(chosen.pick, first_round, "paused", value, censored, rows, *so_far)
 
     def evaluations(self, directory: RunDirectory) -> tuple[tuple[int, float], ...]:
         """(step, value) of each evaluation so far; the worst value for one that was not finite, which JSON cannot hold."""
