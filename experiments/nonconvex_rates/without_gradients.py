@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pandas as pd
 
+from optbench.analysis.statistics.crossings import at_position, crossing
 from optbench.analysis.statistics.intervals import Interval, student
-from optbench.analysis.statistics.targets import at_position, crossing
 
 #: The train losses at which sums of step sizes are compared: of softmax regression, and of networks.
 LEVELS = {"logreg": 0.7, "mlp": 1.6}

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from optbench.analysis.frames import cells
-from optbench.analysis.statistics.targets import at_position, crossing
+from optbench.analysis.statistics.crossings import at_position, crossing
 from optbench.theory import stationary_second_moment, steps_to_target
 from optbench.theory.tuned_steps import FAMILIES
 

@@ -1,70 +1,108 @@
-"""The figures of steps to the target: against the batch size, as survival curves, and against the target."""
+"""The figures: steps against the batch size, ratios to K-FAC, the chosen rates, survival curves, noise scales, targets."""
 
 from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from target_tables import ADVANCED, Curves
 
 from optbench.analysis.charts.chart import Chart, Reference, Series
 from optbench.analysis.laws.critical_batch import CriticalBatchIntervals
+from optbench.analysis.laws.time_curves import TimeCurves
 from optbench.analysis.names import method
 
+_BATCH = "Batch size (examples)"
+_OF_SEARCH = "95 % intervals for another search, in which the rate is chosen again"
 
-def steps_chart(
-    best: pd.DataFrame, fits: Mapping[str, CriticalBatchIntervals], noise: pd.DataFrame, target: str
-) -> Chart:
-    """The restricted mean of the best trial at every batch, a panel for each optimizer, with perfect scaling and the fit."""
-    series, lines = [], []
-    for name, rows in best[best["trial"].notna()].sort_values("batch").groupby("optimizer"):
-        optimizer, panel = str(name), method(str(name))
-        sizes, means = rows["batch"].to_numpy(float), rows["restricted_mean"].to_numpy(float)
-        bars: dict[str, list[float]] = {}
-        if optimizer in fits:
-            # With times that the evaluations do not resolve at the middle of their bounds, as the fit has them.
-            of_search = [fits[optimizer].steps[size] for size in sizes]
-            means = np.array([each.estimate for each in of_search])
-            bars = {"low": [each.low for each in of_search], "high": [each.high for each in of_search]}
-        series.append(Series(label="measured", x=sizes, y=means, panel=panel, kind="points", **bars))
+
+def steps_chart(found: Curves, fits: Mapping[str, CriticalBatchIntervals], target: str) -> Chart:
+    """The restricted mean at the chosen rate of every batch, a panel for each optimizer, with perfect scaling and the fit."""
+    series = []
+    for name, curves in found.items():
+        places = np.flatnonzero(curves.is_reached)
+        if not len(places):
+            continue
+        panel, sizes = method(name), curves.batches[places]
+        steps = [curves.steps(b) for b in places]
+        means, low, high = zip(*((each.estimate, each.low, each.high) for each in steps), strict=True)
+        series.append(Series(label="measured", x=sizes, y=means, low=low, high=high, band=True, panel=panel))
         between = np.geomspace(sizes.min(), sizes.max(), 40)
         perfect = means[0] * sizes[0] / between
         series.append(Series(label="perfect scaling", x=between, y=perfect, panel=panel, kind="reference"))
-        if optimizer in fits:
-            fitted = fits[optimizer].fit(between)
+        if name in fits:
+            fitted = fits[name].fit(between)
             series.append(Series(label="S_min (1 + B_c / B)", x=between, y=fitted, panel=panel, kind="reference"))
-        if len(noise) and optimizer in set(noise["optimizer"]):
-            scale = float(noise[noise["optimizer"] == optimizer]["noise_scale"].median())
-            lines.append(Reference(scale, "gradient noise scale (median of runs)", axis="x", panel=panel))
     return Chart(
         name="steps_to_target",
         title=f"Steps to {target.replace('_', ' ')} against batch size",
-        caption="The restricted mean over seeds of the best trial at every batch; bars are 95 % intervals for the best trial of "
-        "another search, which resample trials and seeds.",
-        x_label="Batch size (examples)",
+        caption=f"The restricted mean over seeds at the best rate of every batch; bands are {_OF_SEARCH}.",
+        x_label=_BATCH,
         y_label="Steps",
         log_x=True,
         log_y=True,
         ticks_at_x=True,
         series=series,
+    )
+
+
+def advantage_chart(table: pd.DataFrame) -> Chart:
+    """The steps of the others over those of K-FAC against the batch size."""
+    series = []
+    if len(table):
+        for other, rows in table.dropna(subset="batch").groupby("over", sort=False):
+            columns = {"x": rows["batch"], "y": rows["ratio"], "low": rows["low"], "high": rows["high"]}
+            series.append(Series(label=method(str(other)), **columns))
+    return Chart(
+        name="advantage",
+        title=f"Steps over those of {method(ADVANCED)} against batch size",
+        caption=f"At equal batch this is also the ratio of examples. Bars are {_OF_SEARCH}.",
+        x_label=_BATCH,
+        y_label=f"Steps / steps of {method(ADVANCED)}",
+        log_x=True,
+        log_y=True,
+        ticks_at_x=True,
+        series=series,
+        references=[Reference(1.0, "equal")],
+    )
+
+
+def rates_chart(chosen: pd.DataFrame, found: Curves) -> Chart:
+    """The chosen rate of every batch, a panel for each optimizer, with the ends of the line of rates."""
+    series, lines = [], []
+    for name, rows in chosen[chosen["rate"].notna()].groupby("optimizer", sort=False):
+        panel = method(str(name))
+        columns = {"x": rows["batch"], "y": rows["rate"], "low": rows["rate_low"], "high": rows["rate_high"]}
+        series.append(Series(label="chosen", panel=panel, **columns))
+        rates = found[str(name)].rates
+        lines += [Reference(float(rate), "ends of the line of rates", panel=panel) for rate in (rates[0], rates[-1])]
+    return Chart(
+        name="rates",
+        title="The learning rate with the fewest steps against batch size",
+        caption="Bars hold 95 % of the rates that other searches choose. A rate at an end of its line is a bound.",
+        x_label=_BATCH,
+        y_label="Learning rate",
+        log_x=True,
+        log_y=True,
+        ticks_at_x=True,
+        share_y=False,
+        series=series,
         references=lines,
     )
 
 
-def survival_chart(chosen: Mapping[str, Mapping[float, np.ndarray]], horizon: float) -> Chart:
-    """The share of seeds of the best trial that have not reached the target, at the smallest, middle and largest batch."""
-    sizes = sorted({size for own in chosen.values() for size in own})
+def survival_chart(found: Curves) -> Chart:
+    """The share of seeds at the chosen rate that have not reached the target, at the smallest, middle and largest batch."""
+    sizes = sorted({float(size) for curves in found.values() for size in curves.batches})
     shown = sorted({sizes[0], sizes[len(sizes) // 2], sizes[-1]}) if sizes else []
     series = []
     for size in shown:
-        for name, own in chosen.items():
-            if size in own and np.isfinite(own[size]).any():
-                times = np.sort(own[size][own[size] <= horizon])
-                left = 1 - np.arange(1, len(times) + 1) / len(own[size])
-                x, y = [1.0, *times, horizon], [1.0, *left, left[-1] if len(left) else 1.0]
-                series.append(Series(label=method(name), x=x, y=y, panel=f"Batch {size:g}", kind="steps"))
+        for name, curves in found.items():
+            if size in curves.batches and curves.is_reached[b := int(np.searchsorted(curves.batches, size))]:
+                series.append(_survival(curves, b, method(name)))
     return Chart(
         name="survival",
         title="The share of runs that have not reached the target",
-        caption="The seeds of the best trial of every optimizer. A curve that does not fall to 0 ends with the budget.",
+        caption="The seeds at the chosen rate of every optimizer. A curve that does not fall to 0 ends with the budget.",
         x_label="Steps",
         y_label="Runs before the target",
         log_x=True,
@@ -73,25 +111,50 @@ def survival_chart(chosen: Mapping[str, Mapping[float, np.ndarray]], horizon: fl
     )
 
 
+def _survival(curves: TimeCurves, b: int, label: str) -> Series:
+    steps, horizon = curves.times(b), float(curves.horizons[b])
+    times = np.sort(steps[np.isfinite(steps)])
+    left = 1 - np.arange(1, len(times) + 1) / len(steps)
+    x, y = [1.0, *times, horizon], [1.0, *left, left[-1] if len(left) else 1.0]
+    return Series(label=label, x=x, y=y, panel=f"Batch {curves.batches[b]:g}", kind="steps")
+
+
+def noise_chart(noise: pd.DataFrame, fits: Mapping[str, CriticalBatchIntervals]) -> Chart:
+    """The noise scale along every run that measured it, and the critical batch of the same optimizer with its interval."""
+    series, lines = [], []
+    for (optimizer, batch, seed), rows in noise.groupby(["optimizer", "batch", "seed"]) if len(noise) else ():
+        label = f"{method(str(optimizer))}, batch {batch}"
+        series.append(Series(label=label, x=rows["samples"], y=rows["noise_scale"], texts=[f"seed {seed}"] * len(rows)))
+    for name in sorted(set(noise["optimizer"])) if len(noise) else ():
+        if name in fits:
+            found = fits[name].batch
+            values = ((found.low, "interval of B_c"), (found.estimate, "B_c"), (found.high, "interval of B_c"))
+            lines += [Reference(value, f"{words} of {method(name)}") for value, words in values if np.isfinite(value)]
+    return Chart(
+        name="noise_scale",
+        title="The gradient noise scale along training, and the critical batch",
+        caption="Every run that measured it, from its first steps to the target. Lines: B_c with the bounds of its interval.",
+        x_label="Examples trained on",
+        y_label="Examples",
+        log_x=True,
+        log_y=True,
+        series=series,
+        references=lines,
+    )
+
+
 def sensitivity_chart(table: pd.DataFrame) -> Chart:
     """B_c of every optimizer against the target, where it is identified."""
     series = []
     if len(table):
         for optimizer, rows in table[table["not_identified"] == ""].groupby("optimizer"):
-            series.append(
-                Series(
-                    label=method(str(optimizer)),
-                    x=rows["target"],
-                    y=rows["critical_batch"],
-                    low=rows["critical_batch_low"],
-                    high=rows["critical_batch_high"],
-                )
-            )
+            columns = {"x": rows["target"], "y": rows["critical_batch"]}
+            bars = {"low": rows["critical_batch_low"], "high": rows["critical_batch_high"]}
+            series.append(Series(label=method(str(optimizer)), **columns, **bars))
     return Chart(
         name="sensitivity",
         title="The critical batch size against the target",
-        caption="The target and two easier ones, from the same runs, where B_c is identified; bars are 95 % intervals for "
-        "another search.",
+        caption=f"The target and two easier ones, from the same runs, where B_c is identified; bars are {_OF_SEARCH}.",
         x_label="Target",
         y_label="B_c (examples)",
         log_y=True,

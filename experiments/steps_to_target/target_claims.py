@@ -1,10 +1,10 @@
-"""The claims of papers about batch sizes and the steps to a target, from the tables of the study."""
+"""The claims of papers about batch sizes and the steps to a target, from the tables of the study; criteria: its README."""
 
 import math
 from collections.abc import Mapping
 
 import pandas as pd
-from target_searches import ADVANCED, PLAIN
+from target_tables import ADVANCED, PLAIN
 
 from optbench.analysis.claim_outcomes import (
     CRITICAL_BATCH,
@@ -12,16 +12,15 @@ from optbench.analysis.claim_outcomes import (
     STEPS_TREND,
     above,
     batches,
-    decided,
     effect,
     ended,
+    holds,
     not_tested,
     place,
     within,
 )
 from optbench.analysis.claims import EXPONENT, RATIO_OF_STEPS, Claim
 
-REGIMES = ("perfect", "diminishing", "maximal")
 #: The noise scale is near the critical batch if their ratio is within this factor; our own choice.
 SMALL_FACTOR = 3.0
 SHALLUE, ZHANG, MARTENS = "Shallue et al. 2019", "Zhang et al. 2019", "Martens & Grosse 2015"
@@ -34,38 +33,50 @@ EXTENDED = {
 }
 #: The optimizer with momentum whose steps are compared to those of K-FAC.
 MOMENTUM = "nesterov"
+SLOPE = "steps to the target: exponent in the batch"
+#: The slope that a claim about an end of the batch sizes has to be told from.
+HALF_WAY = -0.5
 
 
 def claims(runs: pd.DataFrame, tables: Mapping[str, pd.DataFrame], target: float) -> list[Claim]:
     """The claims; tables: those of the findings by name, also empty ones. ``target``: that of the study."""
     return [
-        _of_regimes(runs, tables["regimes"]),
+        *_of_regimes(runs, tables["regimes"]),
         *_of_critical_batches(runs, tables["critical_batch"], tables["critical_batch_ratios"], target),
         _of_noise_scale(runs, tables["critical_batch"], tables["noise_scale"], target),
         *_of_advantage(runs, tables["advantage"]),
     ]
 
 
-def _of_regimes(runs: pd.DataFrame, regimes: pd.DataFrame) -> Claim:
-    """All optimizers pass through the three regimes, in this order, and none goes back."""
-    words = "Perfect scaling, diminishing returns and maximal data parallelism follow each other for every optimizer."
-    known = regimes[regimes["regime"].isin(REGIMES)] if len(regimes) else regimes
-    if known.empty:
-        return not_tested(words, SHALLUE, matched_by="target")
-    orders = [
-        [REGIMES.index(regime) for regime in own.sort_values("batch_low")["regime"]]
-        for _, own in known.groupby("optimizer")
-    ]
-    passed = all(set(order) == {0, 1, 2} and order == sorted(order) for order in orders)
-    return Claim(
-        claim=words,
-        source=SHALLUE,
-        outcome=decided(passed),
-        condition=batches(known["batch_low"].min(), known["batch_high"].max()),
-        matched_by="target",
-        runs=ended(runs),
-        **place(runs),
+def _of_regimes(runs: pd.DataFrame, regimes: pd.DataFrame) -> list[Claim]:
+    """At the smallest batches the slope is -1 and not -1/2, and at the largest 0 and not -1/2, for every optimizer."""
+    ends = (
+        ("At small batches twice the batch takes half the steps.", 0, -1.0),
+        ("Beyond some batch the steps no longer fall.", -1, 0.0),
     )
+    if regimes.empty:
+        return [not_tested(words, SHALLUE, matched_by="target") for words, *_ in ends]
+    found = []
+    for words, place_, slope in ends:
+        for name, rows in regimes.groupby("optimizer", sort=False):
+            row, own = rows.sort_values("batch_low").iloc[place_], runs[runs["optimizer"] == name]
+            found.append(
+                Claim(
+                    claim=words,
+                    source=SHALLUE,
+                    outcome=holds(row["low"], row["high"], slope, HALF_WAY),
+                    quantity=SLOPE,
+                    unit=EXPONENT,
+                    estimand="S",
+                    method=str(name),
+                    condition=batches(row["batch_low"], row["batch_high"]),
+                    matched_by="target",
+                    runs=ended(own),
+                    **effect(row["slope"], row["low"], row["high"]),
+                    **place(own),
+                )
+            )
+    return found
 
 
 def _of_critical_batches(runs: pd.DataFrame, table: pd.DataFrame, ratios: pd.DataFrame, target: float) -> list[Claim]:
@@ -74,7 +85,7 @@ def _of_critical_batches(runs: pd.DataFrame, table: pd.DataFrame, ratios: pd.Dat
     found = []
     for name, (words, source) in EXTENDED.items():
         known = ratios[(ratios["optimizer"] == name) & (ratios["over"] == PLAIN)] if len(ratios) else ratios
-        if known.empty:
+        if known.empty or math.isnan(known.iloc[0]["ratio"]):
             found.append(not_tested(words, source, method=name, against=PLAIN, matched_by="target"))
             continue
         row, own = known.iloc[0], runs[runs["optimizer"].isin([name, PLAIN])]
@@ -99,12 +110,13 @@ def _of_critical_batches(runs: pd.DataFrame, table: pd.DataFrame, ratios: pd.Dat
 
 
 def _of_noise_scale(runs: pd.DataFrame, table: pd.DataFrame, noise: pd.DataFrame, target: float) -> Claim:
-    """The range of the noise scales, medians over seeds, over the interval of SGD's critical batch, holds no large factor."""
+    """The range over all runs, each with the median of its measurements, over the interval of B_c holds no large factor."""
     words, source = "The critical batch is of the size of the gradient noise scale.", "McCandlish et al. 2018"
     of_plain = table[(table["target"] == target) & (table["optimizer"] == PLAIN)] if len(table) else table
-    scales = noise[noise["optimizer"] == PLAIN].groupby("batch")["noise_scale"].median() if len(noise) else noise
-    if of_plain.empty or scales.empty:
+    own = noise[noise["optimizer"] == PLAIN] if len(noise) else noise
+    if of_plain.empty or own.empty:
         return not_tested(words, source, method=PLAIN, matched_by="target")
+    scales = own.groupby(["batch", "seed"])["noise_scale"].median()
     row = of_plain.iloc[0]
     low, high = scales.min() / row["critical_batch_high"], scales.max() / row["critical_batch_low"]
     unknown = bool(row["not_identified"]) or math.isnan(low)

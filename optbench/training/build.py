@@ -193,7 +193,7 @@ def build_recorder(
     every = config.checkpoint_every
     return Recorder(
         directory,
-        Evaluator(config.evaluate_train, task.execution.micro_batch or 1000),
+        Evaluator(config.evaluate_train, task.execution.micro_batch or 1000, config.evaluate_test),
         log_every=config.log_every,
         evaluations=configuration.evaluations(config, horizon),
         checkpoint_every=None if every is None else max(horizon.in_steps(every), 1),

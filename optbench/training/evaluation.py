@@ -13,29 +13,36 @@ METRICS = tuple(f"{part}_{metric}" for part in (*SPLITS, "gap") for metric in ("
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Evaluates a task's model: ``train_limit`` examples of the training set, all of validation and test."""
+    """Evaluates a task's model: ``train_limit`` examples of the training set, all of validation and test.
+
+    always_test: False to evaluate the test set only where a run ends, and not on the way.
+    """
 
     train_limit: int | None = None
     batch: int = 1000
+    always_test: bool = True
 
-    def __call__(self, task: Task) -> dict[str, float | None]:
+    def __call__(self, task: Task, ends: bool = True) -> dict[str, float | None]:
         """{train,validation,test}_{loss,accuracy}, gap_loss and gap_accuracy; with averaging, also averaged_... of each.
 
         A loss of reconstructions adds {train,validation,test}_squared_error.
         The weights are those that the optimizer offers for evaluation; an average is one of the weights that it trains.
         The generalization gap is test loss minus train loss, and train accuracy minus test accuracy.
+        Those of a test set that is not evaluated are None; ``ends``: the run ends here.
         """
         with evaluation_weights(task):
-            metrics = self._all_splits(task, "")
+            metrics = self._all_splits(task, "", ends)
         if task.average is not None and task.average.active:
             with task.average.applied_to(task.model):
-                metrics |= self._all_splits(task, "averaged_")
+                metrics |= self._all_splits(task, "averaged_", ends)
         return metrics
 
-    def _all_splits(self, task: Task, prefix: str) -> dict[str, float | None]:
+    def _all_splits(self, task: Task, prefix: str, ends: bool) -> dict[str, float | None]:
         metrics: dict[str, float | None] = {}
         for split in SPLITS:
-            metrics |= {f"{prefix}{split}_{name}": value for name, value in self.split(task, split).items()}
+            left_out = split == "test" and not (ends or self.always_test)
+            found = {"loss": None, "accuracy": None} if left_out else self.split(task, split)
+            metrics |= {f"{prefix}{split}_{name}": value for name, value in found.items()}
         train, test = metrics[f"{prefix}train_loss"], metrics[f"{prefix}test_loss"]
         metrics[f"{prefix}gap_loss"] = test - train if test is not None and train is not None else None
         train, test = metrics[f"{prefix}train_accuracy"], metrics[f"{prefix}test_accuracy"]

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from optbench.analysis.statistics.targets import at_position, crossing, times_to_target
+from optbench.analysis.statistics.crossings import at_position, crossing
+from optbench.analysis.statistics.targets import times_to_target
 
 INF = math.inf
 NAN = math.nan

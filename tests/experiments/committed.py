@@ -5,7 +5,6 @@ it would compute from these is taken from the committed tables.
 """
 
 import importlib
-import math
 import sys
 from functools import cache
 from pathlib import Path
@@ -18,9 +17,6 @@ from optbench.analysis.studies import analysis_of, folder_of
 RESULTS = Path(__file__).parents[2] / "results"
 # Names of the code that trained the committed runs, and of today.
 _NAMES = {"config.norm_batch": "config.ghost_batch_size", "cell.norm_batch": "cell.ghost_batch_size"}
-
-# The steps between two evaluations of studies with a target.
-_EVALUATED = {"steps_to_target": 6}
 
 
 def table(name, part):
@@ -45,25 +41,8 @@ class Committed:
         self.cells = {}
 
     def histories(self, columns=None, runs=None):
-        """The evaluations around the crossing of a target, which lies in their middle; nothing of other studies."""
-        target, every = "config.budget.target", _EVALUATED.get(self.name)
-        if every is None:
-            return pd.DataFrame(columns=["run_id", *(columns or [])])
-        rows = []
-        for run in self.runs.to_dict("records"):
-            reached = run["steps_to_target"] == run["steps_to_target"]
-            last = run["steps_to_target"] if reached else run["steps"]
-            for step, sign in ((last - every, -1), (last, 1 if reached else -1)):
-                if step > 0:
-                    accuracy = run[target] + 0.02 * sign
-                    row = {
-                        "run_id": run["run_id"],
-                        "event": "evaluation",
-                        "step": step,
-                        "validation_accuracy": accuracy,
-                    }
-                    rows.append(row | {"samples": step * run["batch"], "seconds": math.nan})
-        return pd.DataFrame(rows)
+        """Nothing."""
+        return pd.DataFrame(columns=["run_id", *(columns or [])])
 
     def measurements(self, run_id, probe=None):
         return []
@@ -154,10 +133,9 @@ def _adaptive():
 
 
 #: For each study how its claims are made. Those of the sweeps of second_order need histories, and the committed runs of
-#: generalization_gap and landscape are of other grids than their analyses.
+#: generalization_gap, landscape and steps_to_target are of other grids than their analyses.
 CLAIMS = {
     "scaling_rules": lambda: findings("scaling_rules").claims,
-    "steps_to_target": lambda: findings("steps_to_target").claims,
     "optimizer_comparison": lambda: findings("optimizer_comparison").claims,
     "second_order": _second_order,
     "hessian_directions": _of_tables("hessian_directions", "slices"),

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from optbench.analysis.claims import Claim, consistent, table
+from optbench.analysis.claim_outcomes import STEPS_TREND
+from optbench.analysis.claims import EXPONENT, Claim, consistent, table
 from tests.experiments import committed
 
 STUDIES = sorted(committed.CLAIMS)
@@ -49,60 +50,12 @@ def test_the_claims_of_all_studies_do_not_contradict_each_other_without_a_reason
 
 def test_two_studies_of_one_quantity_are_compared():
     """A study with the opposite trend of the steps of K-FAC and momentum is found."""
-    first = one(committed.claims("steps_to_target"), unit="exponent")
-    fields = {name: getattr(first, name) for name in ("quantity", "unit", "method", "against", "claim", "source")}
+    fields = {"quantity": STEPS_TREND, "unit": EXPONENT, "method": "nesterov", "against": "kfac"}
+    fields |= {"claim": "K-FAC's advantage over momentum grows with the batch.", "source": "Martens & Grosse 2015"}
     other = Claim(**fields, outcome="disagrees", effect=-0.5, low=-0.7, high=-0.3, estimand="W")
     told = Claim(**fields, outcome="agrees", effect=0.5, low=0.3, high=0.7, estimand="S")
     rows = pd.concat([table([told], "steps_to_target"), table([other], "second_order")], ignore_index=True)
     assert consistent(rows)["contradiction"].tolist() == ["opposite trends"]
-
-
-# ---- steps_to_target --------------------------------------------------------------------------------------------------
-
-
-def test_k_facs_advantage_is_that_of_restricted_means():
-    """The least mean over seeds of the steps of a trial, half of the distance of evaluations before the crossing."""
-    runs = committed.runs("steps_to_target")
-    means = {}
-    for name in ("nesterov", "kfac"):
-        own = runs[(runs["optimizer"] == name) & (runs["batch"] == 16)]
-        steps = (own["steps_to_target"] - 3).fillna(600).where(own["status"] != "failed")
-        means[name] = steps.groupby(own["trial"]).mean().min()
-    claim = one(committed.claims("steps_to_target"), condition="batch=16", against="kfac")
-    assert claim.effect == pytest.approx(means["nesterov"] / means["kfac"], rel=0.02)
-    assert (claim.unit, claim.estimand, claim.runs) == ("ratio of steps", "S", 120)
-
-
-def test_outcomes_of_steps_follow_their_tables():
-    own, runs = committed.parts("steps_to_target"), committed.runs("steps_to_target")
-    tables = dict(committed.findings("steps_to_target").tables)
-    tables |= {"noise_scale": committed.table("steps_to_target", "noise_scale")}
-
-    def found(**changes):
-        return own["claims"](runs, tables | changes, 0.78)
-
-    unknown = found(critical_batch=tables["critical_batch"].assign(not_identified="wide"))
-    assert {one(unknown, method=name, against="sgd").outcome for name in ("nesterov", "adam")} == {"undecided"}
-    identified = tables["critical_batch"].assign(not_identified="")
-    ratios = tables["critical_batch_ratios"]
-    assert one(found(critical_batch=identified), method="adam", against="sgd").outcome == "agrees"
-    lower = ratios.assign(ratio=0.5, low=0.4, high=0.6)
-    assert one(found(critical_batch=identified, critical_batch_ratios=lower), method="kfac").outcome == "disagrees"
-    trend = tables["advantage"]
-    falls = trend.assign(**{name: -abs(trend[name]) for name in ("ratio", "low", "high")}).assign(low=-1.0, high=-0.1)
-    assert one(found(advantage=falls), unit="exponent").outcome == "disagrees"
-    order = pd.DataFrame({"optimizer": "sgd", "batch_low": [16, 32, 64], "batch_high": [32, 64, 128],
-                          "regime": ["perfect", "diminishing", "maximal"]})  # fmt: skip
-    assert found(regimes=order)[0].outcome == "agrees"
-    assert found(regimes=order.assign(regime=order["regime"].to_numpy()[::-1]))[0].outcome == "disagrees"
-    near = identified.assign(critical_batch=100.0, critical_batch_low=70.0, critical_batch_high=150.0)
-    scale = one(found(critical_batch=near), source="McCandlish et al. 2018")
-    each = tables["noise_scale"].groupby("batch")["noise_scale"].median()
-    assert (scale.effect, scale.low, scale.high) == pytest.approx(
-        (each.median() / 100, each.min() / 150, each.max() / 70)
-    )
-    far = identified.assign(critical_batch=1.0, critical_batch_low=0.9, critical_batch_high=1.1)
-    assert one(found(critical_batch=far), source="McCandlish et al. 2018").outcome == "disagrees"
 
 
 # ---- optimizer_comparison ---------------------------------------------------------------------------------------------

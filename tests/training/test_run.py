@@ -245,6 +245,23 @@ def test_the_best_validation_results_and_their_steps(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    "words", [["budget.steps=4"], ["budget.steps=200", "budget.target=0.5", "budget.stop_at_target=true"]]
+)
+def test_the_test_set_may_be_evaluated_only_where_a_run_ends(tmp_path, words):
+    words = [*words, "eval_every=1", "optimizer.learning_rate=0.02"]
+    always = execute(tmp_path / "always", *words)
+    ends = execute(tmp_path / "ends", *words, "evaluate_test=false")
+    assert always.directory.run_id == ends.directory.run_id
+    rows = [row for row in ends.directory.rows() if row["event"] == "evaluation"]
+    assert len(rows) > 2
+    assert {(row["test_loss"], row["gap_accuracy"]) for row in rows[:-1]} == {(None, None)}
+    assert all(row["validation_loss"] is not None for row in rows)
+    for name in ("test_loss", "test_accuracy", "gap_loss", "validation_loss", "steps", "steps_to_target"):
+        assert ends.summary.get(name) == always.summary.get(name), name
+    assert rows[-1]["test_loss"] == ends.summary["test_loss"] > 0
+
+
 def test_the_squared_error_of_reconstructions_is_recorded(tmp_path):
     words = [
         "model=autoencoder",

@@ -22,19 +22,15 @@ import pandas as pd
 
 from optbench.analysis.frames import cells, outcomes
 from optbench.analysis.laws.loss_curves import LossCurves, of_grid
+from optbench.analysis.laws.searched_outcomes import SEEDS, Places, entered, places_of
 from optbench.analysis.statistics.intervals import Interval, interval_of_draws, student
 from optbench.analysis.study import Study
 from optbench.store.measured import higher_is_better
 from optbench.sweep.search.adaptive.answers import Tables, expected_losses
-from optbench.sweep.search.adaptive.lattice import LEAST_ERROR, Outcomes
-from optbench.sweep.search.adaptive.method import Adaptive
 from optbench.sweep.search.adaptive.state import STRETCH
 from optbench.sweep.search.adaptive.surrogate import posterior
-from optbench.sweep.search.reading import Search
 
 RATE = "base_learning_rate"
-# The seeds of the surrogates of different searches differ by this.
-_SEEDS = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +141,7 @@ def best_rates(
     runs: those of the study, with the columns ``by``, of which one must be "batch". validation: the metric by which rates are
     chosen. Conditions without a run that trained are left out.
     """
-    places = _places(study)
+    places = places_of(study)
     known = runs.assign(rate=pd.to_numeric(runs[RATE], errors="coerce"))
     known = known[known["status"].isin(("done", "diverged")) & known["rate"].notna()]
     memory: dict[tuple[int, str], Tables] = {}
@@ -180,23 +176,6 @@ def _on(curve: LossCurves, rates: np.ndarray) -> Draws:
 
 # ---- parts of grids ---------------------------------------------------------------------------------------------------------
 
-Places = dict[str, tuple[int, tuple[int, int, int], Outcomes, int]]
-"""By run id: the number of its search, its cell, the outcomes of the search, and the seed of the search."""
-
-
-def _places(study: Study) -> Places:
-    search = Search.of(study.plan)
-    if search is None or not isinstance(search.method, Adaptive):
-        return {}
-    record = search.record()
-    every = search.method.outcomes(search.problem, search.seen(record), search.options)
-    found: Places = {}
-    for chosen in record.chosen:
-        place = search.method.place(search.problem, chosen.pick, search.options) if chosen.run_id else None
-        if place is not None:
-            found[chosen.run_id] = (*place, every[place[0]], search.options.seed)
-    return found
-
 
 def _of_search(
     key: Mapping[str, object],
@@ -213,28 +192,13 @@ def _of_search(
     metrics = list(dict.fromkeys([validation, *results]))
     for metric in metrics:
         if (number, metric) not in memory:
-            entered = _entered(outcomes_, runs, places, number, metric)
-            memory[number, metric] = Tables(entered, posterior(entered, seed + _SEEDS * number))
+            replaced = entered(outcomes_, runs, places, number, metric)
+            memory[number, metric] = Tables(replaced, posterior(replaced, seed + SEEDS * number))
     draws = {}
     for metric in metrics:
         tables = memory[number, metric]
         draws[metric] = Draws(tables.means[:, condition], tables.resampled_means[:, condition])
     return BestRate(key, outcomes_.search.rates, draws[validation], draws, own, STRETCH, outcomes_.first)
-
-
-def _entered(outcomes_: Outcomes, runs: pd.DataFrame, places: Places, number: int, metric: str) -> Outcomes:
-    """The outcomes of a search with another result in place of its goal: the error of an accuracy; infinity if diverged."""
-    found = Outcomes(outcomes_.search)
-    found.lost = outcomes_.lost | ~np.isnan(outcomes_.losses)
-    values = outcomes(runs, metric)
-    if higher_is_better(metric):
-        values = (1 - values).clip(lower=LEAST_ERROR)
-    values = values.mask(runs["status"] == "diverged", math.inf)
-    for run_id, value in zip(runs["run_id"], values, strict=True):
-        if run_id in places and places[run_id][0] == number and not math.isnan(value):
-            cell = places[run_id][1]
-            found.losses[cell], found.lost[cell] = value, False
-    return found
 
 
 # ---- draws ------------------------------------------------------------------------------------------------------------------

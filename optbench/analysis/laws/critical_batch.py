@@ -64,13 +64,16 @@ def fit_critical_batch(batches: np.ndarray, steps: np.ndarray, bounds: np.ndarra
     """
     values = np.asarray(steps, dtype=float)
     below = np.zeros(len(values), dtype=bool) if bounds is None else np.asarray(bounds, dtype=bool)
-    (found,) = _fits(np.asarray(batches, dtype=float), values[None], below[None])
+    (found,) = fits(np.asarray(batches, dtype=float), values[None], below[None])
     steps_min, place, residual, limit = map(float, found)
     return CriticalBatch(steps_min, place, residual, _LIMITS[0 if math.isnan(limit) else int(limit)])
 
 
-def _fits(sizes: np.ndarray, steps: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    """`fit_critical_batch` of the rows of ``steps`` and ``bounds`` (N, B): S_min, B_c, residual and index of the limit (N, 4)."""
+def fits(sizes: np.ndarray, steps: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """`fit_critical_batch` of the rows of ``steps`` and ``bounds`` (N, B): S_min, B_c, residual and index of the limit (N, 4).
+
+    The index is that in ("", "perfect scaling", "no scaling").
+    """
     kept = np.isfinite(steps)
     found = np.full((len(steps), 4), math.nan)
     patterns, rows = np.unique(np.hstack([kept, kept & bounds]), axis=0, return_inverse=True)
@@ -86,7 +89,7 @@ def _fits(sizes: np.ndarray, steps: np.ndarray, bounds: np.ndarray) -> np.ndarra
 
 
 def _fits_of_pattern(sizes: np.ndarray, logs: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """`_fits` of rows that are finite and have the same bounds ``below`` (B,)."""
+    """`fits` of rows that are finite and have the same bounds ``below`` (B,)."""
     first, last = math.log(sizes.min() / _BEYOND), math.log(sizes.max() * _BEYOND)
     rows = np.arange(len(logs))
     low, high = np.full(len(logs), first), np.full(len(logs), last)
@@ -197,7 +200,7 @@ def critical_batch(
     fit = fit_critical_batch(sizes, means, bounds)
     at_ends = [np.array([search.restricted_means(place).min() for search in found]) for place in _PLACES]
     ends = [fit_critical_batch(sizes, each, bounds).batch for each in at_ends]
-    fits, draws = _resampled(searches, sizes, repetitions, seed)
+    resampled, draws = _resampled(searches, sizes, repetitions, seed)
     one_seed = any(search.lower.shape[1] < 2 for search in found)
 
     def interval(estimate: float, values: np.ndarray) -> Interval:
@@ -207,15 +210,15 @@ def critical_batch(
     columns = dict(zip(sizes, np.where(np.isfinite(draws), draws, math.nan).T, strict=True))
     return CriticalBatchIntervals(
         fit,
-        interval(fit.steps_min, fits[:, 0]),
-        interval(fit.batch, fits[:, 1]),
-        interval(fit.examples_min, fits[:, 0] * fits[:, 1]),
+        interval(fit.steps_min, resampled[:, 0]),
+        interval(fit.batch, resampled[:, 1]),
+        interval(fit.examples_min, resampled[:, 0] * resampled[:, 1]),
         {float(size): interval(mean, columns[size]) for size, mean in zip(sizes, means, strict=True)},
         tuple(map(float, sizes[bounds])),
         tuple(float(size) for size in sizes if searches[size].unresolved[searches[size].winners].any()),
         (ends[0], ends[1]),
         not_reached,
-        float((fits[:, 3] != 0).mean()),
+        float((resampled[:, 3] != 0).mean()),
     )
 
 
@@ -232,12 +235,12 @@ def critical_batch_ratio(
     """
     from scipy.special import ndtri
 
-    fits = []
+    drawn = []
     for label, searches in enumerate((first, second)):
         sizes = np.array([size for size in sorted(searches) if searches[size].reached_at_all])
-        fits.append(_resampled(searches, sizes, repetitions, seed, label)[0][:, 1])
+        drawn.append(_resampled(searches, sizes, repetitions, seed, label)[0][:, 1])
     estimate = critical_batch(first, 1).batch.estimate / critical_batch(second, 1).batch.estimate
-    logs = np.log(fits[0] / fits[1])
+    logs = np.log(drawn[0] / drawn[1])
     logs = logs[np.isfinite(logs)]
     one_seed = any(search.lower.shape[1] < 2 for searches in (first, second) for search in searches.values())
     if one_seed or len(logs) < 2:
@@ -250,11 +253,11 @@ def critical_batch_ratio(
 def _resampled(
     searches: Mapping[float, TimeSearch], sizes: np.ndarray, repetitions: int, seed: int, label: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`_fits` of resamples that take the same trials and seeds at all ``sizes``, and their restricted means (N, B)."""
+    """`fits` of resamples that take the same trials and seeds at all ``sizes``, and their restricted means (N, B)."""
     if not len(sizes):
         return np.full((repetitions, 4), math.nan), np.zeros((repetitions, 0))
     drawn = Resamples.of(searches[sizes[0]], repetitions, seed, label)
     means, shares = (
         np.stack(columns, axis=1) for columns in zip(*(drawn.best(searches[size]) for size in sizes), strict=True)
     )
-    return _fits(sizes, means, shares < _ENOUGH), means
+    return fits(sizes, means, shares < _ENOUGH), means

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from optbench.analysis.frames import cells, count, require
+from optbench.analysis.statistics.crossings import at_position, crossing
 from optbench.analysis.statistics.intervals import student
 from optbench.analysis.statistics.settings import seeds_only
-from optbench.analysis.statistics.targets import at_position, crossing
 from optbench.store.measured import higher_is_better
 
 Match = Literal["epoch", "step", "train_loss"]

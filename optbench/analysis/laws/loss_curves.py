@@ -108,7 +108,8 @@ def loss_curves(
         if each.is_trained:
             state = memory.state(number, each, search.options)
             name = each.search.fixed.get("optimizer") or (optimizers[0] if len(optimizers) == 1 else each.search.grid)
-            found[str(name)] = _of_search(each, state.tables.means, state.tables.resampled_means)
+            units = each.units[:, None]
+            found[str(name)] = _of_search(each, state.tables.means * units, state.tables.resampled_means * units)
     return found
 
 

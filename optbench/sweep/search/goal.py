@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from optbench.analysis.statistics.crossings import at_position, crossing
 from optbench.errors import UserError, nearest
 from optbench.store import RunDirectory
 from optbench.store.measured import finite, higher_is_better, is_diagnostic
@@ -18,7 +21,10 @@ _HELD_BACK = "test_"
 
 @dataclass(frozen=True)
 class Goal:
-    """``metric`` at the end of a run; with a ``target``, the steps until an evaluation reaches it.
+    """``metric`` at the end of a run; with a ``target``, the steps until it is reached.
+
+    The steps are interpolated between two evaluations, and for an accuracy from step 0 on, as by
+    `optbench.analysis.statistics.targets.times_to_target`.
 
     first: the loss, ln(classes), or the accuracy, 1 / classes, of a classifier that knows nothing; None for other metrics and
     data.
@@ -48,6 +54,11 @@ class Goal:
         """True if a larger value of the goal is better: a time to a target is better if it is smaller."""
         return self.target is None and higher_is_better(self.metric)
 
+    @property
+    def untrained(self) -> float | None:
+        """The value of the goal before the first step; None if unknown, as of a time to a target."""
+        return self.first if self.target is None else None
+
     def of_summary(
         self, chosen: Chosen, first_round: int, summary: Mapping[str, Any], directory: RunDirectory, evaluations: bool
     ) -> Seen:
@@ -69,7 +80,9 @@ class Goal:
         elif value is None:
             state = "diverged"  # it ended at a loss that is not finite
         planned = max(chosen.planned, steps)
-        return Seen(chosen.pick, first_round, state, value, censored, rows, steps, planned, seconds, self.first)
+        horizon = planned if self.target is not None else None
+        ended = (steps, planned, seconds, self.untrained, horizon)
+        return Seen(chosen.pick, first_round, state, value, censored, rows, *ended)
 
     def of_history(self, chosen: Chosen, first_round: int, directory: RunDirectory) -> Seen:
         """The result so far of a paused run."""
@@ -79,7 +92,9 @@ class Goal:
         censored = False
         if self.target is not None:
             value, censored = self._time(rows, steps, chosen.planned, False)
-        return Seen(chosen.pick, first_round, "paused", value, censored, rows, steps, chosen.planned, None, self.first)
+        horizon = chosen.planned if self.target is not None else None
+        so_far = (steps, chosen.planned, None, self.untrained, horizon)
+        return Seen(chosen.pick, first_round, "paused", value, censored, rows, *so_far)
 
     def evaluations(self, directory: RunDirectory) -> tuple[tuple[int, float], ...]:
         """(step, value) of each evaluation so far; the worst value for one that was not finite, which JSON cannot hold."""
@@ -89,12 +104,13 @@ class Goal:
         return tuple((step, worst if value is None else value) for step, value in numbers)
 
     def _time(self, rows: Sequence[tuple[int, float]], steps: int, planned: int, diverged: bool) -> tuple[float, bool]:
-        """The step of the first evaluation that reaches the target; otherwise the end of the run, censored."""
+        """The interpolated step at which the target is reached; otherwise the end of the run, censored."""
         assert self.target is not None
-        sign = 1 if higher_is_better(self.metric) else -1
-        for step, value in rows:
-            if sign * value >= sign * self.target:
-                return float(step), False
+        higher = higher_is_better(self.metric)
+        guess = self.first if higher and self.first is not None else math.nan
+        position = crossing(np.array([value for _, value in rows]), self.target, higher, guess)
+        if math.isfinite(position):
+            return at_position(np.array([step for step, _ in rows]), position), False
         # A run that has diverged would not have reached it by its horizon either.
         return float(max(planned, steps) if diverged else steps), True
 

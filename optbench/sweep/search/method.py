@@ -76,6 +76,7 @@ class Seen:
     steps: the optimizer steps taken. planned: the steps of the whole run.
     seconds: of training; None if unknown.
     first: the value of the goal before the first step; None if unknown.
+    horizon: the steps after which a run that has not reached the target is censored; None if the goal is no time.
     """
 
     pick: Pick
@@ -88,6 +89,7 @@ class Seen:
     planned: int = 0
     seconds: float | None = None
     first: float | None = None
+    horizon: int | None = None
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ class Search:
         if paused_at and self.method.needs_evaluations and chosen.run_id:
             rows = self.problem.goal.evaluations(self.plan.directory(chosen.run_id))
             known = tuple(each for each in rows if each[0] <= paused_at)
-        first = self.problem.goal.first
+        first = self.problem.goal.untrained
         return Seen(chosen.pick, first_round, "waiting", evaluations=known, planned=chosen.planned, first=first)
 
     def _seen(self, chosen: Chosen, first_round: int, paused_at: int) -> Seen:

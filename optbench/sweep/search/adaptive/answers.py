@@ -32,12 +32,14 @@ class Tables:
     """The completed tables of one search.
 
     losses (C, B, U, M): of each drawn column of seeds. weights (C, B, U): the seeds for which a column stands. quality: a
-    condition with a best loss of (1 + e) times the least has the importance min(1, quality / e); None: all have 1.
+    condition with a best loss of (1 + e) times the least has the importance min(1, quality / e); None: all have 1. horizon: as
+    of `Outcomes`.
     """
 
     def __init__(self, outcomes: Outcomes, drawn: Posterior, quality: float | None = None) -> None:
         self.search = outcomes.search
         self._quality = quality
+        self.horizon = outcomes.horizon
         self.weights = outcomes.weights()
         observed = outcomes.columns()
         shape = (*observed.shape, drawn.z.shape[-1])
@@ -46,7 +48,10 @@ class Tables:
 
     @cached_property
     def means(self) -> np.ndarray:
-        """The mean loss over seeds (M, B, U); infinity if a seed diverged, NaN where the grid has no cell."""
+        """The mean loss over seeds (M, B, U); infinity if a seed diverged, NaN where the grid has no cell.
+
+        Of times it is the restricted mean, and infinity only if no seed reached the target within the horizon.
+        """
         return self._mean(self.losses, self.weights[..., None])
 
     @cached_property
@@ -106,8 +111,10 @@ class Tables:
 
     def _mean(self, losses: np.ndarray, weights: np.ndarray) -> np.ndarray:
         total = weights.sum(0)
-        summed = np.where(weights > 0, losses, 0.0) * weights
+        summed = np.where(weights > 0, np.minimum(losses, self.horizon), 0.0) * weights
         means: np.ndarray = summed.sum(0) / np.where(total > 0, total, math.nan)
+        if math.isfinite(self.horizon):
+            means = np.where(means >= self.horizon * (1 - 1e-9), math.inf, means)
         return np.moveaxis(means, -1, 0)
 
     def _optima(self, means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -123,7 +130,8 @@ class Tables:
 class Condition:
     """The answer for one condition.
 
-    optimum: the optimal rate with its interval. chosen: the rate of the lattice with the least expected loss. below, above: the
+    optimum: the optimal rate with its interval. chosen: the rate of the lattice with the least expected loss; NaN if no rate is
+    expected to reach the target of a time. below, above: the
     probabilities that the optimum lies beyond the lowest or the highest rate. second, second_share: the likeliest rate at
     least three rates away from the likeliest, and the probability of all of those; NaN and 0 unless it is above 0.1.
     """
@@ -153,7 +161,7 @@ def answer(tables: Tables, outcomes: Outcomes, stretch: float = 1.0, level: floa
     exponent = interval_of_draws(tables.slopes, slopes, stretch, level)
     means = tables.means
     known = ~np.isnan(means[0])
-    expected = expected_losses(means, outcomes.first)
+    expected = expected_losses(means, outcomes.first, tables.horizon)
     rows = []
     for b, condition in enumerate(search.conditions):
         inner = interval_of_draws(tables.rates[:, b], rates[:, b], stretch, level)
@@ -163,7 +171,7 @@ def answer(tables: Tables, outcomes: Outcomes, stretch: float = 1.0, level: floa
             Condition(
                 float(condition),
                 optimum,
-                float(search.rates[int(np.argmin(expected[b]))]) if known[b].any() else math.nan,
+                float(search.rates[int(np.argmin(expected[b]))]) if expected[b].min() < tables.horizon else math.nan,
                 float((tables.outside[:, b] == LOWEST).mean()),
                 float((tables.outside[:, b] == HIGHEST).mean()),
                 float(search.rates[second]) if share > _SECOND else math.nan,
@@ -174,14 +182,15 @@ def answer(tables: Tables, outcomes: Outcomes, stretch: float = 1.0, level: floa
     return Law(exponent, tuple(rows))
 
 
-def expected_losses(means: np.ndarray, first: float) -> np.ndarray:
+def expected_losses(means: np.ndarray, first: float, horizon: float = math.inf) -> np.ndarray:
     """The expectation of mean losses (M, ...) over M tables, by which a rate is chosen; infinity where there is no cell.
 
     A table in which a seed diverged counts as a fixed price, ``_PRICE_OF_DIVERGENCE`` times the loss before training (first), or
-    times the worst finite one of all where that is unknown (NaN).
+    times the worst finite one of all where that is unknown (NaN). A time counts as at most the ``horizon``, if that is finite.
     """
     reference = first if math.isfinite(first) else float(np.max(means, initial=0.0, where=np.isfinite(means)))
-    found: np.ndarray = np.minimum(means, _PRICE_OF_DIVERGENCE * reference).mean(0)
+    price = horizon if math.isfinite(horizon) else _PRICE_OF_DIVERGENCE * reference
+    found: np.ndarray = np.minimum(means, price).mean(0)
     return np.where(np.isnan(found), math.inf, found)
 
 

@@ -94,16 +94,21 @@ class Search:
 class Outcomes:
     """What is known of the cells of one search.
 
-    losses (B, U, S): NaN if none, infinity if diverged. pending: chosen, without a result. lost: ended without an outcome. steps,
-    seconds: those taken, NaN if unknown. first: the loss before training; NaN if unknown.
+    losses (B, U, S): NaN if none, infinity if diverged. pending: chosen, without a result. lost: ended without an outcome.
+    diverged: infinite because the run diverged. steps, seconds: those taken, NaN if unknown. first: the loss before training; NaN
+    if unknown.
+
+    A time to a target is a share of the budget of its run, so that conditions with budgets of different length have one scale.
+    It is infinite if the run ended without reaching the target; in means over seeds it then counts as the ``horizon``, which is
+    1 for times, and infinity for other goals: a mean of times is a restricted mean.
     """
 
     def __init__(self, search: Search) -> None:
         self.search = search
         self.losses = np.full(search.exists.shape, math.nan)
-        self.pending, self.lost = (np.zeros(search.exists.shape, dtype=bool) for _ in range(2))
+        self.pending, self.lost, self.diverged = (np.zeros(search.exists.shape, dtype=bool) for _ in range(3))
         self.steps, self.seconds = (np.full(search.exists.shape, math.nan) for _ in range(2))
-        self.first = math.nan
+        self.first, self.horizon = math.nan, math.inf
 
     def add(self, seen: Seen, higher: bool) -> None:
         """Enter one result."""
@@ -113,10 +118,14 @@ class Outcomes:
             return
         self.steps[cell] = seen.steps or math.nan
         self.seconds[cell] = math.nan if seen.seconds is None else seen.seconds
+        self.diverged[cell] = seen.state == "diverged"
+        share = 1.0
+        if seen.horizon is not None:
+            self.horizon, share = 1.0, 1.0 / max(seen.horizon, 1)
         if seen.state == "diverged" or seen.censored:
             self.losses[cell] = math.inf
         elif seen.state == "done" and seen.value is not None:
-            self.losses[cell] = _loss(seen.value, higher)
+            self.losses[cell] = _loss(seen.value * share, higher)
         else:
             self.lost[cell] = True
         if seen.first is not None:
@@ -147,7 +156,13 @@ class Outcomes:
 
     def key(self) -> tuple[object, ...]:
         """What a posterior depends on."""
-        return self.losses.tobytes(), self.lost.tobytes(), self.started, self.first
+        return self.losses.tobytes(), self.lost.tobytes(), self.started, self.first, self.horizon
+
+    @property
+    def units(self) -> np.ndarray:
+        """What a loss of each condition (B,) is multiplied with for a person: the budget in steps if it is a time, else 1."""
+        is_time = math.isfinite(self.horizon)
+        return self.search.planned.astype(float) if is_time else np.ones(len(self.search.conditions))
 
     def columns(self) -> np.ndarray:
         """The losses (C, B, U) of the seeds that a posterior draws: those started, and some that stand for all others."""

@@ -63,7 +63,7 @@ def propose(
     deviations = draws - draws.mean(-1, keepdims=True)
     targets = _targets(tables)
     likely = (draws > DIVERGED_ABOVE).mean(-1).reshape(shape)
-    price = (costs[:, None] * ((1 - likely) + _COST_OF_DIVERGENCE * likely)).ravel()
+    price = (costs[:, None] * _shares(tables, likely)).ravel()
     for pending in np.flatnonzero(np.moveaxis(outcomes.pending, 2, 0)[:columns].ravel()):
         deviations, targets = _without(deviations, targets, int(pending))
     number = int((outcomes.search.exists & ~outcomes.open).sum())
@@ -85,6 +85,16 @@ def propose(
         elsewhere[condition, rate] = False
         yield Proposal((condition, rate, column), float(gains[cell]))
         deviations, targets = _without(deviations, targets, cell)
+
+
+def _shares(tables: Tables, likely: np.ndarray) -> np.ndarray:
+    """The expected length (C, B, U) of a run as a share of its budget; ``likely``: the probability that it diverges.
+
+    A run that is not known to reach its target takes its whole budget.
+    """
+    if math.isfinite(tables.horizon):
+        return np.asarray(np.minimum(tables.losses, tables.horizon).mean(-1) / tables.horizon)
+    return (1 - likely) + _COST_OF_DIVERGENCE * likely
 
 
 def _gains(deviations: np.ndarray, targets: np.ndarray) -> np.ndarray:

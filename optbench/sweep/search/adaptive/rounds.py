@@ -134,7 +134,7 @@ def start(outcomes: Outcomes, allowed: Callable[[], np.ndarray]) -> Iterator[Pro
     """
     search = outcomes.search
     free = outcomes.open
-    diverged = np.isinf(outcomes.losses).any(-1)
+    diverged = np.asarray(outcomes.diverged.any(-1))
     order = [int(b) for b in np.argsort(search.planned, kind="stable")]
     lowest = [(b, 0) for b in order[2:]]
     for b, u in [*((b, u) for u in _spread(len(search.rates)) for b in order[:2]), *lowest]:

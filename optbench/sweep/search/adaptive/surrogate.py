@@ -5,7 +5,12 @@ The loss L of a run becomes
     z = min(log(1 + log(L / L_min) / d), 2.9),   d = log(L_first / L_min) / 16;   diverged: z = 2.9
 
 with the least loss seen so far L_min and the loss before training L_first. One transformation evens the noise out, cuts its
-tails, and makes divergence an outcome at the end of the scale instead of a number. On z stands a Gaussian process over
+tails, and makes divergence an outcome at the end of the scale instead of a number. A time to a target T, a share of the budget,
+has noise that is proportional to it, and becomes
+
+    z = min(2.8 log(T / T_min) / log(1 / T_min), 2.9);   censored by the budget, or diverged: z = 2.9.
+
+On z stands a Gaussian process over
 u = log2 rate, v = log2 condition and the seed s, with mean 1 and
 
     k = 1 + .66 M(u - v; 4.8) + .58 M(u; 5.8) + .66 M(v; 9.2) + .23 M(u; 2.2) M(v; 4.3)
@@ -60,18 +65,24 @@ def covariances(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class Scale:
-    """The transformation between losses and z: the least loss, and the width d of the logarithm."""
+    """The transformation between losses and z: the least loss, and the width d of the logarithm.
+
+    linear: of times to a target, z is log(L / least) / width.
+    """
 
     least: float
     width: float
+    linear: bool = False
 
     @classmethod
-    def of(cls, losses: np.ndarray, first: float) -> "Scale":
-        """From the losses seen so far (NaN: none, infinity: diverged) and the loss before training."""
+    def of(cls, losses: np.ndarray, first: float, horizon: float = math.inf) -> "Scale":
+        """From the losses seen so far (NaN: none, infinity: diverged), the loss before training, and the horizon of times."""
         finite = losses[np.isfinite(losses)]
         if not len(finite):
             return cls(1.0, math.log(10) / 16)
         least = float(finite.min())
+        if math.isfinite(horizon):
+            return cls(least, max(math.log(horizon / min(least, horizon)) / DIVERGED_ABOVE, 1e-3), linear=True)
         top = first if math.isfinite(first) else float(finite.max())
         return cls(least, max(math.log(max(top, least) / least) / 16, 1e-3))
 
@@ -79,11 +90,14 @@ class Scale:
         """Of losses; infinity is a diverged run."""
         with np.errstate(invalid="ignore"):
             excess = np.log(np.minimum(losses, 1e300) / self.least) / self.width
+        if self.linear:
+            return np.asarray(np.minimum(excess, CAP))
         return np.asarray(np.minimum(np.log1p(np.maximum(excess, -0.95)), CAP))
 
     def losses(self, z: np.ndarray) -> np.ndarray:
         """Of z; infinity where a run diverged."""
-        found = self.least * np.exp(self.width * np.expm1(np.minimum(z, CAP)))
+        capped = np.minimum(z, CAP)
+        found = self.least * np.exp(self.width * (capped if self.linear else np.expm1(capped)))
         return np.where(z > DIVERGED_ABOVE, math.inf, found)
 
 
@@ -138,7 +152,7 @@ def posterior(outcomes: Outcomes, seed: int, draws: int = DRAWS) -> Posterior:
     paths = _paths(tuple(outcomes.search.u), tuple(outcomes.search.v), columns, seed, draws)
     flat = losses.reshape(columns, conditions * rates)
     column, point = np.nonzero(~np.isnan(flat))
-    scale = Scale.of(flat, outcomes.first)
+    scale = Scale.of(flat, outcomes.first, outcomes.horizon)
     y = scale.z(flat[column, point])
     same = column[:, None] == column
     kernel = paths.kernel[np.ix_(point, point)]

@@ -71,7 +71,10 @@ def rows(outcomes: Sequence[Outcomes], laws: Sequence[Law | None]) -> tuple[Mapp
 
 
 def surrogate(outcomes: Sequence[Outcomes], tables: Sequence[Tables | None]) -> tuple[Mapping[str, Any], ...]:
-    """The mean loss over seeds at every condition and rate: the median of the tables, with 95 %; infinity is divergence."""
+    """The mean loss over seeds at every condition and rate: the median of the tables, with 95 %; infinity is divergence.
+
+    Of times to a target it is the restricted mean in steps, and infinity if no seed reaches the target.
+    """
     found = []
     for each, own in zip(outcomes, tables, strict=True):
         if own is None:
@@ -83,6 +86,7 @@ def surrogate(outcomes: Sequence[Outcomes], tables: Sequence[Tables | None]) -> 
             row = {"grid": search.grid, **search.fixed, search.over: float(search.rates[u])}
             if search.law is not None:
                 row[search.law] = float(search.conditions[b])
-            numbers = {"loss": middle[b, u], "low": low[b, u], "high": high[b, u]}
+            quantiles = {"loss": middle[b, u], "low": low[b, u], "high": high[b, u]}
+            numbers = {name: value * each.units[b] for name, value in quantiles.items()}
             found.append({**row, **{key: float(value) for key, value in numbers.items()}, "runs": int(runs[b, u])})
     return tuple(found)
