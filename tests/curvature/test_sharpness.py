@@ -131,7 +131,9 @@ def test_relative_sharpness_is_invariant_under_rescaling_and_absolute_is_not(per
 
 def test_a_weight_before_batch_norm_has_no_scale_for_the_relative_sharpness_and_one_for_curvature():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 5, bias=False), nn.BatchNorm1d(5, eps=1e-12, momentum=1), nn.ReLU(), nn.Linear(5, 3))
+    model = nn.Sequential(
+        nn.Linear(6, 5, bias=False), nn.BatchNorm1d(5, eps=1e-12, momentum=1), nn.ReLU(), nn.Linear(5, 3)
+    )
     inputs, targets = torch.randn(40, 6, dtype=torch.float64), torch.randint(0, 3, (40,))
     relative, absolute, tops = [], [], []
     for factor in (1.0, 4.0):
