@@ -14,7 +14,7 @@ FLOORS = [
     ["errors", "randomness", "moved"],
     ["system", "config.yaml_text", "config.schema", "data.extras", "analysis.statistics.intervals"],
     ["analysis.statistics.sequential", "analysis.statistics.shares"],
-    ["analysis.statistics.survival"],
+    ["analysis.statistics.crossings", "analysis.statistics.survival"],
     ["data.locate"],
     ["config.durations", "config.tuning", "data.spec", "data.sources", "theory"],
     # Mathematics on arrays, which a search uses as well as the analysis of its results.
@@ -70,6 +70,7 @@ WITHOUT_TORCH = [
     "analysis.charts.probe_files",
     "analysis.laws.gap",
     "analysis.report.study_page",
+    "analysis.statistics.crossings",
     "analysis.statistics.inclusion",
     "analysis.statistics.rank_correlation",
     "analysis.statistics.ranks",

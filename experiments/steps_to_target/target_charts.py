@@ -74,7 +74,8 @@ def rates_chart(chosen: pd.DataFrame, found: Curves) -> Chart:
         columns = {"x": rows["batch"], "y": rows["rate"], "low": rows["rate_low"], "high": rows["rate_high"]}
         series.append(Series(label="chosen", panel=panel, **columns))
         rates = found[str(name)].rates
-        lines += [Reference(float(rate), "ends of the line of rates", panel=panel) for rate in (rates[0], rates[-1])]
+        ends = ((rates[0], "lowest rate of the line"), (rates[-1], "highest rate of the line"))
+        lines += [Reference(float(rate), words, panel=panel) for rate, words in ends]
     return Chart(
         name="rates",
         title="The learning rate with the fewest steps against batch size",
@@ -123,12 +124,12 @@ def noise_chart(noise: pd.DataFrame, fits: Mapping[str, CriticalBatchIntervals])
     """The noise scale along every run that measured it, and the critical batch of the same optimizer with its interval."""
     series, lines = [], []
     for (optimizer, batch, seed), rows in noise.groupby(["optimizer", "batch", "seed"]) if len(noise) else ():
-        label = f"{method(str(optimizer))}, batch {batch}"
-        series.append(Series(label=label, x=rows["samples"], y=rows["noise_scale"], texts=[f"seed {seed}"] * len(rows)))
+        label = f"{method(str(optimizer))}, batch {batch}, seed {seed}"
+        series.append(Series(label=label, x=rows["samples"], y=rows["noise_scale"]))
     for name in sorted(set(noise["optimizer"])) if len(noise) else ():
         if name in fits:
             found = fits[name].batch
-            values = ((found.low, "interval of B_c"), (found.estimate, "B_c"), (found.high, "interval of B_c"))
+            values = ((found.low, "lower bound of B_c"), (found.estimate, "B_c"), (found.high, "upper bound of B_c"))
             lines += [Reference(value, f"{words} of {method(name)}") for value, words in values if np.isfinite(value)]
     return Chart(
         name="noise_scale",

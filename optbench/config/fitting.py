@@ -68,7 +68,7 @@ def check_fit(config: RunConfig) -> None:
     _check_communication(config, plan)
     _check_selection(config, target)
     check_sharding(config)
-    if model.info.get("batch_norm"):
+    if model.info.get("batch_norm") and model.options.get("batch_norm", True):
         check_groups(config)
     check_transforms(config)
     if config.precision == "fp16" and (optimizer.info["family"] == "second_order" or not config.evaluates_once):

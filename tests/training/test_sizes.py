@@ -124,6 +124,10 @@ def test_numbers_that_no_tensor_holds():
 
 def test_a_model_without_batch_norm_takes_any_group():
     assert config.compose([*DIGITS, "ghost_batch_size=1"])["ghost_batch_size"] == 1
+    words = ["dataset=digits", "model=convnet", "batch=1"]
+    assert config.compose([*words, "model.batch_norm=false"])["batch"] == 1
+    with pytest.raises(UserError, match="batch=1: model=convnet has batch norm"):
+        config.compose(words)
 
 
 def test_learning_rates_within_the_range_of_floats():
