@@ -59,6 +59,7 @@ MACHINE_KEYS = {
     "cached_graphs": "int >= 1 or null",
     "compile": "bool",
     "channels_last": "bool",
+    "evaluate_test": "one of always, end",
     "log_every": "int >= 1",
     "checkpoint_every": "duration > 0 or null",
     "results_dir": "str",

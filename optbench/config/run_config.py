@@ -164,6 +164,7 @@ class RunConfig:
     cached_graphs: int | None
     compile: bool
     channels_last: bool
+    evaluate_test: Literal["always", "end"]
     log_every: int
     checkpoint_every: Duration | None
     results_dir: str
@@ -181,7 +182,8 @@ class RunConfig:
             return shared.get(("choice", group), (text,), lambda: Choice.of(group, text))
 
         every = config["checkpoint_every"]
-        config = {"communication": _DENSE, "selection": _ALL_EXAMPLES, "channels_last": False, **config}
+        added = {"channels_last": False, "evaluate_test": "always"}
+        config = {"communication": _DENSE, "selection": _ALL_EXAMPLES, **added, **config}
         given: dict[str, Any] = {
             **{field.name: config[field.name] for field in fields(cls) if field.name in config},
             **{group: choice(group) for group in GROUPS if group in cls.__dataclass_fields__},

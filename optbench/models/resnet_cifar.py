@@ -1,4 +1,4 @@
-"""The thin residual networks for CIFAR: ResNet-20, 32, 44, 56, 110 (He, Zhang, Ren & Sun 2016, section 4.2)."""
+"""Thin residual networks for CIFAR: ResNet-20, 32, 44, 56, 110 (He, Zhang, Ren & Sun 2016, section 4.2), and narrower ones."""
 
 from torch import Tensor, nn
 
@@ -11,30 +11,34 @@ from optbench.models.shapes import convolution, he_normal_, image_shape, require
 class CifarResNet(nn.Module):
     """conv3-16, three stages of n basic blocks of 16, 32 and 64 channels, global average, logits; depth 6n + 2.
 
+    ``width``: the channels of the first stage, 16 in the paper; the others have twice and four times as many.
     ``shortcut`` where the width doubles: "A" is zero padding without parameters (the paper's choice for CIFAR), "B" a
     1 x 1 convolution with batch norm. Works on images of any size. Weights start at He's normal distribution (fan
-    out); with ``zero_final_gamma`` every block begins as its shortcut. Raises UserError on a depth other than 6n + 2
-    or another shortcut.
+    out); with ``zero_final_gamma`` every block begins as its shortcut. Raises UserError on a depth other than 6n + 2,
+    another shortcut, or a width below 1.
     """
 
-    def __init__(self, data: DataSpec, depth: int = 20, shortcut: str = "A", zero_final_gamma: bool = False) -> None:
+    def __init__(
+        self, data: DataSpec, depth: int = 20, shortcut: str = "A", zero_final_gamma: bool = False, width: int = 16
+    ) -> None:
         super().__init__()
         require(depth >= 8 and depth % 6 == 2, "depth", depth, "must be 6n + 2: 8, 14, 20, 26, 32, 44, 56, 110, ...")
         require(shortcut in ("A", "B"), "shortcut", shortcut, "must be one of A, B")
-        self.stem = nn.Sequential(convolution(image_shape(data)[0], 16, 3), BatchNorm(16), nn.ReLU())
+        require(width >= 1, "width", width, "must be at least 1")
+        self.stem = nn.Sequential(convolution(image_shape(data)[0], width, 3), BatchNorm(width), nn.ReLU())
         change = PaddedShortcut if shortcut == "A" else projection
         blocks = []
-        inputs = 16
-        for width in (16, 32, 64):
+        inputs = width
+        for channels in (width, 2 * width, 4 * width):
             for _ in range((depth - 2) // 6):
-                stride = width // inputs
+                stride = channels // inputs
                 blocks.append(
                     ResidualBlock(
-                        basic(inputs, width, stride),
-                        nn.Identity() if inputs == width else change(inputs, width, stride),
+                        basic(inputs, channels, stride),
+                        nn.Identity() if inputs == channels else change(inputs, channels, stride),
                     )
                 )
-                inputs = width
+                inputs = channels
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Linear(inputs, data.outputs)
         he_normal_(self)

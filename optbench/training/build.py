@@ -193,7 +193,12 @@ def build_recorder(
     every = config.checkpoint_every
     return Recorder(
         directory,
-        Evaluator(config.evaluate_train, task.execution.micro_batch or 1000),
+        Evaluator(
+            config.evaluate_train,
+            task.execution.micro_batch or 1000,
+            # A run that ends at its target may end with any evaluation.
+            always_test=config.evaluate_test == "always" or config.budget.stop_at_target,
+        ),
         log_every=config.log_every,
         evaluations=configuration.evaluations(config, horizon),
         checkpoint_every=None if every is None else max(horizon.in_steps(every), 1),

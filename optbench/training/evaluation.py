@@ -1,5 +1,6 @@
 """Evaluate loss and accuracy on whole splits, in eval mode and without augmentation; ranks share the examples."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,29 +14,37 @@ METRICS = tuple(f"{part}_{metric}" for part in (*SPLITS, "gap") for metric in ("
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Evaluates a task's model: ``train_limit`` examples of the training set, all of validation and test."""
+    """Evaluates a task's model: ``train_limit`` examples of the training set, all of validation and test.
+
+    always_test: False leaves the test set, which may be several times as large as the other two, to the last evaluation of a run.
+    """
 
     train_limit: int | None = None
     batch: int = 1000
+    always_test: bool = True
 
-    def __call__(self, task: Task) -> dict[str, float | None]:
+    def __call__(self, task: Task, last: bool = True) -> dict[str, float | None]:
         """{train,validation,test}_{loss,accuracy}, gap_loss and gap_accuracy; with averaging, also averaged_... of each.
 
         A loss of reconstructions adds {train,validation,test}_squared_error.
         The weights are those that the optimizer offers for evaluation; an average is one of the weights that it trains.
-        The generalization gap is test loss minus train loss, and train accuracy minus test accuracy.
+        The generalization gap is test loss minus train loss, and train accuracy minus test accuracy. Unless the evaluation is the
+        ``last`` one, or the test set is evaluated always, there are neither test metrics nor gaps.
         """
+        splits = SPLITS if last or self.always_test else SPLITS[:-1]
         with evaluation_weights(task):
-            metrics = self._all_splits(task, "")
+            metrics = self._metrics(task, "", splits)
         if task.average is not None and task.average.active:
             with task.average.applied_to(task.model):
-                metrics |= self._all_splits(task, "averaged_")
+                metrics |= self._metrics(task, "averaged_", splits)
         return metrics
 
-    def _all_splits(self, task: Task, prefix: str) -> dict[str, float | None]:
+    def _metrics(self, task: Task, prefix: str, splits: Sequence[str]) -> dict[str, float | None]:
         metrics: dict[str, float | None] = {}
-        for split in SPLITS:
+        for split in splits:
             metrics |= {f"{prefix}{split}_{name}": value for name, value in self.split(task, split).items()}
+        if "test" not in splits:
+            return metrics
         train, test = metrics[f"{prefix}train_loss"], metrics[f"{prefix}test_loss"]
         metrics[f"{prefix}gap_loss"] = test - train if test is not None and train is not None else None
         train, test = metrics[f"{prefix}train_accuracy"], metrics[f"{prefix}test_accuracy"]

@@ -160,7 +160,7 @@ class Recorder(pl.Callback):
         if record and step > self.last_row:
             self._training_row(task)
         if self.outcome is None and evaluate and self.evaluation.get("step") != step:
-            self._evaluate(task)
+            self._evaluate(task, last)
         if self.outcome is None and last:
             self.outcome = "done"
         self._measure(task)
@@ -228,10 +228,10 @@ class Recorder(pl.Callback):
             if math.isfinite(loss):
                 self.why += f", more than {self.divergence_factor:g} times the first, {self.first_loss:.4g}"
 
-    def _evaluate(self, task: Task) -> None:
+    def _evaluate(self, task: Task, last: bool) -> None:
         where = self._where(task, "evaluation")
         with self.measured.evaluation():
-            metrics = self.evaluator(task)
+            metrics = self.evaluator(task, last)
         self.evaluation = where | metrics | selection_values(task)
         self._write(self.evaluation)
         self._keep_best(metrics, task.step)

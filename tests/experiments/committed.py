@@ -160,11 +160,10 @@ def _adaptive():
 
 
 #: For each study how its claims are made. Those of the sweeps of second_order need histories, and the committed runs of
-#: generalization_gap are of another grid than its analysis.
+#: generalization_gap and optimizer_comparison are of other grids than their analyses.
 CLAIMS = {
     "scaling_rules": lambda: findings("scaling_rules").claims,
     "steps_to_target": lambda: findings("steps_to_target").claims,
-    "optimizer_comparison": lambda: findings("optimizer_comparison").claims,
     "landscape": _landscape,
     "second_order": _second_order,
     "hessian_directions": _of_tables("hessian_directions", "slices"),

@@ -151,5 +151,7 @@ def test_a_grid_without_a_selected_word_has_no_part():
 
 def test_a_selected_word_that_no_grid_has_is_refused_with_those_that_exist():
     for word in ("optimizer=asgd", "optimizer=asgd,sgd"):
-        with pytest.raises(UserError, match=r"optimizer=asgd: no grid .* accepted: sgd, momentum, adam, lamb, kfac, sam, lars"):
+        with pytest.raises(
+            UserError, match=r"optimizer=asgd: no grid .* accepted: sgd, momentum, adam, lamb, kfac, sam, lars"
+        ):
             compose_again(["experiment=generalization_gap", "scale=smoke", "search=random", word])
