@@ -117,9 +117,9 @@ def _gain_notes(gains: Gains | None) -> list[str]:
     if gains is None:
         return []
     notes = [
-        "A gain is the test loss of the defaults minus that of the winner, on the same seeds, in units of the interquartile range "
-        "of the winners of all optimizers on the problem (a spread), mean over problems. The defaults are one of the trials: where "
-        "they win, the gain is 0."
+        "A gain is the test loss of the defaults minus that of the winner, on the same seeds, in units of the interquartile "
+        "range of the winners of all optimizers on the problem (a spread), mean over problems. The defaults are one of the "
+        "trials: where they win, the gain is 0."
     ]
     diverged = int(gains.table["default_diverged"].sum())
     if diverged:

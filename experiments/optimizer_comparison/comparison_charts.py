@@ -26,7 +26,7 @@ def ranks_chart(ranks: pd.DataFrame) -> Chart:
         name="ranks",
         title="Mean rank of the tuned optimizers",
         caption="By test loss of the trial that is best on validation, mean over problems; 1 is best. Bars: 95 % intervals for "
-        "new searches, with trials and seeds resampled and the best trial chosen again, and from six problems on also the problems.",
+        "new searches, with trials and seeds resampled and the best trial chosen again, and from six on the problems, too.",
         y_label="Mean rank",
         horizontal=True,
         series=series,

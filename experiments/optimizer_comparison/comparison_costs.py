@@ -92,10 +92,10 @@ def score_notes(problems: Problems, values: dict[str, dict[Key, float]], table: 
     if table.empty:
         return []
     notes = [
-        f"A target is the median validation loss at the end of AdamW over the seeds that report, at its defaults and tuned, on "
-        f"each problem: {'; '.join(f'{in_words(key)} {value:.4g}' for key, value in values[DEFAULTS].items())} (defaults). A method "
-        f"reaches it if at least half of these seeds of its winner do; AlgoPerf's score is the mean height of its profile up to "
-        f"{R_MAX:g} times the least cost."
+        "A target is the median validation loss at the end of AdamW over the seeds that report, at its defaults and tuned, on "
+        f"each problem: {'; '.join(f'{in_words(key)} {value:.4g}' for key, value in values[DEFAULTS].items())} (defaults). A "
+        "method reaches it if at least half of these seeds of its winner do; AlgoPerf's score is the mean height of its profile "
+        f"up to {R_MAX:g} times the least cost."
     ]
     for (target, cost), rows in table.groupby(["target", "cost"], sort=False):
         first = rows.iloc[0]

@@ -1,8 +1,8 @@
 """The gain of tuning: the result of the defaults minus that of the winner of a search, over problems.
 
 On a problem the gain is in a unit of the problem, such as the spread of the tuned methods there, so that gains on several
-problems can be averaged. It estimates the gain of a new search: trials and seeds are resampled and the winner is chosen again, as in
-`search_intervals`, and from six problems on the problems are resampled, too, outermost. Where the defaults win, the gain is 0.
+problems can be averaged. It estimates the gain of a new search: trials and seeds are resampled and the winner is chosen again, as
+in `search_intervals`, and from six problems on the problems are resampled, too, outermost. Where the defaults win, it is 0.
 """
 
 import math

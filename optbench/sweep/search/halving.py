@@ -22,8 +22,8 @@ class Halving:
     at or after the share factor^(k+1-K) of a run (with the option `first`: first * factor^k); the last one is its end.
 
     With `rungs` 1 all settings are trained to their end, and the best one is chosen there. With `confirm` the last so many seeds
-    of the axis have no part in this: when a bracket is decided they are trained of its best setting, whose result on the seeds that
-    chose it is optimistic, and with `confirm_defaults` of trial 0, too.
+    of the axis have no part in this: when a bracket is decided they are trained of its best setting, whose result on the seeds
+    that chose it is optimistic, and with `confirm_defaults` of trial 0, too.
 
     A setting's value is the mean, over its seeds, of the goal in the evaluation at the rung, not the best one so far. A run that
     diverged is worse than all others, a setting with such a seed too, and it is not continued. A run that failed is left out; a
