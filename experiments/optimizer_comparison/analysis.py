@@ -25,6 +25,7 @@ from optbench.analysis.findings import Findings
 from optbench.analysis.names import method
 from optbench.analysis.statistics.ranks import Ranks
 from optbench.analysis.statistics.selection import select
+from optbench.analysis.statistics.settings import seeds_only
 from optbench.analysis.statistics.tuning_gains import Gains
 from optbench.analysis.study import Study
 
@@ -37,7 +38,8 @@ REPETITIONS = 1000
 
 def analyse(study: Study) -> Findings:
     """Ranks of the winners, AlgoPerf's scores and profiles by four costs, gains of tuning, and searches that failed."""
-    if METRIC not in study.runs or not (study.runs["status"] == "done").any():
+    # Mixed settings are refused before anything else.
+    if not (study.runs["status"] == "done").any() or METRIC not in seeds_only(study.runs, [*CELL, "trial"]):
         return Findings(QUESTION, "Not enough runs for an answer: none is done.")
     problems = Problems.of(study)
     best = select(problems.runs, CELL, METRIC, [RESULT], search_seeds=problems.choosing)

@@ -382,6 +382,15 @@ def test_the_answer_of_many_brackets_is_their_number():
     }
 
 
+def test_brackets_of_several_grids_are_told_apart():
+    problem = Table(by_trial, optimizer=["adam"], trial=range(3))
+    problem.grids = [replace(problem.grids[0], name=name) for name in ("digits", "text")]
+    rows = METHOD.answer(problem, [problem.train(Pick(cell, name)) for name in ("digits", "text") for cell in (
+        {"optimizer": "adam", "trial": str(number)} for number in range(3)
+    )], options(rungs=1)).rows  # fmt: skip
+    assert {row["bracket"] for row in rows} == {"grid=digits optimizer=adam", "grid=text optimizer=adam"}
+
+
 def test_cells_that_a_condition_excludes_are_not_chosen_and_do_not_count():
     problem = Table(by_trial, excluded={("0", "0"), ("0", "1"), ("3", "1")}, trial=range(10), seed=range(2))
     _, rounds, _ = search(problem, options())

@@ -49,10 +49,14 @@ class Bracket:
                 yield self.pick(setting, self.seeds[0])
 
     @property
+    def name(self) -> str:
+        """Its grid and the axes in common, as "grid=digits optimizer=adam"; empty without any."""
+        return in_words((*((("grid", self.grid.name),) if self.grid.name else ()), *self.fixed))
+
+    @property
     def title(self) -> str:
-        """Its name in sentences, as "digits optimizer=adam: "; empty for a bracket without a name."""
-        words = in_words((*((("grid", self.grid.name),) if self.grid.name else ()), *self.fixed))
-        return f"{words}: " if words else ""
+        """Its name in sentences, as "grid=digits optimizer=adam: "; empty for a bracket without a name."""
+        return f"{self.name}: " if self.name else ""
 
 
 class Standing:
@@ -250,7 +254,7 @@ class Standing:
                 runs = [(setting, seed) for seed in self.bracket.seeds if self._seen[setting, seed] is not None]
                 values = [self._value(run, rung) for run in runs]
                 yield {
-                    "bracket": in_words(self.bracket.fixed),
+                    "bracket": self.bracket.name,
                     "setting": in_words(setting),
                     "rung": rung + 1,
                     "steps": max(
