@@ -35,7 +35,7 @@ def test_the_test_set_is_evaluated_at_the_end_only_and_the_run_is_the_same(tmp_p
 
 
 def test_a_run_that_may_end_at_a_target_has_its_test_results_there(tmp_path):
-    target = ["budget.target=0.01", "budget.stop_at_target=true", "evaluate_test=end"]
+    target = ["budget.target=100", "budget.target_metric=train_loss", "budget.stop_at_target=true", "evaluate_test=end"]
     rows, found = executed(tmp_path, *target)
     assert [row["step"] for row in rows] == [2]
     assert found["test_accuracy"] == rows[0]["test_accuracy"]
