@@ -1,280 +1,152 @@
-"""Optimizers across problems at equal tuning budgets: ranks, profiles, best-of-k curves, tuned against default."""
+"""Optimizers across problems at equal tuning budgets: ranks, scores by cost to a target, gains of tuning, failed searches."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
-from comparison_aggregates import MEANINGS, aggregates, seeds_needed
+from comparison_charts import budget_chart, gains_chart, ranks_chart
 from comparison_claims import claims
-from comparison_costs import charts_against_costs, costs_of_best, missing_costs
+from comparison_costs import (
+    DEFAULTS,
+    costs_of_best,
+    costs_to,
+    missing_costs,
+    profile_chart,
+    score_chart,
+    score_notes,
+    scores,
+    targets,
+)
+from comparison_gains import best_of_k, gains_of_tuning
+from comparison_problems import CELL, METRIC, RESULT, Problems, in_words, trained
 from comparison_ranks import failed_searches, inclusion_notes, rank_notes, ranks_over_problems
 
-from optbench.analysis.charts.chart import Chart, Reference, Series
 from optbench.analysis.findings import Findings
 from optbench.analysis.names import method
-from optbench.analysis.statistics.intervals import Interval, bootstrap, mean
-from optbench.analysis.statistics.pairs import differences_by_seed
-from optbench.analysis.statistics.profiles import profile_with_band, scores_by_task
 from optbench.analysis.statistics.ranks import Ranks
-from optbench.analysis.statistics.searches import searches
-from optbench.analysis.statistics.selection import tuned_beside_default
-from optbench.analysis.statistics.tuning_budget import curves
+from optbench.analysis.statistics.selection import select
+from optbench.analysis.statistics.settings import seeds_only
+from optbench.analysis.statistics.tuning_gains import Gains
 from optbench.analysis.study import Study
 
 QUESTION = (
     "Which optimizer is best at an equal tuning budget, on one problem and over all, and how much does tuning matter?"
 )
-METRIC, RESULT = "validation_accuracy", "test_accuracy"
-TASK = ["model", "dataset", "batch"]
-CELL = ["optimizer", *TASK]
 SHOWN = 8
 REPETITIONS = 1000
 
 
 def analyse(study: Study) -> Findings:
-    """Ranks of the tuned optimizers with intervals, their profiles, the best of k trials, and the gain of tuning."""
-    runs = study.runs
-    if METRIC not in runs or not (runs["status"] == "done").any():
+    """Ranks of the winners, AlgoPerf's scores and profiles by four costs, gains of tuning, and searches that failed."""
+    # Mixed settings are refused before anything else.
+    if not (study.runs["status"] == "done").any() or METRIC not in seeds_only(study.runs, [*CELL, "trial"]):
         return Findings(QUESTION, "Not enough runs for an answer: none is done.")
-    best = tuned_beside_default(runs, CELL, METRIC, [RESULT])
-    tuned = runs.merge(best[[*CELL, "trial"]].dropna(), on=[*CELL, "trial"])
-    scores = scores_by_task(tuned, RESULT, task=TASK)
-    # An optimizer without any usable run would exclude its problems for all others.
-    complete = {name: arrays for name, arrays in scores.items() if arrays}
-    found = searches(runs, CELL, METRIC, RESULT)
-    (ranks, over_all), gains = ranks_over_problems(found, _words, REPETITIONS), _gains(runs, tuned)
-    failures = failed_searches(found, _words)
-    budget = curves(runs, CELL, METRIC, RESULT, diverged_result=_chance(runs), repetitions=200)
-    order = list(ranks[ranks["problem"] == "all"]["optimizer"]) if len(ranks) else sorted(tuned["optimizer"].unique())
-    charts = [_ranks_chart(ranks), _profiles_chart(complete, order), _budget_chart(budget, order), _gains_chart(gains)]
-    costs = costs_of_best(tuned, CELL, RESULT)
-    charts += charts_against_costs(costs, RESULT, order[:SHOWN], _problem)
-    overall = aggregates(complete, order, _chance(runs), REPETITIONS)
+    problems = Problems.of(study)
+    best = select(problems.runs, CELL, METRIC, [RESULT], search_seeds=problems.choosing)
+    tuned = problems.runs.merge(best[[*CELL, "trial"]].dropna(), on=[*CELL, "trial"])
+    ranks, over_all = ranks_over_problems(problems, REPETITIONS)
+    gains, failures, shares = gains_of_tuning(problems, REPETITIONS), failed_searches(problems), trained(problems)
+    order = list(ranks[ranks["problem"] == "all"]["optimizer"]) if len(ranks) else problems.methods
+    values, budget = targets(problems), best_of_k(problems)
+    to_target = {name: costs_to(problems, own) for name, own in values.items()}
+    scored = [scores(problems, found, REPETITIONS).assign(target=name) for name, found in to_target.items()]
+    by_cost = pd.concat(scored, ignore_index=True)
+    charts = [
+        ranks_chart(ranks),
+        score_chart(by_cost, order),
+        profile_chart(problems, to_target[DEFAULTS], order[:SHOWN]),
+        gains_chart(gains),
+        budget_chart(budget, order[:SHOWN]),
+    ]
     tables = {
         "best_trials": best,
         "ranks": ranks,
         "rank_differences": pd.DataFrame() if over_all is None else over_all.pairs,
+        "scores": by_cost,
         "failed_searches": failures,
-        "over_all_problems": overall,
-        "tuned_minus_default": gains,
+        "tuned_minus_default": pd.DataFrame() if gains is None else gains.table,
+        "trained_trials": shares,
         "best_of_k": budget,
-        "costs": costs,
+        "costs": costs_of_best(problems, tuned),
     }
     kept = {name: table for name, table in tables.items() if len(table)}
     charts = [chart for chart in charts if chart.series]
-    notes = [*rank_notes(ranks, over_all), *inclusion_notes(failures), *_notes(runs, best, gains)]
-    notes += [*_overall(overall, complete, ranks), *missing_costs(tuned)]
-    median = _median_gain(gains)
-    words = _answer(ranks, over_all, median, study)
-    return Findings(QUESTION, words, charts, kept, notes, claims=claims(runs, ranks, gains, failures, median))
-
-
-def _chance(runs: pd.DataFrame) -> float:
-    """The accuracy of guessing among the largest number of classes of any problem, which diverged runs get."""
-    classes = pd.to_numeric(runs.get("classes", pd.Series(dtype=float)), errors="coerce")
-    return 1 / float(classes.max()) if classes.notna().any() else 0.0
-
-
-def _problem(row: "pd.Series | Mapping[str, object]") -> str:
-    return f"{row['model']} on {row['dataset']}, batch {row['batch']}"
-
-
-def _words(problem: tuple[object, ...]) -> str:
-    return _problem(dict(zip(TASK, problem, strict=True)))
-
-
-def _gains(runs: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
-    """The test accuracy of the best trial minus that of the defaults, paired by seed, mean over problems."""
-    both = pd.concat([tuned.assign(side="tuned"), runs[runs["trial"] == 0].assign(side="default")])
-    pairs = differences_by_seed(both, RESULT, "side", "tuned", "default", match=[*CELL, "seed"])
-    rows = []
-    for optimizer, own in pairs.groupby("optimizer"):
-        finite = own[np.isfinite(own["difference"])]
-        tasks = [cell["difference"].to_numpy(float) for _, cell in finite.groupby(TASK)]
-        found = bootstrap(mean, tasks, REPETITIONS) if tasks else Interval(math.nan, math.nan, math.nan)
-        if max(map(len, tasks), default=0) < 2:
-            found = Interval(found.estimate, math.nan, math.nan)
-        row = {
-            "optimizer": optimizer,
-            "gain": found.estimate,
-            "low": found.low,
-            "high": found.high,
-            "problems": len(tasks),
-        }
-        rows.append(
-            row
-            | {
-                "default": finite["second"].mean(),
-                "tuned": finite["first"].mean(),
-                "pairs_diverged": len(own) - len(finite),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-# ---- charts -------------------------------------------------------------------------------------------------------------
-
-
-def _ranks_chart(ranks: pd.DataFrame) -> Chart:
-    rows = ranks[ranks["problem"] == "all"] if len(ranks) else ranks
-    series = []
-    if len(rows):
-        low, high = rows["low"], rows["high"]
-        series.append(
-            Series(
-                label="mean rank", x=rows["optimizer"].map(method), y=rows["rank"], kind="points", low=low, high=high
-            )
-        )
-    return Chart(
-        name="ranks",
-        title="Mean rank of the tuned optimizers",
-        caption="By test accuracy of the best trial on validation, mean over problems; 1 is best. Bars: 95 % intervals for new "
-        "searches, with trials and seeds resampled and the best trial chosen again.",
-        y_label="Mean rank",
-        horizontal=True,
-        series=series,
-    )
-
-
-def _profiles_chart(scores: Mapping[str, list[np.ndarray]], order: list[str]) -> Chart:
-    series = []
-    if scores:
-        tasks = range(len(next(iter(scores.values()))))
-        best = [max(float(scores[name][task].mean()) for name in scores) for task in tasks]
-        lost = np.linspace(0, 0.1, 51)
-        for name in [name for name in order if name in scores][:SHOWN]:
-            relative = [scores[name][task] - best[task] for task in tasks]
-            band = profile_with_band(relative, -lost, REPETITIONS)
-            low, high = band["low"], band["high"]
-            series.append(
-                Series(
-                    label=method(name), x=100 * lost, y=band["fraction"], low=low, high=high, kind="curve", band=True
-                )
-            )
-    return Chart(
-        name="profiles",
-        title="Performance profiles",
-        caption=f"The share of runs, pooled over problems, that lose less test accuracy than that to the best optimizer's "
-        f"mean on the same problem; the {SHOWN} optimizers with the best ranks. Bands: 95 % bootstrap over seeds.",
-        x_label="Test accuracy lost (points)",
-        y_label="Share of runs",
-        percent_y=True,
-        series=series,
-    )
-
-
-def _budget_chart(budget: pd.DataFrame, order: list[str]) -> Chart:
-    series = []
-    for _, rows in budget[budget["optimizer"].isin(order[:SHOWN])].groupby(CELL):
-        first = rows.iloc[0]
-        series.append(
-            Series(label=method(str(first["optimizer"])), x=rows["trials"], y=rows["expected"], panel=_problem(first))
-        )
-    return Chart(
-        name="best_of_k",
-        title="Expected test accuracy of the best of k trials",
-        caption="Trials are chosen on validation and drawn without replacement from those of the search (the defaults are not "
-        f"among them); a trial that diverged counts as a guess. The {SHOWN} optimizers with the best ranks.",
-        x_label="Trials",
-        y_label="Test accuracy",
-        percent_y=True,
-        ticks_at_x=True,
-        share_y=False,
-        series=series,
-    )
-
-
-def _gains_chart(gains: pd.DataFrame) -> Chart:
-    series = []
-    if len(gains):
-        rows = gains[gains["gain"].notna()].sort_values("gain", ascending=False)
-        points = {name: 100 * rows[column] for name, column in (("y", "gain"), ("low", "low"), ("high", "high"))}
-        series.append(Series(label="tuned minus default", x=rows["optimizer"].map(method), kind="points", **points))
-    return Chart(
-        name="tuned_minus_default",
-        title="What tuning adds to the defaults",
-        caption="Test accuracy of the best trial minus that of the defaults (a trial too), paired by seed, mean over problems.",
-        y_label="Test accuracy gained (points)",
-        horizontal=True,
-        series=series,
-        references=[Reference(0.0)],
-    )
+    notes = [*rank_notes(problems, ranks, over_all), *score_notes(problems, values, by_cost)]
+    notes += [*inclusion_notes(failures), *_gain_notes(gains), *_search_notes(problems.runs, best, shares)]
+    notes += missing_costs(tuned)
+    made = claims(problems.runs, ranks, gains, failures)
+    return Findings(QUESTION, _answer(ranks, over_all, gains, by_cost, study), charts, kept, notes, claims=made)
 
 
 # ---- words --------------------------------------------------------------------------------------------------------------
 
 
-def _bounds(row: pd.Series, factor: float = 1.0, digits: int = 1) -> str:
-    return "" if math.isnan(row["low"]) else f" [{factor * row['low']:.{digits}f}, {factor * row['high']:.{digits}f}]"
+def _bounds(low: float, high: float, digits: int = 1) -> str:
+    return "" if math.isnan(low) else f" [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def _median_gain(gains: pd.DataFrame) -> pd.Series | None:
-    """The optimizer whose gain by tuning is nearest to the median one."""
-    known = gains[gains["gain"].notna()] if len(gains) else gains
-    return None if known.empty else known.iloc[(known["gain"] - known["gain"].median()).abs().argmin()]
-
-
-def _answer(ranks: pd.DataFrame, over_all: Ranks | None, middle: pd.Series | None, study: Study) -> str:
+def _answer(
+    ranks: pd.DataFrame, over_all: Ranks | None, gains: Gains | None, by_cost: pd.DataFrame, study: Study
+) -> str:
     if over_all is None:
-        return "Not enough runs for ranks: no problem has a result of every optimizer."
+        return "Not enough runs for ranks: fewer than two optimizers were tried on every problem."
     rows = ranks[ranks["problem"] == "all"]
     top = rows.iloc[0]
     words = (
-        f"By mean rank {top['optimizer']} is the best of {len(rows)} optimizers, with {top['rank']:.1f}{_bounds(top)}"
+        f"By mean rank of test losses {method(top['optimizer'])} is the best of {len(rows)} optimizers on {over_all.problems} "
+        f"problem{'' if over_all.problems == 1 else 's'}, with {top['rank']:.1f}{_bounds(top['low'], top['high'])}"
     )
     if rows.iloc[1:]["behind_low"].notna().all():
         apart = int((rows.iloc[1:]["behind_low"] > 0).sum())
         words += f"; as a statement about new searches, {apart} of {len(rows) - 1} others are told apart from it"
-    if middle is None:
-        return words + "."
-    return (
-        f"{words}. The best of {len(study.trials)} trials adds to the defaults, in the median over optimizers, "
-        f"{100 * middle['gain']:.1f} points of test accuracy{_bounds(middle, 100)} ({middle['optimizer']}), "
-        "for the settings found."
-    )
+    firsts = [
+        f"{method(own.iloc[0]['optimizer'])} by {cost}"
+        for cost, own in (by_cost[by_cost["target"] == DEFAULTS] if len(by_cost) else by_cost).groupby("cost", sort=False)
+    ] if len(by_cost) else []  # fmt: skip
+    if firsts:
+        words += f". To the loss of AdamW at its defaults the best AlgoPerf scores are of {', '.join(firsts)}"
+    if gains is not None and math.isfinite(gains.median.estimate):
+        middle = gains.median
+        words += (
+            f". The best of {len(study.trials)} trials gains on the defaults, in the median over optimizers, "
+            f"{middle.estimate:.2f}"
+            f"{_bounds(middle.low, middle.high, 2)} times the interquartile range of the tuned optimizers"
+        )
+    return f"{words}."
 
 
-def _overall(overall: pd.DataFrame, scores: Mapping[str, list[np.ndarray]], ranks: pd.DataFrame) -> list[str]:
-    """State the aggregates, define them, and estimate the number of seeds that would distinguish the first two."""
-    if len(overall) < 2:
+def _gain_notes(gains: Gains | None) -> list[str]:
+    if gains is None:
         return []
-    notes = []
-    for name, words, best in (
-        ("interquartile_mean", "interquartile mean", overall["interquartile_mean"].idxmax()),
-        ("optimality_gap", "optimality gap", overall["optimality_gap"].idxmin()),
-    ):
-        row = overall.loc[best]
-        value = Interval(row[name], row[f"{name}_low"], row[f"{name}_high"])
-        notes.append(f"Over all problems {row['optimizer']} has the best {words}, {value:.3f}.")
-    first, second = overall.iloc[0], overall.iloc[1]
-    chance = Interval(second["improvement"], second["improvement_low"], second["improvement_high"])
-    notes.append(
-        f"A run of {second['optimizer']}, second by mean rank, beats one of {first['optimizer']} with probability {chance:.2f}."
-    )
-    rows = ranks[ranks["problem"] == "all"].set_index("optimizer")
-    if second["optimizer"] in rows.index and not rows.loc[second["optimizer"], "behind_low"] > 0:
-        needed = seeds_needed(scores, first["optimizer"], second["optimizer"])
-        if needed is not None:
-            notes.append(
-                f"Their ranks are not told apart; at the difference and the spread seen here their mean accuracies need about "
-                f"{needed} seeds a problem (power 80 %, level 95 %)."
-            )
-    reference = "Scores are test accuracies over the mean of the best optimizer on the same problem."
-    return [*notes, " ".join([reference, *MEANINGS])]
+    notes = [
+        "A gain is the test loss of the defaults minus that of the winner, on the same seeds, in units of the interquartile "
+        "range of the winners of all optimizers on the problem (a spread), mean over problems. The defaults are one of the "
+        "trials: where they win, the gain is 0."
+    ]
+    diverged = int(gains.table["default_diverged"].sum())
+    if diverged:
+        notes.append(
+            f"At {diverged} points the defaults diverge and the winner trains: a gain without a number, left out of the means."
+        )
+    return notes
 
 
-def _notes(runs: pd.DataFrame, best: pd.DataFrame, gains: pd.DataFrame) -> list[str]:
+def _search_notes(runs: pd.DataFrame, best: pd.DataFrame, shares: pd.DataFrame) -> Sequence[str]:
     notes = []
     missing = best[best["trial"].isna()]
     if len(missing):
-        cells = ", ".join(f"{row['optimizer']} ({_problem(row)})" for _, row in missing.iterrows())
+        cells = ", ".join(
+            f"{method(str(row['optimizer']))} ({in_words((row['model'], row['dataset'], row['batch']))})"
+            for _, row in missing.iterrows()
+        )
         notes.append(f"No trial has come to a result that can be used: {cells}.")
-    if len(gains) and gains["default"].notna().any():
-        default, tuned = gains.iloc[int(gains["default"].argmax())], gains["tuned"]
-        ahead = int((tuned > default["default"]).sum())
-        notes.append(f"The best defaults, {default['optimizer']}'s, reach {default['default']:.1%} in the mean over problems and "
-                     f"seeds; tuned, {ahead} of {len(gains)} optimizers have a higher mean.")  # fmt: skip
+    known = shares[shares["share"].notna()] if len(shares) else shares
+    if len(known):
+        few = known[known["share"] < 0.5]
+        words = f"At {len(known) - len(few)} of {len(known)} points at least half of the trials train"
+        worst = few.groupby("optimizer", sort=False).size().sort_values(ascending=False, kind="stable")
+        named = ", ".join(f"{method(str(name))} ({count})" for name, count in worst.items())
+        notes.append(f"{words}; the others are of: {named}." if named else f"{words}.")
     if edge := int(best["at_edge"].sum()):
         notes.append(f"At {edge} of {len(best)} points the best trial lies at an edge of the search space.")
     diverged = int((runs["status"] == "diverged").sum())

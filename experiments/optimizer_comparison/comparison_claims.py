@@ -1,4 +1,4 @@
-"""The claims of papers about optimizers at equal tuning budgets, from the tables of the study."""
+"""The claims of papers about optimizers at equal tuning budgets, from the tables of the study; criteria: its README."""
 
 import math
 
@@ -8,21 +8,21 @@ from comparison_ranks import CONTAINS
 from optbench.analysis.claim_outcomes import above, all_of, below, decided, effect, ended, not_tested, place
 from optbench.analysis.claims import Claim, Outcome
 from optbench.analysis.names import method
+from optbench.analysis.statistics.tuning_gains import Gains
 
 SCHMIDT, SIVAPRASAD, CHOI = "Schmidt et al. 2021", "Sivaprasad et al. 2020", "Choi et al. 2019"
-TUNED_MINUS_DEFAULT = "test accuracy, tuned minus default"
+GAIN = "test loss, default minus tuned, over the spread of tuned methods"
+AHEAD = "test loss, contained minus containing method, over the spread of tuned methods"
 #: "Many" methods are at least this share of the others.
 MANY = 0.5
-#: A container that is not shown to lose more than so many points does not lose; our own choice.
-NONE = 1.0
+#: A container that is not shown to lose more than so many spreads does not lose.
+NONE = 0.5
 ADAM = ("adam", "adamw", "nadam", "amsgrad", "adamax")
 
 
-def claims(
-    runs: pd.DataFrame, ranks: pd.DataFrame, gains: pd.DataFrame, failures: pd.DataFrame, median: pd.Series | None
-) -> list[Claim]:
-    """The claims, from the tables ranks, tuned_minus_default and failed_searches; ``median``: the row of the median gain."""
-    return [*_of_ranks(runs, ranks), *_of_gains(runs, gains, median), *_of_inclusion(runs, failures)]
+def claims(runs: pd.DataFrame, ranks: pd.DataFrame, gains: Gains | None, failures: pd.DataFrame) -> list[Claim]:
+    """The claims, from the tables ranks and failed_searches and the gains of tuning."""
+    return [*_of_ranks(runs, ranks), *_of_gains(runs, gains), *_of_inclusion(runs, failures)]
 
 
 def _of_ranks(runs: pd.DataFrame, ranks: pd.DataFrame) -> list[Claim]:
@@ -30,8 +30,8 @@ def _of_ranks(runs: pd.DataFrame, ranks: pd.DataFrame) -> list[Claim]:
     many, everywhere = "Many tuned methods are not told apart from the best.", "No method is the best on every problem."
     over_all = ranks[ranks["problem"] == "all"].iloc[1:] if len(ranks) else ranks
     if over_all.empty:
-        return [not_tested(words, SCHMIDT, matched_by="epochs") for words in (many, everywhere)]
-    fields = {"runs": ended(runs), "matched_by": "epochs", **place(runs)}
+        return [not_tested(words, SCHMIDT, matched_by="steps") for words in (many, everywhere)]
+    fields = {"runs": ended(runs), "matched_by": "steps", **place(runs)}
     known = over_all["behind_low"].notna().all()
     share = float((over_all["behind_low"] > 0).mean()) if known else math.nan
     first = ranks[ranks["problem"] != "all"].groupby("problem", sort=False)["optimizer"].first()
@@ -55,40 +55,56 @@ def _of_ranks(runs: pd.DataFrame, ranks: pd.DataFrame) -> list[Claim]:
     ]
 
 
-def _of_gains(runs: pd.DataFrame, gains: pd.DataFrame, median: pd.Series | None) -> list[Claim]:
-    """The median gain is above the interquartile range of the tuned methods; the gains of Adam's family are below it."""
+def _of_gains(runs: pd.DataFrame, gains: Gains | None) -> list[Claim]:
+    """The median gain is above the spread of the tuned methods; the gains of Adam's family are below the median one."""
     words = "Tuning gains as much as the choice of the method."
     small = "Tuning adds little to the defaults."
-    if median is None:
+    if gains is None or math.isnan(gains.median.estimate):
         return [
-            not_tested(words, SCHMIDT, quantity=TUNED_MINUS_DEFAULT),
-            not_tested(small, SIVAPRASAD, method="adam", quantity=TUNED_MINUS_DEFAULT),
+            not_tested(words, SCHMIDT, quantity=GAIN),
+            not_tested(small, SIVAPRASAD, method="adam", quantity=GAIN),
         ]
-    tuned = gains["tuned"].dropna()
-    between = 100 * float(tuned.quantile(0.75) - tuned.quantile(0.25))
-    bounds = [100 * median[name] for name in ("gain", "low", "high")]
-    found = [_gain(words, SCHMIDT, median, above(*bounds[1:], between), runs, "median gain of all optimizers")]
-    for _, row in gains[gains["optimizer"].isin(ADAM) & gains["gain"].notna()].iterrows():
-        outcome = below(100 * row["low"], 100 * row["high"], bounds[0])
-        found.append(_gain(small, SIVAPRASAD, row, outcome, runs, ""))
+    middle = gains.median
+    found = [
+        _gain(
+            words,
+            SCHMIDT,
+            (middle.estimate, middle.low, middle.high),
+            above(middle.low, middle.high, 1.0),
+            runs,
+            "",
+            "median gain of all optimizers",
+        )
+    ]
+    for _, row in gains.table[gains.table["method"].isin(ADAM)].dropna(subset="gain").iterrows():
+        outcome = below(row["behind_low"], row["behind_high"])
+        own = runs[runs["optimizer"] == row["method"]]
+        found.append(_gain(small, SIVAPRASAD, row[["gain", "low", "high"]], outcome, own, row["method"], ""))
     return found
 
 
-def _gain(words: str, source: str, row: pd.Series, outcome: Outcome, runs: pd.DataFrame, condition: str) -> Claim:
-    own = runs[runs["optimizer"] == row["optimizer"]]
+def _gain(
+    words: str,
+    source: str,
+    values: "pd.Series | tuple[float, float, float]",
+    outcome: Outcome,
+    runs: pd.DataFrame,
+    name: str,
+    condition: str,
+) -> Claim:
     return Claim(
         claim=words,
         source=source,
         outcome=outcome,
-        quantity=TUNED_MINUS_DEFAULT,
-        unit="points",
-        estimand="W",
-        method=str(row["optimizer"]),
+        quantity=GAIN,
+        unit="spreads",
+        estimand="S",
+        method=name,
         condition=condition,
-        matched_by="epochs",
-        runs=ended(own),
-        **effect(row["gain"], row["low"], row["high"], 100),
-        **place(own),
+        matched_by="steps",
+        runs=ended(runs),
+        **effect(*values),
+        **place(runs),
     )
 
 
@@ -113,13 +129,13 @@ def _of_inclusion(runs: pd.DataFrame, failures: pd.DataFrame) -> list[Claim]:
                 claim=words,
                 source=CHOI,
                 outcome=all_of(outcomes),
-                quantity="test accuracy, containing minus contained method",
-                unit="points",
+                quantity=AHEAD,
+                unit="spreads",
                 estimand="W",
                 method=container,
                 against=contained,
                 condition=str(worst["problem"]),
-                matched_by="epochs",
+                matched_by="steps",
                 runs=ended(trained),
                 **effect(worst["difference"], worst["low"], worst["high"]),
                 **place(trained),

@@ -1,44 +1,39 @@
 """Ranks of the optimizers by the winners of their searches, and searches that lose to one that they contain."""
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import replace
 
 import pandas as pd
+from comparison_problems import Problems, in_words
 
 from optbench.analysis.names import method
 from optbench.analysis.statistics.inclusion import inclusion_failures
 from optbench.analysis.statistics.ranks import PROBLEMS, Ranks, mean_ranks
-from optbench.analysis.statistics.search_intervals import Search, winner
 
-Key = tuple[Any, ...]
 #: Methods whose search space holds another method, and where: container, contained.
 CONTAINS = {
     ("momentum", "sgd"): "momentum 0",
     ("nesterov", "sgd"): "momentum near 0",
     ("adamw", "adam"): "weight decay near 0",
+    ("mars", "adamw"): "gamma near 0",
 }
 
 
-def ranks_over_problems(
-    found: Mapping[Key, Search], words: Callable[[Key], str], repetitions: int
-) -> tuple[pd.DataFrame, Ranks | None]:
-    """The mean ranks over the problems on which all optimizers have outcomes, "all", and those on every single problem.
+def ranks_over_problems(problems: Problems, repetitions: int) -> tuple[pd.DataFrame, Ranks | None]:
+    """The mean ranks over all problems, "all", and those on every single problem, by test loss.
 
-    found: by (optimizer, *problem). An optimizer without a trial that trained on any problem is left out; one whose trials all
-    diverged on a problem is last there. The second value, for "all", is None without two optimizers and such a problem.
+    "all" has the methods that were tried on every problem; those of a single problem are all that were tried there. A method
+    whose trials all diverged on a problem is last there. The second value, for "all", is None without two methods and a problem.
     """
-    methods = sorted({key[0] for key, search in found.items() if winner(search)})
-    problems = sorted({key[1:] for key in found})
-    tried = {key for key, search in found.items() if search.tried.any()}
-    complete = [problem for problem in problems if all((name, *problem) in tried for name in methods)]
-    groups: list[tuple[str, list[str], list[Key]]] = [("all", methods, complete)]
-    groups += [(words(p), [name for name in methods if (name, *p) in tried], [p]) for p in problems]
+    tried = {key for key, search in problems.found.items() if search.tried.any()}
+    groups = [("all", problems.everywhere, problems.common)]
+    groups += [(in_words(p), [name for name in problems.methods if (name, *p) in tried], [p]) for p in problems.keys]
     tables, over_all = [], None
     for title, members, own in groups:
         if len(members) < 2 or not own:
             continue
-        ranks = mean_ranks({name: [found[name, *p] for p in own] for name in members}, repetitions=repetitions)
+        found = {name: [problems.found[name, *key] for key in own] for name in members}
+        ranks = mean_ranks(found, higher=False, repetitions=repetitions)
         over_all = ranks if title == "all" else over_all
         tables.append(ranks.table.rename(columns={"method": "optimizer"}).assign(problem=title))
     if not tables:
@@ -47,21 +42,29 @@ def ranks_over_problems(
     return table[["problem", *table.columns.drop("problem")]], over_all
 
 
-def rank_notes(ranks: pd.DataFrame, over_all: Ranks | None) -> list[str]:
+def rank_notes(problems: Problems, ranks: pd.DataFrame, over_all: Ranks | None) -> list[str]:
     """The meaning of the intervals, the agreement between problems, and the first optimizer of every problem."""
     if over_all is None:
         return []
-    problems = over_all.problems
+    number = over_all.problems
     notes = [
-        "Intervals of ranks are for new searches of as many trials and seeds, each of which reports its winner: trials and seeds "
-        "are resampled, and the best trial is chosen again."
+        "Intervals of ranks are for new searches of as many trials, each of which reports its winner: trials and seeds are "
+        "resampled, and the best trial is chosen again. The winner's result is that of seeds that had no part in the choice."
+        if problems.choosing is not None
+        else "Intervals of ranks are for new searches of as many trials and seeds, each of which reports its winner: trials and "
+        "seeds are resampled, and the best trial is chosen again."
     ]
     if over_all.over_problems:
-        notes.append(f"The {problems} problems are resampled as well: intervals hold for other problems of this kind.")
+        notes.append(f"The {number} problems are resampled as well: intervals hold for other problems of this kind.")
     else:
         notes.append(
-            f"With {problems} problems, fewer than {PROBLEMS}, there is no interval over problems: what is said holds for "
-            "these only."
+            f"With {number} problem{'' if number == 1 else 's'}, fewer than {PROBLEMS}, there is no interval over problems: what "
+            "is said holds for these only."
+        )
+    left_out = [method(name) for name in problems.methods if name not in problems.everywhere]
+    if left_out:
+        notes.append(
+            f"{', '.join(left_out)}: not tried on every problem, and only in the ranks of the problems where they were."
         )
     if not math.isnan(over_all.told_apart):
         notes.append(
@@ -82,11 +85,14 @@ def rank_notes(ranks: pd.DataFrame, over_all: Ranks | None) -> list[str]:
     return notes
 
 
-def failed_searches(found: Mapping[Key, Search], words: Callable[[Key], str]) -> pd.DataFrame:
-    """Test accuracy of the winner of each containing method minus that of the contained one, on every problem, in points."""
-    points = {key: Search(one.validation, 100 * one.results, one.higher) for key, one in found.items()}
-    table = inclusion_failures(points, list(CONTAINS))
-    return table.assign(cell=[words(cell) for cell in table["cell"]]).rename(columns={"cell": "problem"})
+def failed_searches(problems: Problems) -> pd.DataFrame:
+    """How far the winner of each containing method is ahead of that of the contained one, on every problem, in its spreads."""
+    ahead = {
+        (name, *key): replace(search, results=-search.results / problems.spreads[tuple(key)])
+        for (name, *key), search in problems.found.items()
+    }
+    table = inclusion_failures(ahead, list(CONTAINS))
+    return table.assign(cell=[in_words(cell) for cell in table["cell"]]).rename(columns={"cell": "problem"})
 
 
 def inclusion_notes(failures: pd.DataFrame) -> list[str]:
@@ -98,7 +104,7 @@ def inclusion_notes(failures: pd.DataFrame) -> list[str]:
         name, contained = method(row["container"]), method(row["contained"])
         where = CONTAINS[row["container"], row["contained"]]
         if row["seeds"]:
-            by = f"{-row['difference']:.1f} points [{-row['high']:.1f}, {-row['low']:.1f}] below"
+            by = f"{-row['difference']:.2f} spreads [{-row['high']:.2f}, {-row['low']:.2f}] worse than"
         else:
             by = "without a winner, unlike"
         notes.append(

@@ -20,8 +20,8 @@ from optbench.config.inheritance import read_choice
 from optbench.config.resolving import automatic_loss
 from optbench.errors import UserError
 
-# Of the machine's keys, those that can change the last digits of results.
-_OF_THE_MACHINE = ("micro_batch", "cached_graphs", "compile", "channels_last", "log_every")
+# Of the machine's keys, those that can change the last digits of results or the rows of the history.
+_OF_THE_MACHINE = ("micro_batch", "cached_graphs", "compile", "channels_last", "evaluate_test", "log_every")
 _PLAIN = re.compile(r"[A-Za-z][\w./+-]*|\d+(?:\.\d+)?(?:epochs?|samples?|steps?|%)")
 _MEANS_SOMETHING_ELSE = re.compile(r"(?i)null|true|false|inf|nan")
 

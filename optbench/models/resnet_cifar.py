@@ -1,4 +1,4 @@
-"""The thin residual networks for CIFAR: ResNet-20, 32, 44, 56, 110 (He, Zhang, Ren & Sun 2016, section 4.2)."""
+"""Thin residual networks for CIFAR: ResNet-20, 32, 44, 56, 110 (He, Zhang, Ren & Sun 2016, section 4.2), and narrower ones."""
 
 from torch import Tensor, nn
 
@@ -19,22 +19,26 @@ class CifarResNet(nn.Module):
 
     def __init__(self, data: DataSpec, depth: int = 20, shortcut: str = "A", zero_final_gamma: bool = False) -> None:
         super().__init__()
+        self._build(data, depth, shortcut, zero_final_gamma, 16)
+
+    def _build(self, data: DataSpec, depth: int, shortcut: str, zero_final_gamma: bool, width: int) -> None:
+        """Make the layers; ``width``: the channels of the first stage."""
         require(depth >= 8 and depth % 6 == 2, "depth", depth, "must be 6n + 2: 8, 14, 20, 26, 32, 44, 56, 110, ...")
         require(shortcut in ("A", "B"), "shortcut", shortcut, "must be one of A, B")
-        self.stem = nn.Sequential(convolution(image_shape(data)[0], 16, 3), BatchNorm(16), nn.ReLU())
+        self.stem = nn.Sequential(convolution(image_shape(data)[0], width, 3), BatchNorm(width), nn.ReLU())
         change = PaddedShortcut if shortcut == "A" else projection
         blocks = []
-        inputs = 16
-        for width in (16, 32, 64):
+        inputs = width
+        for channels in (width, 2 * width, 4 * width):
             for _ in range((depth - 2) // 6):
-                stride = width // inputs
+                stride = channels // inputs
                 blocks.append(
                     ResidualBlock(
-                        basic(inputs, width, stride),
-                        nn.Identity() if inputs == width else change(inputs, width, stride),
+                        basic(inputs, channels, stride),
+                        nn.Identity() if inputs == channels else change(inputs, channels, stride),
                     )
                 )
-                inputs = width
+                inputs = channels
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Linear(inputs, data.outputs)
         he_normal_(self)
@@ -45,3 +49,14 @@ class CifarResNet(nn.Module):
         """Images (N, C, H, W) -> logits (N, outputs)."""
         outputs: Tensor = self.head(self.blocks(self.stem(inputs)).mean((2, 3)))
         return outputs
+
+
+class NarrowResNet(CifarResNet):
+    """The same network with ``width`` channels in its first stage, and twice and four times as many in the others."""
+
+    def __init__(
+        self, data: DataSpec, depth: int = 8, width: int = 4, shortcut: str = "A", zero_final_gamma: bool = False
+    ) -> None:
+        nn.Module.__init__(self)
+        require(width >= 1, "width", width, "must be at least 1")
+        self._build(data, depth, shortcut, zero_final_gamma, width)

@@ -8,6 +8,7 @@ import pytest
 from scipy import integrate, stats
 
 from optbench.analysis.statistics import algoperf
+from optbench.analysis.statistics.search_intervals import Search
 from optbench.analysis.statistics.time_search import TimeSearch
 
 INF = math.inf
@@ -92,3 +93,60 @@ def test_one_seed_has_no_interval_of_its_score():
 def test_a_method_r_max_times_as_slow_scores_nothing():
     times = pd.DataFrame([[1.0], [4.0], [2.5]], index=list("abc"))
     assert algoperf.scores(times).tolist() == [1, 0, 0.5]
+
+
+# ---- winners that have new seeds --------------------------------------------------------------------------------------------
+
+
+def cost_search(costs, reached=None, trials=4):
+    """A search whose first trial wins; its new seeds have these costs, and other trials 10 times these."""
+    costs = np.atleast_1d(np.asarray(costs, dtype=float))
+    reached = np.isfinite(costs) if reached is None else np.asarray(reached)
+    shape = trials, 1 + len(costs)
+    validation, spent, there = np.full(shape, math.nan), np.full(shape, math.nan), np.full(shape, math.nan)
+    validation[:, 0] = np.arange(trials)
+    spent[1:, 0], there[1:, 0] = 10 * costs.mean(), 1.0
+    spent[0, 1:], there[0, 1:] = np.where(np.isfinite(costs), costs, 1000.0), reached
+    choosing = np.arange(shape[1]) == 0
+    return algoperf.CostSearch(*(Search(validation, each, False, choosing=choosing) for each in (spent, there)))
+
+
+def test_scores_of_winners_are_those_of_their_mean_costs():
+    tasks = {name: [cost_search(value) for value in row] for name, row in zip("abc", TIMES.to_numpy(), strict=True)}
+    np.testing.assert_allclose(algoperf.observed_costs(tasks), TIMES)
+    found = algoperf.scores_of_winners(tasks, repetitions=50).set_index("method")
+    assert found["score"].to_dict() == pytest.approx(algoperf.scores(TIMES).to_dict())
+    # By problem, where all miss the last target and a the one before.
+    ranks = {"a": (1 + 2 + 3 + 2) / 4, "b": (2 + 1 + 1 + 2) / 4, "c": (3 + 3 + 2 + 2) / 4}
+    assert found["rank"].to_dict() == pytest.approx(ranks)
+    assert found["solved"].to_dict() == {"a": 2, "b": 3, "c": 3}
+    assert ((found["low"] <= found["score"]) & (found["score"] <= found["high"])).all()
+
+
+def test_half_of_the_new_seeds_must_reach_the_target():
+    two, one = cost_search([10.0, 30.0, 1000.0], [1, 1, 0]), cost_search([10.0, 1000.0, 1000.0], [1, 0, 0])
+    found = algoperf.observed_costs({"two": [two], "one": [one]})[0]
+    assert found.to_dict() == {"two": pytest.approx(1040 / 3), "one": INF}
+
+
+def test_problems_are_resampled_from_six_on():
+    """Equal trials and seeds leave the problems as the only noise: three ratios of 1 and three of 2 have the scores 1 and 2/3."""
+    tasks = {
+        "a": [cost_search([10.0, 10.0], trials=3) for _ in range(6)],
+        "b": [cost_search([10.0 * (1 + place % 2)] * 2, trials=3) for place in range(6)],
+    }
+    for searches in tasks.values():
+        for each in searches:
+            each.costs.results[1:, 0] = each.costs.results[0, 1]
+    seen = algoperf.scores_of_winners(tasks, repetitions=4000).set_index("method").loc["b"]
+    # Of six draws with replacement the mean has the deviation (1/6) / sqrt(6); two degrees of freedom for three trials.
+    assert seen["score"] == pytest.approx(5 / 6)
+    assert seen["high"] == 1
+    assert seen["score"] - seen["low"] == pytest.approx(stats.t.ppf(0.975, 2) / 6 / math.sqrt(6), rel=0.06)
+    fixed = algoperf.scores_of_winners(tasks, problems=False, repetitions=50).set_index("method").loc["b"]
+    assert fixed["low"] == pytest.approx(fixed["high"])
+
+
+def test_methods_of_different_problems_are_refused():
+    with pytest.raises(ValueError, match="same problems"):
+        algoperf.scores_of_winners({"a": [cost_search(1.0)], "b": []})

@@ -305,3 +305,74 @@ def test_a_frame_becomes_searches_of_equal_trials_and_seeds():
     assert not searches(runs.assign(validation_loss=0.1), metric="validation_loss")["sgd", 32].higher
     with pytest.raises(UserError, match="held-out labels"):
         searches(runs.assign(diagnostic_test_accuracy=0.1), metric="diagnostic_test_accuracy")
+
+
+# ---- seeds that have no part in the choice ----------------------------------------------------------------------------------
+
+
+def confirmed(validation, results, new, **options):
+    """Trials chosen on one seed; ``new``: by trial, the results with new seeds."""
+    seeds = len(next(iter(new.values())))
+    values, choosing = np.full((len(results), 1 + seeds), NAN), np.arange(1 + seeds) == 0
+    values[:, 0] = results
+    for trial, own in new.items():
+        values[trial] = [NAN, *own]
+    judged = np.full(values.shape, NAN)
+    judged[:, 0] = validation
+    return Search(judged, values, choosing=choosing, **options)
+
+
+def test_new_seeds_report_and_do_not_choose():
+    search = confirmed([0.9, 0.7, 0.5], [5.0, 3.0, 1.0], {0: [1.0, 2.0, 3.0]})
+    assert winner(search) == (0,)
+    found = winner_interval(search)
+    np.testing.assert_allclose([found.estimate, found.high - 2], [2, stats.t.ppf(0.975, 2) / math.sqrt(3)])
+    assert search_interval(search).estimate == 2.0
+
+
+def test_every_resample_can_choose_and_draws_new_seeds_with_replacement():
+    """The winner of three trials has the new seeds 1 and 3; a resample that lacks it takes the one result of the next."""
+    search = confirmed([0.9, 0.7, 0.5], [5.0, 30.0, 20.0], {0: [1.0, 3.0]})
+    drawn = resample([search], 20_000, np.random.default_rng(0))[:, 0]
+    assert set(drawn) == {1.0, 2.0, 3.0, 20.0, 30.0}
+    shares = [np.mean(drawn == value) for value in (1.0, 2.0, 3.0, 30.0, 20.0)]
+    has_best = 1 - (2 / 3) ** 3
+    np.testing.assert_allclose(shares, [has_best / 4, has_best / 2, has_best / 4, 7 / 27, 1 / 27], atol=0.012)
+
+
+def test_searches_that_share_seeds_must_choose_by_the_same():
+    one = confirmed([0.9, 0.7], [1.0, 1.0], {0: [1.0, 2.0]})
+    other = Search(one.validation, one.results)
+    with pytest.raises(ValueError, match="choose by the same"):
+        resample([one, other], 10, np.random.default_rng(0), shared_seeds=True)
+    with pytest.raises(ValueError, match="choosing"):
+        Search(one.validation, one.results, choosing=np.ones(2, bool))
+
+
+def test_searches_of_runs_with_new_seeds():
+    rows = [(trial, 0, loss, 10 * loss) for trial, loss in enumerate((0.5, 0.3, 0.4))]
+    rows += [(1, seed, 0.1 * seed, 100.0 + seed) for seed in (1, 2)]
+    runs = pd.DataFrame(rows, columns=["trial", "seed", "validation_loss", "test_loss"]).assign(
+        optimizer="adam", batch=32, status="done"
+    )
+    (search,) = searches(runs, metric="validation_loss", result="test_loss", choosing=[0]).values()
+    np.testing.assert_array_equal(search.validation, [[0.5, NAN, NAN], [0.3, NAN, NAN], [0.4, NAN, NAN]])
+    np.testing.assert_array_equal(search.results, [[5.0, NAN, NAN], [NAN, 101.0, 102.0], [4.0, NAN, NAN]])
+    assert winner(search) == (1,)
+    assert search_interval(search).estimate == 101.5
+
+
+def test_intervals_with_new_seeds_cover_the_expected_winner():
+    """Ten trials uniform on a parabola, one seed that chooses and five new ones, as in a study; the truth by simulation."""
+    draw = np.random.default_rng(7)
+
+    def study():
+        level = (draw.random(10) - 0.4) ** 2 * 4
+        judged = level + 0.15 * draw.standard_normal(10)
+        chosen = int(np.argmin(judged))
+        new = level[chosen] + 0.15 * draw.standard_normal(5)
+        return confirmed(judged, level + 0.15 * draw.standard_normal(10), {chosen: new}, higher=False), level[chosen]
+
+    truth = np.mean([study()[1] for _ in range(20_000)])
+    covers = [found.low <= truth <= found.high for found in (search_interval(study()[0], 300) for _ in range(300))]
+    assert np.mean(covers) > 0.9

@@ -133,10 +133,9 @@ def _adaptive():
 
 
 #: For each study how its claims are made. Those of the sweeps of second_order need histories, and the committed runs of
-#: generalization_gap, landscape and steps_to_target are of other grids than their analyses.
+#: generalization_gap, landscape, optimizer_comparison and steps_to_target are of other grids than their analyses.
 CLAIMS = {
     "scaling_rules": lambda: findings("scaling_rules").claims,
-    "optimizer_comparison": lambda: findings("optimizer_comparison").claims,
     "second_order": _second_order,
     "hessian_directions": _of_tables("hessian_directions", "slices"),
     "batch_hessian": _of_tables("batch_hessian", "critical_batches", "exponents", "maximal_learning_rates"),

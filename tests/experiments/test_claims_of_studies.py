@@ -10,6 +10,8 @@ from scipy import stats
 
 from optbench.analysis.claim_outcomes import STEPS_TREND
 from optbench.analysis.claims import EXPONENT, Claim, consistent, table
+from optbench.analysis.statistics.search_intervals import SearchInterval
+from optbench.analysis.statistics.tuning_gains import Gains
 from tests.experiments import committed
 
 STUDIES = sorted(committed.CLAIMS)
@@ -61,47 +63,34 @@ def test_two_studies_of_one_quantity_are_compared():
 # ---- optimizer_comparison ---------------------------------------------------------------------------------------------
 
 
-def test_gains_of_tuning_and_inclusion_are_those_of_the_runs():
-    runs = committed.runs("optimizer_comparison")
-    task = ["model", "dataset"]
-
-    def winners(name):
-        own = runs[runs["optimizer"] == name]
-        means = own.groupby([*task, "trial"])["validation_accuracy"].mean()
-        best = means[own.groupby([*task, "trial"])["status"].agg(lambda s: (s == "done").all())]
-        best = best.groupby(task).idxmax()
-        return {key[:2]: own[(own["model"] == key[0]) & (own["dataset"] == key[1]) & (own["trial"] == key[2])]
-                .set_index("seed")["test_accuracy"] for key in best}  # fmt: skip
-
-    claims = committed.claims("optimizer_comparison")
-    momentum, plain = winners("momentum"), winners("sgd")
-    worst = min(100 * (momentum[key] - plain[key]).mean() for key in plain)
-    claim = one(claims, method="momentum", against="sgd")
-    assert claim.effect == pytest.approx(worst)
-    assert claim.outcome == "disagrees"
-    adam = runs[(runs["optimizer"] == "adam") & (runs["trial"] == 0)].groupby(task)["test_accuracy"].mean()
-    tuned = winners("adam")
-    gain = np.mean([100 * (tuned[key].mean() - adam[key]) for key in tuned])
-    assert one(claims, method="adam", source="Sivaprasad et al. 2020").effect == pytest.approx(gain)
-
-
 def test_outcomes_of_the_comparison_follow_its_tables():
     own, runs = committed.parts("optimizer_comparison"), committed.runs("optimizer_comparison")
-    tables = committed.findings("optimizer_comparison").tables
-    ranks, gains, failures = (tables[name] for name in ("ranks", "tuned_minus_default", "failed_searches"))
+    ranks = pd.DataFrame(
+        [("all", "adam", math.nan), ("all", "sgd", -1.0), ("all", "momentum", -0.5), ("p", "adam", 0), ("q", "sgd", 0)],
+        columns=["problem", "optimizer", "behind_low"],
+    )
+    table = pd.DataFrame([["adam", 0.2, 0.1, 0.3, -0.9, -1.2, -0.6], ["sgd", 1.5, 1.2, 1.8, 0.0, -0.1, 0.1]])
+    table.columns = ["method", "gain", "low", "high", "behind", "behind_low", "behind_high"]
+    failures = pd.DataFrame(
+        [("momentum", "sgd", "p", 0.1, -0.2, 0.4, False), ("momentum", "sgd", "q", -0.1, -0.4, 0.2, False)],
+        columns=["container", "contained", "problem", "difference", "low", "high", "failed"],
+    )
 
-    def found(ranks=ranks, gains=gains, failures=failures):
-        return own["claims"](runs, ranks, gains, failures, own["_median_gain"](gains))
+    def found(ranks=ranks, table=table, middle=(1.5, 1.2, 1.8), failures=failures):
+        return own["claims"](runs, ranks, Gains(table, SearchInterval(*middle)), failures)
 
-    assert found(ranks.assign(behind_low=-1.0))[0].outcome == "agrees"
+    many, first, gain, adam, momentum, *others = found()
+    assert outcomes([many, first, gain, adam, momentum]) == ["agrees"] * 5
+    assert outcomes(others) == ["not tested"] * 3
+    assert (gain.effect, gain.low, gain.estimand, adam.effect) == (1.5, 1.2, "S", 0.2)
+    assert (momentum.effect, momentum.condition, momentum.estimand) == (-0.1, "q", "W")
     assert found(ranks.assign(behind_low=1.0))[0].outcome == "disagrees"
-    one_first = ranks[ranks["problem"] != "all"].groupby("problem").head(1).assign(optimizer="kfac")
-    same = pd.concat([ranks[ranks["problem"] == "all"], one_first])
-    assert found(same)[1].outcome == "disagrees"
-    assert found()[1].outcome == "agrees"
-    assert found(gains=gains.assign(gain=0.001, low=0.0, high=0.002))[2].outcome == "disagrees"
-    fine = failures.assign(failed=False, low=-0.5, difference=0.1, high=1.0)
-    assert set(outcomes(found(failures=fine)[-3:])) == {"agrees"}
+    assert found(ranks.assign(optimizer="kfac"))[1].outcome == "disagrees"
+    assert found(middle=(0.5, 0.2, 0.8))[2].outcome == "disagrees"
+    assert found(middle=(1.5, 0.2, 2.8))[2].outcome == "undecided"
+    assert found(table=table.assign(behind_low=0.1, behind_high=0.4))[3].outcome == "disagrees"
+    assert found(failures=failures.assign(low=-0.6))[4].outcome == "undecided"
+    assert found(failures=failures.assign(failed=[False, True]))[4].outcome == "disagrees"
 
 
 # ---- second_order -----------------------------------------------------------------------------------------------------

@@ -125,6 +125,9 @@ COUNTS = [
         for d, n in CIFAR_RESNET_B.items()
         for k, more in ((10, 0), (100, 5850))
     ],
+    # 36 + 8 for the stem, 2 * (144 + 8), 288 + 576 + 32 and 1152 + 2304 + 64 for the stages, 170 for the head.
+    ("resnet_narrow", {}, MNIST, 10, 4_934),
+    ("resnet_narrow", {"depth": 20, "width": 16}, CIFAR, 10, 269_722),
     ("preresnet110", {}, CIFAR, 10, 1_727_962),
     ("preresnet110", {}, CIFAR, 100, 1_733_812),
     ("preresnet110", {"shortcut": "B"}, CIFAR, 10, 1_730_522),

@@ -252,6 +252,99 @@ def test_a_run_that_reaches_its_target_before_a_rung_counts_as_it_ended():
     assert untils(rounds)[4] == [3, 9, None]
 
 
+# ---- new seeds of the best setting -----------------------------------------------------------------------------------------
+
+
+def ends(rounds):
+    """The (trial, seed) of the runs that were chosen to go to their end, in the order of choice."""
+    return [(trial(pick), int(pick.cell["seed"])) for picks in rounds for pick in picks if pick.until is None]
+
+
+def test_one_rung_trains_all_settings_to_their_end_and_new_seeds_follow_by_hand():
+    """Trial 2 is the best with seed 0; the others of its seeds are the worst there are, and move nothing."""
+    table = {"0": 3.0, "1": 2.0, "2": 1.0, "3": 4.0}
+    problem = Table(lambda cell, step: table[cell["trial"]] + 10 * int(cell["seed"]), trial=range(4), seed=range(3))
+    given = options(rungs=1, confirm=2, confirm_defaults=True)
+    seen, rounds, why = search(problem, given)
+    assert ends(rounds) == [(0, 0), (1, 0), (2, 0), (3, 0), (2, 1), (2, 2), (0, 1), (0, 2)]
+    assert why == "its bracket is decided"
+    answer = METHOD.answer(problem, seen, given)
+    assert answer.line == "trial=2 is the best of 4 settings, 1 at the end; 16 with 2 new seeds"
+    assert [row["rank"] for row in answer.rows] == [1, 2, 3, 4]
+    assert ends(search(problem, options(rungs=1, confirm=2))[1])[4:] == [(2, 1), (2, 2)]
+
+
+def test_several_seeds_may_compete_before_the_new_ones():
+    table = {"0": (1.0, 9.0), "1": (4.0, 4.0), "2": (7.0, 7.0)}
+    problem = Table(lambda cell, step: (*table[cell["trial"]], 0.0)[int(cell["seed"])], trial=range(3), seed=range(3))
+    _, rounds, _ = search(problem, options(rungs=1, confirm=1))
+    assert ends(rounds)[-1] == (1, 2)
+    assert len(ends(rounds)) == 7
+
+
+def test_defaults_that_are_the_best_are_confirmed_once():
+    problem = Table(by_trial, trial=range(4), seed=range(3))
+    _, rounds, _ = search(problem, options(rungs=1, confirm=2, confirm_defaults=True))
+    assert ends(rounds)[4:] == [(0, 1), (0, 2)]
+
+
+def test_where_no_setting_trains_only_the_defaults_are_confirmed():
+    ended = {(str(number), "0"): ("diverged", 3) for number in range(4)}
+    problem = Table(by_trial, ended, trial=range(4), seed=range(3))
+    assert ends(search(problem, options(rungs=1, confirm=2))[1])[4:] == []
+    assert ends(search(problem, options(rungs=1, confirm=2, confirm_defaults=True))[1])[4:] == [(0, 1), (0, 2)]
+
+
+def test_new_seeds_come_only_once_the_bracket_is_decided():
+    problem = Table(by_trial, trial=range(3), seed=range(2))
+    given = options(8, rungs=1, confirm=1, confirm_defaults=True)
+    seen = [problem.train(Pick({"trial": str(number), "seed": "0"})) for number in range(3)]
+    waiting = [*seen[:2], replace(seen[2], state="waiting", value=None)]
+    assert METHOD.choose(problem, waiting, given).picks == ()
+    assert METHOD.choose(problem, waiting, given).why == ""
+    assert [trial(pick) for pick in METHOD.choose(problem, seen, given).picks] == [0]
+
+
+def test_a_new_seed_that_failed_or_is_excluded_is_not_chosen_again():
+    problem = Table(by_trial, {("0", "1"): ("failed", 2)}, excluded={("0", "2")}, trial=range(3), seed=range(4))
+    given = options(rungs=1, confirm=3)
+    seen, rounds, _ = search(problem, given)
+    assert ends(rounds)[3:] == [(0, 1), (0, 3)]
+    assert METHOD.answer(problem, seen, given).line.startswith(
+        "trial=0 is the best of 3 settings, 0.3704 at the end; 0.37"
+    )
+
+
+@pytest.mark.parametrize("number", range(30))
+def test_new_seeds_change_no_choice_and_every_best_setting_has_them(number):
+    """Random tables, sizes and ends: the runs of the competing seeds are those of the search without new ones."""
+    draw = random.Random(number)
+    trials, competing, confirm, factor = (draw.randint(*bounds) for bounds in ((2, 12), (1, 3), (1, 4), (2, 3)))
+    rungs = draw.choice([1, 2, 3])
+    factor = min(factor, trials)
+
+    def losses(cell, step):
+        return random.Random(f"{number} {sorted(cell.items())} {step}").random()
+
+    axes = {"optimizer": ["adam", "sgd"], "trial": range(trials)}
+    cells = [(name, str(one), str(seed)) for name in axes["optimizer"] for one in range(trials) for seed in range(9)]
+    ended = {cell: (draw.choice(["diverged", "failed"]), draw.randint(0, STEPS - 1)) for cell in draw.sample(cells, 20)}
+    given = {"rungs": rungs, "factor": factor}
+    plain = search(Table(losses, ended, **axes, seed=range(competing)), options(5, **given))[1]
+    problem = Table(losses, ended, **axes, seed=range(competing + confirm))
+    more = options(5, **given, confirm=confirm, confirm_defaults=True)
+    seen, rounds, _ = search(problem, more, order=number, kills=True)
+    picks = [pick for picks in rounds for pick in picks]
+    old = {(frozenset(pick.cell.items()), pick.until) for picks in plain for pick in picks}
+    assert {(frozenset(pick.cell.items()), pick.until) for pick in picks if int(pick.cell["seed"]) < competing} == old
+    new = {(pick.cell["optimizer"], pick.cell["trial"]) for pick in picks if int(pick.cell["seed"]) >= competing}
+    rows = METHOD.answer(problem, seen, more).rows
+    last = [row for row in rows if row["rung"] == rungs and row["rank"] == 1 and row["value"] is not None]
+    best = {tuple(word.partition("=")[2] for word in (row["bracket"], row["setting"])) for row in last}
+    assert new == best | {(name, "0") for name in axes["optimizer"]}
+    assert len([pick for pick in picks if int(pick.cell["seed"]) >= competing]) == confirm * len(new)
+
+
 # ---- brackets ----------------------------------------------------------------------------------------------------------------
 
 
@@ -287,6 +380,15 @@ def test_the_answer_of_many_brackets_is_their_number():
     assert {row["bracket"] for row in METHOD.answer(problem, seen, options()).rows} == {
         f"optimizer={name}" for name in "abcde"
     }
+
+
+def test_brackets_of_several_grids_are_told_apart():
+    problem = Table(by_trial, optimizer=["adam"], trial=range(3))
+    problem.grids = [replace(problem.grids[0], name=name) for name in ("digits", "text")]
+    rows = METHOD.answer(problem, [problem.train(Pick(cell, name)) for name in ("digits", "text") for cell in (
+        {"optimizer": "adam", "trial": str(number)} for number in range(3)
+    )], options(rungs=1)).rows  # fmt: skip
+    assert {row["bracket"] for row in rows} == {"grid=digits optimizer=adam", "grid=text optimizer=adam"}
 
 
 def test_cells_that_a_condition_excludes_are_not_chosen_and_do_not_count():
@@ -367,6 +469,18 @@ def test_the_answer_works_from_the_beginning():
         ({"trial": range(2), "seed": range(9)}, {}, "search.factor=3: at most 2 settings compete"),
         ({"trial": range(9)}, {"rungs": 4, "period": 9}, "eval_every"),
         ({"trial": range(9)}, {"period": 27}, "eval_every"),
+        ({"trial": range(9), "seed": range(5)}, {"confirm": 5}, "search.confirm=5: .* the axis, which has 5;"),
+        ({"trial": range(9)}, {"confirm": 1}, "search.confirm=1: .* the axis, which has 0;"),
+        (
+            {"trial": range(9)},
+            {"confirm_defaults": True},
+            "search.confirm_defaults=true: has no effect without search.confirm",
+        ),
+        (
+            {"trial": range(1, 9), "seed": range(2)},
+            {"confirm": 1, "confirm_defaults": True},
+            "no axis trial with the value 0",
+        ),
     ],
 )
 def test_mistakes_are_one_message_before_anything_starts(axes, given, message):

@@ -17,7 +17,7 @@ def packed(text: str) -> str:
     # Without the time of writing, so that equal data give equal files.
     content = gzip.compress(text.encode(), 9, mtime=0)
     bits = np.unpackbits(np.frombuffer(content, np.uint8))
-    bits = np.pad(bits, (0, -len(bits) % _BITS)).reshape(-1, _BITS)
-    values = bits @ (1 << np.arange(_BITS)[::-1])
+    groups = np.pad(bits, (0, -len(bits) % _BITS)).reshape(-1, _BITS)
+    values = groups @ (1 << np.arange(_BITS)[::-1])
     places = np.stack(np.divmod(values, len(DIGITS)), axis=1).ravel()
     return f"{len(content)} {np.frombuffer(DIGITS, np.uint8)[places].tobytes().decode()}"

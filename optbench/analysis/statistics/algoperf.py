@@ -15,11 +15,13 @@ Source: Dahl et al. 2023, "Benchmarking neural network training algorithms", arX
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from optbench.analysis.statistics.search_intervals import SearchInterval, nested_interval
+from optbench.analysis.statistics.ranks import PROBLEMS, ranked
+from optbench.analysis.statistics.search_intervals import Search, SearchInterval, nested_interval, observed, resample
 from optbench.analysis.statistics.time_search import Resamples, TimeSearch
 
 R_MAX = 4.0
@@ -92,3 +94,101 @@ def score_intervals(
 
 def _time(means: np.ndarray, shares: np.ndarray) -> np.ndarray:
     return np.where(shares >= 0.5, means, math.inf)
+
+
+# ---- winners that have new seeds --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CostSearch:
+    """What it costs the trials of a search to reach a target, in steps, FLOPs, seconds or bytes.
+
+    costs: a search whose results are min(cost to the target, cost of the whole run). reached: the same search, with the results 1
+    for a run that reached the target and 0 for one that did not. Trials are chosen by their common validation, not by costs.
+    """
+
+    costs: Search
+    reached: Search
+
+
+def observed_costs(searches: Mapping[str, Sequence[CostSearch]]) -> pd.DataFrame:
+    """The costs of the winners: a row for each method, a column for each problem.
+
+    The cost is the mean over the seeds that report, and infinite unless at least half of them reach the target, or without a
+    winner.
+    """
+    rows = [[_time(observed([each.costs]), observed([each.reached]))[0] for each in own] for own in searches.values()]
+    return pd.DataFrame(rows, index=list(searches))
+
+
+def scores_of_winners(
+    searches: Mapping[str, Sequence[CostSearch]],
+    r_max: float = R_MAX,
+    problems: bool | None = None,
+    repetitions: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The score B_s of every method and its mean rank by the costs of `observed_costs`, over problems.
+
+    searches: for every method one for each problem, in the same order. problems: whether problems are resampled, outermost; None:
+    if there are at least six. In each resample trials and seeds are drawn and the winner is chosen again, as in
+    `search_intervals`; methods share the seeds of a problem. Methods that miss the target share the last ranks.
+
+    Columns: method, score, low, high, rank, rank_low, rank_high, solved (the number of problems on which the winner reaches the
+    target); the best score first. Intervals are e ± t se, cut to the range of the statistic, with T - 1 degrees of freedom for
+    the smallest number of trials T, and at most P - 1 if P problems are resampled. Raises ValueError if the methods differ in
+    their number of problems.
+    """
+    methods, number = list(searches), len(next(iter(searches.values())))
+    if any(len(own) != number for own in searches.values()):
+        raise ValueError("all methods must have costs on the same problems")
+    over_problems = number >= PROBLEMS if problems is None else problems
+    tasks = [[searches[name][place] for name in methods] for place in range(number)]
+    seen = observed_costs(searches).to_numpy(float)
+    drawn = _drawn_costs(tasks, over_problems, repetitions, np.random.default_rng(seed))
+    degrees = min(int(one.costs.random.sum()) for task in tasks for one in task) - 1
+    if over_problems:
+        degrees = min(degrees, number - 1)
+    rows = []
+    scored, ranks = (
+        (_heights(_ratios(each), r_max) for each in (seen, drawn)),
+        [_mean_ranks(each) for each in (seen, drawn)],
+    )
+    for name, height, heights, rank, resampled, own in zip(
+        methods, *(each.T for each in scored), *(each.T for each in ranks), seen, strict=True
+    ):
+        score, place = (nested_interval(float(e), v, degrees, level) for e, v in ((height, heights), (rank, resampled)))
+        low, high = np.clip([score.low, score.high], 0, 1)
+        rank_low, rank_high = np.clip([place.low, place.high], 1, len(methods))
+        rows.append({
+            "method": name, "score": score.estimate, "low": low, "high": high,
+            "rank": place.estimate, "rank_low": rank_low, "rank_high": rank_high, "solved": int(np.isfinite(own).sum()),
+        })  # fmt: skip
+    return pd.DataFrame(rows).sort_values("score", ascending=False, kind="stable").reset_index(drop=True)
+
+
+def _mean_ranks(costs: np.ndarray) -> np.ndarray:
+    """The ranks (..., methods) of costs (..., methods, problems), averaged over problems."""
+    found: np.ndarray = ranked(np.swapaxes(costs, -1, -2), higher=False).mean(axis=-2)
+    return found
+
+
+def _drawn_costs(
+    tasks: Sequence[Sequence[CostSearch]], over_problems: bool, repetitions: int, generator: np.random.Generator
+) -> np.ndarray:
+    """The costs (repetitions, methods, problems) of the winners of resamples."""
+    found = np.full((repetitions, len(tasks[0]), len(tasks)), math.inf)
+    for place in range(len(tasks)):
+        chosen = generator.integers(len(tasks), size=repetitions) if over_problems else np.full(repetitions, place)
+        for number, task in enumerate(tasks):
+            here = np.flatnonzero(chosen == number)
+            # The same draws for both results of a search.
+            same = int(generator.integers(2**62))
+            shared = len({one.costs.seeds for one in task}) == 1
+            means, shares = (
+                resample(own, len(here), np.random.default_rng(same), shared_seeds=shared)
+                for own in ([one.costs for one in task], [one.reached for one in task])
+            )
+            found[here, :, place] = _time(means, shares)
+    return found

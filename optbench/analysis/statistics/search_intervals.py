@@ -15,7 +15,9 @@ search, se the standard deviation over resamples, and t a quantile of Student's 
 A resample holds the best trial with probability 1 - (1 - 1/T)^T, about 0.65, so that its best is worse than that of the search.
 This shifts the percentiles and not the standard deviation: in simulated searches of 8 to 24 trials the interval covers the
 expected winner 88 to 98 % of the time, percentiles 75 to 97 %, and Student's interval over the winner's seeds 38 to 90 %. It is
-not valid for a search that draws trials by the results of earlier ones. Resamples without any good trial are rare and far away:
+not valid for a search that draws trials by the results of earlier ones. Where the winner is trained with new seeds, which have no
+part in the choice, e is its mean over these, so that the optimism of reporting on the seeds that chose is gone; in a resample a
+trial without new seeds has the result of the seeds that it has. Resamples without any good trial are rare and far away:
 with 2,000 of them the error of a search in which many trials fail is known to a tenth.
 
 Source: nested resampling as in Davison & Hinkley 1997, "Bootstrap methods and their application", section 3.8, with a choice in
@@ -45,7 +47,8 @@ class Search:
     validation: (trials, seeds), by whose mean over seeds the trial is chosen: the worst infinity where a run diverged, so that
     one such seed makes a trial's mean the worst; NaN where there is no outcome, which is left out of means. results: (trials,
     seeds) of the same runs, in any unit. higher: whether higher validation is better. drawn: (trials,), False for trials that a
-    new search would have again, such as the defaults; None: all are drawn.
+    new search would have again, such as the defaults; None: all are drawn. choosing: (seeds,), False for seeds that only report:
+    resamples draw the two kinds apart, so that every one of them can choose; None: all seeds choose and report.
 
     Raises ValueError for arrays of other shapes.
     """
@@ -54,6 +57,7 @@ class Search:
     results: np.ndarray
     higher: bool = True
     drawn: np.ndarray | None = None
+    choosing: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.validation.ndim != 2 or self.validation.shape != self.results.shape or not self.validation.size:
@@ -62,6 +66,19 @@ class Search:
             )
         if self.drawn is not None and self.drawn.shape != self.validation.shape[:1]:
             raise ValueError(f"drawn {self.drawn.shape}: must be one value for each of {len(self.validation)} trials")
+        if self.choosing is not None and self.choosing.shape != self.validation.shape[1:]:
+            raise ValueError(f"choosing {self.choosing.shape}: must be one value for each of {self.seeds} seeds")
+
+    @property
+    def seeds(self) -> int:
+        """The number of seeds."""
+        return int(self.validation.shape[1])
+
+    @property
+    def kinds(self) -> list[np.ndarray]:
+        """The indices of the seeds that are resampled together."""
+        choosing = np.ones(self.seeds, dtype=bool) if self.choosing is None else self.choosing
+        return [np.flatnonzero(kind) for kind in (choosing, ~choosing) if kind.any()]
 
     @property
     def tried(self) -> np.ndarray:
@@ -218,13 +235,22 @@ def draws(
     for shared, axis, name in ((trials, 0, "trials"), (seeds, 1, "seeds")):
         if shared and len({one.validation.shape[axis] for one in searches}) > 1:
             raise ValueError(f"searches that share {name} must have equally many")
+    if seeds and len({tuple(map(tuple, one.kinds)) for one in searches}) > 1:
+        raise ValueError("searches that share seeds must choose by the same ones")
     pools = [one.random for one in searches]
     if trials:
         pools = [np.any(pools, axis=0)]
-    numbers = [one.validation.shape[1] for one in (searches[:1] if seeds else searches)]
     of_trials = [_sample(np.flatnonzero(pool), repetitions, generator) for pool in pools]
-    of_seeds = [_times(_sample(np.arange(number), repetitions, generator), number) for number in numbers]
+    of_seeds = [_draw_seeds(one, repetitions, generator) for one in (searches[:1] if seeds else searches)]
     return [(of_trials[0 if trials else place], of_seeds[0 if seeds else place]) for place in range(len(searches))]
+
+
+def _draw_seeds(search: Search, repetitions: int, generator: np.random.Generator) -> np.ndarray:
+    """The times (repetitions, seeds) that each seed is drawn: as many of each kind as there are."""
+    return sum(
+        (_times(_sample(kind, repetitions, generator), search.seeds) for kind in search.kinds),
+        start=np.zeros((repetitions, search.seeds)),
+    )
 
 
 def _sample(pool: np.ndarray, repetitions: int, generator: np.random.Generator) -> np.ndarray:

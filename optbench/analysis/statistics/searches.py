@@ -1,6 +1,7 @@
 """The searches in a frame of runs: for every cell, validation and results of trials by seeds."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ def searches(
     result: str = "test_accuracy",
     setting: str = "trial",
     fixed: Sequence[Any] = (),
+    choosing: Collection[int] | None = None,
 ) -> dict[tuple[Any, ...], Search]:
     """The search of every cell of equal columns ``by``, by the values of these columns.
 
@@ -26,7 +28,9 @@ def searches(
     configurations or seeds can be resampled together; where a cell lacks a run its value is NaN. Diverged runs have the worst
     value. fixed: settings that a new search would have again, such as trial 0, the defaults. Unless they are named they are
     resampled like the others, which covers better: where good defaults were kept in every resample, intervals of 95 % covered
-    82 to 84 % of simulated searches, and 88 to 94 % otherwise.
+    82 to 84 % of simulated searches, and 88 to 94 % otherwise. choosing: the seeds by which trials are chosen, if the others were
+    trained of some trials only, after the choice (`search.confirm`): they have no validation here, and a trial that has results
+    of them has no others.
 
     Raises UserError if a column is missing, and for a diagnosis from held-out labels as the ``metric``.
     """
@@ -38,13 +42,18 @@ def searches(
     )
     settings, seeds = sorted(table[setting].unique()), sorted(table["seed"].unique())
     drawn = ~np.isin(settings, list(fixed))
+    chooses = None if choosing is None else np.isin(seeds, list(choosing))
     found = {}
     for key, cell in cells(table, by):
         validation, results = (
             cell.pivot(index=setting, columns="seed", values=name)
             .reindex(index=settings, columns=seeds)
-            .to_numpy(float)
+            .to_numpy(float, copy=True)
             for name in ("_metric", "_result")
         )
-        found[tuple(key.values())] = Search(validation, results, higher_is_better(metric), drawn)
+        if chooses is not None:
+            validation[:, ~chooses] = math.nan
+            is_new = ~np.isnan(results[:, ~chooses]).all(1)
+            results[np.ix_(is_new, chooses)] = math.nan
+        found[tuple(key.values())] = Search(validation, results, higher_is_better(metric), drawn, chooses)
     return found

@@ -10,7 +10,7 @@ from optbench.errors import UserError, nearest
 from optbench.sweep.search.method import Answer, Choice, Grid, Options, Problem, Seen
 from optbench.sweep.search.rungs import Bracket, Standing, Words
 
-_SEED = "seed"
+_SEED, _TRIAL, _DEFAULTS = "seed", "trial", "0"
 _MOST_NAMED = 4  # brackets in the sentence
 
 
@@ -20,6 +20,10 @@ class Halving:
     A setting is a combination of all axes but the seed. All n settings of a bracket are trained to rung 0. From rung k - 1 the
     best max(1, floor(n / factor^k)) go on to rung k = 1, ..., K - 1, and all others stay paused. Rung k is the first evaluation
     at or after the share factor^(k+1-K) of a run (with the option `first`: first * factor^k); the last one is its end.
+
+    With `rungs` 1 all settings are trained to their end, and the best one is chosen there. With `confirm` the last so many seeds
+    of the axis have no part in this: when a bracket is decided they are trained of its best setting, whose result on the seeds
+    that chose it is optimistic, and with `confirm_defaults` of trial 0, too.
 
     A setting's value is the mean, over its seeds, of the goal in the evaluation at the rung, not the best one so far. A run that
     diverged is worse than all others, a setting with such a seed too, and it is not continued. A run that failed is left out; a
@@ -52,6 +56,7 @@ class Halving:
                     f"{axis}: search=halving compares settings that the grid lists, and an interval lists none; accepted: "
                     "values, or 'trial=range(64)' for points of the optimizer's search space"
                 )
+        _check_confirmation(problem, options)
         brackets = _brackets(problem, options)
         largest = max((len(bracket.settings) for bracket in brackets), default=0)
         if largest < options["factor"]:
@@ -64,11 +69,13 @@ class Halving:
                 problem.rungs(pick, bracket.shares[:-1])
 
     def choose(self, problem: Problem, seen: Sequence[Seen], options: Options) -> Choice:
-        """The runs that are due, those of the highest rungs first, up to the size of a round."""
+        """The runs that are due, those of the highest rungs first, then those of new seeds, up to the size of a round."""
         stands = _stands(problem, seen, options)
         in_turn = sorted(stands, key=lambda stand: -len(stand.complete))
-        picks = tuple(islice(chain.from_iterable(stand.due for stand in in_turn), options.round_size))
-        if picks or not all(stand.is_over for stand in stands):
+        due = chain.from_iterable(stand.due for stand in in_turn)
+        new = chain.from_iterable(stand.unconfirmed() for stand in stands)
+        picks = tuple(islice(chain(due, new), options.round_size))
+        if picks or not all(stand.is_confirmed for stand in stands):
             return Choice(picks)
         return Choice(why="its bracket is decided" if len(stands) == 1 else f"all {len(stands)} brackets are decided")
 
@@ -91,6 +98,27 @@ def _stands(problem: Problem, seen: Sequence[Seen], options: Options) -> list["S
     return [Standing(bracket, problem, seen) for bracket in _brackets(problem, options)]
 
 
+def _check_confirmation(problem: Problem, options: Options) -> None:
+    """Raise UserError if a grid has too few seeds for the confirmation, or no defaults to confirm."""
+    confirm = options["confirm"]
+    if options["confirm_defaults"] and not confirm:
+        raise UserError(
+            "search.confirm_defaults=true: has no effect without search.confirm; accepted: false, or search.confirm=5"
+        )
+    for grid in problem.grids if confirm else ():
+        seeds = len(grid.axes.get(_SEED, ()))
+        if seeds <= confirm:
+            raise UserError(
+                f"search.confirm={confirm}: these are the last seeds of the axis, which has {seeds}; accepted: an axis seed with "
+                f"more, such as 'seed=range({confirm + 1})'"
+            )
+        if options["confirm_defaults"] and _DEFAULTS not in grid.axes.get(_TRIAL, ()):
+            raise UserError(
+                "search.confirm_defaults=true: no axis trial with the value 0, the defaults; accepted: false, or "
+                "'trial=range(12)'"
+            )
+
+
 def _within(problem: Problem, options: Options) -> list[str]:
     """The axes that keep settings apart."""
     if options["within"] != "auto":
@@ -104,8 +132,10 @@ def _brackets(problem: Problem, options: Options) -> list[Bracket]:
         fixed = [axis for axis in grid.axes if axis in apart]
         compared = [axis for axis in grid.axes if axis not in apart and axis != _SEED]
         settings, seeds = _combinations(grid, compared), _combinations(grid, [_SEED] if _SEED in grid.axes else [])
+        seeds, new = seeds[: len(seeds) - options["confirm"]], seeds[len(seeds) - options["confirm"] :]
+        always = [each for each in settings if (_TRIAL, _DEFAULTS) in each] if options["confirm_defaults"] else []
         for words in _combinations(grid, fixed):
-            bracket = Bracket(grid, words, settings, seeds, (1.0,), options["factor"])
+            bracket = Bracket(grid, words, settings, seeds, (1.0,), options["factor"], new, tuple(always))
             found.append(replace(bracket, shares=_shares(bracket, problem, options)))
     return found
 

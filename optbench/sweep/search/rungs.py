@@ -17,7 +17,8 @@ class Bracket:
     """Settings that compete.
 
     fixed: the axes that they have in common. seeds: of every setting; one that is empty if there is no such axis.
-    shares: of a run, at the rungs, ascending to 1. factor: one setting of so many goes on to the next rung.
+    shares: of a run, at the rungs, ascending to 1. factor: one setting of so many goes on to the next rung. new_seeds: those of
+    which the best setting is trained once the bracket is decided, and which decide nothing. always: settings that are, too.
     """
 
     grid: Grid
@@ -26,6 +27,8 @@ class Bracket:
     seeds: tuple[Words, ...]
     shares: tuple[float, ...]
     factor: int
+    new_seeds: tuple[Words, ...] = ()
+    always: tuple[Words, ...] = ()
 
     def quota(self, rung: int, settings: int) -> int:
         """The number of settings at a rung, from 0, of those that there are."""
@@ -46,10 +49,14 @@ class Bracket:
                 yield self.pick(setting, self.seeds[0])
 
     @property
+    def name(self) -> str:
+        """Its grid and the axes in common, as "grid=digits optimizer=adam"; empty without any."""
+        return in_words((*((("grid", self.grid.name),) if self.grid.name else ()), *self.fixed))
+
+    @property
     def title(self) -> str:
-        """Its name in sentences, as "digits optimizer=adam: "; empty for a bracket without a name."""
-        words = in_words((*((("grid", self.grid.name),) if self.grid.name else ()), *self.fixed))
-        return f"{words}: " if words else ""
+        """Its name in sentences, as "grid=digits optimizer=adam: "; empty for a bracket without a name."""
+        return f"{self.name}: " if self.name else ""
 
 
 class Standing:
@@ -62,9 +69,9 @@ class Standing:
     def __init__(self, bracket: Bracket, problem: Problem, seen: Sequence[Seen]) -> None:
         self.bracket, self._problem = bracket, problem
         self._sign = -1 if problem.higher else 1
-        known = {each.pick.key: each for each in seen if each.pick.grid == bracket.grid.name}
+        self._known = {each.pick.key: each for each in seen if each.pick.grid == bracket.grid.name}
         self._seen = {
-            (setting, seed): known.get(bracket.pick(setting, seed).key)
+            (setting, seed): self._known.get(bracket.pick(setting, seed).key)
             for setting in bracket.settings
             for seed in bracket.seeds
         }
@@ -127,6 +134,40 @@ class Standing:
     def _begun(self) -> int:
         """The number of settings that were chosen; of all, once the first rung is complete."""
         return sum(rung >= 0 for rung in self._goes_to.values())
+
+    # ---- new seeds ----
+
+    @property
+    def best(self) -> Words | None:
+        """The best setting at the end; None while the bracket is not decided, and if none trained to its end."""
+        ranked = self.complete[-1] if self.is_over else []
+        return ranked[0][1] if ranked and math.isfinite(ranked[0][0]) else None
+
+    def unconfirmed(self) -> Iterator[Pick]:
+        """The runs of new seeds that are not chosen yet, of the best setting and of those that are always confirmed.
+
+        They decide nothing, so that the best setting stays what it is. A run that failed is not chosen again.
+        """
+        for pick in self._new_runs():
+            if pick.key not in self._known and self._problem.exists(pick):
+                yield pick
+
+    @property
+    def is_confirmed(self) -> bool:
+        """True if the bracket is decided and no run of a new seed is chosen and has not ended."""
+        new = (self._known.get(pick.key) for pick in self._new_runs())
+        return self.is_over and not any(seen is not None and seen.state == "waiting" for seen in new)
+
+    def _new_runs(self) -> Iterator[Pick]:
+        """All runs of new seeds; none while the bracket is not decided."""
+        best = [] if self.best is None else [self.best]
+        for setting in dict.fromkeys([*best, *self.bracket.always]) if self.is_over else ():
+            yield from (self.bracket.pick(setting, seed) for seed in self.bracket.new_seeds)
+
+    def _new_values(self, setting: Words) -> list[float]:
+        """The goal at the end of each run of a new seed that is done."""
+        runs = (self._known.get(self.bracket.pick(setting, seed).key) for seed in self.bracket.new_seeds)
+        return [seen.value for seen in runs if seen is not None and seen.state == "done" and seen.value is not None]
 
     # ---- values ----
 
@@ -194,13 +235,17 @@ class Standing:
         if not self.complete:
             settings = len(self.bracket.settings)
             later = ", ".join(str(self.bracket.quota(rung, settings)) for rung in range(1, rungs))
-            return f"{total} of {settings} settings begun, {later} of them will go on"
+            return f"{total} of {settings} settings begun" + (f", {later} of them will go on" if later else "")
         reached = [ranked for ranked in self.complete if ranked]
         place = "at the end" if len(reached) == rungs else f"at rung {len(reached)} of {rungs}"
         if not reached or reached[-1][0][0] == math.inf:
             return f"none of {total} settings is left {place}"
         value, setting = reached[-1][0]
-        return f"{in_words(setting)} is the best of {total} settings, {self._sign * value:.4g} {place}"
+        new = self._new_values(setting) if self.is_over else []
+        mean = (
+            f"; {math.fsum(new) / len(new):.4g} with {len(new)} new seed{'' if len(new) == 1 else 's'}" if new else ""
+        )
+        return f"{in_words(setting)} is the best of {total} settings, {self._sign * value:.4g} {place}{mean}"
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """A row for each setting at each complete rung."""
@@ -209,7 +254,7 @@ class Standing:
                 runs = [(setting, seed) for seed in self.bracket.seeds if self._seen[setting, seed] is not None]
                 values = [self._value(run, rung) for run in runs]
                 yield {
-                    "bracket": in_words(self.bracket.fixed),
+                    "bracket": self.bracket.name,
                     "setting": in_words(setting),
                     "rung": rung + 1,
                     "steps": max(
