@@ -39,7 +39,9 @@ CONTRADICTIONS = (
     *("quantity", "unit", "method", "against", "study", "other", "condition", "other_condition", "estimate", "low", "high"),
     *("other_estimate", "other_low", "other_high", "z", "contradiction", "reason"),
 )  # fmt: skip
-_PLACE = ("dataset", "model", "condition", "matched_by")
+#: The columns that say of which methods a claim is, and where it was measured.
+PLACE = ("method", "against", "dataset", "model", "condition", "matched_by")
+_COMPARED = PLACE[2:]
 _LARGEST_Z = 3.0
 _NORMAL = 1.959963984540054  # the 97.5 % point of the standard normal distribution
 _BATCHES = re.compile(r"\bbatch=(\d+)(?::(\d+))?\b")
@@ -189,7 +191,7 @@ def _z(one: Row, other: Row) -> float:
 
 
 def _same_place(one: Row, other: Row) -> bool:
-    return all(not one[name] or not other[name] or one[name] == other[name] for name in _PLACE)
+    return all(not one[name] or not other[name] or one[name] == other[name] for name in _COMPARED)
 
 
 def _identity(row: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -13,7 +13,7 @@ from chromium import Browser, needs_chromium
 from planned import accuracy, sweep
 
 from optbench.analysis.charts.chart import Chart, Reference, Series
-from optbench.analysis.claims import Claim
+from optbench.analysis.claims import Claim, table
 from optbench.analysis.findings import Findings
 from optbench.analysis.report import run_table, study_page
 from optbench.analysis.report.packing import packed
@@ -551,3 +551,14 @@ def test_a_packed_text_is_read_as_it_was(length):
 
 def test_a_page_with_a_figure_is_smaller_than_2_mb(written):
     assert written[0].stat().st_size < 1_950_000
+
+
+def test_a_claim_that_is_made_several_times_names_the_place_of_each():
+    base = {"claim": "It grows.", "source": "A", "outcome": "not tested", "model": "mlp", "condition": "batch=32"}
+    page = Page("claims")
+    made = [Claim(**base, matched_by="epochs"), Claim(**base, matched_by="train loss", method="sgd")]
+    page.claims(
+        table([*made, Claim(claim="It falls.", source="A", outcome="not tested", condition="batch=8")], "s", "")
+    )
+    places = re.findall(r'It \w+\.(?:<div class="small">(.*?)</div>)?</td>', page.html())
+    assert places == ["at equal epochs", "sgd; at equal train loss", ""]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from optbench.analysis.charts.chart import Chart
-from optbench.analysis.claims import ESTIMANDS
+from optbench.analysis.claims import ESTIMANDS, PLACE
 from optbench.analysis.names import is_of_methods, method
 from optbench.analysis.report import packing
 
@@ -68,10 +68,14 @@ class Page:
         self._add("protocol", facts={name: text for name, text in facts.items() if text})
 
     def claims(self, table: "pd.DataFrame", file: str | None = None) -> None:
-        """Add the claims of `optbench.analysis.claims.table`, and a link to the ``file`` with all columns."""
+        """Add the claims of `optbench.analysis.claims.table`, and a link to the ``file`` with all columns.
+
+        A claim that stands there several times is followed by the place of each, as far as the places differ.
+        """
         rows = [
             {
                 **{name: str(row[name]) for name in ("claim", "source", "outcome")},
+                "place": place_of(row, table),
                 "effect": effect(row),
                 "estimand": str(row["kind"] or ""),
                 "runs": f"{int(row['runs']):,}" if row["runs"] else "",
@@ -153,6 +157,17 @@ class Page:
             for number, (chart, sizes) in enumerate(zip(self.charts, drawn, strict=True))
         ]
         return _templates().get_template("page.html.j2").render(page=self, packed=packed, figures=figures)
+
+
+def place_of(row: Mapping[str, Any], table: "pd.DataFrame") -> str:
+    """The method and the place of a claim in words, as far as other rows with the same claim have others; empty for a single one.
+
+    Such as "at equal train loss; weight decay 0.001".
+    """
+    same = table[table["claim"] == row["claim"]]
+    differing = [name for name in PLACE if same[name].nunique() > 1 and row[name]]
+    words = {"matched_by": "at equal {}", "against": "against {}"}
+    return "; ".join(words.get(name, "{}").format(row[name]) for name in differing)
 
 
 def effect(row: Mapping[str, Any]) -> str:
