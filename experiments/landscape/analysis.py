@@ -61,14 +61,23 @@ def _followers(ranks: pd.DataFrame) -> str:
     if known.empty or known["settings"].max() < UNITS:
         found = 0 if known.empty else known["settings"].max()
         return f"There are {found} settings of equal train loss; {UNITS} are needed to say which measure follows the test loss."
-    told = [
-        f"{row['meaning']} ({OUTCOMES[row['outcome']]} {row['rho']:+.2f})"
-        for _, row in known[known["p_holm"] < 0.05].iterrows()
-    ]
+    parts = [_follows(known[known["outcome"] == outcome], name) for outcome, name in OUTCOMES.items()]
     return (
-        f"Over {known['minima'].max()} minima of equal train loss in {known['settings'].max()} settings, of "
-        f"{known['measure'].nunique()} measures these follow the test: {_listed(told)}."
+        f"Over {known['minima'].max()} minima of equal train loss in {known['settings'].max()} settings "
+        f"{' and '.join(part for part in parts if part)}."
     )
+
+
+def _follows(known: pd.DataFrame, outcome: str) -> str:
+    """With which measures a result rises and falls, of rank correlations that Holm's correction leaves; empty without any row."""
+    told = known[known["p_holm"] < 0.05]
+    if told.empty:
+        return f"the {outcome} is not known to follow any of {len(known)} measures" if len(known) else ""
+    words = []
+    for verb, rows in (("rises", told[told["rho"] > 0]), ("falls", told[told["rho"] < 0])):
+        measures = [f"{row['meaning']} ({row['rho']:+.2f})" for _, row in rows.iterrows()]
+        words += [f"{verb} with {_listed(measures)}"] if measures else []
+    return f"the {outcome} {' and '.join(words)}"
 
 
 def _flips(ratios: pd.DataFrame, minima: Minima, protocol: str) -> str:
@@ -125,7 +134,7 @@ def _correlation_notes(ranks: pd.DataFrame) -> list[str]:
             continue
         row = every.loc[every["rho"].abs().idxmax()]
         note = (
-            f"Over all {row['minima']} minima the {name} follows {row['meaning']} most closely: Spearman's correlation "
+            f"Over all {row['minima']} minima the {name} is most closely related to {row['meaning']}: Spearman's correlation "
             f"{Interval(row['rho'], row['low'], row['high']):+.2f}, p = {row['p']:.2g} by permutation of the "
             f"{row['settings']} settings, {row['p_holm']:.2g} with Holm's correction"
         )

@@ -261,3 +261,12 @@ def test_a_sweep_that_has_only_begun():
     study.runs = study.runs.assign(state="pending")
     with pytest.raises(UserError, match="none of its runs has a measurement"):
         analysis_of("landscape")(study)
+
+
+def test_the_answer_says_with_which_measures_a_result_rises_and_falls():
+    follows = analysis_of("landscape").__globals__["_follows"]
+    known = pd.DataFrame([("a", 0.6, 0.01), ("b", -0.7, 0.02), ("c", -0.8, 0.2)], columns=["meaning", "rho", "p_holm"])
+    assert follows(known, "test loss") == "the test loss rises with a (+0.60) and falls with b (-0.70)"
+    assert follows(known[1:], "test loss") == "the test loss falls with b (-0.70)"
+    assert follows(known[2:], "test error") == "the test error is not known to follow any of 1 measures"
+    assert follows(known[:0], "test error") == ""
