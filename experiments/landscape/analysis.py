@@ -84,7 +84,10 @@ def _flips(ratios: pd.DataFrame, minima: Minima, protocol: str) -> str:
     rows = _at_rate(ratios, LINE, protocol, minima.rate)
     if rows.empty:
         return f"At {protocol} no line between minima is measured."
-    each = [f"{_ratio(row):.2f} at weight decay {row['weight_decay']:g}" for _, row in rows.iterrows()]
+    each = [
+        f"{_ratio(row):{',.0f' if row['ratio'] > 100 else '.1f'}} at weight decay {row['weight_decay']:g}"
+        for _, row in rows.iterrows()
+    ]
     return f"At {protocol} the rise along the line at the large batch, over that at the small one, is {_listed(each)}."
 
 

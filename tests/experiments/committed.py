@@ -132,9 +132,16 @@ def _adaptive():
     return own["claims"](runs(name), table(name, "losses"), table(name, "ranges"), own["NAMES"], own["MODELS"])
 
 
+def _landscape():
+    own = parts("landscape")
+    tables = (table("landscape", name) for name in ("differences", "correlations"))
+    return own["claims"](runs("landscape"), *tables, 0.1)
+
+
 #: For each study how its claims are made. Those of the sweeps of second_order need histories, and the committed runs of
-#: generalization_gap, landscape, optimizer_comparison and steps_to_target are of other grids than their analyses.
+#: generalization_gap, optimizer_comparison and steps_to_target are of other grids than their analyses.
 CLAIMS = {
+    "landscape": _landscape,
     "scaling_rules": lambda: findings("scaling_rules").claims,
     "second_order": _second_order,
     "hessian_directions": _of_tables("hessian_directions", "slices"),
