@@ -304,7 +304,11 @@ sys.exit(main(sys.argv[2:]))
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "batch", "fits", "expected"),
-    [("momentum", 2048, 150, 128), ("kfac", 2048, 150, 128), ("hessian_free", 1024, 50, 32)],
+    [
+        ("momentum", 2048, 150, 128),
+        pytest.param("kfac", 2048, 150, 128, marks=pytest.mark.exhaustive),
+        pytest.param("hessian_free", 1024, 50, 32, marks=pytest.mark.exhaustive),
+    ],
 )
 def test_a_batch_that_does_not_fit_trains_under_a_limit_of_memory(tmp_path, optimizer, batch, fits, expected):
     words = [
