@@ -34,7 +34,7 @@ def ranks_chart(ranks: pd.DataFrame) -> Chart:
 
 
 def gains_chart(gains: Gains | None) -> Chart:
-    """What tuning adds to the defaults of each optimizer."""
+    """The gain of tuning over the defaults of each optimizer."""
     series = []
     if gains is not None:
         rows = gains.table[np.isfinite(gains.table["gain"])].sort_values("gain", ascending=False, kind="stable")

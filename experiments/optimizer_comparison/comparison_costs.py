@@ -1,4 +1,4 @@
-"""What it costs each method to reach a target: steps, FLOPs, seconds and bytes; AlgoPerf's score, ranks and profiles of these."""
+"""The costs of each method up to a target: steps, FLOPs, seconds and bytes; AlgoPerf's score, ranks and profiles of these."""
 
 import math
 from collections.abc import Sequence

@@ -86,7 +86,7 @@ def rank_notes(problems: Problems, ranks: pd.DataFrame, over_all: Ranks | None) 
 
 
 def failed_searches(problems: Problems) -> pd.DataFrame:
-    """How far the winner of each containing method is ahead of that of the contained one, on every problem, in its spreads."""
+    """The lead of the winner of each containing method over that of the contained one, on every problem, in its spreads."""
     ahead = {
         (name, *key): replace(search, results=-search.results / problems.spreads[tuple(key)])
         for (name, *key), search in problems.found.items()

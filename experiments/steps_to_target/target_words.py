@@ -71,7 +71,7 @@ def _trends(table: pd.DataFrame) -> str:
 
 
 def notes(tables: Tables, targets: Sequence[float], found: Curves, study: Study) -> list[str]:
-    """What the numbers are, and what the tables say."""
+    """Sentences about the meaning of the numbers, and about the content of the tables."""
     chosen = tables["chosen_rates"]
     return [
         "Steps are restricted means over seeds: a run that does not reach the target counts as the budget. Intervals of steps, "

@@ -8,7 +8,7 @@ const CONFIG = {responsive: true, displaylogo: false, modeBarButtonsToRemove: ["
 
 async function unpack(id) {
   if (!window.DecompressionStream) throw new Error("this browser has no DecompressionStream, which browsers have had since 2023");
-  // packing.py has written it: 13 bits in two digits of base 91, which are ASCII from "!" on without & (38), < (60) and \\ (92).
+  // packing.py has written it: 13 bits in two digits of base 91, which are ASCII from "!" on without & (38), < (60) and \ (92).
   const [count, digits] = document.getElementById(id).textContent.split(" "), bytes = new Uint8Array(+count);
   const digit = (code) => code - 33 - (code > 38) - (code > 60) - (code > 92);
   for (let place = 0, at = 0, bits = 0, kept = 0; at < bytes.length && place < digits.length; place += 2) {

@@ -101,7 +101,7 @@ def _time(means: np.ndarray, shares: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class CostSearch:
-    """What it costs the trials of a search to reach a target, in steps, FLOPs, seconds or bytes.
+    """The costs of the trials of a search up to a target, in steps, FLOPs, seconds or bytes.
 
     costs: a search whose results are min(cost to the target, cost of the whole run). reached: the same search, with the results 1
     for a run that reached the target and 0 for one that did not. Trials are chosen by their common validation, not by costs.

@@ -160,7 +160,7 @@ class Outcomes:
 
     @property
     def units(self) -> np.ndarray:
-        """What a loss of each condition (B,) is multiplied with for a person: the budget in steps if it is a time, else 1."""
+        """The factor of a loss of each condition (B,) for a person: the budget in steps if it is a time, else 1."""
         is_time = math.isfinite(self.horizon)
         return self.search.planned.astype(float) if is_time else np.ones(len(self.search.conditions))
 
