@@ -21,7 +21,14 @@ import numpy as np
 import pandas as pd
 
 from optbench.analysis.statistics.ranks import PROBLEMS, ranked
-from optbench.analysis.statistics.search_intervals import Search, SearchInterval, nested_interval, observed, resample
+from optbench.analysis.statistics.search_intervals import (
+    Search,
+    SearchInterval,
+    draws_of_problems,
+    nested_interval,
+    observed,
+    resample,
+)
 from optbench.analysis.statistics.time_search import Resamples, TimeSearch
 
 R_MAX = 4.0
@@ -179,16 +186,14 @@ def _drawn_costs(
 ) -> np.ndarray:
     """The costs (repetitions, methods, problems) of the winners of resamples."""
     found = np.full((repetitions, len(tasks[0]), len(tasks)), math.inf)
-    for place in range(len(tasks)):
-        chosen = generator.integers(len(tasks), size=repetitions) if over_problems else np.full(repetitions, place)
-        for number, task in enumerate(tasks):
-            here = np.flatnonzero(chosen == number)
-            # The same draws for both results of a search.
-            same = int(generator.integers(2**62))
-            shared = len({one.costs.seeds for one in task}) == 1
-            means, shares = (
-                resample(own, len(here), np.random.default_rng(same), shared_seeds=shared)
-                for own in ([one.costs for one in task], [one.reached for one in task])
-            )
-            found[here, :, place] = _time(means, shares)
+    for place, problem, here in draws_of_problems(len(tasks), repetitions, over_problems, generator):
+        task = tasks[problem]
+        # The same draws for both results of a search.
+        same = int(generator.integers(2**62))
+        shared = len({one.costs.seeds for one in task}) == 1
+        means, shares = (
+            resample(own, len(here), np.random.default_rng(same), shared_seeds=shared)
+            for own in ([one.costs for one in task], [one.reached for one in task])
+        )
+        found[here, :, place] = _time(means, shares)
     return found

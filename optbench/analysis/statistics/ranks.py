@@ -23,7 +23,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from optbench.analysis.statistics.search_intervals import Search, SearchInterval, nested_interval, observed, resample
+from optbench.analysis.statistics.search_intervals import (
+    Search,
+    SearchInterval,
+    draws_of_problems,
+    nested_interval,
+    observed,
+    resample,
+)
 
 #: From this number of problems on, they are resampled.
 PROBLEMS = 6
@@ -146,11 +153,8 @@ def _resampled(
     A problem that a resample holds twice has its trials and seeds drawn twice.
     """
     total = np.zeros((repetitions, len(tasks[0])))
-    for place in range(len(tasks)):
-        chosen = generator.integers(len(tasks), size=repetitions) if over_problems else np.full(repetitions, place)
-        for number, task in enumerate(tasks):
-            here = chosen == number
-            if here.any():
-                shared = len({one.validation.shape[1] for one in task}) == 1
-                total[here] += ranked(resample(task, int(here.sum()), generator, shared_seeds=shared), higher)
+    for _, problem, here in draws_of_problems(len(tasks), repetitions, over_problems, generator):
+        if len(here):
+            shared = len({one.seeds for one in tasks[problem]}) == 1
+            total[here] += ranked(resample(tasks[problem], len(here), generator, shared_seeds=shared), higher)
     return total / len(tasks)

@@ -25,7 +25,7 @@ every resample; the degrees of freedom are a choice that the simulations support
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -243,6 +243,19 @@ def draws(
     of_trials = [_sample(np.flatnonzero(pool), repetitions, generator) for pool in pools]
     of_seeds = [_draw_seeds(one, repetitions, generator) for one in (searches[:1] if seeds else searches)]
     return [(of_trials[0 if trials else place], of_seeds[0 if seeds else place]) for place in range(len(searches))]
+
+
+def draws_of_problems(
+    number: int, repetitions: int, resampled: bool, generator: np.random.Generator
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """For each of as many places as there are problems, each problem and the repetitions in which it stands at this place.
+
+    With ``resampled`` problems are drawn with replacement, as the outermost level; otherwise each stands at its own place.
+    """
+    for place in range(number):
+        chosen = generator.integers(number, size=repetitions) if resampled else np.full(repetitions, place)
+        for problem in range(number):
+            yield place, problem, np.flatnonzero(chosen == problem)
 
 
 def _draw_seeds(search: Search, repetitions: int, generator: np.random.Generator) -> np.ndarray:

@@ -17,6 +17,7 @@ from optbench.analysis.statistics.search_intervals import (
     Search,
     SearchInterval,
     draws,
+    draws_of_problems,
     means_over_seeds,
     nested_interval,
     observed,
@@ -63,11 +64,8 @@ def tuning_gains(
         seen = sign * (winners - defaults) / np.asarray(units, dtype=float)[:, None]
     generator = np.random.default_rng(seed)
     drawn = np.full((number, repetitions, len(methods)), math.nan)
-    for place in range(number):
-        chosen = generator.integers(number, size=repetitions) if over_problems else np.full(repetitions, place)
-        for other, task in enumerate(tasks):
-            here = np.flatnonzero(chosen == other)
-            drawn[place, here] = sign * _resampled(task, default, len(here), generator) / units[other]
+    for place, problem, here in draws_of_problems(number, repetitions, over_problems, generator):
+        drawn[place, here] = sign * _resampled(tasks[problem], default, len(here), generator) / units[problem]
     degrees = min((int(one.random.sum()) for task in tasks for one in task), default=0) - 1
     if over_problems:
         degrees = min(degrees, number - 1)
