@@ -189,8 +189,9 @@ class Layout:
         return 0.8 / max(1, len(labels))
 
     def ticks(self) -> list[float]:
-        """The values of x in all series, for ticks at these values."""
-        values = {float(value) for series in self.series if not series.is_reference for value in series.x}
+        """The values of x at which the series have points; a smooth curve has none, and a law is drawn between them."""
+        drawn = (series for series in self.series if not series.is_reference and series.kind != "curve")
+        values = {float(value) for series in drawn for value in series.x}
         return sorted(values)
 
     def decades(self, axis: Literal["x", "y"], panels: Iterable[str | None]) -> float:
