@@ -29,6 +29,8 @@ from optbench.sweep.search.record import searched_by
 # The axes that vary within a cell; the other axes of a sweep make the cells.
 _TRIED = ("trial", "optimizer.learning_rate")
 _MOST_CURVES, _MOST_AXES = 8, 8
+# Points of single runs in a figure: more are a cloud in which none can be clicked, and make the page heavy.
+_MOST_POINTS = 2000
 # A ratio of the largest to the smallest value above which an axis is logarithmic.
 _WIDE = 8
 # A style that no method has among the first ones.
@@ -150,7 +152,7 @@ def _curves(study: Study, chosen: Mapping[str, pd.DataFrame], metric: str) -> li
 def _axis_charts(
     runs: pd.DataFrame, by: list[str], settings: list[str], metric: str, result: str, drawn: str | None
 ) -> list[Chart]:
-    """A figure for each axis of the sweep but ``drawn``: the result of every run, and that of the best setting at each value."""
+    """A figure for each axis of the sweep but ``drawn``: the results of runs, and that of the best setting at each value."""
     charts = []
     axes = [name for name in [*by, *settings] if name not in ("optimizer", "trial", drawn) and runs[name].nunique() > 1]
     compared = ["optimizer"] if "optimizer" in by else []
@@ -169,16 +171,17 @@ def _axis_charts(
             spread = {"low": rows[result] - rows[f"{result}_std"], "high": rows[result] + rows[f"{result}_std"]}
             x = rows[axis] if numeric else [cell(value) for value in rows[axis]]
             series.append(Series(label=name, x=x, y=rows[result], kind="line" if numeric else "points", **spread))
-        x = done[axis] if numeric else [cell(value) for value in done[axis]]
+        drawn_runs = done.sample(_MOST_POINTS, random_state=0) if len(done) > _MOST_POINTS else done
+        few = f"{_MOST_POINTS:,} of {len(done):,} runs, drawn at random"
         series.append(
             Series(
-                label="every run",
-                x=x,
-                y=done[result],
+                label="every run" if drawn_runs is done else few,
+                x=drawn_runs[axis] if numeric else [cell(value) for value in drawn_runs[axis]],
+                y=drawn_runs[result],
                 kind="points",
                 hollow=True,
                 look=_GREY_LOOK,
-                runs=list(done["run_id"]),
+                runs=list(drawn_runs["run_id"]),
             )
         )
         label = axis.removeprefix("cell.")
