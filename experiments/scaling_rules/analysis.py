@@ -1,12 +1,13 @@
 """The law by which the best learning rate grows with the batch, its bend, and the cost of each scaling rule."""
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from scaling_charts import curves_chart, exponents_chart, optima_chart
-from transfer import RULES, cost_in_words, transfer_chart, transfer_costs
+from transfer import LOSS_ALLOWED, reaches, transfer_chart, transfer_costs
 
 from optbench.analysis.claim_outcomes import BEST_RATE, effect, holds, not_tested, place
 from optbench.analysis.claims import Claim
@@ -47,8 +48,11 @@ def analyse(study: Study) -> Findings:
     curves = loss_curves(study, METRIC, RATE)
     laws = {name: law(own.vertices(), repetitions=REPETITIONS) for name, own in curves.items() if len(own.batches) > 1}
     optima = pd.concat([_optima(name, own) for name, own in curves.items()], ignore_index=True)
-    table = pd.DataFrame([_law(name, laws[name], curves[name]) for name in laws])
+    others = _without_each_seed(study)
+    leave_outs = _leave_outs(others)
+    table = pd.DataFrame([_law(name, laws[name], others[name], curves[name]) for name in laws])
     transfer = transfer_costs(curves)
+    reach = reaches(transfer)
     tops = top_eigenvalues(study)
     predicted = predicted_exponents(tops, laws)
     noise = noise_scales(study, runs)
@@ -60,16 +64,20 @@ def analyse(study: Study) -> Findings:
     ]
     tables = {
         "laws": table,
+        "without_a_seed": leave_outs,
         "optima": optima,
         "transfer": transfer,
+        "reach": reach,
         "predicted_exponents": predicted,
         "batch_hessians": tops,
         "noise_scale": noise,
     }
     kept = {name: frame for name, frame in tables.items() if len(frame)}
-    notes = _notes(table, optima, transfer, predicted, noise)
+    notes = _notes(table, optima, reach, predicted, noise)
     charts = [chart for chart in charts if chart.series]
-    return Findings(QUESTION, _answer(table, optima, study), charts, kept, notes, claims=_claims(table, runs))
+    return Findings(
+        QUESTION, _answer(table, optima, study), charts, kept, notes, claims=claims(table, leave_outs, runs)
+    )
 
 
 def _optima(optimizer: str, curves: LossCurves) -> pd.DataFrame:
@@ -95,8 +103,38 @@ def _optima(optimizer: str, curves: LossCurves) -> pd.DataFrame:
     return table
 
 
-def _law(optimizer: str, found: ScalingLaw, curves: LossCurves) -> dict[str, object]:
-    """A row: the local slope that counts, the slopes at other qualities, and the bend."""
+def _without_each_seed(study: Study) -> dict[str, dict[int, ScalingLaw]]:
+    """By optimizer and seed: the law that is found without the runs of the seed."""
+    found: dict[str, dict[int, ScalingLaw]] = defaultdict(dict)
+    seeds = study.seeds
+    for seed in seeds if len(seeds) > 2 else ():
+        for name, own in loss_curves(study, METRIC, RATE, without_seed=seed).items():
+            if len(own.batches) > 1:
+                found[name][seed] = law(own.vertices(), repetitions=min(REPETITIONS, 500))
+    return found
+
+
+def _leave_outs(laws: Mapping[str, Mapping[int, ScalingLaw]]) -> pd.DataFrame:
+    """The local slopes and the bends of `_without_each_seed`, a row for each optimizer and seed."""
+    rows = [
+        {
+            "optimizer": name,
+            "without_seed": seed,
+            "exponent": each.slope.estimate,
+            "low": each.slope.low,
+            "high": each.slope.high,
+            "batches": len(each.slopes[0].batches),
+            "bend": each.bend.estimate,
+            "bent": each.is_bent,
+        }
+        for name, own in laws.items()
+        for seed, each in own.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def _law(optimizer: str, found: ScalingLaw, others: Mapping[int, ScalingLaw], curves: LossCurves) -> dict[str, object]:
+    """A row: the local slope that counts, the slopes at other qualities, the bend, and what is left of them without a seed."""
     first = found.slopes[0]
     row: dict[str, object] = {"optimizer": optimizer}
     row |= {"exponent": first.slope.estimate, "low": first.slope.low, "high": first.slope.high}
@@ -111,11 +149,17 @@ def _law(optimizer: str, found: ScalingLaw, curves: LossCurves) -> dict[str, obj
     pieces |= {"change": found.change}
     for name, interval in {**pieces, "plateau": found.plateau}.items():
         row |= {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
-    return row | {"p_bend": found.p_bend, "bent": found.is_bent, "residual_octaves": found.residual}
+    slopes = [each.slope.estimate for each in others.values()]
+    row |= {"least_without_a_seed": min(slopes, default=math.nan), "most_without_a_seed": max(slopes, default=math.nan)}
+    bent = found.is_bent and all(each.is_bent for each in others.values())
+    return row | {"p_bend": found.p_bend, "bent": bent, "residual_octaves": found.residual}
 
 
-def _claims(table: pd.DataFrame, runs: pd.DataFrame) -> list[Claim]:
-    """An interval that holds the exponent of a paper and not that of the other rule agrees with the paper."""
+def claims(runs: pd.DataFrame, table: pd.DataFrame, leave_outs: pd.DataFrame) -> list[Claim]:
+    """An interval that holds the exponent of a paper and not that of the other rule agrees with the paper.
+
+    A claim that changes without the runs of one seed is undecided.
+    """
     found = []
     here = place(runs)
     for words, source, optimizer, power in PAPERS:
@@ -124,11 +168,14 @@ def _claims(table: pd.DataFrame, runs: pd.DataFrame) -> list[Claim]:
             found.append(not_tested(words, source, method=optimizer, **here))
             continue
         row = rows.iloc[0]
+        without = leave_outs[leave_outs["optimizer"] == optimizer] if len(leave_outs) else leave_outs
+        intervals = [(row["low"], row["high"]), *zip(without.get("low", ()), without.get("high", ()), strict=True)]
+        outcomes = {holds(*bounds, power, 1.5 - power) for bounds in intervals}
         found.append(
             Claim(
                 claim=words,
                 source=source,
-                outcome=holds(row["low"], row["high"], power, 1.5 - power),
+                outcome=outcomes.pop() if len(outcomes) == 1 else "undecided",
                 quantity=BEST_RATE,
                 unit="exponent",
                 estimand="S",
@@ -180,7 +227,7 @@ def _holding(rows: pd.DataFrame, value: float) -> str:
 
 
 def _notes(
-    table: pd.DataFrame, optima: pd.DataFrame, transfer: pd.DataFrame, predicted: pd.DataFrame, noise: pd.DataFrame
+    table: pd.DataFrame, optima: pd.DataFrame, reach: pd.DataFrame, predicted: pd.DataFrame, noise: pd.DataFrame
 ) -> Sequence[str]:
     notes = [
         "An exponent is the local slope over the batch sizes whose best loss is within 5 % of the least. Its 95 % interval is "
@@ -189,18 +236,24 @@ def _notes(
     ]
     for _, row in table.iterrows():
         if math.isfinite(row["bend"]):
-            told = "told from" if row["bent"] else "not told from"
+            told = "is told from a line" if row["bent"] else "is not told from a line"
             notes.append(
-                f"{method(row['optimizer'])}: a bend at batch {_interval(row, 'bend', '.0f')} (p = {row['p_bend']:.3f}, {told} a "
-                f"line), with slope {_interval(row, 'slope_before', '.2f')} before and {_interval(row, 'slope_after', '.2f')} "
-                f"after it; slopes within 3 % and 10 % of the least loss are {row['exponent_within_3']:.2f} and "
-                f"{row['exponent_within_10']:.2f}."
+                f"{method(row['optimizer'])}: a bend at batch {_interval(row, 'bend', '.0f')} {told}: over draws the slope falls "
+                f"by {_interval(row, 'change', '.2f')}, and p = {row['p_bend']:.3f} by the scatter alone. It is "
+                f"{_interval(row, 'slope_before', '.2f')} before and {_interval(row, 'slope_after', '.2f')} after it. Slopes "
+                f"within 3 % and 10 % of the least loss are {row['exponent_within_3']:.2f} and {row['exponent_within_10']:.2f}."
             )
-    largest = optima["batch"].max()
-    for rule in RULES if len(transfer) else ():
-        rows = transfer[(transfer["rule"] == rule) & (transfer["batch"] == largest)]
-        costs = ", ".join(f"{method(row['optimizer'])} {cost_in_words(row)}" for _, row in rows.iterrows())
-        notes.append(f"With {rule} up to batch {largest}, the validation loss lost is: {costs}.")
+    notes += _reach_notes(reach)
+    hang = [row for _, row in table.iterrows() if math.isfinite(row["least_without_a_seed"])]
+    if hang:
+        each = ", ".join(
+            f"{method(row['optimizer'])} {row['least_without_a_seed']:.2f} to {row['most_without_a_seed']:.2f}"
+            for row in hang
+        )
+        notes.append(
+            f"Without the runs of one seed, the exponents are: {each}. A claim or a bend that is not told without one of the "
+            "seeds counts as undecided."
+        )
     for step, rows in predicted.groupby("step"):
         each = ", ".join(f"{method(row['optimizer'])} {row['exponent']:.2f}" for _, row in rows.iterrows())
         notes.append(
@@ -217,4 +270,19 @@ def _notes(
     if len(ends):
         cells = ", ".join(f"{method(row['optimizer'])} at batch {row['batch']}" for _, row in ends.iterrows())
         notes.append(f"The best rate is an end of the grid, and only a bound: {cells}.")
+    return notes
+
+
+def _reach_notes(reach: pd.DataFrame) -> list[str]:
+    """A sentence for each rule: the batch sizes up to which it carries the rate over without loss."""
+    notes = []
+    for rule, rows in reach.groupby("rule", sort=False) if len(reach) else ():
+        scaled = rule if rule == "no scaling" else f"{rule} scaling"
+        each = ", ".join(
+            f"{method(row['optimizer'])} {row['batch']:.0f} ({row['surely']:.0f})" for _, row in rows.iterrows()
+        )
+        notes.append(
+            f"The rate of the smallest batch, carried over with {scaled}, costs at most {100 * LOSS_ALLOWED:g} % of "
+            f"the validation loss up to batch: {each}. In brackets: up to which the whole interval of the cost lies below."
+        )
     return notes

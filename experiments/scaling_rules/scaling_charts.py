@@ -108,11 +108,12 @@ def curves_chart(curves: Mapping[str, LossCurves]) -> Chart:
             if shown.sum() < 2:
                 continue
             losses = own.resampled[:, b, shown]
-            middle = np.nanmedian(np.where(np.isinf(losses), np.nan, losses), 0)
+            middle = np.full(len(shown), np.nan)
+            middle[shown] = np.nanmedian(np.where(np.isinf(losses), np.nan, losses), 0)
             series.append(
                 Series(
                     label=f"batch {batch:g}",
-                    x=own.rates[shown],
+                    x=own.rates,
                     y=middle,
                     kind="curve",
                     panel=method(optimizer),

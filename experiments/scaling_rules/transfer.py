@@ -6,15 +6,16 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from optbench.analysis.charts.chart import Chart, Reference, Series
+from optbench.analysis.charts.chart import Chart, Series
 from optbench.analysis.laws.loss_curves import LossCurves
 from optbench.analysis.names import method
-from optbench.analysis.statistics.intervals import Interval
 
 #: The exponent of the batch in each rule.
 RULES = {"no scaling": 0.0, "square root": 0.5, "linear": 1.0}
-# A larger share of the draws without a cost leaves it unknown, and says that the rule diverged.
-_FEW = 0.5
+#: Of the validation loss: a rule that costs more is said to reach no farther.
+LOSS_ALLOWED = 0.05
+# In percent: costs span four decades, and a logarithmic axis shows none below this.
+_LEAST_DRAWN = 0.1
 
 
 def transfer_costs(curves: Mapping[str, LossCurves]) -> pd.DataFrame:
@@ -56,14 +57,25 @@ def _finite(values: np.ndarray) -> np.ndarray:
     return found
 
 
-def cost_in_words(row: pd.Series) -> str:
-    """A row of `transfer_costs` in words: diverges, beyond the rates that were tried, or the loss lost in percent."""
-    if row["diverged"] > _FEW:
-        return "diverges"
-    if math.isnan(row["excess"]):
-        return "not known"
-    percent = Interval(100 * row["excess"], 100 * row["low"], 100 * row["high"])
-    return f"{percent:.1f} %"
+def reaches(transfer: pd.DataFrame) -> pd.DataFrame:
+    """The batch sizes up to which each rule costs at most `LOSS_ALLOWED`, at every batch size on the way.
+
+    Columns optimizer, rule, base, batch (by the estimate of the cost) and surely (by the upper end of its interval); the base if
+    the next batch size already costs more, or if its cost is not known.
+    """
+    rows = []
+    for (optimizer, rule), own in transfer.groupby(["optimizer", "rule"], sort=False) if len(transfer) else ():
+        own = own.sort_values("batch")
+        batches = [int(own["base"].iloc[0]), *own["batch"].astype(int)]
+        within = [int((own[column] <= LOSS_ALLOWED).cumprod().sum()) for column in ("excess", "high")]
+        rows.append({
+            "optimizer": optimizer,
+            "rule": rule,
+            "base": batches[0],
+            "batch": batches[within[0]],
+            "surely": batches[min(within)],
+        })  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def transfer_chart(transfer: pd.DataFrame) -> Chart:
@@ -75,22 +87,26 @@ def transfer_chart(transfer: pd.DataFrame) -> Chart:
                 Series(
                     label=str(rule),
                     x=rows["batch"],
-                    y=100 * rows["excess"],
+                    y=_drawn(rows["excess"]),
                     panel=method(str(optimizer)),
-                    low=100 * rows["low"],
-                    high=100 * rows["high"],
+                    low=_drawn(rows["low"]),
+                    high=_drawn(rows["high"]),
                 )
             )
     return Chart(
         name="transfer",
         title="What a rule costs that carries over the best rate of the smallest batch",
         caption="Validation loss above that of the best rate of the same batch, in percent of it; 95 % intervals, which hold the "
-        "uncertainty of both rates. Left out: rates at which most draws diverge, or beyond the grid.",
+        f"uncertainty of both rates. Less than {_LEAST_DRAWN} % is drawn as {_LEAST_DRAWN} %. Left out: rates at which most "
+        "draws diverge, or beyond the grid.",
         x_label="Batch size (examples)",
         y_label="Validation loss lost (%)",
         log_x=True,
+        log_y=True,
         ticks_at_x=True,
-        share_y=False,
         series=series,
-        references=[Reference(0.0)],
     )
+
+
+def _drawn(shares: pd.Series) -> pd.Series:
+    return (100 * shares).clip(lower=_LEAST_DRAWN)

@@ -142,7 +142,7 @@ def _landscape():
 #: generalization_gap, optimizer_comparison and steps_to_target are of other grids than their analyses.
 CLAIMS = {
     "landscape": _landscape,
-    "scaling_rules": lambda: findings("scaling_rules").claims,
+    "scaling_rules": _of_tables("scaling_rules", "laws", "without_a_seed"),
     "second_order": _second_order,
     "hessian_directions": _of_tables("hessian_directions", "slices"),
     "batch_hessian": _of_tables("batch_hessian", "critical_batches", "exponents", "maximal_learning_rates"),

@@ -17,6 +17,7 @@ from optbench.analysis.studies import analysis_of
 from optbench.analysis.study import Study
 from optbench.sweep.grid.grids import expand_experiment
 from optbench.sweep.plan import Entry, Plan
+from tests.experiments import committed
 
 STUDIES = ("generalization_gap", "scaling_rules", "steps_to_target", "optimizer_comparison")
 METHODS = ("sgd", "momentum", "adam", "lamb", "kfac", "sam")
@@ -335,7 +336,58 @@ def test_the_exponents_of_the_rates_are_found(tmp_path):
     assert transfer["sgd", 1024, "linear"] == pytest.approx(0, abs=0.02)
     assert transfer["adam", 1024, "square root"] == pytest.approx(0, abs=0.02)
     assert transfer["sgd", 1024, "square root"] == pytest.approx(math.exp(0.1 * 9) - 1, abs=0.15)
+    # Half an octave beside the best rate costs 2.5 %, an octave 11 %.
+    reach = findings.tables["reach"].set_index(["optimizer", "rule"])
+    expected = {
+        ("sgd", "linear"): 1024,
+        ("sgd", "square root"): 32,
+        ("adam", "square root"): 1024,
+        ("adam", "linear"): 32,
+    }
+    assert {key: reach.loc[key, "batch"] for key in expected} == expected
+    assert {key: reach.loc[key, "surely"] for key in expected} == expected
+    assert any(
+        "with linear scaling, costs at most 5 %" in note and "SGD 1024 (1024)" in note for note in findings.notes
+    )
     drawn(findings)
+
+
+@pytest.mark.parametrize(("high", "outcome"), [(0.9, "agrees"), (1.1, "undecided")])
+def test_a_claim_that_changes_without_one_seed_is_undecided(high, outcome):
+    without = [{"optimizer": "adam", "low": 0.3, "high": 0.9}, {"optimizer": "adam", "low": 0.2, "high": high}]
+    table = pd.DataFrame([{"optimizer": "adam", "exponent": 0.5, "low": 0.3, "high": 0.8, "runs": 9}])
+    runs = pd.DataFrame([{"dataset": "digits", "model": "mlp", "scale": "smoke"}])
+    claims = committed.parts("scaling_rules")["claims"](runs, table, pd.DataFrame(without))
+    assert {claim.method: claim.outcome for claim in claims}["adam"] == outcome
+
+
+def test_the_law_without_a_seed_is_that_of_the_other_runs(tmp_path):
+    """The best rate of seed 2 is an octave lower at the largest of five batches, which takes 0.1 from the slope."""
+    runs = rate_runs({"sgd": 1.0}, batches=(16, 32, 64, 128, 256), seeds=3)
+    for config, metrics, *_ in runs:
+        if config["seed"] == 2 and config["batch"] == 256 and "validation_loss" in metrics:
+            octaves = math.log2(config["optimizer"]["learning_rate"]) + 3
+            metrics["validation_loss"] = 0.4 * math.exp(0.1 * octaves**2)
+    findings = analyse("scaling_rules", store(tmp_path, "scaling_rules", runs))
+    found = findings.tables["without_a_seed"].set_index("without_seed")["exponent"]
+    assert found[2] == pytest.approx(1, abs=0.04)
+    assert found[[0, 1]].to_list() == pytest.approx([found[2] - 0.1] * 2, abs=0.03)
+    row = findings.tables["laws"].iloc[0]
+    assert (row["least_without_a_seed"], row["most_without_a_seed"]) == (found.min(), found.max())
+
+
+def test_a_rule_reaches_no_farther_than_the_first_batch_at_which_it_costs_more_or_is_unknown():
+    reaches = committed.imported("scaling_rules", "transfer").reaches
+    costs = {"a": [0.01, 0.06, 0.0], "b": [0.05, 0.04, math.nan], "c": [0.5, 0.0, 0.0]}
+    rows = [
+        {"optimizer": name, "base": 8, "batch": batch, "rule": "linear", "excess": cost, "high": cost + 0.005}
+        for name, own in costs.items()
+        for batch, cost in zip((32, 16, 64), (own[1], own[0], own[2]), strict=True)
+    ]
+    found = reaches(pd.DataFrame(rows)).set_index("optimizer")
+    assert found["batch"].to_dict() == {"a": 16, "b": 32, "c": 8}
+    assert found["surely"].to_dict() == {"a": 16, "b": 8, "c": 8}
+    assert reaches(pd.DataFrame()).empty
 
 
 def test_a_bend_is_found_and_the_slope_before_it_is_not_averaged_with_the_plateau(tmp_path):

@@ -87,23 +87,24 @@ class LossCurves:
 
 
 def loss_curves(
-    study: Study, metric: str = "validation_loss", rate: str = "base_learning_rate"
+    study: Study, metric: str = "validation_loss", rate: str = "base_learning_rate", without_seed: int | None = None
 ) -> dict[str, LossCurves]:
     """The curves of each optimizer of a study whose axes are the optimizer, its learning rate, the batch and the seed.
 
     If search=adaptive has trained a part of the grid, the rest is drawn from its surrogate. Otherwise the seeds of the grid are
-    resampled, the same ones at all rates and batches, because a seed's losses resemble each other there.
+    resampled, the same ones at all rates and batches, because a seed's losses resemble each other there. without_seed: as if
+    the runs of this seed did not exist.
     """
     search = Search.of(study.plan)
+    runs = study.runs[study.runs["seed"] != without_seed]
     if search is None or not isinstance(search.method, Adaptive):
         return {
-            str(name): of_grid(own, metric, rate)
-            for name, own in study.runs.groupby("optimizer")
-            if _trained(own, metric)
+            str(name): of_grid(own, metric, rate) for name, own in runs.groupby("optimizer") if _trained(own, metric)
         }
     found, memory = {}, Memory()
-    all_outcomes = search.method.outcomes(search.problem, search.seen(search.record()), search.options)
-    optimizers = study.runs["optimizer"].dropna().unique()
+    seen = [each for each in search.seen(search.record()) if each.pick.cell.get("seed") != str(without_seed)]
+    all_outcomes = search.method.outcomes(search.problem, seen, search.options)
+    optimizers = runs["optimizer"].dropna().unique()
     for number, each in enumerate(all_outcomes):
         if each.is_trained:
             state = memory.state(number, each, search.options)
