@@ -464,6 +464,14 @@ def test_data_cannot_end_its_script():
     assert json.loads(unpacked(text, "data")) == page.data
 
 
+def test_numbers_of_figures_have_seven_digits():
+    page = Page("Digits")
+    page.charts.append(Chart(name="a", title="A", series=[Series(label="b", x=[1, 2], y=[1 / 3, 12345678.9])]))
+    trace = json.loads(unpacked(page.html(), "data"))["figures"][0]["data"][0]
+    assert trace["y"] == [0.3333333, 12345680.0]
+    assert trace["name"] == "b"
+
+
 def test_a_page_is_small(written):
     text = written[0].read_text(encoding="utf-8")
     assert len(text) < 2_100_000
