@@ -1,7 +1,7 @@
 """The law by which the best learning rate grows with the batch, its bend, and the cost of each scaling rule."""
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -75,9 +75,9 @@ def analyse(study: Study) -> Findings:
     kept = {name: frame for name, frame in tables.items() if len(frame)}
     notes = _notes(table, optima, reach, predicted, noise)
     charts = [chart for chart in charts if chart.series]
-    return Findings(
-        QUESTION, _answer(table, optima, study), charts, kept, notes, claims=claims(table, leave_outs, runs)
-    )
+    found = claims(runs, table, leave_outs)
+    answer = f"{_verdict(found)}{_answer(table, optima, study)}"
+    return Findings(QUESTION, answer, charts, kept, notes, claims=found)
 
 
 def _optima(optimizer: str, curves: LossCurves) -> pd.DataFrame:
@@ -195,6 +195,15 @@ def claims(runs: pd.DataFrame, table: pd.DataFrame, leave_outs: pd.DataFrame) ->
 def _interval(row: pd.Series, name: str, digits: str) -> str:
     low, high = ("low", "high") if name == "exponent" else (f"{name}_low", f"{name}_high")
     return f"{Interval(row[name], row[low], row[high]):{digits}}"
+
+
+def _verdict(found: Sequence[Claim]) -> str:
+    """A sentence with the outcomes of the claims that were tested, and a space; empty if there are none."""
+    tested = Counter(claim.outcome for claim in found if claim.outcome != "not tested")
+    if not tested:
+        return ""
+    outcomes = ", ".join(f"{outcome} {tested[outcome]}" for outcome in ("agrees", "disagrees", "undecided"))
+    return f"Claims of papers about the linear and the square-root rule: {outcomes}. "
 
 
 def _answer(table: pd.DataFrame, optima: pd.DataFrame, study: Study) -> str:

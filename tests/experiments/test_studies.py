@@ -331,6 +331,9 @@ def test_the_exponents_of_the_rates_are_found(tmp_path):
     assert outcomes["sgd", "Goyal"] == "agrees"
     assert outcomes["adam", "Malladi"] == "agrees"
     assert outcomes["momentum", "Goyal"] == "not tested"
+    assert findings.answer.startswith(
+        "Claims of papers about the linear and the square-root rule: agrees 2, disagrees 0"
+    )
     # The rule that is right costs nothing; the other one that much at 64 times the batch (a factor of 8 in the rate).
     transfer = findings.tables["transfer"].set_index(["optimizer", "batch", "rule"])["excess"]
     assert transfer["sgd", 1024, "linear"] == pytest.approx(0, abs=0.02)

@@ -27,4 +27,5 @@ def _digits(content: bytes) -> bytes:
     groups = np.pad(bits, (0, -len(bits) % _BITS)).reshape(-1, _BITS)
     values = groups @ (1 << np.arange(_BITS)[::-1])
     places = np.stack(np.divmod(values, len(DIGITS)), axis=1).ravel()
-    return np.frombuffer(DIGITS, np.uint8)[places].tobytes()
+    digits: bytes = np.frombuffer(DIGITS, np.uint8)[places].tobytes()
+    return digits
