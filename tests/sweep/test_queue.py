@@ -165,7 +165,7 @@ def test_workers_killed_at_random_moments(tmp_path):
     pytest.fail("no worker died in the middle of a run")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_workers_killed_at_many_random_moments(tmp_path):
     assert check_random_kills(tmp_path, runs=150, kills=400) > 0
 

@@ -314,7 +314,7 @@ def test_a_batch_that_does_not_fit_trains_under_a_limit_of_memory(tmp_path, opti
     words = [
         "tracker=none", "progress=false", "evaluate_train=64", "budget.steps=1", "model=wrn", "model.depth=10", "model.width=1",
         f"optimizer={optimizer}", f"batch={batch}", f"dataset.train_limit={batch}", "ghost_batch_size=32",
-        "trainer.accelerator=cpu",
+        "trainer.accelerator=cpu", "dataset.validation=64", "evaluate_test=false",
     ]  # fmt: skip
     if optimizer == "hessian_free":
         words += ["optimizer.cg_iterations=1"]
