@@ -342,3 +342,9 @@ def test_what_is_missing_draws_no_warning(x, y, log, tmp_path):
     save(drawn.matplotlib(), tmp_path / "a")
     assert drawn.has_values == (len(y) > 0 and bool(np.isfinite(y).any()))
     assert not Chart(name="a", title="A").has_values
+
+
+def test_a_curve_between_points_has_no_ticks():
+    points = Series(label="a", x=[8, 16, 32], y=[1, 2, 3], kind="points")
+    law = Series(label="law", x=[8, 11.3, 32], y=[1, 1.5, 3], kind="curve")
+    assert Chart(name="a", title="A", ticks_at_x=True, series=[points, law]).ticks() == [8, 16, 32]

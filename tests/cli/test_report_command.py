@@ -10,6 +10,7 @@ import pytest
 from planned import accuracy, sweep, write
 
 from optbench.__main__ import main
+from optbench.analysis.report import overview
 from optbench.store import RunDirectory
 
 ANALYSIS = """\
@@ -132,24 +133,39 @@ def test_a_sweep_without_analysis_shows_hyperparameters_curves_and_every_axis(tm
     assert (curve["low"][1], curve["high"][1]) == (pytest.approx(min(values)), pytest.approx(max(values)))
 
 
-def test_an_axis_of_a_sweep_has_a_figure_whose_points_are_runs(tmp_path):
-    plan = sweep(tmp_path, "plain", {4: "diverged"})
-    path = plan.path / "plan.jsonl"
-    # The rate as an axis in place of the trial, as in a sweep over optimizer.learning_rate.
+def sweep_over_rates(folder):
+    """A sweep over the rate in place of the trial; one of its 24 runs diverged."""
+    path = sweep(folder, "plain", {4: "diverged"}).path / "plan.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for line in lines:
         trial = int(line["cell"].pop("trial"))
         line["cell"]["optimizer.learning_rate"] = str(0.1 / (1 + trial))
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    assert run("report", "plain", "--results-dir", tmp_path) == 0
-    charts = json.loads((tmp_path / "plain" / "page" / "page.json").read_text())["charts"]
+
+
+def series_against_the_rate(folder):
+    """By label, after a report."""
+    assert run("report", "plain", "--results-dir", folder) == 0
+    charts = json.loads((folder / "plain" / "page" / "page.json").read_text())["charts"]
     [chart] = [chart for chart in charts if chart["name"] == "against_optimizer_learning_rate"]
-    series = {one["label"]: one for one in chart["series"]}
+    return {one["label"]: one for one in chart["series"]}
+
+
+def test_an_axis_of_a_sweep_has_a_figure_whose_points_are_runs(tmp_path):
+    sweep_over_rates(tmp_path)
+    series = series_against_the_rate(tmp_path)
     assert series["Adam"]["x"] == [0.05, 0.1]
     # At each rate the better batch, 32, by the mean over seeds.
     assert series["Adam"]["y"] == [pytest.approx(accuracy("adam", 32, 1, trial) - 0.05) for trial in (1, 0)]
     assert len(series["every run"]["runs"]) == 23
     assert "sgd-mlp-b32-s1-t1-000004" not in series["every run"]["runs"]
+
+
+def test_of_very_many_runs_a_figure_draws_some(tmp_path, monkeypatch):
+    monkeypatch.setattr(overview, "_MOST_POINTS", 10)
+    sweep_over_rates(tmp_path)
+    drawn = series_against_the_rate(tmp_path)["10 of 23 runs, drawn at random"]
+    assert len(drawn["x"]) == len(drawn["y"]) == len(set(drawn["runs"])) == 10
 
 
 def test_a_sweep_without_any_result(tmp_path, capsys):
