@@ -18,7 +18,7 @@ from optbench.config.derived import (
     rungs,
     training_examples,
 )
-from optbench.config.experiments import check_experiment
+from optbench.config.experiments import check_experiment, with_choices_of_experiment
 from optbench.config.files import (
     ASIDE_GROUPS,
     GROUPS,
@@ -125,6 +125,7 @@ __all__ = [
     "title",
     "training_examples",
     "transforms_of",
+    "with_choices_of_experiment",
     "with_geometric",
     "works_as",
 ]

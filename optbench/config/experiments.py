@@ -3,8 +3,9 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from optbench.config.files import check_one_file, choices, read_file
+from optbench.config.files import GROUPS, check_one_file, choices, read_file
 from optbench.config.yaml_text import YAMLError
 from optbench.errors import UserError, nearest
 
@@ -40,6 +41,39 @@ def check_experiment(overrides: Sequence[str]) -> None:
             hint = nearest(str(key), SWEEPER_KEYS)
             accepted = "" if hint.startswith("accepted") else f" (accepted: {', '.join(SWEEPER_KEYS)})"
             raise UserError(f"experiment={name}: {path}: hydra.sweeper.{key}: unknown key; {hint}{accepted}")
+
+
+def with_choices_of_experiment(overrides: Sequence[str]) -> list[str]:
+    """``overrides`` of a sweep, and the choices of its experiment that options among them belong to.
+
+    Hydra composes the front page with the words of the command line alone, so that search.budget=20 would be an option of the
+    front page's search, and not of the one that the experiment chooses for all its grids. Of a choice that differs between
+    the grids nothing is said here. To be called after `check_experiment`.
+    """
+    typed = {key: value for key, _, value in (word.partition("=") for word in overrides)}
+    path = choices("experiment").get(typed.get("experiment", ""))
+    sweeper = _mapping(_mapping(read_file(path) if path is not None else {}, "hydra"), "sweeper")
+    scales, grids = _mapping(sweeper, "scales"), _mapping(sweeper, "grids")
+    scale = typed.get("scale", next(iter(scales), ""))
+    common = {**_mapping(sweeper, "params"), **_mapping(scales, scale)}
+    groups = {key.partition(".")[0] for key in typed if "." in key}
+    return [
+        *overrides,
+        *(
+            f"{group}={common[group]}"
+            for group in GROUPS
+            if group in groups
+            and group not in typed
+            and str(common.get(group)) in choices(group)
+            and not any(group in _mapping(grids, name) for name in grids)
+        ),
+    ]
+
+
+def _mapping(content: Any, key: str) -> Mapping[str, Any]:
+    """The mapping at ``key``; an empty one if there is none, which Hydra reports."""
+    found = content.get(key) if isinstance(content, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
 
 
 def _is_global(path: Path) -> bool:

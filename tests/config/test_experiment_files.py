@@ -65,3 +65,48 @@ def test_a_file_that_is_no_yaml_is_one_message_too(answer):
 def test_the_accepted_keys_are_those_of_the_sweeper():
     fields = [field.name for field in dataclasses.fields(OptbenchSweeperConf)]
     assert fields == ["_target_", *SWEEPER_KEYS]
+
+
+SCALED = """# @package _global_
+hydra:
+  sweeper:
+    params: {dataset: digits, seed: "0,1", schedule: "constant,cosine"}
+    scales:
+      small: {model: convnet, model.channels: "[4]", search: adaptive}
+      large: {model: wrn}
+    grids:
+      first: {optimizer: adam}
+      second: {optimizer: sgd, optimizer.learning_rate: 0.1}
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "added"),
+    [
+        (
+            "model.channels=[8] search.budget=5",
+            {"model=convnet", "search=adaptive"},
+        ),  # the first scale, as without the word
+        ("scale=large model.width=1", {"model=wrn"}),
+        ("model=mlp model.hidden=[8]", set()),  # typed
+        ("optimizer.learning_rate=0.2", set()),  # differs between the grids
+        ("schedule.warmup=5%", set()),  # a sweep of two
+        ("scale=none search.budget=5", set()),
+        ("seed=3", set()),
+    ],
+)
+def test_options_of_a_choice_that_the_experiment_makes_come_with_the_choice(tmp_path, monkeypatch, words, added):
+    shutil.copytree(configuration.conf_dir(), tmp_path / "conf")
+    monkeypatch.setenv("OPTBENCH_CONF", str(tmp_path / "conf"))
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(SCALED)
+    given = ["experiment=mine", *words.split()]
+    found = configuration.with_choices_of_experiment(given)
+    assert found[: len(given)] == given
+    assert set(found[len(given) :]) == added
+    assert configuration.with_choices_of_experiment(words.split()) == words.split()
+
+
+def test_an_option_of_the_experiments_model_can_be_typed(answer):
+    content = RIGHT.replace("seed: 0,1", "seed: 0,1\n      model: convnet\n      dataset: digits")
+    answer(content)
+    assert main(["-m", "experiment=mine", "model.channels=[4]", "tracker=none", "dry_run=true"]) == 0
