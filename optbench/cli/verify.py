@@ -9,13 +9,15 @@ from rich.table import Table
 from optbench import config as configuration
 from optbench.cli.parser import Parser
 from optbench.errors import UserError
-from optbench.provenance import Vintages, environment
+from optbench.provenance import UNKNOWN, Vintages, environment
 from optbench.store import RunDirectory, StoreError, find
 from optbench.store.files import read_object
 from optbench.sweep.plan import Plan
 from optbench.sweep.verification import FEWEST, Difference, Sample, compare, computed_again, samples, settle
 from optbench.system.terminal import console
 
+# States of a run that has not been run again to its end.
+_OPEN = ("pending", "running", "preempted", "paused")
 _DESCRIPTION = f"""\
 Run a random part of a sweep's finished runs again, in a scratch folder that is removed afterwards, and compare their histories
 and summaries bit for bit with the records, except for times. From the runs of each version of the code, --fraction of them are
@@ -24,6 +26,7 @@ as equal to the current code, so that its runs are not stale; if one differs, su
 recorded version counts as computed by the current code only if it was run again and agrees.
 
 Agreement bit for bit is promised on the same machine with the same versions. Exit status: 0 if all agree, 1 if not.
+A command that is stopped tells what has been compared, and records a version as equal only if all its chosen runs were.
 """
 
 
@@ -58,7 +61,9 @@ def verify(words: Sequence[str]) -> int:
         return 1
     changed = {} if given.data_dir is None else {"data_dir": given.data_dir}
     with computed_again(plan, configs, changed, given.workers) as again:
-        different = {run_id: compare(plan.directory(run_id), again.directory(run_id)) for run_id in configs}
+        # A command that is stopped leaves runs that say nothing about their records.
+        ended = [run_id for run_id in configs if again.directory(run_id).status().state not in _OPEN]
+        different = {run_id: compare(plan.directory(run_id), again.directory(run_id)) for run_id in ended}
         # The code that the workers imported, as they recorded it: the files may have been edited since.
         codes = {run_id: str((again.directory(run_id).summary() or {}).get("code", "")) for run_id in configs}
     return _report(plan, chosen, codes, different)
@@ -90,7 +95,10 @@ def _report(plan: Plan, chosen: Sequence[Sample], codes: Mapping[str, str], diff
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("run", "code", "", "largest difference"):
         table.add_column(heading, overflow="fold")
-    for sample in chosen:
+    compared = [
+        _without(sample, [run.run_id for run in sample.runs if run.run_id not in different]) for sample in chosen
+    ]
+    for sample in compared:
         for run in sample.runs:
             found = different[run.run_id]
             largest = f"{found.largest:.3g}" if math.isfinite(found.largest) else ""
@@ -98,18 +106,23 @@ def _report(plan: Plan, chosen: Sequence[Sample], codes: Mapping[str, str], diff
     screen = console()
     screen.print(table)
     vintages = Vintages(plan.results_dir)
-    for sample in chosen:
+    for asked, sample in zip(chosen, compared, strict=True):
         # Runs with equal recorded codes have the same modules, and so the same current code.
         now = next((codes[run.run_id] for run in sample.runs if codes[run.run_id]), "")
-        if now and (said := settle(vintages, sample, now, different, plan.name)):
+        # A part of a sample can tell that a code differs, but not that it is equal; of runs of unknown code each is for itself.
+        is_part = len(sample.runs) < len(asked.runs) and sample.code != UNKNOWN
+        agrees_so_far = not any(different[run.run_id] for run in sample.runs)
+        if now and not (is_part and agrees_so_far) and (said := settle(vintages, sample, now, different, plan.name)):
             screen.print(f"{plan.name}: {said}", soft_wrap=True)
     differ = sum(map(bool, different.values()))
     if differ and (elsewhere := _elsewhere(plan, different)):
         screen.print(elsewhere, soft_wrap=True)
     total = f"{len(different)} run{'' if len(different) == 1 else 's'} again"
     rest = f", {differ} differ{'s' if differ == 1 else ''}" if differ else ""
+    left = sum(len(sample.runs) for sample in chosen) - len(different)
+    rest += f"; {left} not run again, because the command was stopped" if left else ""
     print(f"{plan.name}: {total}: {len(different) - differ} agree{'s' if len(different) - differ == 1 else ''}{rest}")
-    return 1 if differ else 0
+    return 1 if differ or left else 0
 
 
 def _elsewhere(plan: Plan, different: Mapping[str, Difference]) -> str:

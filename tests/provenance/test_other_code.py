@@ -2,16 +2,18 @@
 
 import json
 import shutil
+from contextlib import contextmanager
 
 import planned
 import pytest
 
 from optbench import config as configuration
 from optbench.__main__ import main
+from optbench.cli import verify
 from optbench.provenance import fingerprint
 from optbench.store import RunDirectory, load
 from optbench.sweep import launch
-from optbench.sweep.plan import Plan
+from optbench.sweep.plan import Entry, Plan
 
 WORDS = [
     "dataset=digits",
@@ -197,6 +199,30 @@ class TestReport:
             "c0de": 23,
             "beef": 1,
         }
+
+
+def test_a_verification_that_is_stopped_counts_nothing_that_it_did_not_run(tmp_path, capsys, monkeypatch):
+    old = [finished(tmp_path / "old", ["optimizer=adam", f"seed={seed}"], "beef") for seed in range(4)]
+    Plan(tmp_path / "old", "s").extend([Entry(run.run_id, {}) for run in old], {})
+
+    @contextmanager
+    def computed_again(plan, configs, changed, workers):
+        again = Plan(tmp_path / "again", "s")
+        for number, seed in enumerate(range(4)):
+            if number < 3:
+                finished(tmp_path / "again", ["optimizer=adam", f"seed={seed}"], "f00d")
+            else:
+                again.directory(old[seed].run_id).create(configs[old[seed].run_id])
+        yield again
+
+    monkeypatch.setattr(verify, "computed_again", computed_again)
+    words = ["verify", "s", "--fraction", "100%", "--results-dir", str(tmp_path / "old")]
+    assert main(words) == 1
+    out = capsys.readouterr().out
+    assert "s: 3 runs again: 3 agree; 1 not run again, because the command was stopped" in out
+    assert "recorded" not in out
+    assert "withdrawn" not in out
+    assert "differs" not in out
 
 
 @pytest.mark.slow
