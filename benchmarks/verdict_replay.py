@@ -64,7 +64,7 @@ NOISES: dict[str, Draw] = {
 
 def committed(study: str, metric: str) -> tuple[Array, Array]:
     """The values of all settings of a study whose runs all ended, less their means, (settings, seeds); and their problems."""
-    runs = pd.read_parquet(HERE / "benchmarks" / "grids" / f"{study}.parquet")
+    runs = pd.read_parquet(HERE / "benchmarks" / "grids" / study / "runs.parquet")
     values, problems = [], []
     for (problem, _), rows in runs.groupby(["problem", "setting"], dropna=False):
         rows = rows.drop_duplicates("seed").sort_values("seed")

@@ -235,7 +235,7 @@ def test_bounds_of_the_other_side_of_a_bend_leave_it_as_it_is():
 @pytest.fixture(scope="module")
 def committed():
     columns = ["run_id", "status", "optimizer", "batch", "seed", "base_learning_rate", "validation_loss"]
-    runs = pd.read_parquet(ROOT / "benchmarks/grids/scaling_rules.parquet", columns=columns)
+    runs = pd.read_parquet(ROOT / "benchmarks/grids/scaling_rules/runs.parquet", columns=columns)
     return {
         name: law(vertices(curves_of(own, rate="base_learning_rate"), repetitions=400), repetitions=500)
         for name, own in runs.groupby("optimizer")

@@ -199,7 +199,7 @@ def test_the_ratio_of_two_critical_batches():
 def committed():
     """The committed runs, whose times are known to an interval of 6 steps, at its middle."""
     columns = ["optimizer", "batch", "seed", "trial", "steps_to_target"]
-    runs = pd.read_parquet(ROOT / "benchmarks/grids/steps_to_target.parquet", columns=columns)
+    runs = pd.read_parquet(ROOT / "benchmarks/grids/steps_to_target/runs.parquet", columns=columns)
     after = runs["steps_to_target"].astype(float).fillna(INF)
     middle = after - 3
     runs = runs.assign(steps_to_target=middle, steps_before=middle, steps_after=middle)

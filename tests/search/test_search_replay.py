@@ -127,6 +127,6 @@ def test_a_table_that_is_not_there(capsys):
 
 
 def test_the_answers_of_the_committed_table_are_those_of_its_study():
-    path = Path(__file__).parents[2] / "benchmarks/grids/scaling_rules.parquet"
+    path = Path(__file__).parents[2] / "benchmarks/grids/scaling_rules/runs.parquet"
     wholes = search_replay.read(path, "learning_rate", "validation_loss", ["optimizer", "batch"], "batch")
     assert search_replay.check(path, wholes, "batch").startswith("5 exponents and their intervals are those")
