@@ -193,7 +193,6 @@ def read(words: Sequence[str], with_cache: bool = False) -> Typed:
     configuration.look_where_told(parsed.overrides)
     overrides = configuration.current_words(configuration.with_geometric(parsed.overrides))
     if parsed.multirun:
-        configuration.check_experiment(overrides)
         overrides = configuration.with_choices_of_experiment(overrides)
     if overrides != parsed.overrides:
         words = [*(word for word in words if word not in parsed.overrides), *overrides]
@@ -292,8 +291,7 @@ def _composed(words: list[str], parsed: argparse.Namespace) -> Any:
 
     overrides: list[str] = parsed.overrides
     configuration.check_overrides(overrides)
-    if not parsed.multirun:  # else `read` has checked it
-        configuration.check_experiment(overrides)
+    configuration.check_experiment(overrides)
     if parsed.cfg is not None and not parsed.multirun:
         from optbench.cli import shown
 

@@ -48,22 +48,24 @@ def with_choices_of_experiment(overrides: Sequence[str]) -> list[str]:
 
     Hydra composes the front page with the words of the command line alone, so that search.budget=20 would be an option of the
     front page's search, and not of the one that the experiment chooses for all its grids. Of a choice that differs between
-    the grids nothing is said here. To be called after `check_experiment`.
+    the grids nothing is said here. Without such options the experiment is not read. Raises UserError as `check_experiment` does.
     """
     typed = {key: value for key, _, value in (word.partition("=") for word in overrides)}
+    groups = {key.partition(".")[0] for key in typed if "." in key} - typed.keys()
+    if not groups & {*GROUPS}:
+        return list(overrides)
+    check_experiment(overrides)
     path = choices("experiment").get(typed.get("experiment", ""))
     sweeper = _mapping(_mapping(read_file(path) if path is not None else {}, "hydra"), "sweeper")
     scales, grids = _mapping(sweeper, "scales"), _mapping(sweeper, "grids")
     scale = typed.get("scale", next(iter(scales), ""))
     common = {**_mapping(sweeper, "params"), **_mapping(scales, scale)}
-    groups = {key.partition(".")[0] for key in typed if "." in key}
     return [
         *overrides,
         *(
             f"{group}={common[group]}"
             for group in GROUPS
             if group in groups
-            and group not in typed
             and str(common.get(group)) in choices(group)
             and not any(group in _mapping(grids, name) for name in grids)
         ),
