@@ -564,9 +564,9 @@ def test_a_page_with_a_figure_is_smaller_than_2_mb(written):
 def test_a_claim_that_is_made_several_times_names_the_place_of_each():
     base = {"claim": "It grows.", "source": "A", "outcome": "not tested", "model": "mlp", "condition": "batch=32"}
     page = Page("claims")
-    made = [Claim(**base, matched_by="epochs"), Claim(**base, matched_by="train loss", method="sgd")]
+    made = [Claim(**base, matched_by="epochs"), Claim(**base, matched_by="train loss", method="kfac")]
     page.claims(
         table([*made, Claim(claim="It falls.", source="A", outcome="not tested", condition="batch=8")], "s", "")
     )
     places = re.findall(r'It \w+\.(?:<div class="small">(.*?)</div>)?</td>', page.html())
-    assert places == ["at equal epochs", "sgd; at equal train loss", ""]
+    assert places == ["at equal epochs", "K-FAC; at equal train loss", ""]

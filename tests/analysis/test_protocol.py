@@ -45,6 +45,20 @@ def test_steps_take_the_place_of_epochs():
     assert protocol(runs(**steps), {}, [])["Length"] == "640 steps"
 
 
+def test_runs_that_end_at_a_target_and_budgets_of_both_kinds_are_said():
+    base = {"config.budget.regime_adaptation": [True] * 3, "config.base_batch": [64] * 3}
+    found = protocol(runs(**base, **{"config.budget.stop_at_target": [True] * 3}), {}, [])
+    assert (
+        found["Length"] == "15 epochs, above batch 64 as many steps as there, ended at the target after 40 to 640 steps"
+    )
+
+
+def test_a_processor_that_is_the_device_is_named_once():
+    environment = {"devices": ["Epyc"], "cores": 2, "processor": "Epyc", "runs": 3}
+    assert protocol(runs(), {}, [environment])["Hardware"] == "2 cores of Epyc"
+    assert protocol(runs(), {}, [{**environment, "ranks": 2}])["Hardware"] == "2 cores of Epyc, 2 ranks"
+
+
 def test_grids_and_searches():
     rates = {"cell.optimizer.learning_rate": [0.001, 0.1, 0.1], "trial": [0, 0, 0]}
     information = {"search": {"name": "adaptive"}, "code": {"commit": "abc", "changed": True, "fingerprint": "f0"}}

@@ -178,7 +178,8 @@ def place_of(row: Mapping[str, Any], table: "pd.DataFrame") -> str:
     same = table[table["claim"] == row["claim"]]
     differing = [name for name in PLACE if same[name].nunique() > 1 and row[name]]
     words = {"matched_by": "at equal {}", "against": "against {}"}
-    return "; ".join(words.get(name, "{}").format(row[name]) for name in differing)
+    named = {name: method(row[name]) if name in ("method", "against") else row[name] for name in differing}
+    return "; ".join(words.get(name, "{}").format(text) for name, text in named.items())
 
 
 def effect(row: Mapping[str, Any]) -> str:

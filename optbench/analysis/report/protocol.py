@@ -18,6 +18,7 @@ _VERSIONS = ("optbench", "torch", "python", "pytorch-lightning", "numpy")
 _MOST_NAMED = 8
 _MOST_OPTIONS = 6
 _LEARNING_RATE = "config.optimizer.learning_rate"
+_BASE_BATCH = "config.base_batch"
 
 
 def protocol(
@@ -116,9 +117,13 @@ def _length(runs: pd.DataFrame) -> str:
     by_epochs = runs[runs[steps].isna()] if steps in runs else runs
     asked = {"epochs": _values(by_epochs, "config.budget.epochs"), "steps": _values(runs, steps)}
     parts = [f"{_numbers(values)} {unit}" for unit, values in asked.items() if values]
+    if any(_values(runs, "config.budget.regime_adaptation")):
+        parts.append(f"above batch {_numbers(_values(runs, _BASE_BATCH))} as many steps as there")
     taken = [value for value in _values(runs[runs["status"] == "done"], "steps") if value > 0]
     if taken and taken != asked["steps"]:
-        parts.append(f"{taken[0]:g} steps" if len(taken) == 1 else f"{taken[0]:g} to {taken[-1]:g} steps")
+        ended = "ended at the target after " if any(_values(runs, "config.budget.stop_at_target")) else ""
+        span = f"{taken[0]:,.0f}" if len(taken) == 1 else f"{taken[0]:,.0f} to {taken[-1]:,.0f}"
+        parts.append(f"{ended}{span} steps")
     return ", ".join(parts)
 
 
@@ -144,7 +149,8 @@ def _machines(environments: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         devices = ", ".join(dict.fromkeys(map(str, environment.get("devices") or [])))
         ranks = f", {environment['ranks']} ranks" if (environment.get("ranks") or 1) > 1 else ""
         cores = f"{environment.get('cores')} cores of {environment.get('processor')}"
-        hardware[f"{devices}{ranks}; {cores}" if devices else cores] += runs
+        is_processor = devices in ("", environment.get("processor"))
+        hardware[f"{cores}{ranks}" if is_processor else f"{devices}{ranks}; {cores}"] += runs
         known = environment.get("versions") or {}
         versions[", ".join(f"{name} {known[name]}" for name in _VERSIONS if known.get(name))] += runs
     return {name: _with_runs(found) for name, found in (("Hardware", hardware), ("Versions", versions))}
