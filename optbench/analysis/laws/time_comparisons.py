@@ -122,9 +122,12 @@ def slopes_of(curves: TimeCurves) -> pd.DataFrame:
 
 
 def _bounds(curves: TimeCurves) -> np.ndarray:
-    """True for each batch at which the target is reached, but by too few of the runs at the chosen rate."""
-    places = [int(b) for b in np.flatnonzero(curves.is_reached)]
-    return np.array([np.isfinite(curves.times(b)).mean() < _ENOUGH for b in places], dtype=bool)
+    """True for each batch at which the target is reached, but by too few of the runs at the chosen rate.
+
+    False where no run has this rate, whose time the surrogate of the search predicts.
+    """
+    times = [curves.times(int(b)) for b in np.flatnonzero(curves.is_reached)]
+    return np.array([len(own) > 0 and np.isfinite(own).mean() < _ENOUGH for own in times], dtype=bool)
 
 
 def _fitted(curves: TimeCurves, resampled: bool) -> np.ndarray:
