@@ -1,24 +1,24 @@
 """The law by which the best learning rate grows with the batch, its bend, and the cost of each scaling rule."""
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from scaling_charts import curves_chart, exponents_chart, optima_chart
-from transfer import LOSS_ALLOWED, reaches, transfer_chart, transfer_costs
+from scaling_words import answer, notes
+from transfer import reaches, transfer_chart, transfer_costs
 
-from optbench.analysis.claim_outcomes import BEST_RATE, effect, holds, not_tested, place
+from optbench.analysis.claim_outcomes import BEST_RATE, effect, holds, not_tested, place, steady
 from optbench.analysis.claims import Claim
+from optbench.analysis.claims import table as claims_table
 from optbench.analysis.findings import Findings
 from optbench.analysis.laws.batch_hessians import predicted_exponents, top_eigenvalues
 from optbench.analysis.laws.broken_power_law import ScalingLaw, law
 from optbench.analysis.laws.loss_curves import LossCurves, loss_curves
 from optbench.analysis.laws.noise_scales import noise_scales
 from optbench.analysis.laws.optima import HIGHEST, LOWEST
-from optbench.analysis.names import method
-from optbench.analysis.statistics.intervals import Interval
 from optbench.analysis.study import Study
 
 QUESTION = "How does the best learning rate grow with the batch, up to which batch, and what does a scaling rule cost?"
@@ -73,11 +73,10 @@ def analyse(study: Study) -> Findings:
         "noise_scale": noise,
     }
     kept = {name: frame for name, frame in tables.items() if len(frame)}
-    notes = _notes(table, optima, reach, predicted, noise)
     charts = [chart for chart in charts if chart.series]
     found = claims(runs, table, leave_outs)
-    answer = f"{_verdict(found)}{_answer(table, optima, study)}"
-    return Findings(QUESTION, answer, charts, kept, notes, claims=found)
+    said = notes(table, optima, reach, predicted, noise)
+    return Findings(QUESTION, answer(found, table, optima, study), charts, kept, said, claims=found)
 
 
 def _optima(optimizer: str, curves: LossCurves) -> pd.DataFrame:
@@ -155,143 +154,38 @@ def _law(optimizer: str, found: ScalingLaw, others: Mapping[int, ScalingLaw], cu
     return row | {"p_bend": found.p_bend, "bent": bent, "residual_octaves": found.residual}
 
 
-def claims(runs: pd.DataFrame, table: pd.DataFrame, leave_outs: pd.DataFrame) -> list[Claim]:
+def claims(runs: pd.DataFrame, laws: pd.DataFrame, leave_outs: pd.DataFrame) -> list[Claim]:
     """An interval that holds the exponent of a paper and not that of the other rule agrees with the paper.
 
     A claim that changes without the runs of one seed is undecided.
     """
+    seeds = leave_outs.groupby("without_seed") if len(leave_outs) else ()
+    parts = [claims_table(_of_laws(runs, rows), "").assign(without_seed=seed) for seed, rows in seeds]
+    return steady(_of_laws(runs, laws), pd.concat(parts) if parts else pd.DataFrame())
+
+
+def _of_laws(runs: pd.DataFrame, laws: pd.DataFrame) -> list[Claim]:
     found = []
     here = place(runs)
     for words, source, optimizer, power in PAPERS:
-        rows = table[(table["optimizer"] == optimizer) & table["low"].notna()] if len(table) else table
+        rows = laws[(laws["optimizer"] == optimizer) & laws["low"].notna()] if len(laws) else laws
         if rows.empty:
             found.append(not_tested(words, source, method=optimizer, **here))
             continue
         row = rows.iloc[0]
-        without = leave_outs[leave_outs["optimizer"] == optimizer] if len(leave_outs) else leave_outs
-        intervals = [(row["low"], row["high"]), *zip(without.get("low", ()), without.get("high", ()), strict=True)]
-        outcomes = {holds(*bounds, power, 1.5 - power) for bounds in intervals}
         found.append(
             Claim(
                 claim=words,
                 source=source,
-                outcome=outcomes.pop() if len(outcomes) == 1 else "undecided",
+                outcome=holds(row["low"], row["high"], power, 1.5 - power),
                 quantity=BEST_RATE,
                 unit="exponent",
                 estimand="S",
                 **effect(row["exponent"], row["low"], row["high"]),
                 method=optimizer,
-                runs=row["runs"],
+                runs=int(row.get("runs", 0)),
                 matched_by="epochs",
                 **here,
             )
         )
     return found
-
-
-# ---- words --------------------------------------------------------------------------------------------------------------
-
-
-def _interval(row: pd.Series, name: str, digits: str) -> str:
-    low, high = ("low", "high") if name == "exponent" else (f"{name}_low", f"{name}_high")
-    return f"{Interval(row[name], row[low], row[high]):{digits}}"
-
-
-def _verdict(found: Sequence[Claim]) -> str:
-    """A sentence with the outcomes of the claims that were tested, and a space; empty if there are none."""
-    tested = Counter(claim.outcome for claim in found if claim.outcome != "not tested")
-    if not tested:
-        return ""
-    outcomes = ", ".join(f"{outcome} {tested[outcome]}" for outcome in ("agrees", "disagrees", "undecided"))
-    return f"Claims of papers about the linear and the square-root rule: {outcomes}. "
-
-
-def _answer(table: pd.DataFrame, optima: pd.DataFrame, study: Study) -> str:
-    known = table[table["exponent"].notna() & (table["batches"] > 1)] if len(table) else table
-    if known.empty:
-        sizes = ", ".join(str(batch) for batch in sorted(optima["batch"].unique()))
-        return (
-            "Not enough runs for an exponent, which takes two batch sizes at which the best rate lies inside its grid. "
-            f"The runs have the batch sizes {sizes}. The command "
-            f"python -m optbench -m experiment={study.name} scale=laptop trains at nine."
-        )
-    parts = []
-    for _, row in known.sort_values("exponent").iterrows():
-        reach = f"from batch {row['smallest_batch']:.0f} to {row['largest_batch']:.0f}"
-        words = f"{method(row['optimizer'])} as batch^{_interval(row, 'exponent', '.2f')} {reach}"
-        if row["bent"]:
-            words += f", with a bend at batch {_interval(row, 'bend', '.0f')}"
-        parts.append(words)
-    held = [(_holding(known, value), name) for value, name in ((1.0, "linear"), (0.5, "square-root"))]
-    rules = "; ".join(f"the {name} rule is compatible with {who}" for who, name in held)
-    return (
-        f"Where training comes within 5 % of the best loss, the best learning rate grows: {'; '.join(parts)}. "
-        f"By these intervals {rules}."
-    )
-
-
-def _holding(rows: pd.DataFrame, value: float) -> str:
-    holds = rows[(rows["low"] <= value) & (value <= rows["high"])]
-    return ", ".join(method(name) for name in holds["optimizer"]) or "none of them"
-
-
-def _notes(
-    table: pd.DataFrame, optima: pd.DataFrame, reach: pd.DataFrame, predicted: pd.DataFrame, noise: pd.DataFrame
-) -> Sequence[str]:
-    notes = [
-        "An exponent is the local slope over the batch sizes whose best loss is within 5 % of the least. Its 95 % interval is "
-        "the union of that over seeds (and over the cells that a search did not train) and of that of the regression over batch "
-        "sizes; below four batch sizes the scatter around a law is not known, and there is no interval."
-    ]
-    for _, row in table.iterrows():
-        if math.isfinite(row["bend"]):
-            told = "is told from a line" if row["bent"] else "is not told from a line"
-            notes.append(
-                f"{method(row['optimizer'])}: a bend at batch {_interval(row, 'bend', '.0f')} {told}: over draws the slope falls "
-                f"by {_interval(row, 'change', '.2f')}, and p = {row['p_bend']:.3f} by the scatter alone. It is "
-                f"{_interval(row, 'slope_before', '.2f')} before and {_interval(row, 'slope_after', '.2f')} after it. Slopes "
-                f"within 3 % and 10 % of the least loss are {row['exponent_within_3']:.2f} and {row['exponent_within_10']:.2f}."
-            )
-    notes += _reach_notes(reach)
-    hang = [row for _, row in table.iterrows() if math.isfinite(row["least_without_a_seed"])]
-    if hang:
-        each = ", ".join(
-            f"{method(row['optimizer'])} {row['least_without_a_seed']:.2f} to {row['most_without_a_seed']:.2f}"
-            for row in hang
-        )
-        notes.append(
-            f"Without the runs of one seed, the exponents are: {each}. A claim or a bend that is not told without one of the "
-            "seeds counts as undecided."
-        )
-    for step, rows in predicted.groupby("step"):
-        each = ", ".join(f"{method(row['optimizer'])} {row['exponent']:.2f}" for _, row in rows.iterrows())
-        notes.append(
-            f"The batch Hessian at step {step} predicts that the largest stable rate grows with the exponents {each} between the "
-            f"batches {rows['smallest_batch'].min()} and {rows['largest_batch'].max()}."
-        )
-    if len(noise):
-        scales = noise["noise_scale"]
-        notes.append(
-            f"The gradient noise scale is {scales.median():.0f} examples (median of {len(noise)} measurements from "
-            f"{scales.min():.0f} to {scales.max():.0f}), where a linear law is predicted to bend."
-        )
-    ends = optima[(optima["beyond_lowest"] > 0.5) | (optima["beyond_highest"] > 0.5)]
-    if len(ends):
-        cells = ", ".join(f"{method(row['optimizer'])} at batch {row['batch']}" for _, row in ends.iterrows())
-        notes.append(f"The best rate is an end of the grid, and only a bound: {cells}.")
-    return notes
-
-
-def _reach_notes(reach: pd.DataFrame) -> list[str]:
-    """A sentence for each rule: the batch sizes up to which it carries the rate over without loss."""
-    notes = []
-    for rule, rows in reach.groupby("rule", sort=False) if len(reach) else ():
-        scaled = rule if rule == "no scaling" else f"{rule} scaling"
-        each = ", ".join(
-            f"{method(row['optimizer'])} {row['batch']:.0f} ({row['surely']:.0f})" for _, row in rows.iterrows()
-        )
-        notes.append(
-            f"The rate of the smallest batch, carried over with {scaled}, costs at most {100 * LOSS_ALLOWED:g} % of "
-            f"the validation loss up to batch: {each}. In brackets: up to which the whole interval of the cost lies below."
-        )
-    return notes

@@ -5,7 +5,8 @@ opposite; an interval that allows both, or none, leaves a claim "undecided".
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from optbench.analysis.claims import Claim, Outcome
@@ -25,6 +26,9 @@ SHARPNESS = {
     "keskar": "sharpness in a box (Keskar), large over small batch",
     "sam": "sharpness in a ball (SAM), large over small batch",
 }
+
+# The fields by which a claim is found again among those about other runs.
+_IDENTITY = ["claim", "source", "method", "against", "condition"]
 
 
 def above(low: float, high: float, bound: float = 0.0) -> Outcome:
@@ -59,6 +63,22 @@ def all_of(outcomes: Iterable[Outcome]) -> Outcome:
     if "disagrees" in found:
         return "disagrees"
     return "undecided" if "undecided" in found else "agrees"
+
+
+def steady(found: Sequence[Claim], without: "pd.DataFrame") -> list[Claim]:
+    """The claims, undecided where the runs without one of the seeds have another outcome, or none.
+
+    without: the tables (`optbench.analysis.claims.table`) of the same claims about the runs without each seed, one below the
+    other, with the column without_seed; empty if no seed was left out.
+    """
+    parts = [part for _, part in without.groupby("without_seed")] if len(without) else []
+    outcomes = [dict(zip(map(tuple, part[_IDENTITY].to_numpy()), part["outcome"], strict=True)) for part in parts]
+    steadied = []
+    for claim in found:
+        own = tuple(getattr(claim, name) for name in _IDENTITY)
+        changes = any(part.get(own) != claim.outcome for part in outcomes)
+        steadied.append(replace(claim, outcome="undecided") if changes else claim)
+    return steadied
 
 
 def decided(agrees: bool) -> Outcome:

@@ -5,7 +5,19 @@ import math
 import pandas as pd
 import pytest
 
-from optbench.analysis.claim_outcomes import above, all_of, batches, below, effect, ended, holds, place, within
+from optbench.analysis.claim_outcomes import (
+    above,
+    all_of,
+    batches,
+    below,
+    effect,
+    ended,
+    holds,
+    place,
+    steady,
+    within,
+)
+from optbench.analysis.claims import Claim, table
 
 NAN = math.nan
 
@@ -55,6 +67,31 @@ def test_all_parts_of_a_claim_have_to_agree():
     assert all_of(["agrees", "undecided", "disagrees"]) == "disagrees"
     assert all_of(["agrees", "not tested"]) == "agrees"
     assert all_of(["not tested"]) == all_of([]) == "not tested"
+
+
+def test_a_claim_that_changes_with_a_part_of_the_runs_is_undecided():
+    def made(**outcomes):
+        return [
+            Claim(claim="It grows.", source="A 2020", method=name, outcome=outcome, runs=3)
+            for name, outcome in outcomes.items()
+        ]
+
+    found = made(adam="agrees", sgd="agrees", lamb="disagrees", muon="agrees", kfac="not tested")
+    parts = [
+        made(adam="agrees", sgd="agrees", lamb="disagrees", muon="agrees", kfac="not tested"),
+        made(adam="agrees", sgd="undecided", lamb="agrees", kfac="not tested"),  # muon has no claim without this seed
+    ]
+    others = pd.concat([table(part, "study").assign(without_seed=seed) for seed, part in enumerate(parts)])
+    outcomes = {claim.method: claim.outcome for claim in steady(found, others)}
+    assert outcomes == {
+        "adam": "agrees",
+        "sgd": "undecided",
+        "lamb": "undecided",
+        "muon": "undecided",
+        "kfac": "not tested",
+    }
+    assert [claim.outcome for claim in steady(found, pd.DataFrame())] == [claim.outcome for claim in found]
+    assert all(claim.runs == 3 for claim in steady(found, others))
 
 
 def test_the_fields_of_a_claim():
