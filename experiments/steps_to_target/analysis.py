@@ -1,5 +1,7 @@
 """Steps to a validation target against batch size: regimes, the critical batch size, and K-FAC's advantage in steps."""
 
+from collections.abc import Mapping
+
 import pandas as pd
 from target_charts import (
     advantage_chart,
@@ -12,6 +14,7 @@ from target_charts import (
 from target_claims import claims
 from target_costs import costs_chart, costs_to_target
 from target_tables import (
+    Curves,
     advantages,
     chosen_rates,
     critical_batch_ratios,
@@ -20,9 +23,12 @@ from target_tables import (
     regimes_of,
     survival_table,
 )
-from target_words import answer, notes
+from target_words import answer, hanging, notes
 
+from optbench.analysis.claim_outcomes import steady
+from optbench.analysis.claims import table
 from optbench.analysis.findings import Findings
+from optbench.analysis.laws.critical_batch import CriticalBatchIntervals
 from optbench.analysis.laws.noise_scales import noise_scales
 from optbench.analysis.laws.time_curves import RATE, horizons_of, time_curves
 from optbench.analysis.statistics.costs import missing, with_costs
@@ -57,15 +63,16 @@ def analyse(study: Study) -> Findings:
         return Findings(QUESTION, f"Not enough runs for an answer: none has reached {metric} {first:g}.")
     fits = {target: critical_batches(own) for target, own in curves.items()}
     noise = noise_scales(study, study.runs[study.runs["status"] == "done"])
+    noise = noise.assign(samples=noise["step"] * noise["batch"])
+    of_claims = _tables_of_claims(found, fits, noise)
+    of_all = claims(runs, of_claims, first)
+    without = _without_each_seed(study, timed[first], horizons, noise, first)
     tables = {
         "chosen_rates": chosen_rates(found),
-        "critical_batch": critical_batch_table(fits),
-        "critical_batch_ratios": critical_batch_ratios(found, fits[first]),
-        "advantage": advantages(found),
-        "regimes": regimes_of(found),
+        **of_claims,
         "survival": survival_table(found),
-        "noise_scale": noise.assign(samples=noise["step"] * noise["batch"]),
         "costs": costs_to_target(found),
+        "without_a_seed": without,
     }
     charts = [
         steps_chart(found, fits[first], f"{metric} {first:g}"),
@@ -76,14 +83,43 @@ def analyse(study: Study) -> Findings:
         sensitivity_chart(tables["critical_batch"]),
         costs_chart(tables["costs"]),
     ]
+    kept = steady(of_all, without)
     return Findings(
         QUESTION,
         answer(tables, first, metric),
         [chart for chart in charts if chart.series],
         {name: frame for name, frame in tables.items() if len(frame)},
-        [*notes(tables, targets, found, study), *missing(with_costs(timed[first], *TIMED))],
-        claims=claims(runs, tables, first),
+        [*notes(tables, targets, found, study), *hanging(of_all, kept), *missing(with_costs(timed[first], *TIMED))],
+        claims=kept,
     )
+
+
+def _tables_of_claims(
+    found: Curves, fits: Mapping[float, Mapping[str, CriticalBatchIntervals]], noise: pd.DataFrame
+) -> dict[str, pd.DataFrame]:
+    """The tables that the claims follow from; ``fits``: those of the target come first."""
+    return {
+        "critical_batch": critical_batch_table(fits),
+        "critical_batch_ratios": critical_batch_ratios(found, next(iter(fits.values()))),
+        "advantage": advantages(found),
+        "regimes": regimes_of(found),
+        "noise_scale": noise,
+    }
+
+
+def _without_each_seed(
+    study: Study, timed: pd.DataFrame, horizons: Mapping[float, float], noise: pd.DataFrame, target: float
+) -> pd.DataFrame:
+    """The claims about the runs without each seed, one table below the other."""
+    seeds = study.seeds
+    found = []
+    for seed in seeds if len(seeds) > 2 else ():
+        others = timed[timed["seed"] != seed]
+        curves = time_curves(study, others, horizons)
+        scales = noise[noise["seed"] != seed] if len(noise) else noise
+        tables = _tables_of_claims(curves, {target: critical_batches(curves)}, scales)
+        found.append(table(claims(others, tables, target), study.name).assign(without_seed=seed))
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
 def _relaxed(target: float, factor: float, higher: bool) -> float:

@@ -123,14 +123,14 @@ def _survival(curves: TimeCurves, b: int, label: str) -> Series:
 def noise_chart(noise: pd.DataFrame, fits: Mapping[str, CriticalBatchIntervals]) -> Chart:
     """The noise scale along every run that measured it, and the critical batch of the same optimizer with its interval."""
     series, lines = [], []
-    for (optimizer, batch, seed), rows in noise.groupby(["optimizer", "batch", "seed"]) if len(noise) else ():
-        label = f"{method(str(optimizer))}, batch {batch}, seed {seed}"
-        series.append(Series(label=label, x=rows["samples"], y=rows["noise_scale"]))
-    for name in sorted(set(noise["optimizer"])) if len(noise) else ():
-        if name in fits:
-            found = fits[name].batch
+    for (optimizer, batch), own in noise.groupby(["optimizer", "batch"]) if len(noise) else ():
+        panel = f"{method(str(optimizer))}, batch {batch}"
+        for seed, rows in own.groupby("seed"):
+            series.append(Series(label=f"seed {seed}", x=rows["samples"], y=rows["noise_scale"], panel=panel))
+        if optimizer in fits:
+            found = fits[str(optimizer)].batch
             values = ((found.low, "lower bound of B_c"), (found.estimate, "B_c"), (found.high, "upper bound of B_c"))
-            lines += [Reference(value, f"{words} of {method(name)}") for value, words in values if np.isfinite(value)]
+            lines += [Reference(value, words, panel=panel) for value, words in values if np.isfinite(value)]
     return Chart(
         name="noise_scale",
         title="The gradient noise scale along training, and the critical batch",

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 from target_tables import ADVANCED, PLAIN, Curves
 
+from optbench.analysis.claims import Claim
 from optbench.analysis.names import method
 from optbench.analysis.statistics.intervals import Interval
 from optbench.analysis.study import Study
@@ -27,11 +28,11 @@ def answer(tables: Tables, target: float, metric: str) -> str:
     rows = table[table["target"] == target] if len(table) else table
     if rows.empty:
         return "Not enough runs for a critical batch size: no optimizer has reached the target at three batch sizes."
-    ordered = rows.sort_values("critical_batch", ascending=False)
+    ordered = rows.sort_values("critical_batch")
     known, unknown = ordered[ordered["not_identified"] == ""], ordered[ordered["not_identified"] != ""]
     each = ", ".join(f"{_text(row, 'critical_batch')} for {method(row['optimizer'])}" for _, row in known.iterrows())
-    words = f"To a {metric.replace('_', ' ')} of {target:g}, the critical batch size in examples is "
-    words += each or "not identified for any optimizer"
+    words = f"To a {metric.replace('_', ' ')} of {target:g}, larger batches save steps up to a critical batch of "
+    words += f"{each} examples" if each else "a size that is not identified for any optimizer"
     if len(unknown):
         listed = ", ".join(f"{method(row['optimizer'])} ({row['not_identified']})" for _, row in unknown.iterrows())
         words += f"{'; not identified: ' if each else ': '}{listed}"
@@ -52,10 +53,16 @@ def _told_apart(ratios: pd.DataFrame) -> str:
     over = ratios[(ratios["over"] == PLAIN) & ratios["low"].notna()] if len(ratios) else ratios
     if over.empty:
         return ""
-    each = ", ".join(f"{method(row['optimizer'])} {_ratio(row)}" for _, row in over.iterrows())
-    apart = over[((over["low"] > 1) | (over["high"] < 1)) & over["identified"]]
-    told = ", ".join(map(method, apart["optimizer"])) if len(apart) else "none"
-    return f"Over that of {method(PLAIN)} it is: {each}; told apart from it, where both are identified: {told}. "
+    larger, smaller = over["identified"] & (over["low"] > 1), over["identified"] & (over["high"] < 1)
+    parts = []
+    for here, words in (
+        (larger, "larger for"),
+        (smaller, "smaller for"),
+        (~larger & ~smaller, "not told apart, or not identified, for"),
+    ):
+        each = ", ".join(f"{method(row['optimizer'])} ({_ratio(row)} times)" for _, row in over[here].iterrows())
+        parts += [f"{words} {each}"] if each else []
+    return f"Beside that of {method(PLAIN)} it is {'; '.join(parts)}. "
 
 
 def _trends(table: pd.DataFrame) -> str:
@@ -63,11 +70,16 @@ def _trends(table: pd.DataFrame) -> str:
     trends = table[table["batch"].isna()] if len(table) else table
     if trends.empty:
         return ""
-    said = []
-    for _, row in trends.iterrows():
-        told = "grows" if row["low"] > 0 else "shrinks" if row["high"] < 0 else "is not told to grow or shrink"
-        said.append(f"that over {method(row['over'])} {told} (slope {_ratio(row, '.2f')})")
-    return f"Of {method(ADVANCED)}'s advantage in steps with the batch: {'; '.join(said)}."
+    grows, shrinks = trends["low"] > 0, trends["high"] < 0
+    parts = []
+    for here, words in (
+        (grows, "grows over"),
+        (shrinks, "shrinks over"),
+        (~grows & ~shrinks, "has no clear trend over"),
+    ):
+        each = ", ".join(f"{method(row['over'])} (slope {_ratio(row, '.2f')})" for _, row in trends[here].iterrows())
+        parts += [f"{words} {each}"] if each else []
+    return f"{method(ADVANCED)}'s advantage in steps, as the batch grows, {'; it '.join(parts)}."
 
 
 def notes(tables: Tables, targets: Sequence[float], found: Curves, study: Study) -> list[str]:
@@ -83,6 +95,15 @@ def notes(tables: Tables, targets: Sequence[float], found: Curves, study: Study)
         *_of_advantage(tables["advantage"]),
         *_of_noise(tables["noise_scale"], tables["critical_batch"], targets[0]),
     ]
+
+
+def hanging(of_all: Sequence[Claim], kept: Sequence[Claim]) -> list[str]:
+    """A sentence about the claims that all runs decide, and the runs without one of the seeds do not."""
+    lost = [claim for claim, now in zip(of_all, kept, strict=True) if claim.outcome != now.outcome]
+    if not lost:
+        return []
+    each = "; ".join(f"{claim.claim.rstrip('.')} ({method(claim.method)}: {claim.outcome})" for claim in lost)
+    return [f"Decided by all runs, but not without one of the seeds, so that they count as undecided: {each}."]
 
 
 def _of_choices(chosen: pd.DataFrame, found: Curves, study: Study) -> list[str]:
@@ -150,16 +171,19 @@ def _of_regimes(regimes: pd.DataFrame) -> list[str]:
     counts = regimes["regime"].value_counts()
     listed = ", ".join(f"{count} with {REGIMES[name]}" for name, count in counts.items())
     said = [f"Of the pairs of neighbouring batch sizes, over all optimizers: {listed}."]
-    parts = []
-    for name, rows in regimes.groupby("optimizer", sort=False):
-        ends = rows.sort_values("batch_low").iloc[[0, -1]].drop_duplicates()
-        each = " and ".join(
-            f"from batch {row['batch_low']:g} to {row['batch_high']:g} the steps are divided by {row['steps_saved']:.2g} and "
-            f"the examples multiplied by {row['examples_spent']:.2g}"
-            for _, row in ends.iterrows()
-        )
-        parts.append(f"{method(str(name))} {each}")
-    return [*said, f"At the ends: {'; '.join(parts)}."]
+    pairs = [*regimes.groupby(["batch_low", "batch_high"])]
+    ends = pairs if len(pairs) < 2 else [pairs[0], pairs[-1]]
+    parts = [
+        f"from batch {low:g} to {high:g} the steps are divided by {_span(rows['steps_saved'])} and the examples multiplied by "
+        f"{_span(rows['examples_spent'])}"
+        for (low, high), rows in ends
+    ]
+    return [*said, f"Over the optimizers, {'; '.join(parts)} (table regimes)."]
+
+
+def _span(values: pd.Series) -> str:
+    least, most = f"{values.min():.2g}", f"{values.max():.2g}"
+    return least if least == most else f"{least} to {most}"
 
 
 def _of_advantage(table: pd.DataFrame) -> list[str]:

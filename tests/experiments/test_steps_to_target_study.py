@@ -57,7 +57,9 @@ def test_k_facs_advantage_is_a_ratio_at_the_best_rates_and_grows_with_the_batch(
     assert trend["ratio"] == pytest.approx(np.polyfit(np.log(BATCHES), ratios, 1)[0], rel=0.01)
     # Of three seeds a side: no exact p-value is below 0.1, and none of equal times above 1.
     assert at["p_logrank"].between(0.1 - 1e-9, 1).all()
-    assert f"over SGD grows (slope {trend['ratio']:.2f}" in findings.answer
+    assert (
+        f"K-FAC's advantage in steps, as the batch grows, grows over SGD (slope {trend['ratio']:.2f}" in findings.answer
+    )
     drawn(findings)
 
 
@@ -66,7 +68,7 @@ def test_critical_batches_are_compared_as_ratios(findings):
     assert row["ratio"] == pytest.approx(8, rel=0.05)
     assert row["low"] > 1
     assert row["identified"]
-    assert "told apart from it, where both are identified: K-FAC." in findings.answer
+    assert "Beside that of SGD it is larger for K-FAC (" in findings.answer
     table = findings.tables["critical_batch"].set_index(["target", "optimizer"])
     assert table.loc[(0.8, "kfac"), "examples_min"] == pytest.approx(50 * 512, rel=0.05)
     assert (table["not_identified"] == "").all()
@@ -93,7 +95,7 @@ def test_a_saving_in_steps_is_said_with_what_it_costs_in_examples(findings):
     assert rows.loc[("sgd", 16), "steps_saved"] == pytest.approx(saved, rel=0.01)
     assert rows.loc[("sgd", 16), "examples_spent"] == pytest.approx(4 / saved, rel=0.01)
     assert any(
-        "from batch 16 to 64 the steps are divided by 2.5 and the examples multiplied by 1.6" in note
+        "from batch 16 to 64 the steps are divided by 2.5 to 3.7 and the examples multiplied by 1.1 to 1.6" in note
         for note in findings.notes
     )
 
@@ -182,3 +184,24 @@ def test_outcomes_of_claims_follow_their_tables(study, findings):
     assert outcome("Martens & Grosse 2015", "nesterov", "grows", advantage=over) == ["agrees"]
     falls = over.assign(ratio=-0.5, low=-1.0, high=-0.1)
     assert outcome("Martens & Grosse 2015", "nesterov", "grows", advantage=falls) == ["disagrees"]
+
+
+def test_a_claim_that_hangs_on_one_seed_is_undecided(tmp_path):
+    """K-FAC's steps fall a little from batch 256 to 1024 in all seeds but one, in which they rise."""
+    runs = []
+    for config, summary, status, rows in rate_runs(seeds=5):
+        if config["optimizer"]["name"] == "kfac" and config["batch"] == 1024:
+            factor = 2 * 4 ** (0.3 if config["seed"] == 0 else -0.2)
+            rows = [row | {"step": round(row["step"] * factor)} for row in rows]
+        runs.append((config, summary, status, rows))
+    findings = analyse("steps_to_target", store(tmp_path, "steps_to_target", runs))
+    words = "Beyond some batch the steps no longer fall."
+    table = findings.tables["without_a_seed"]
+    own = table[(table["claim"] == words) & (table["method"] == "kfac")].set_index("without_seed")
+    assert own["outcome"].to_dict() == {0: "disagrees", 1: "agrees", 2: "agrees", 3: "agrees", 4: "agrees"}
+    assert own.loc[0, "estimate"] == pytest.approx(-0.2, abs=0.02)
+    [claim] = [claim for claim in findings.claims if claim.claim == words and claim.method == "kfac"]
+    assert claim.outcome == "undecided"
+    assert claim.low < 0 < claim.high  # the effect is that of all runs
+    note = next(note for note in findings.notes if note.startswith("Decided by all runs, but not without one"))
+    assert "Beyond some batch the steps no longer fall (K-FAC: agrees)" in note
