@@ -1,5 +1,6 @@
 """The figures: steps against the batch size, ratios to K-FAC, the chosen rates, survival curves, noise scales, targets."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -95,11 +96,15 @@ def survival_chart(found: Curves) -> Chart:
     """The share of seeds at the chosen rate that have not reached the target, at the smallest, middle and largest batch."""
     sizes = sorted({float(size) for curves in found.values() for size in curves.batches})
     shown = sorted({sizes[0], sizes[len(sizes) // 2], sizes[-1]}) if sizes else []
-    series = []
-    for size in shown:
-        for name, curves in found.items():
-            if size in curves.batches and curves.is_reached[b := int(np.searchsorted(curves.batches, size))]:
-                series.append(_survival(curves, b, method(name)))
+    places = [
+        (curves, int(np.searchsorted(curves.batches, size)), method(name))
+        for size in shown
+        for name, curves in found.items()
+        if size in curves.batches
+    ]
+    places = [(curves, b, label) for curves, b, label in places if curves.is_reached[b]]
+    start = min((curves.times(b).min(initial=math.inf) for curves, b, _ in places), default=math.inf) / 2
+    series = [_survival(curves, b, label, start) for curves, b, label in places]
     return Chart(
         name="survival",
         title="The share of runs that have not reached the target",
@@ -112,11 +117,11 @@ def survival_chart(found: Curves) -> Chart:
     )
 
 
-def _survival(curves: TimeCurves, b: int, label: str) -> Series:
+def _survival(curves: TimeCurves, b: int, label: str, start: float) -> Series:
     steps, horizon = curves.times(b), float(curves.horizons[b])
     times = np.sort(steps[np.isfinite(steps)])
     left = 1 - np.arange(1, len(times) + 1) / len(steps)
-    x, y = [1.0, *times, horizon], [1.0, *left, left[-1] if len(left) else 1.0]
+    x, y = [min(start, horizon), *times, horizon], [1.0, *left, left[-1] if len(left) else 1.0]
     return Series(label=label, x=x, y=y, panel=f"Batch {curves.batches[b]:g}", kind="steps")
 
 

@@ -31,8 +31,8 @@ def answer(tables: Tables, target: float, metric: str) -> str:
     ordered = rows.sort_values("critical_batch")
     known, unknown = ordered[ordered["not_identified"] == ""], ordered[ordered["not_identified"] != ""]
     each = ", ".join(f"{_text(row, 'critical_batch')} for {method(row['optimizer'])}" for _, row in known.iterrows())
-    words = f"To a {metric.replace('_', ' ')} of {target:g}, larger batches save steps up to a critical batch of "
-    words += f"{each} examples" if each else "a size that is not identified for any optimizer"
+    words = f"To a {metric.replace('_', ' ')} of {target:g}, larger batches save steps up to a critical batch, in examples, of "
+    words += each or "a size that is not identified for any optimizer"
     if len(unknown):
         listed = ", ".join(f"{method(row['optimizer'])} ({row['not_identified']})" for _, row in unknown.iterrows())
         words += f"{'; not identified: ' if each else ': '}{listed}"
