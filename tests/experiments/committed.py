@@ -138,10 +138,18 @@ def _landscape():
     return own["claims"](runs("landscape"), *tables, 0.1)
 
 
+def _steps():
+    own, name = parts("steps_to_target"), "steps_to_target"
+    names = ("regimes", "critical_batch", "critical_batch_ratios", "noise_scale", "advantage")
+    found = own["claims"](runs(name), {each: table(name, each) for each in names}, 0.8)
+    return own["steady"](found, table(name, "without_a_seed"))
+
+
 #: For each study how its claims are made. Those of the sweeps of second_order need histories, and the committed runs of
-#: generalization_gap, optimizer_comparison and steps_to_target are of other grids than their analyses.
+#: generalization_gap and optimizer_comparison are of other grids than their analyses.
 CLAIMS = {
     "landscape": _landscape,
+    "steps_to_target": _steps,
     "scaling_rules": _of_tables("scaling_rules", "laws", "without_a_seed"),
     "second_order": _second_order,
     "hessian_directions": _of_tables("hessian_directions", "slices"),

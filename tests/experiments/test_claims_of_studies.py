@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 
 from optbench.analysis.claim_outcomes import STEPS_TREND
 from optbench.analysis.claims import EXPONENT, Claim, consistent, table
@@ -171,3 +171,32 @@ def test_the_exponents_of_the_largest_rates_are_slopes_of_each_seed():
     found = parts["claims"](runs, near, tables[1], None)
     assert {claim.outcome for claim in found if claim.quantity.startswith("b*")} == {"agrees"}
     assert found[-1].outcome == "not tested"
+
+
+def test_the_critical_batches_follow_from_the_committed_runs():
+    """Of the rates that all seeds have trained the one with the least mean of steps, and a least-squares fit to these means."""
+    runs = committed.runs("steps_to_target")
+    counts = runs.groupby(["optimizer", "batch", "base_learning_rate"])["steps_to_target"].agg(
+        ["size", "mean", "count"]
+    )
+    whole = counts[(counts["size"] == 5) & (counts["count"] == 5)]
+    best = whole["mean"].groupby(["optimizer", "batch"]).min()
+    published = committed.table("steps_to_target", "critical_batch").set_index(["target", "optimizer"])
+    claims = committed.claims("steps_to_target")
+    found = {}
+    for name, means in best.groupby("optimizer"):
+        batches, steps = means.index.get_level_values("batch").to_numpy(float), means.to_numpy()
+        assert batches.tolist() == [1, 4, 16, 64, 256, 1024]
+
+        def misses(at, batches=batches, steps=steps):
+            return at[0] + np.log1p(np.exp(at[1]) / batches) - np.log(steps)
+
+        least, found[name] = np.exp(optimize.least_squares(misses, [np.log(steps.min()), np.log(30)]).x)
+        row = published.loc[(0.8, name)]
+        # The table of runs has the first evaluation at the target, up to a tenth later than the time between two evaluations.
+        assert found[name] == pytest.approx(row["critical_batch"], rel=0.04)
+        assert 1 < least / row["steps_min"] < 1.1
+    for name in ("nesterov", "kfac", "adam", "lamb"):
+        claim = one(claims, method=name, against="sgd", quantity="critical batch")
+        assert claim.effect == pytest.approx(found[name] / found["sgd"], rel=0.06)
+        assert claim.outcome == "agrees"
