@@ -88,7 +88,7 @@ def _renamed(key: str, table: Mapping[str, str]) -> str:
 
 
 def removed(key: str) -> str | None:
-    """Where the option ``key`` is gone, the rest of a sentence that begins with it and says what to write instead."""
+    """For an option ``key`` that is gone, the rest of a sentence that begins with it and says what to write instead."""
     return _REMOVED[key][1] if key in _REMOVED else None
 
 

@@ -316,7 +316,7 @@ def test_every_choice_of_the_other_groups_takes_a_step(group):
 
 @pytest.mark.parametrize("name", choices("model"))
 def test_every_model_at_its_full_size_is_built_without_its_numbers(name):
-    """What SMALL_MODELS shrinks above is at least built as its file says."""
+    """The models that SMALL_MODELS shrinks above are at least built as their files say."""
     from optbench.data import quadratic
     from optbench.data.problems import beale
     from optbench.data.spec import DataSpec

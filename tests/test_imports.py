@@ -1,4 +1,4 @@
-"""What may import what: downward only, and no torch where an answer is due within a second."""
+"""Imports run downward only, and no torch where an answer is due within a second."""
 
 import ast
 import subprocess

@@ -73,7 +73,7 @@ def composed(optimizer: str, *overrides: str) -> config.Config:
 
 @pytest.fixture(scope="module")
 def undisturbed():
-    """What one rank with whole batches reaches in float64, by name."""
+    """The weights that one rank with whole batches reaches in float64, by name."""
     return {name: invariance.Undisturbed(composed(name, "precision=fp64")) for name in TRAINED}
 
 

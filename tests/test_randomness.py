@@ -73,7 +73,7 @@ def test_uniform_is_uniform(key, first, stride):
 
 
 def test_uniform_over_steps_at_one_position():
-    """What one example of the batch sees from step to step."""
+    """The draws of one example of the batch from step to step."""
     values = [float(randomness.uniform(randomness.key(0, "flip", step), torch.tensor(3))) for step in range(5000)]
     assert stats.kstest(values, "uniform").pvalue > SIGNIFICANCE
 

@@ -50,7 +50,7 @@ def chosen(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def reason(run: pd.Series, history: pd.DataFrame) -> tuple[str, float]:
-    """Why ``run`` has not reached the target, and the value of f - f* that this is about (NaN for a run that diverged).
+    """The reason why ``run`` has not reached the target, and the value of f - f* that it is about (NaN for a run that diverged).
 
     It follows from the evaluations of the ``history`` of all runs.
     """

@@ -112,7 +112,7 @@ def _entropy(again: pd.DataFrame, evaluations: pd.DataFrame, means: pd.DataFrame
 
 
 def sentences(table: pd.DataFrame) -> list[str]:
-    """What the table says, a sentence for each quantity."""
+    """The table in words, a sentence for each quantity."""
     said = []
     for what, rows in itertools.groupby(table.to_dict("records"), key=lambda row: str(row["what"])):
         each = []

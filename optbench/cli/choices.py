@@ -20,7 +20,7 @@ from optbench.testing.card import FOLDER, Card, cards, code_of
 _GROUPS = (*configuration.GROUPS, *configuration.LIST_GROUPS, "experiment")
 # What stands above the tables in Markdown, and so on top of conf/README.md.
 _TITLE = """\
-# What can be chosen
+# Choices of every group
 
 Made by `python -m optbench list --markdown > conf/README.md`; what to edit is the `info` of the YAML files."""
 _MANY = 10  # choices, from which on a group comes first in Markdown

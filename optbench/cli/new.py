@@ -37,7 +37,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _LONGEST_NAME = 40
 # Words of Hydra's grammar that it reads as numbers, and a file that pytest reads as its own.
 _RESERVED = ("nan", "inf", "conftest")
-# What runs it at once.
+# The commands that run it at once.
 _COMMANDS = {
     "optimizer": ["{conf}optimizer={name} model=mlp dataset=digits budget.steps=20"],
     "model": ["{conf}model={name} dataset=digits budget.steps=20"],

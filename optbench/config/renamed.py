@@ -12,7 +12,7 @@ from optbench.moved import current_choice, current_key, mentions, removed, say, 
 
 _WORD = re.compile(r"(?P<before>[+~]*)(?P<key>[^=@\s]+)(?P<package>@[^=]*)?(?P<value>=.*)?", re.DOTALL)
 _NAME = re.compile(r"[\w.+-]+")
-# What is no key of an experiment's own.
+# Keys that are not an experiment's own.
 _OF_HYDRA = ("defaults", "hydra")
 
 
@@ -93,7 +93,7 @@ def _inherited(key: str) -> str:
     group, _, rest = key.partition(".")
     name, _, option = rest.partition(".")
     if group in LIST_GROUPS and option and name in choices(group):
-        # What is wrong with a file, or with those that it inherits from, is said when it is chosen.
+        # A fault of a file, or of those that it inherits from, is said when it is chosen.
         with suppress(UserError, YAMLError, OSError, UnicodeDecodeError, RecursionError):
             return f"{group}.{root_of(group, name)}.{option}"
     return key

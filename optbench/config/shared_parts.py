@@ -1,4 +1,4 @@
-"""What follows from parts of configurations, computed once for the cells of a sweep, which share most parts as objects."""
+"""Results that depend on parts of configurations, computed once for the cells of a sweep, which share most parts as objects."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, TypeVar

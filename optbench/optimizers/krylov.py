@@ -13,7 +13,7 @@ from optbench.errors import UserError
 from optbench.objective import Objective
 from optbench.objective.vectors import flatten, unflatten
 
-# What torch adds to a norm before it clips by it.
+# Torch adds this to a norm before it clips by it.
 _CLIPPING = 1e-6
 
 

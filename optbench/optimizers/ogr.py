@@ -187,7 +187,7 @@ class OGR(torch.optim.Optimizer):
         self._tell(values, noise)
         factors = regression.inverse_sizes(values, self._divisor, self._floor(noise))
         newton = axes @ (factors[..., None] * (axes.mT @ inside[2][..., None]))
-        # What the subspace takes of the momentum, and puts in its place.
+        # The subspace takes its part of the momentum, and puts the Newton step in its place.
         change = newton - self._outside * inside[2][..., None]
         self._keep_basis(parameters, basis.transpose(0, 1).flatten(1))
         bracket: Tensor = (basis.mT @ change.to(basis)).flatten().add_(momentum, alpha=self._outside)

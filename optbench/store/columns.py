@@ -263,7 +263,7 @@ def _objects(rows: Rows, name: str) -> Any:
     import pandas as pd
 
     found, samples = _filled(rows, name, math.nan)
-    # What pandas makes of objects depends on their types alone, unless they are of unusual types.
+    # The type that pandas gives to objects depends on their types alone, unless these are unusual.
     if name not in rows.odd and pd.DataFrame([(value,) for value in samples])[0].dtype == object:
         return found
     return pd.DataFrame([(value,) for value in found])[0].array

@@ -46,7 +46,7 @@ MANY = 256
 _LONGEST_TAIL = 1 << 20
 _LAYOUTS = b"optbench.layouts"
 _AT_ONCE = 4096  # rows as Python objects
-# What writing the index may meet: a folder that is read-only, gone or a link, a full disk, a process that is writing it.
+# Errors that writing the index may meet: a folder that is read-only, gone or a link, a full disk, a process that is writing it.
 _REFUSED = (OSError, StoreError, RunLocked)
 _PACKAGE = Path(__file__).parents[1]
 _MAKES_ROWS = ("columns", "files", "index", "notes", "run_directory", "run_row")

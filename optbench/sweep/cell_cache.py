@@ -45,7 +45,7 @@ _PLAIN = re.compile(r"\$\{[\w.]+\}|\$\{oc\.env:(\w+)(?:,[^${}]*)?\}")
 _MOST_FILES = 5000
 _MOST_SAMPLES = 64
 _ENDED = (*FINISHED, "failed")
-# What a file that is damaged, or was written by hand, may give rise to.
+# The errors that a file can cause that is damaged, or was written by hand.
 _UNUSABLE = (UserError, StoreError, OSError, ValueError, LookupError, TypeError, AttributeError)
 
 
@@ -64,7 +64,7 @@ class EndedSweep:
 
 
 class CellCache:
-    """What ``words``, all those after `python -m optbench`, have composed."""
+    """The grids that ``words``, all those after `python -m optbench`, have composed."""
 
     def __init__(self, words: Sequence[str]) -> None:
         self._words = list(words)

@@ -17,7 +17,7 @@ def of_this_machine() -> int | None:
     limits = []
     address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
     if address_space != resource.RLIM_INFINITY:
-        # What is mapped and not used, such as libraries, counts here too.
+        # Mapped memory that is not used, such as libraries, counts here, too.
         pages, resident = _pages()
         limits.append(address_space - (pages - resident) * resource.getpagesize())
     try:

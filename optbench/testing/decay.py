@@ -27,7 +27,7 @@ _MATCHES = {
     "decoupled": {TIMES_RATE, BOTH, AFTER, OWN_RATE},
     "decoupled, not times the learning rate": {PLAIN},
 }
-# How much of the effect of the decay may be something else, and the excess below which there is none.
+# The share of the effect of the decay that may be something else, and the excess below which there is none.
 _SHARE, _ROUNDING = 1e-3, 1e-5
 Path = list[dict[str, Tensor]]
 

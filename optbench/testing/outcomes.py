@@ -10,7 +10,7 @@ from torch import Tensor
 Numbers = Mapping[str, Tensor]
 # In float64 a different order of summation changes a few of the last digits; a few steps of training add to that.
 RTOL, ATOL = 1e-7, 1e-9
-# How much larger than the effect of one unit in the last place of the initial weights a difference by rounding may be.
+# A difference by rounding may be so many times the effect of one unit in the last place of the initial weights.
 _FACTOR = 1e3
 
 

@@ -24,7 +24,7 @@ _COMMON = (
     "optimizer=adam", "batch=16", "ghost_batch_size=4", "budget.steps=4", "evaluate_train=16", "eval_every=100steps",
     "tracker=none", "progress=false", "log_every=1",
 )  # fmt: skip
-# What goes with what: data for a model that reads them, and a model for data of a kind, both small.
+# Small pairs: data for a model that reads them, and a model for data of a kind.
 _DATA = {
     "image": ("dataset=digits", "dataset.train_limit=200", "dataset.validation=16"),
     "tokens": ("dataset=text", "dataset.sequence_length=12", "dataset.train_limit=200"),

@@ -21,7 +21,7 @@ from optbench.theory.noisy_quadratic import Array, LinearMethod
 
 # A segment has at most 2^18 steps: 512 rows and 512 columns for each direction.
 _LONGEST = 18
-# What rounding may add to a lower bound of the risk, relative to the target.
+# Rounding may add this to a lower bound of the risk, relative to the target.
 _MARGIN = 1e-6
 
 

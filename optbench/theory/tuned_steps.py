@@ -28,7 +28,7 @@ FAMILIES: Mapping[str, tuple[Family, int | None]] = {
 _RATES = range(2, -17, -1)
 # The longest searches on the first grid, one after the other until one finds something.
 _LIMITS = [2**10, 2**14, 2**18, 2**24]
-# How often the spacing of the grid is halved around its best point; 2^(1/64) is a step of 1.1 %.
+# The spacing of the grid is halved so many times around its best point; 2^(1/64) is a step of 1.1 %.
 _HALVINGS = 6
 
 

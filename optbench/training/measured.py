@@ -1,4 +1,4 @@
-"""What a run measures of itself while it trains: peak memory, and seconds of evaluation, over all parts of a resumed run.
+"""Measurements of a run itself while it trains: peak memory, and seconds of evaluation, over all parts of a resumed run.
 
 The peak of the host is that of this run alone: a worker trains one run after another in one process, and the kernel's mark of
 the largest resident size is set back when a run begins. Where that is refused, the peak is unknown.

@@ -26,8 +26,8 @@ from optbench.training.task import Task
 PEAK = 2.0
 # The share of a machine's memory that runs take; the rest is for files, other programs, and what was not foreseen.
 SHARE = 0.7
-# What a process with torch and Lightning holds on the CPU, and a CUDA context on a GPU: the same in every run, unlike what a
-# process happens to hold when the choice is made.
+# The memory of a process with torch and Lightning on the CPU, and of a CUDA context on a GPU: the same in every run, unlike that
+# which a process happens to hold when the choice is made.
 _PROGRAM, _CONTEXT = 700 * 10**6, 500 * 10**6
 # Vectors of the length of all parameters that methods keep whose state a toy does not show.
 _VECTORS = 10

@@ -23,7 +23,7 @@ CELLS = ["kfac_natural", "preresnet110", "fashion_mnist", "4096", "7", "done", "
 
 @pytest.fixture
 def shown(tmp_path, monkeypatch, capsys):
-    """What a command prints on a screen of some width."""
+    """The output of a command on a screen of some width."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("optbench.sweep.launchers.slurm.queued", lambda ids: {})
     names = {"optimizer": "kfac_natural", "model": "preresnet110", "dataset": "fashion_mnist", "batch": 4096, "seed": 7}

@@ -60,7 +60,7 @@ def snapshot(folder="results"):
 
 
 def killed_at(number, words):
-    """Whether the command, in a process of its own, dies at its ``number``-th change to the file system."""
+    """True if the command, in a process of its own, dies at its ``number``-th change to the file system."""
 
     def run():
         die_at(number)

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("an_empty_folder_and_an_empty_queue")
 
 @pytest.fixture
 def dispatched(monkeypatch):
-    """What was handed to a launcher: (run ids, launcher), in a list."""
+    """The runs that were handed to a launcher: (run ids, launcher), in a list."""
     calls = []
     # Runs are called here after what they are doing, which no configuration has as its run id.
     of_the_machine = {"tracker": TRACKER, "data_dir": "data"}

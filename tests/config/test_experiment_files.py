@@ -16,7 +16,7 @@ WORDS = ["dataset=digits", "model=mlp", "budget.steps=5", "tracker=none", "dry_r
 
 @pytest.fixture
 def answer(tmp_path, monkeypatch, capsys):
-    """What the command line says to an experiment ``mine`` with this content: (exit status, output, the message)."""
+    """The answer of the command line to an experiment ``mine`` with this content: (exit status, output, the message)."""
     shutil.copytree(configuration.conf_dir(), tmp_path / "conf")
     monkeypatch.setenv("OPTBENCH_CONF", str(tmp_path / "conf"))
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")

@@ -33,7 +33,7 @@ def runs(name):
 
 
 class Committed:
-    """What an analysis asks a study, as far as the committed table of runs has it."""
+    """The study that an analysis asks, as far as the committed table of runs has it."""
 
     def __init__(self, name, scale="laptop"):
         self.name, self.scale, self.runs = name, scale, runs(name)
@@ -58,7 +58,7 @@ class Committed:
 
 @cache
 def findings(name):
-    """What the analysis of a study finds in its committed runs, with short bootstraps."""
+    """The findings of the analysis of a study in its committed runs, with short bootstraps."""
     function = analysis_of(name)
     if "REPETITIONS" in function.__globals__:
         function.__globals__["REPETITIONS"] = 60

@@ -36,7 +36,7 @@ def measurement(step, arrays, values=None):
 
 
 def study_of(runs, measured):
-    """What an analysis sees of a study; ``measured``: by run id and probe, a list."""
+    """The part of a study that an analysis sees; ``measured``: by run id and probe, a list."""
     frame = pd.DataFrame(runs)
     if "config.budget.epochs" not in frame:
         frame["config.budget.epochs"] = 1

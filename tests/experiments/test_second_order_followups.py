@@ -41,7 +41,7 @@ def test_the_grids_expand_to_their_runs(name, runs, tmp_path, capsys):
 
 
 def ranked(rows):
-    """What `scored` returns: rows of (method, seed, choice, score)."""
+    """The rows that `scored` returns: rows of (method, seed, choice, score)."""
     frame = pd.DataFrame(rows, columns=["method", "seed", "choice", "score"])
     frame["run_id"] = [f"r{number}" for number in range(len(frame))]
     return frame.assign(status="done", optimizer="sgd", validation_accuracy=0.5)

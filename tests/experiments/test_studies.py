@@ -29,7 +29,7 @@ FULL = [pytest.param(name, "full", marks=pytest.mark.slow) for name in STUDIES]
 
 
 def expanded(name, scale, *words):
-    """What the sweeper's configuration says, and the cells that it makes with ``words`` in place of its own."""
+    """The sweeper's configuration, and the cells that it makes with ``words`` in place of its own."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(config_dir=str(configuration.conf_dir()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
@@ -41,7 +41,7 @@ def expanded(name, scale, *words):
 
 
 def keys(expansion):
-    """What tells the cells apart, as tuples of optimizer, batch, trial, learning rate, seed and remedies."""
+    """The values that tell the cells apart, as tuples of optimizer, batch, trial, learning rate, seed and remedies."""
     found = []
     for cell in expansion.cells:
         config = cell.config
@@ -150,7 +150,7 @@ def store(root, name, runs):
 
 
 def analyse(name, study):
-    """What the study's analysis finds, with short bootstraps: the intervals need only be sane here."""
+    """The findings of the study's analysis, with short bootstraps: the intervals need only be sane here."""
     function = analysis_of(name)
     if "REPETITIONS" in function.__globals__:
         function.__globals__["REPETITIONS"] = 40

@@ -174,7 +174,7 @@ def test_forget_bias_is_that_of_the_forget_gates_alone():
 
 
 def nonzeros(units):
-    """How many entries of each unit's incoming weights (units, ...) are not zero."""
+    """The number of entries of each unit's incoming weights (units, ...) that are not zero."""
     return units.detach().flatten(1).count_nonzero(1).tolist()
 
 

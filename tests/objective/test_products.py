@@ -721,7 +721,7 @@ def test_a_trial_elsewhere_keeps_the_graph():
 
 @pytest.mark.parametrize("how", ["finish", "change", "mode", "delete"])
 def test_no_graph_outlives_its_parameters(how):
-    """What a forward pass has recorded is freed by reference counts alone."""
+    """The record of a forward pass is freed by reference counts alone."""
     objective = objective_of("mlp", micro_batch=4, cached_graphs=None)
     alive = []
     objective.network.model[2].register_forward_hook(lambda module, inputs, outputs: alive.append(weakref.ref(outputs)))
@@ -937,7 +937,7 @@ def rank_problem(name, group):
 
 
 def all_products(objective):
-    """What every rank shares, and what it has of its own examples."""
+    """The values that every rank shares, and those of its own examples."""
     vectors, last = vectors_of(objective, 2), torch.linspace(-1, 1, 16, dtype=torch.float64)
     share = slice(objective._first, objective._first + len(objective.outputs()))
     back = last[share, None] * objective.outputs()

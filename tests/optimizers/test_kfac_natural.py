@@ -142,7 +142,7 @@ def test_the_first_step_is_along_the_solution_of_the_damped_factors(structure):
 @pytest.mark.parametrize("momentum", [True, False])
 @pytest.mark.parametrize("make", [lambda: chain(4, 3, 2), Scaled])
 def test_a_step_minimizes_the_exact_quadratic_model(make, momentum, lr):
-    """Where it has its minimum over a few directions, the gradient of M is orthogonal to each of them."""
+    """At its minimum over a few directions, the gradient of M is orthogonal to each of them."""
     damping, decay = 0.3, 0.01
     problem = Problem(make(), damping=damping, weight_decay=decay, damping_period=5, lr=lr, adaptive_momentum=momentum)
     problem.step(3)

@@ -26,7 +26,7 @@ class Given(PSGDKron):
 
 
 def kept(kind=Given, **options):
-    """What makes an optimizer, and a list of those made."""
+    """A function that makes an optimizer, and a list of those made."""
     made = []
 
     def make(parameters):

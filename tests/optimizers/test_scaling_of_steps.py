@@ -21,7 +21,7 @@ DEGREES = {"linear": 1.0, "sqrt": 0.0}
 
 
 def moved(choice, scale):
-    """How far steps 7 to 12 along random gradients times ``scale`` take a small network, without weight decay.
+    """The length of steps 7 to 12 along random gradients times ``scale`` take a small network, without weight decay.
 
     The first steps of RAdam are not yet divided by the gradient's size.
     """

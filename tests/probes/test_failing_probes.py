@@ -150,7 +150,7 @@ def test_probe_seconds_are_no_training_seconds(tmp_path, monkeypatch):
 
 
 def test_a_probe_of_one_s_own_is_one_class(tmp_path):
-    """What CONTRIBUTING shows: a class with `measure`, run by the same machinery."""
+    """The example of CONTRIBUTING: a class with `measure`, run by the same machinery."""
     from optbench.probes import Probes, ProbeSchedule, ScheduledProbe
 
     class Steps(Probe):

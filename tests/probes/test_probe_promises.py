@@ -1,4 +1,4 @@
-"""What every probe in conf/probe promises: whoever adds a file gets these tests for nothing.
+"""The promises of every probe in conf/probe: whoever adds a file gets these tests for nothing.
 
 1. It changes nothing: the run with it ends bit for bit where the run without it ends.
 2. It measures at the same steps, and finds the same, in a run that is stopped and resumed.

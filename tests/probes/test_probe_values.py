@@ -1,4 +1,4 @@
-"""What single probes measure, against dense matrices and loops by hand."""
+"""The values of single probes, against dense matrices and loops by hand."""
 
 import math
 

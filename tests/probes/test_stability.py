@@ -26,7 +26,7 @@ METHODS = {
 
 
 def grown(method, factor):
-    """How much a parameter with the curvature ``factor`` times the largest stable one grows in 3,000 steps."""
+    """The growth in 3,000 steps of a parameter with the curvature ``factor`` times the largest stable one."""
     parameter = torch.nn.Parameter(torch.tensor([1.0], dtype=torch.float64))
     optimizer = METHODS[method]([parameter])
 

@@ -58,7 +58,7 @@ class Table:
         return found
 
     def train(self, pick):
-        """What is seen of a run that is trained as far as it was chosen."""
+        """The result of a run that is trained as far as it was chosen."""
         until = self._steps if pick.until is None else pick.until
         state, stop = self._ended.get(tuple(pick.cell.values()), ("done", self._steps))
         if stop > until or (stop == until and state == "done" and pick.until is not None):

@@ -76,7 +76,7 @@ def optbench(capsys, *words):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """What LONG ends with where nothing happens to it."""
+    """The result of LONG where nothing happens to it."""
     folder = tmp_path_factory.mktemp("undisturbed")
     sweep(folder, *LONG)
     return by_seed(folder)

@@ -72,7 +72,7 @@ def die_at(number):
 
 
 class Log:
-    """What happened to which run, in order, written by many processes. A session is one taking of one run."""
+    """A record of events of runs, in order, written by many processes. A session is one taking of one run."""
 
     def __init__(self, path):
         self.path = path

@@ -1,4 +1,4 @@
-"""What the tests of sweeps share: the real command line as a process, and what it left behind."""
+"""Parts that the tests of sweeps share: the real command line as a process, and what it left behind."""
 
 import os
 import subprocess

@@ -76,7 +76,7 @@ def ended(ended_once, monkeypatch):
 
 @pytest.fixture
 def composed(monkeypatch):
-    """How often a grid was composed."""
+    """The number of times that a grid was composed."""
     calls = []
 
     def expand(*arguments, **options):

@@ -1,4 +1,4 @@
-"""What is shown of a sweep, drawn into a string; the clock is the tests' own."""
+"""The display of a sweep, drawn into a string; the clock is the tests' own."""
 
 import io
 import time

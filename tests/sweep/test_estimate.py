@@ -1,4 +1,4 @@
-"""What planned runs will take, by closed numbers from runs whose summaries are written by hand."""
+"""The time that planned runs will take, by closed numbers from runs whose summaries are written by hand."""
 
 import pytest
 

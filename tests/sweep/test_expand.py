@@ -74,7 +74,7 @@ def loader(conf):
 
 @pytest.fixture
 def compositions(loader, monkeypatch):
-    """How many configurations Hydra composed."""
+    """The number of configurations that Hydra composed."""
     counted = []
 
     def count(config_name, overrides, run_mode):

@@ -1,4 +1,4 @@
-"""What a Slurm job does with its workers, which are shell scripts here: how it ends, and what it answers to a signal."""
+"""A Slurm job and its workers, which are shell scripts here: its end, and its answer to a signal."""
 
 import os
 import signal

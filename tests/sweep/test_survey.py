@@ -1,4 +1,4 @@
-"""What a sweep's runs are doing, told from files written by hand; and putting them back."""
+"""The states of a sweep's runs, told from files written by hand; and putting them back."""
 
 import json
 import os

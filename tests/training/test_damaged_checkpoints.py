@@ -352,7 +352,7 @@ def test_lost_arrays_and_figures_not_yet_drawn_are_made_good(tmp_path, monkeypat
 
 
 def leave_litter(directory):
-    """What a process leaves that is killed in the middle of everything; returns the files."""
+    """Leave the files of a process that is killed in the middle of everything; returns them."""
     dead = subprocess.Popen(["true"])
     dead.wait()
     process = {"host": os.uname().nodename, "machine": this_machine(), "pid": dead.pid, "started": "1"}

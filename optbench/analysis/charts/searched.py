@@ -80,7 +80,7 @@ class Looked:
 
 
 def where(looked: Looked, answers: Callable[[Sequence[str]], list[Series]] = lambda panels: []) -> list[Chart]:
-    """Where the search looked: the chosen cells, shaded by the time at which they were chosen.
+    """The cells that the search chose, shaded by the time at which they were chosen.
 
     answers: for the panels that are drawn, further series, such as the optimum of each condition.
     """

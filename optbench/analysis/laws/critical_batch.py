@@ -168,7 +168,7 @@ class CriticalBatchIntervals:
 
     @property
     def not_identified(self) -> str:
-        """Why the data do not determine B_c; "" if they do."""
+        """The reason for which the data do not determine B_c; "" if they do."""
         if self.fit.limit or math.isnan(self.fit.batch):
             return self.fit.limit or "fewer than two batch sizes have a time"
         if max(self.ends) > _ENDS * min(self.ends):

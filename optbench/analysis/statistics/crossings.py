@@ -1,4 +1,4 @@
-"""Where a series of evaluations crosses a target, interpolated between two of them."""
+"""The time at which a series of evaluations crosses a target, interpolated between two of them."""
 
 import math
 

@@ -111,7 +111,7 @@ class SearchInterval(Interval):
 
     @property
     def against_zero(self) -> Literal["above", "below", "not told", "undecided"]:
-        """Where the estimate lies: "undecided" if this interval and the percentiles of the resamples disagree about 0.
+        """The side of 0 of the estimate: "undecided" if this interval and the percentiles of the resamples disagree about 0.
 
         They disagree if the resamples are skewed, as when few trials of a search are good.
         """

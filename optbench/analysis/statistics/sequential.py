@@ -179,7 +179,7 @@ def _threshold(table: Mapping[float, tuple[float, ...]], alpha: float, maximum: 
 
 @dataclass(frozen=True)
 class Rule:
-    """When a comparison stops, and with which outcome.
+    """The rule by which a comparison stops, with an outcome.
 
     margin: the difference below which two methods count as equal, in the units of the differences; None: there is no outcome
     "within". alpha: the probability of "better" or "worse" if the mean is 0. beta: that of "within" if the mean is at the

@@ -65,7 +65,7 @@ class Times:
 
     @property
     def reached(self) -> np.ndarray:
-        """Whether each run reached the target."""
+        """True for each run that reached the target."""
         return np.array([cause == "reached" for cause in self.cause], dtype=bool)
 
     @property

@@ -45,7 +45,7 @@ _OBJECTS = {
         "utils.graft.RMSPropGraft",
     ),
 }
-# What the bench decides: schedules are its own. The number of iterations is that of a schedule which is off.
+# Options that the bench decides, as schedules are its own. The number of iterations is that of a schedule which is off.
 _FIXED = {"ranger21": {"num_iterations": 1, "disable_lr_scheduler": True}}
 # State for which float32 is the default, and which has the type of the weights here.
 _TYPES = {"fadam": ("momentum_dtype", "fim_dtype"), "kron": ("precondition_dtype",)}

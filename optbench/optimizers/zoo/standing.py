@@ -35,7 +35,7 @@ class Standing:
 
     @property
     def reason(self) -> str:
-        """Why it is refused, with the choice to use instead where there is one."""
+        """The reason for which it is refused, with the choice to use instead where there is one."""
         instead = f"; use optimizer={self.native}" if self.native else ""
         return f"{self.refused}{instead}"
 

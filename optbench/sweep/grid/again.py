@@ -9,7 +9,7 @@ from optbench.sweep.grid.words import explaining
 
 
 def compose_again(words: Sequence[str]) -> Expansion | Lattice:
-    """What `python -m optbench --multirun` makes of ``words``, in any process; raises UserError for words that it refuses."""
+    """The grids that `python -m optbench --multirun` makes of ``words``, in any process; raises UserError for refused words."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.types import RunMode

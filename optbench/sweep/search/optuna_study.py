@@ -84,7 +84,7 @@ def pause_after(planned: int, stage: int, stages: int) -> int:
 
 
 def _at_stage(run: Seen, steps: int, higher: bool) -> float | None:
-    # What a run does beyond its last pause is not known before all runs of its round have ended.
+    # The results of a run beyond its last pause are not known before all runs of its round have ended.
     if run.state == "waiting" and run.pick.until is not None and steps >= run.pick.until:
         return None
     found = next((value for step, value in run.evaluations if step >= steps), None)
@@ -162,7 +162,7 @@ class OptunaStudy:
         self._study.tell(asked, value, state=TrialState.FAIL if value is None else TrialState.COMPLETE)
 
     def _report(self, trial: OptunaTrial, asked: Any) -> bool:
-        """What the pruner says after the last stage that the trial has reached; some pruners count that they were asked."""
+        """The answer of the pruner after the last stage that the trial has reached; some pruners count that they were asked."""
         prune = False
         for stage, value in trial.at_stages(self._higher):
             asked.report(value, stage)

@@ -23,7 +23,7 @@ class Option(Protocol):
         """As on the command line."""
 
     def distribution(self) -> "BaseDistribution":
-        """What Optuna draws from."""
+        """The distribution that Optuna draws from."""
 
     def word(self, drawn: Any) -> str:
         """The value on the command line for the value that Optuna drew."""
@@ -124,5 +124,5 @@ def option(key: str, entry: Mapping[str, Any]) -> Option:
 
 
 def values_of(options: Sequence[Option], cell: Mapping[str, str]) -> dict[str, Any]:
-    """What Optuna drew for a cell."""
+    """The values that Optuna drew for a cell."""
     return {option.key: option.drawn(cell[option.key]) for option in options}

@@ -68,7 +68,7 @@ class RunState:
 
 @dataclass(frozen=True)
 class Known:
-    """What the index of the results says of a run that has ended: ``code`` of its summary, and its tags."""
+    """The entries of the index of results for a run that has ended: ``code`` of its summary, and its tags."""
 
     state: Phase
     why: str

@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 from optbench.store import StoreError
 
 DESCRIPTION = ".metadata"  # the file in which torch.distributed.checkpoint describes a folder
-# What the description of a folder of shards may consist of; a pickle with anything else is not read.
+# The classes that the description of a folder of shards may have; a pickle with any other is not read.
 _METADATA = {
     "torch.distributed.checkpoint.metadata": {
         "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta", "TensorProperties", "TensorStorageMetadata",

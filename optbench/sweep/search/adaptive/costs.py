@@ -1,4 +1,4 @@
-"""What a search spends, and what a run of each condition costs."""
+"""The budget of a search, and the cost of a run of each condition."""
 
 import math
 
@@ -10,7 +10,7 @@ from optbench.sweep.search.method import Options, Problem
 
 
 def cost_of(options: Options) -> str:
-    """What is spent: steps, runs or seconds."""
+    """The unit that is spent: steps, runs or seconds."""
     cost = str(options["cost"])
     return cost if cost != "auto" else ("runs" if isinstance(options["budget"], int) else "steps")
 

@@ -92,7 +92,7 @@ class Search:
 
 
 class Outcomes:
-    """What is known of the cells of one search.
+    """The results of the cells of one search, as far as they are known.
 
     losses (B, U, S): NaN if none, infinity if diverged. pending: chosen, without a result. lost: ended without an outcome.
     diverged: infinite because the run diverged. steps, seconds: those taken, NaN if unknown. first: the loss before training; NaN
@@ -155,7 +155,7 @@ class Outcomes:
         return int((~np.isnan(self.losses)).sum())
 
     def key(self) -> tuple[object, ...]:
-        """What a posterior depends on."""
+        """All values that a posterior depends on."""
         return self.losses.tobytes(), self.lost.tobytes(), self.started, self.first, self.horizon
 
     @property

@@ -127,7 +127,7 @@ def _elsewhere(outcomes: Outcomes, drawn: Posterior, tables: Tables) -> np.ndarr
 
 
 def _targets(tables: Tables) -> np.ndarray:
-    """What is to be known (Q, M): the exponent and all optima, in units of octaves, without their outermost hundredths.
+    """The quantities to be known (Q, M): the exponent and all optima, in units of octaves, without their outermost hundredths.
 
     Conditions count by their importance.
     """
@@ -145,7 +145,7 @@ def _targets(tables: Tables) -> np.ndarray:
 
 
 def _without(deviations: np.ndarray, targets: np.ndarray, cell: int) -> tuple[np.ndarray, np.ndarray]:
-    """What remains once the cell is known: the residuals of the regression on it."""
+    """The rest once the cell is known: the residuals of the regression on it."""
     own = deviations[cell]
     square = float(own @ own)
     if square <= 0:
