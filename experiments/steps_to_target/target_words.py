@@ -54,15 +54,10 @@ def _told_apart(ratios: pd.DataFrame) -> str:
     if over.empty:
         return ""
     larger, smaller = over["identified"] & (over["low"] > 1), over["identified"] & (over["high"] < 1)
-    parts = []
-    for here, words in (
-        (larger, "larger for"),
-        (smaller, "smaller for"),
-        (~larger & ~smaller, "not told apart, or not identified, for"),
-    ):
-        each = ", ".join(f"{method(row['optimizer'])} ({_ratio(row)} times)" for _, row in over[here].iterrows())
-        parts += [f"{words} {each}"] if each else []
-    return f"Beside that of {method(PLAIN)} it is {'; '.join(parts)}. "
+    parts = _parts(
+        over["optimizer"], {"larger than": larger, "smaller than": smaller, "not told from": ~larger & ~smaller}
+    )
+    return " ".join(f"That of {names} is {words} {method(PLAIN)}'s." for words, names in parts) + " "
 
 
 def _trends(table: pd.DataFrame) -> str:
@@ -71,15 +66,15 @@ def _trends(table: pd.DataFrame) -> str:
     if trends.empty:
         return ""
     grows, shrinks = trends["low"] > 0, trends["high"] < 0
-    parts = []
-    for here, words in (
-        (grows, "grows over"),
-        (shrinks, "shrinks over"),
-        (~grows & ~shrinks, "has no clear trend over"),
-    ):
-        each = ", ".join(f"{method(row['over'])} (slope {_ratio(row, '.2f')})" for _, row in trends[here].iterrows())
-        parts += [f"{words} {each}"] if each else []
-    return f"{method(ADVANCED)}'s advantage in steps, as the batch grows, {'; it '.join(parts)}."
+    here = {"grows over": grows, "shrinks over": shrinks, "has no clear trend over": ~grows & ~shrinks}
+    each = ", ".join(f"{words} {names}" for words, names in _parts(trends["over"], here))
+    return f"As the batch grows, {method(ADVANCED)}'s advantage in steps {each}."
+
+
+def _parts(optimizers: pd.Series, here: Mapping[str, pd.Series]) -> list[tuple[str, str]]:
+    """The words with the names of the optimizers for which they hold, without those that hold for none."""
+    names = {words: [str(method(name)) for name in optimizers[where]] for words, where in here.items()}
+    return [(words, " and ".join(filter(None, [", ".join(own[:-1]), own[-1]]))) for words, own in names.items() if own]
 
 
 def notes(tables: Tables, targets: Sequence[float], found: Curves, study: Study) -> list[str]:
@@ -91,6 +86,7 @@ def notes(tables: Tables, targets: Sequence[float], found: Curves, study: Study)
         "the search, seeds are resampled, and the rate is chosen again in each draw.",
         *_of_choices(chosen, found, study),
         *_of_fits(tables["critical_batch"], targets),
+        *_of_ratios(tables["critical_batch_ratios"]),
         *_of_regimes(tables["regimes"]),
         *_of_advantage(tables["advantage"]),
         *_of_noise(tables["noise_scale"], tables["critical_batch"], targets[0]),
@@ -164,6 +160,13 @@ def _of_fits(table: pd.DataFrame, targets: Sequence[float]) -> list[str]:
     return said
 
 
+def _of_ratios(ratios: pd.DataFrame) -> list[str]:
+    """The critical batches over that of plain SGD."""
+    over = ratios[(ratios["over"] == PLAIN) & ratios["low"].notna()] if len(ratios) else ratios
+    each = ", ".join(f"{method(row['optimizer'])} {_ratio(row)}" for _, row in over.iterrows())
+    return [f"Critical batches over that of {method(PLAIN)}: {each}."] if each else []
+
+
 def _of_regimes(regimes: pd.DataFrame) -> list[str]:
     """The counts of regimes, and what the ends of the batch sizes save in steps and spend in examples."""
     if regimes.empty:
@@ -196,9 +199,14 @@ def _of_advantage(table: pd.DataFrame) -> list[str]:
         parts.append(
             f"{method(str(other))} " + " and ".join(f"{_ratio(row)} at batch {row['batch']:g}" for row in ends)
         )
-    return [
+    trends = table[table["batch"].isna()]
+    slopes = ", ".join(f"{method(row['over'])} {_ratio(row, '.2f')}" for _, row in trends.iterrows())
+    said = [
         f"Steps over those of {method(ADVANCED)}, which at equal batch are examples over its examples: {'; '.join(parts)}."
     ]
+    return (
+        [*said, f"The slopes of the logarithms of these ratios over that of the batch: {slopes}."] if slopes else said
+    )
 
 
 def _of_noise(noise: pd.DataFrame, fits: pd.DataFrame, target: float) -> list[str]:

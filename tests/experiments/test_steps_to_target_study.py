@@ -57,9 +57,8 @@ def test_k_facs_advantage_is_a_ratio_at_the_best_rates_and_grows_with_the_batch(
     assert trend["ratio"] == pytest.approx(np.polyfit(np.log(BATCHES), ratios, 1)[0], rel=0.01)
     # Of three seeds a side: no exact p-value is below 0.1, and none of equal times above 1.
     assert at["p_logrank"].between(0.1 - 1e-9, 1).all()
-    assert (
-        f"K-FAC's advantage in steps, as the batch grows, grows over SGD (slope {trend['ratio']:.2f}" in findings.answer
-    )
+    assert "As the batch grows, K-FAC's advantage in steps grows over SGD." in findings.answer
+    assert any(f"over that of the batch: SGD {trend['ratio']:.2f} [" in note for note in findings.notes)
     drawn(findings)
 
 
@@ -68,7 +67,8 @@ def test_critical_batches_are_compared_as_ratios(findings):
     assert row["ratio"] == pytest.approx(8, rel=0.05)
     assert row["low"] > 1
     assert row["identified"]
-    assert "Beside that of SGD it is larger for K-FAC (" in findings.answer
+    assert "That of K-FAC is larger than SGD's." in findings.answer
+    assert any(note.startswith("Critical batches over that of SGD: K-FAC 8") for note in findings.notes)
     table = findings.tables["critical_batch"].set_index(["target", "optimizer"])
     assert table.loc[(0.8, "kfac"), "examples_min"] == pytest.approx(50 * 512, rel=0.05)
     assert (table["not_identified"] == "").all()
