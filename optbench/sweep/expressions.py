@@ -38,6 +38,14 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 }
 
 
+class _Known(dict[str, Any]):
+    """The values of some keys of a configuration."""
+
+
+class _OpenError(Exception):
+    """The value of an expression depends on keys whose values are not known."""
+
+
 @dataclass(frozen=True)
 class Expression:
     """One parsed expression; make it with `Expression.parse`.
@@ -79,6 +87,16 @@ class Expression:
         Raises UserError for a key that ``config`` does not have, and for operands of incompatible types.
         """
         return self._value(self._tree, config)
+
+    def decided(self, known: Mapping[str, Any]) -> bool | None:
+        """As `holds` for every configuration with the values ``known`` of some keys; None if other keys may matter.
+
+        known: by keys without a dot, the value of a group is the name of its choice.
+        """
+        try:
+            return bool(self._value(self._tree, _Known(known)))
+        except (_OpenError, UserError):  # the whole configuration tells an error
+            return None
 
     @staticmethod
     def _place(text: object, where: str) -> str:
@@ -140,10 +158,17 @@ class Expression:
 
     def _either_or_all(self, parts: list[ast.expr], config: Mapping[str, Any], decisive: bool) -> Any:
         value: Any = None
+        is_open = False
         for part in parts:
-            value = self._value(part, config)
+            try:
+                value = self._value(part, config)
+            except _OpenError:
+                is_open = True
+                continue
             if bool(value) is decisive:
-                break
+                return value
+        if is_open:
+            raise _OpenError
         return value
 
     def _arithmetic(self, node: ast.expr, function: Callable[[Any, Any], Any], left: Any, right: Any) -> Any:
@@ -185,6 +210,10 @@ class Expression:
             say(".".join(path))
             path = tuple(now.split("."))
         key = path[0]
+        if isinstance(config, _Known) and (len(path) > 1 or key not in config):
+            if len(path) == 1 and key in _WORDS:
+                return _WORDS[key]
+            raise _OpenError
         if key not in config:
             if len(path) == 1 and key in _WORDS:
                 return _WORDS[key]

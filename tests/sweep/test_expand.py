@@ -262,6 +262,35 @@ def test_excluded_cells_are_counted_and_not_checked(loader):
     assert expansion.axes == {"optimizer": ["sgd", "momentum", "adam"], "batch": ["64", "1000000"]}
 
 
+def test_cells_that_the_words_exclude_are_not_composed(loader, compositions):
+    words = [*SMALL, "optimizer=sgd,momentum,adam,lamb", "batch=64,128"]
+    expansion = expand(
+        loader, words, exclude=["optimizer not in ['sgd', 'adam'] or optimizer == 'adam' and batch > 64"]
+    )
+    kept = [("optimizer=sgd", "batch=64"), ("optimizer=sgd", "batch=128"), ("optimizer=adam", "batch=64")]
+    assert [cell.overrides for cell in expansion.cells] == kept
+    assert expansion.excluded == 5
+    assert {word for overrides in compositions for word in overrides if "optimizer=" in word} == {
+        "optimizer=sgd",
+        "optimizer=adam",
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "exclude", "kept"),
+    [
+        # The name of such a choice is one of its options.
+        (["optimizer=zoo", "optimizer.name=lion,tiger"], "optimizer == 'zoo'", 2),
+        (["optimizer=zoo", "optimizer.name=lion,tiger"], "optimizer == 'lion'", 1),
+        (["transform=cautious,none"], "'cautious' in transform", 1),
+        (["batch=64", "base_batch=${batch},32"], "base_batch == 64", 1),
+    ],
+)
+def test_conditions_on_values_that_words_do_not_tell_see_the_composed_cell(loader, words, exclude, kept):
+    assert len(expand(loader, [*SMALL, *words]).cells) == 2
+    assert len(expand(loader, [*SMALL, *words], exclude=exclude, may_be_empty=True).cells) == kept
+
+
 def test_conditions_see_what_was_asked_for_and_not_what_a_trial_draws(loader):
     words = [*SMALL, "trial=0,1,2"]
     assert expand(loader, words, exclude="optimizer.learning_rate != 0.1").excluded == 0

@@ -162,3 +162,26 @@ def test_what_cannot_be_evaluated_names_the_expression_and_why(text, message):
     with pytest.raises(UserError, match=message) as caught:
         expression(CONFIG)
     assert str(caught.value).startswith(f"where: {text}: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("optimizer == 'lamb' and batch < 256", True),
+        ("batch > 256 and model.depth > 3", False),  # the known part decides
+        ("model.depth > 3 and batch > 256", False),
+        ("batch < 256 or unknown_key > 3", True),
+        ("unknown_key > 3 or batch < 256", True),
+        ("batch < 256 and model.depth > 3", None),
+        ("batch > 256 or seed == 3", None),
+        ("not seed", None),
+        ("optimizer.learning_rate > 0.1", None),  # of a choice only the name is known
+        ("seed + batch > 0", None),
+        ("batch == true", False),
+        ("batch < 'large'", None),  # the whole configuration tells the error
+    ],
+)
+def test_a_condition_is_decided_by_some_values_as_by_all(text, value):
+    assert Expression.parse(text).decided({"optimizer": "lamb", "batch": 128}) is value
+    if value is not None and "unknown_key" not in text:
+        assert Expression.parse(text).holds(CONFIG) is value

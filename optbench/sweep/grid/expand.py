@@ -16,7 +16,7 @@ from optbench.errors import UserError
 from optbench.sweep.expressions import Expression
 from optbench.sweep.grid.composing import Composer
 from optbench.sweep.grid.selecting import Selection
-from optbench.sweep.grid.words import LIMIT, Word, factors_of, words_of
+from optbench.sweep.grid.words import LIMIT, Word, factors_of, told_by, words_of
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
@@ -131,12 +131,15 @@ class CellMaker:
         }
         self.count = math.prod(len(values) for values in self.axes.values())
         self._composer = Composer(config_loader, self.factors, master)
+        self._told: dict[str, Mapping[str, Any]] = {}  # by the text of a word
 
     def make(self, words: Sequence[Word], shared: SharedParts | None = None) -> Cell | Left:
         """The cell with ``words``, one for each factor; or the reason for which there is none.
 
         ``shared``: for cells that are made at one time, from the same files and data.
         """
+        if self._is_excluded(words):
+            return Left.EXCLUDED
         overrides = tuple(word.text for factor, word in zip(self.factors, words, strict=True) if factor.is_axis)
         with _naming(overrides if self.count > 1 else ()):
             composed = self._composer.compose(words)
@@ -157,8 +160,24 @@ class CellMaker:
         return bool(self._conditions) or self.selection.is_given
 
     def holds(self, words: Sequence[Word]) -> bool:
-        """True if there is a cell with ``words``; faster than `make`, because it is not resolved."""
-        return self._left(self._composer.compose(words)) is None
+        """True if there is a cell with ``words``; faster than `make`: not resolved, and not composed where the words tell."""
+        excluded = self._is_excluded(words)
+        return self._left(self._composer.compose(words)) is None if excluded is None else not excluded
+
+    def _is_excluded(self, words: Sequence[Word]) -> bool | None:
+        """True if a condition excludes the cell with ``words``, False if none does; None if the words alone do not tell.
+
+        Composing a cell takes some thousand times as long.
+        """
+        if self.selection.is_given:
+            return None
+        known: dict[str, Any] = {}
+        for factor, word in zip(self.factors, words, strict=True):
+            if word.text not in self._told:
+                self._told[word.text] = told_by(factor, word)
+            known |= self._told[word.text]
+        outcomes = [condition.decided(known) for condition in self._conditions]
+        return True if True in outcomes else None if None in outcomes else False
 
     def _left(self, composed: Config) -> Left | None:
         if not self.selection.holds(composed):

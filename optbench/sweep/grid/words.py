@@ -68,6 +68,27 @@ class Factor:
         return self.override.key_or_group.split(".")
 
 
+def told_by(factor: Factor, word: Word) -> dict[str, Any]:
+    """The key and the value that every configuration with the word has, as conditions see them; empty if this is not sure.
+
+    A choice is seen under its name, which some choices take from an option.
+    """
+    from hydra.core.override_parser.types import OverrideType
+
+    override, key = factor.override, factor.override.key_or_group
+    is_change = override.type is OverrideType.CHANGE and override.package is None and not override.is_hydra_override()
+    if not (is_change and key.isidentifier() and word.is_plain):
+        return {}
+    if key in configuration.GROUPS:
+        if word.value not in configuration.choices(key):
+            return {}
+        choice = configuration.read_choice(key, str(word.value))
+        is_fixed = not configuration.is_free(choice) and not choice["info"].get("named_by")
+    else:
+        is_fixed = key in configuration.front_page()
+    return {key: word.value} if is_fixed else {}
+
+
 def words_of(params: Mapping[str, Any]) -> list[str]:
     """``hydra.sweeper.params`` as words of the command line; raises UserError for an entry that cannot be one."""
     words = []
