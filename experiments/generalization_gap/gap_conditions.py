@@ -58,9 +58,12 @@ class Conditions:
         return dict(sorted(found.items()))
 
 
-def of_study(study: Study) -> Conditions | None:
-    """The best rate of every condition; None if no run has trained without a remedy."""
-    runs = study.runs
+def of_study(study: Study, without_seed: int | None = None) -> Conditions | None:
+    """The best rate of every condition, ``without_seed`` as if the runs of this seed were not there.
+
+    None if no run has trained without a remedy.
+    """
+    runs = study.runs[study.runs["seed"] != without_seed]
     if not (runs["status"] == "done").any():
         return None
     epochs = float(runs["config.budget.epochs"].astype(float).mode().iloc[0])
