@@ -56,7 +56,11 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "slurm").symlink_to(ROOT / "slurm")
-    return tmp_path
+    yield tmp_path
+    # Other tests find no modules of this folder.
+    for name, module in [*sys.modules.items()]:
+        if str(getattr(module, "__file__", None) or "").startswith(f"{tmp_path}/"):
+            del sys.modules[name]
 
 
 def write_files(page, folder):
