@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import pandas as pd
 from gap_charts import by_batch_chart, matched_chart, rates_chart, remedies_chart
@@ -10,8 +11,8 @@ from gap_conditions import MOMENTUM, PLAIN, Conditions, in_words, of_study, word
 from gap_sharpness import GROUP, MEASURE, MEASURES, lines_between, sharpness_notes, solutions
 from gap_tables import SMALL, at_equal_train_loss, best_table, equal_updates, remedies, small_minus_large
 
-from optbench.analysis.claim_outcomes import steady
-from optbench.analysis.claims import table
+from optbench.analysis.claim_outcomes import steady, without_each_seed
+from optbench.analysis.claims import Claim
 from optbench.analysis.findings import Findings
 from optbench.analysis.laws.minima import line_chart, measures_chart, ratios
 from optbench.analysis.statistics.intervals import Interval
@@ -33,7 +34,7 @@ def analyse(study: Study) -> Findings:
     sharpness = solutions(study, found)
     sharper = ratios(sharpness, GROUP, MEASURES)
     lines = lines_between(study, found)
-    without = _without_each_seed(study)
+    without = without_each_seed(study.name, study.seeds, partial(_claims_without, study))
     charts = [
         by_batch_chart(best),
         remedies_chart(added),
@@ -52,31 +53,21 @@ def analyse(study: Study) -> Findings:
         "large_over_small_sharpness": sharper,
         "without_a_seed": without,
     }
-    kept = {name: frame for name, frame in tables.items() if len(frame)}
+    kept = {name: table for name, table in tables.items() if len(table)}
     notes = [*_notes(found, best, differences, updates, matched), *sharpness_notes(sharper)]
     made = steady(claims(study.runs, found, differences, added, updates, matched, sharper), without)
     drawn = [chart for chart in charts if chart.series]
     return Findings(QUESTION, _answer(found, differences, added), drawn, kept, notes, [MEASURE], claims=made)
 
 
-def _without_each_seed(study: Study) -> pd.DataFrame:
-    """The claims about the runs without each seed, one table below the other."""
-    seeds = study.seeds
-    tables = []
-    for seed in seeds if len(seeds) > 2 else ():
-        found = of_study(study, seed)
-        if found is not None:
-            sharper = ratios(solutions(study, found), GROUP, MEASURES)
-            parts = (
-                small_minus_large(found),
-                remedies(found),
-                equal_updates(found),
-                at_equal_train_loss(found),
-                sharper,
-            )
-            runs = study.runs[study.runs["seed"] != seed]
-            tables.append(table(claims(runs, found, *parts), study.name).assign(without_seed=seed))
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+def _claims_without(study: Study, seed: int) -> list[Claim]:
+    """The claims about the runs without a seed."""
+    found = of_study(study, seed)
+    if found is None:
+        return []
+    sharper = ratios(solutions(study, found), GROUP, MEASURES)
+    parts = (small_minus_large(found), remedies(found), equal_updates(found), at_equal_train_loss(found), sharper)
+    return claims(study.runs[study.runs["seed"] != seed], found, *parts)
 
 
 # ---- words --------------------------------------------------------------------------------------------------------------

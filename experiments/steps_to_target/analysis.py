@@ -1,6 +1,7 @@
 """Steps to a validation target against batch size: regimes, the critical batch size, and K-FAC's advantage in steps."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import pandas as pd
 from target_charts import (
@@ -25,8 +26,8 @@ from target_tables import (
 )
 from target_words import answer, hanging, notes
 
-from optbench.analysis.claim_outcomes import steady
-from optbench.analysis.claims import table
+from optbench.analysis.claim_outcomes import steady, without_each_seed
+from optbench.analysis.claims import Claim
 from optbench.analysis.findings import Findings
 from optbench.analysis.laws.critical_batch import CriticalBatchIntervals
 from optbench.analysis.laws.noise_scales import noise_scales
@@ -66,7 +67,8 @@ def analyse(study: Study) -> Findings:
     noise = noise.assign(samples=noise["step"] * noise["batch"])
     of_claims = _tables_of_claims(found, fits, noise)
     of_all = claims(runs, of_claims, first)
-    without = _without_each_seed(study, timed[first], horizons, noise, first)
+    claims_without = partial(_claims_without, study, timed[first], horizons, noise, first)
+    without = without_each_seed(study.name, study.seeds, claims_without)
     tables = {
         "chosen_rates": chosen_rates(found),
         **of_claims,
@@ -107,19 +109,14 @@ def _tables_of_claims(
     }
 
 
-def _without_each_seed(
-    study: Study, timed: pd.DataFrame, horizons: Mapping[float, float], noise: pd.DataFrame, target: float
-) -> pd.DataFrame:
-    """The claims about the runs without each seed, one table below the other."""
-    seeds = study.seeds
-    found = []
-    for seed in seeds if len(seeds) > 2 else ():
-        others = timed[timed["seed"] != seed]
-        curves = time_curves(study, others, horizons)
-        scales = noise[noise["seed"] != seed] if len(noise) else noise
-        tables = _tables_of_claims(curves, {target: critical_batches(curves)}, scales)
-        found.append(table(claims(others, tables, target), study.name).assign(without_seed=seed))
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+def _claims_without(
+    study: Study, timed: pd.DataFrame, horizons: Mapping[float, float], noise: pd.DataFrame, target: float, seed: int
+) -> list[Claim]:
+    """The claims about the runs without a seed."""
+    others = timed[timed["seed"] != seed]
+    curves = time_curves(study, others, horizons)
+    scales = noise[noise["seed"] != seed] if len(noise) else noise
+    return claims(others, _tables_of_claims(curves, {target: critical_batches(curves)}, scales), target)
 
 
 def _relaxed(target: float, factor: float, higher: bool) -> float:

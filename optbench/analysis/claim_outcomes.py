@@ -5,11 +5,11 @@ opposite; an interval that allows both, or none, leaves a claim "undecided".
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from optbench.analysis.claims import Claim, Outcome
+from optbench.analysis.claims import Claim, Outcome, table
 from optbench.store.run_directory import FINISHED
 
 if TYPE_CHECKING:
@@ -79,6 +79,14 @@ def steady(found: Sequence[Claim], without: "pd.DataFrame") -> list[Claim]:
         changes = any(part.get(own) != claim.outcome for part in outcomes)
         steadied.append(replace(claim, outcome="undecided") if changes else claim)
     return steadied
+
+
+def without_each_seed(study: str, seeds: Sequence[int], claims: Callable[[int], Sequence[Claim]]) -> "pd.DataFrame":
+    """The tables for `steady`: ``claims`` makes those about the runs without a seed. Empty for fewer than three seeds."""
+    import pandas as pd
+
+    found = [table(claims(seed), study).assign(without_seed=seed) for seed in (seeds if len(seeds) > 2 else ())]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
 def decided(agrees: bool) -> Outcome:
