@@ -1,7 +1,9 @@
 """The page in a real browser, and what it is made of."""
 
+import hashlib
 import json
 import os
+import random
 import re
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -216,11 +218,12 @@ def test_a_run_opens_its_own_settings_and_curves(written, browser):
     ("element", "content", "reason"),
     [
         ("plotly", "AAAA", "a packed part of this file is damaged"),
-        ("plotly", packed("this is no program"), "does not start"),
+        ("plotly", "lzma 20 4 AAAAAAAA", "a packed part of this file is damaged"),
+        ("plotly", packed("this is no program", "lzma"), "does not start"),
         ("data", "AAAA", "a packed part of this file is damaged"),
         (None, "", "this browser has no DecompressionStream"),
     ],
-    ids=["damaged program", "another program", "damaged data", "old browser"],
+    ids=["program without words", "damaged program", "another program", "damaged data", "old browser"],
 )
 def test_a_page_that_cannot_be_drawn_says_so_once(written, browser, element, content, reason, tmp_path):
     text = written[0].read_text(encoding="utf-8")
@@ -548,17 +551,55 @@ def test_a_long_table_says_where_the_rest_is():
     assert "The first 200 of 1,000 rows." in text
 
 
+@pytest.mark.parametrize("method", ["gzip", "lzma"])
 @pytest.mark.parametrize("length", range(40))
-def test_a_packed_text_is_read_as_it_was(length):
+def test_a_packed_text_is_read_as_it_was(length, method):
     """Of lengths that fill the last digits in every way; a digit is one character that HTML does not read otherwise."""
     text = "ä<&\\>'"[: length % 7] + "xyz" * length
-    content = packed(text)
+    content = packed(text, method)
     assert not set("&<\\\n") & set(content)
     assert unpacked(f'<script type="text/plain" id="it">{content}</script>', "it") == text
 
 
+def _noise(seed, letters, length):
+    return "".join(random.Random(seed).choices(letters, k=length))
+
+
+@needs_chromium
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a",
+        "a" * 100_000,
+        "abcdefg" * 20_000 + "\N{INFINITY}",
+        _noise(0, "ab", 50_000),
+        _noise(1, "".join(map(chr, range(1, 3000))), 50_000),
+        # Matches at distances of every size, and the distances before them again.
+        "".join(_noise(k, "abcdefgh", 3 * k) + _noise(k % 7, "xyz", 40) for k in range(1, 400)),
+        # Single bytes at the last distance: copies in which one character of many differs.
+        "".join(f"{_noise(2, 'klmnop', 90)}{k}{_noise(3, 'klmnop', 9)}" for k in range(2000)),
+        _noise(4, "stuvw", 1000) + _noise(5, "".join(map(chr, range(1, 127))), 3_000_000) + _noise(4, "stuvw", 1000),
+    ],
+    ids=["empty", "one", "run", "period", "two letters", "bytes", "distances", "single bytes", "far"],
+)
+def test_the_page_decodes_lzma_as_python_encoded_it(written, browser, text, tmp_path):
+    page = re.sub(
+        r'(<script type="text/plain" id="plotly">)[^<]*',
+        lambda found: found[1] + packed(text, "lzma"),
+        written[0].read_text(),
+    )
+    path = tmp_path / "packed.html"
+    path.write_text(page, encoding="utf-8")
+    browser.open(path, draws=False)
+    digest = """unpack("plotly").then(async (text) => Array.from(new Uint8Array(
+        await crypto.subtle.digest("SHA-256", new TextEncoder().encode(text)))).join(" "))"""
+    assert browser.evaluate(digest) == " ".join(map(str, hashlib.sha256(text.encode()).digest()))
+
+
 def test_a_page_with_a_figure_is_smaller_than_2_mb(written):
-    assert written[0].stat().st_size < 1_950_000
+    assert written[0].stat().st_size < 1_550_000
 
 
 def test_a_claim_that_is_made_several_times_names_the_place_of_each():

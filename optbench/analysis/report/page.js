@@ -1,24 +1,9 @@
-"use strict";
-// Unpacks the data of the page and plotly.js, and draws the figures, each as wide as its place, with its panels in one column
-// where the page is narrow. The text of the page is there before, and stays if anything of this fails.
+// Draws the figures, each as wide as its place, with its panels in one column where the page is narrow. The text of the page is
+// there before, and stays if anything of this fails.
 let DATA;
 const NARROW = window.matchMedia("(max-width: 640px)"), DARK = window.matchMedia("(prefers-color-scheme: dark)");
 let printing = false;
 const CONFIG = {responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"]};
-
-async function unpack(id) {
-  if (!window.DecompressionStream) throw new Error("this browser has no DecompressionStream, which browsers have had since 2023");
-  // packing.py has written it: 13 bits in two digits of base 91, which are ASCII from "!" on without & (38), < (60) and \ (92).
-  const [count, digits] = document.getElementById(id).textContent.split(" "), bytes = new Uint8Array(+count);
-  const digit = (code) => code - 33 - (code > 38) - (code > 60) - (code > 92);
-  for (let place = 0, at = 0, bits = 0, kept = 0; at < bytes.length && place < digits.length; place += 2) {
-    bits = (bits & 255) << 13 | digit(digits.charCodeAt(place)) * 91 + digit(digits.charCodeAt(place + 1));
-    for (kept += 13; kept >= 8 && at < bytes.length; at++) bytes[at] = bits >> (kept -= 8);
-  }
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  // The browser's own message would be of a network, which is not used.
-  return new Response(stream).text().catch(() => { throw new Error("a packed part of this file is damaged"); });
-}
 
 // From columns, which take less room, to what run_table.js reads: for each run its row, its settings, its links and its curves.
 function byRun(data) {

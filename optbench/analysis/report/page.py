@@ -9,6 +9,7 @@ A page is a list of blocks, which are plain data; page.html.j2 and blocks.html.j
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import groupby
@@ -141,7 +142,11 @@ class Page:
     def html(self) -> str:
         """The whole file."""
         data, packed = dict(self.data), {}
-        drawn = [(chart.plotly(), chart.plotly(narrow=True)) for chart in self.charts]
+        draws = bool(self.charts) or "curves" in data
+        with ThreadPoolExecutor(1) as pool:
+            # It takes two seconds, without the interpreter, while the figures are made.
+            program = pool.submit(lambda: packing.packed(_plotly(), "lzma")) if draws else None
+            drawn = [(chart.plotly(), chart.plotly(narrow=True)) for chart in self.charts]
         if drawn:
             data["figures"] = [
                 {**_short(json.loads(wide.to_json())), "narrow": json.loads(narrow.to_json())["layout"]}
@@ -151,8 +156,8 @@ class Page:
             packed["data"] = packing.packed(
                 json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
             )
-        if "figures" in data or "curves" in data:
-            packed["plotly"] = packing.packed(_plotly())
+        if program:
+            packed["plotly"] = program.result()
         halves = _halves(self.blocks, self.charts)
         figures = [
             {"chart": chart, "heights": _heights(*sizes), "half": number in halves}
