@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -223,6 +224,19 @@ def test_the_page_of_a_searched_sweep(searched_sweep, tmp_path):
     page = write(study, Findings("What?", "That."), tmp_path).read_text(encoding="utf-8")
     assert found.sentence in page
     assert (tmp_path / "figures" / "searched_cells.pdf").is_file()
+
+
+def test_a_run_that_is_several_cells_is_counted_once(searched_sweep):
+    """As of two grids that share it."""
+    search = reading.Search.of(searched_sweep)
+    record = search.record()
+    first = record.chosen[0]
+    other = next(value for value in ("0.001", "0.01", "0.1") if value != first.pick.cell["optimizer.learning_rate"])
+    again = replace(first, pick=replace(first.pick, cell={**first.pick.cell, "optimizer.learning_rate": other}))
+    assert again.pick.key not in {each.pick.key for each in record.chosen}
+    alone, both = (search.spent(each, search.seen(each)) for each in (record, record.extended([again])))
+    assert alone.startswith("8 of 36 runs (22 %), ")
+    assert both == alone.replace("8 of 36 runs (22 %)", "8 runs for 9 of 36 cells (25 %)")
 
 
 def test_a_search_that_cannot_be_composed_again_is_said_to_be(searched_sweep, tmp_path, monkeypatch):

@@ -73,7 +73,7 @@ class Searched:
             "Rounds": str(record.rounds),
             "End": why or "it goes on",
         }
-        return cls(f"{search.spent(seen)}: {answer.line}.", facts, drawn, answer.rows)
+        return cls(f"{search.spent(record, seen)}: {answer.line}.", facts, drawn, answer.rows)
 
     def table(self) -> "pd.DataFrame":
         """The answer, a row for each condition, pair or setting, without columns that are empty."""

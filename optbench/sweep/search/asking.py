@@ -65,7 +65,7 @@ class Asker:
                 if any(each.state not in ENDED for each in seen):
                     return Asked("waiting", record)
                 choice = self._choose(seen)
-            line = self._line(seen)
+            line = self._line(record, seen)
             if not choice.picks:
                 why = choice.why or "nothing is left to choose"
                 self._note(record, len(seen), len(seen), line, why)
@@ -83,9 +83,9 @@ class Asker:
     def _choose(self, seen: Sequence[Seen]) -> Choice:
         return self.search.method.choose(self.search.problem, seen, self.search.options)
 
-    def _line(self, seen: Sequence[Seen]) -> str:
+    def _line(self, record: Record, seen: Sequence[Seen]) -> str:
         answer = self.search.method.answer(self.search.problem, seen, self.search.options)
-        return f"{self.search.spent(seen)}: {answer.line}"
+        return f"{self.search.spent(record, seen)}: {answer.line}"
 
     def _note(self, record: Record, chosen: int, ended: int, line: str, why: str) -> None:
         note_answer(self._plan.path, round=record.rounds, chosen=chosen, ended=ended, line=line, why=why)

@@ -174,17 +174,25 @@ class Search:
         seen = self.seen(record if record is not None else self.record())
         return self.method.answer(self.problem, seen, self.options)
 
-    def spent(self, seen: Sequence[Seen]) -> str:
-        """The cost so far, such as "142 of 2,655 runs (5 %), 3 % of the steps"."""
-        return self.share([each.pick for each in seen], sum(each.steps for each in seen))
+    def spent(self, record: Record, seen: Sequence[Seen]) -> str:
+        """The cost so far, such as "142 of 2,655 runs (5 %), 3 % of the steps"; a run that is several cells is trained once."""
+        ids = {each.pick.key: each.run_id for each in record.chosen}
+        steps = {ids[each.pick.key] or each.pick.key: each.steps for each in seen}
+        return self.share([each.pick for each in seen], sum(steps.values()), len(steps))
 
-    def share(self, picks: Sequence[Pick], steps: int) -> str:
-        """The cost of ``picks`` that take ``steps``, as shares of the grid; without shares if some are no cells of the grid."""
-        axes = {grid.name: grid.axes.keys() for grid in self.problem.grids}
+    def share(self, picks: Sequence[Pick], steps: int, runs: int | None = None) -> str:
+        """The cost of ``picks`` that take ``steps``, as shares of the grid; without shares if some are no cells of the grid.
+
+        runs: of how many runs the picks are; None: of as many.
+        """
+        cells, axes = len(picks), {grid.name: grid.axes.keys() for grid in self.problem.grids}
+        trained = cells if runs is None else runs
         if not picks or any(pick.cell.keys() != axes[pick.grid] for pick in picks):
-            return f"{len(picks):,} runs, {steps:,} steps"
-        share, cost = _percent(len(picks), self.problem.size), _percent(steps, self.problem.total_steps)
-        return f"{len(picks):,} of {self.problem.size:,} runs ({share}), {cost} of the steps"
+            return f"{trained:,} runs, {steps:,} steps"
+        share, cost = _percent(cells, self.problem.size), _percent(steps, self.problem.total_steps)
+        of_size = f"of {self.problem.size:,}"
+        counted = f"{cells:,} {of_size} runs" if trained == cells else f"{trained:,} runs for {cells:,} {of_size} cells"
+        return f"{counted} ({share}), {cost} of the steps"
 
 
 def _percent(part: float, whole: float) -> str:
