@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 from comparison_charts import budget_chart, gains_chart, ranks_chart
@@ -21,6 +23,8 @@ from comparison_gains import best_of_k, gains_of_tuning
 from comparison_problems import CELL, METRIC, RESULT, Problems, in_words, trained
 from comparison_ranks import failed_searches, inclusion_notes, rank_notes, ranks_over_problems
 
+from optbench.analysis.claim_outcomes import steady, without_each_seed
+from optbench.analysis.claims import Claim
 from optbench.analysis.findings import Findings
 from optbench.analysis.names import method
 from optbench.analysis.statistics.ranks import Ranks
@@ -51,6 +55,7 @@ def analyse(study: Study) -> Findings:
     to_target = {name: costs_to(problems, own) for name, own in values.items()}
     scored = [scores(problems, found, REPETITIONS).assign(target=name) for name, found in to_target.items()]
     by_cost = pd.concat(scored, ignore_index=True)
+    without = without_each_seed(study.name, problems.reporting, partial(_claims_without, problems))
     charts = [
         ranks_chart(ranks),
         score_chart(by_cost, order),
@@ -68,14 +73,22 @@ def analyse(study: Study) -> Findings:
         "trained_trials": shares,
         "best_of_k": budget,
         "costs": costs_of_best(problems, tuned),
+        "without_a_seed": without,
     }
     kept = {name: table for name, table in tables.items() if len(table)}
     charts = [chart for chart in charts if chart.series]
     notes = [*rank_notes(problems, ranks, over_all), *score_notes(problems, values, by_cost)]
     notes += [*inclusion_notes(failures), *_gain_notes(gains), *_search_notes(problems.runs, best, shares)]
     notes += missing_costs(tuned)
-    made = claims(problems.runs, ranks, gains, failures)
+    made = steady(claims(problems.runs, ranks, gains, failures), without)
     return Findings(QUESTION, _answer(ranks, over_all, gains, by_cost, study), charts, kept, notes, claims=made)
+
+
+def _claims_without(problems: Problems, seed: int) -> list[Claim]:
+    """The claims about the runs without a seed that reports."""
+    own = replace(problems, runs=problems.runs[problems.runs["seed"] != seed])
+    ranks, _ = ranks_over_problems(own, REPETITIONS)
+    return claims(own.runs, ranks, gains_of_tuning(own, REPETITIONS), failed_searches(own))
 
 
 # ---- words --------------------------------------------------------------------------------------------------------------

@@ -134,7 +134,7 @@ def _of_inclusion(runs: pd.DataFrame, failures: pd.DataFrame) -> list[Claim]:
                 estimand="W",
                 method=container,
                 against=contained,
-                condition=str(worst["problem"]),
+                condition=f"the worst of {len(own)} problems",
                 matched_by="steps",
                 runs=ended(trained),
                 **effect(worst["difference"], worst["low"], worst["high"]),

@@ -100,8 +100,13 @@ class Problems:
         """The `spread` of every problem."""
         return {key: self.spread(key) for key in self.keys}
 
+    @cached_property
+    def reporting(self) -> list[int]:
+        """The seeds that report: the new ones, or all."""
+        return sorted(self.reported(self.runs)["seed"].unique())
+
     def reported(self, runs: pd.DataFrame) -> pd.DataFrame:
-        """The runs of seeds that report: the new ones, or all."""
+        """The runs of the seeds that report."""
         return runs if self.choosing is None else runs[~runs["seed"].isin(self.choosing)]
 
 

@@ -83,7 +83,7 @@ def test_outcomes_of_the_comparison_follow_its_tables():
     assert outcomes([many, first, gain, adam, momentum]) == ["agrees"] * 5
     assert outcomes(others) == ["not tested"] * 3
     assert (gain.effect, gain.low, gain.estimand, adam.effect) == (1.5, 1.2, "S", 0.2)
-    assert (momentum.effect, momentum.condition, momentum.estimand) == (-0.1, "q", "W")
+    assert (momentum.effect, momentum.condition, momentum.estimand) == (-0.1, "the worst of 2 problems", "W")
     assert found(ranks.assign(behind_low=1.0))[0].outcome == "disagrees"
     assert found(ranks.assign(optimizer="kfac"))[1].outcome == "disagrees"
     assert found(middle=(0.5, 0.2, 0.8))[2].outcome == "disagrees"

@@ -133,7 +133,7 @@ def test_every_scale_expands(name, scale):
 def store(root, name, runs):
     """A sweep of the runs: each a configuration, a summary (None: it has not started), a status and rows of history.
 
-    In optimizer_comparison two seeds have no part in the choice.
+    In optimizer_comparison all seeds but 0 have no part in the choice.
     """
     plan, entries = Plan(root, name), []
     for number, (config, summary, status, rows) in enumerate(runs):
@@ -144,7 +144,8 @@ def store(root, name, runs):
         if summary is not None:
             directory.finish({"run_id": directory.run_id, "status": status, **summary}, status)
         entries.append(Entry(directory.run_id, {"batch": str(config["batch"])}))
-    search = {"search": {"name": "halving", "confirm": 2}} if name == "optimizer_comparison" else {}
+    confirm = max(config["seed"] for config, *_ in runs)
+    search = {"search": {"name": "halving", "confirm": confirm}} if name == "optimizer_comparison" else {}
     plan.extend(entries, {"experiment": name, "scale": "smoke", **search})
     return Study.read(root, name)
 
@@ -517,15 +518,16 @@ def test_the_costs_to_the_target_are_those_of_the_steps_to_it(tmp_path):
     assert chart.matplotlib().axes
 
 
-def comparison_runs(worst_trial=1):
+def comparison_runs(worst_trial=1, new_seeds=(1, 2)):
     """Three problems; adamw is best on all, sgd last; trial 2 is 0.1 below the defaults, and ``worst_trial`` diverges.
 
-    Seed 0 chooses, and seeds 1 and 2 are of trials 0 and 2 only. Validation losses fall to that of the test by 0.01 a step.
+    Seed 0 chooses, and ``new_seeds`` are of trials 0 and 2 only. Validation losses fall to that of the test by 0.01 a step.
     """
+    settings = [*((trial, 0) for trial in range(4)), *((trial, seed) for trial in (0, 2) for seed in new_seeds)]
     runs = []
     for place, model in enumerate(("mlp", "keskar_f1", "lenet5")):
         for optimizer, quality in (("sgd", 0.32), ("momentum", 0.25), ("adamw", 0.20)):
-            for trial, seed in [(0, 0), (1, 0), (2, 0), (3, 0), (0, 1), (0, 2), (2, 1), (2, 2)]:
+            for trial, seed in settings:
                 config = configured(optimizer, 64, seed, trial, model=model)
                 loss = quality + 0.01 * place + 0.1 * (trial == 0) + 0.05 * (trial == 3) + 0.001 * seed
                 if trial == worst_trial:
@@ -612,6 +614,21 @@ def test_a_search_that_loses_to_a_setting_of_its_own_space_is_named(tmp_path):
     assert note.startswith("mlp on digits, batch 64: the search of SGD with momentum failed: it is 0.29 spreads [")
     assert note.endswith("] worse than SGD, a setting of its own space (momentum 0).")
     assert next(c for c in findings.claims if c.method == "momentum" and c.against == "sgd").outcome == "disagrees"
+
+
+@pytest.mark.parametrize(("scatter", "outcome"), [(0.0001, "disagrees"), (0.005, "undecided")])
+def test_a_claim_of_the_comparison_that_hangs_on_one_seed_is_undecided(tmp_path, scatter, outcome):
+    """Momentum is 0.02 worse than SGD; with a scatter of 0.005 p = 0.010 from three seeds, 0.045 from two; Holm asks 0.017."""
+    runs = []
+    for config, summary, state, rows in comparison_runs(new_seeds=(1, 2, 3)):
+        is_it = config["model"]["name"] == "mlp" and config["optimizer"]["name"] == "momentum" and config["trial"] == 2
+        if is_it and config["seed"]:
+            summary = summary | {"test_loss": summary["test_loss"] + 0.09 + scatter * (config["seed"] - 2)}
+        runs.append((config, summary, state, rows))
+    findings = analyse("optimizer_comparison", store(tmp_path, "optimizer_comparison", runs))
+    assert findings.tables["failed_searches"]["failed"].sum() == 1
+    assert findings.tables["without_a_seed"]["without_seed"].unique().tolist() == [1, 2, 3]
+    assert next(c for c in findings.claims if c.method == "momentum" and c.against == "sgd").outcome == outcome
 
 
 def test_a_method_that_some_problem_lacks_is_in_the_ranks_of_the_others_only(tmp_path):
