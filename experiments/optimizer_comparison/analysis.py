@@ -78,7 +78,7 @@ def analyse(study: Study) -> Findings:
     kept = {name: table for name, table in tables.items() if len(table)}
     charts = [chart for chart in charts if chart.series]
     notes = [*rank_notes(problems, ranks, over_all), *score_notes(problems, values, by_cost)]
-    notes += [*inclusion_notes(failures), *_gain_notes(gains), *_search_notes(problems.runs, best, shares)]
+    notes += [*inclusion_notes(failures), *_gain_notes(gains), *_search_notes(problems, best, shares)]
     notes += missing_costs(tuned)
     made = steady(claims(problems.runs, ranks, gains, failures), without)
     return Findings(QUESTION, _answer(ranks, over_all, gains, by_cost, study), charts, kept, notes, claims=made)
@@ -113,7 +113,7 @@ def _answer(
         apart = int((rows.iloc[1:]["behind_low"] > 0).sum())
         words += f"; as a statement about new searches, {apart} of {len(rows) - 1} others are told apart from it"
     firsts = [
-        f"{method(own.iloc[0]['optimizer'])} by {cost}"
+        f"{method(own.iloc[0]['optimizer'])} by {'FLOPs' if cost == 'flops' else cost}"
         for cost, own in (by_cost[by_cost["target"] == DEFAULTS] if len(by_cost) else by_cost).groupby("cost", sort=False)
     ] if len(by_cost) else []  # fmt: skip
     if firsts:
@@ -139,13 +139,14 @@ def _gain_notes(gains: Gains | None) -> list[str]:
     diverged = int(gains.table["default_diverged"].sum())
     if diverged:
         notes.append(
-            f"At {diverged} points the defaults diverge and the winner trains: a gain without a number, left out of the means."
+            f"At {diverged} point{'' if diverged == 1 else 's'} the defaults diverge and the winner trains: a gain without a "
+            "number, left out of the means."
         )
     return notes
 
 
-def _search_notes(runs: pd.DataFrame, best: pd.DataFrame, shares: pd.DataFrame) -> Sequence[str]:
-    notes = []
+def _search_notes(problems: Problems, best: pd.DataFrame, shares: pd.DataFrame) -> Sequence[str]:
+    runs, notes = problems.runs, []
     missing = best[best["trial"].isna()]
     if len(missing):
         cells = ", ".join(
@@ -153,6 +154,13 @@ def _search_notes(runs: pd.DataFrame, best: pd.DataFrame, shares: pd.DataFrame) 
             for _, row in missing.iterrows()
         )
         notes.append(f"No trial has come to a result that can be used: {cells}.")
+    chosen = best[[*CELL, "trial"]].dropna()
+    new = problems.reported(runs)[[*CELL, "trial"]].drop_duplicates()
+    if problems.choosing is not None and (alone := len(chosen) - len(chosen.merge(new))):
+        notes.append(
+            f"At {alone} of {len(chosen)} points the winner has no runs with new seeds: its result is that of the seed that "
+            "chose it, as after a search by another goal, or one that goes on."
+        )
     known = shares[shares["share"].notna()] if len(shares) else shares
     if len(known):
         few = known[known["share"] < 0.5]

@@ -56,6 +56,7 @@ def test_declared_sizes(name):
     info = choice["info"]
     raw = load_function(choice)("nowhere", **passed_on(choice))
     assert len(raw.train) == info["size"]["train"]
+    assert len(raw.validation) > 0  # by which searches choose
     assert raw.spec.kind == info["kind"]
     assert raw.spec.target == info["target"]
     assert list(raw.spec.shape) == info["size"]["shape"] == list(raw.validation.inputs.shape[1:])

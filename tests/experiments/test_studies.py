@@ -616,6 +616,15 @@ def test_a_search_that_loses_to_a_setting_of_its_own_space_is_named(tmp_path):
     assert next(c for c in findings.claims if c.method == "momentum" and c.against == "sgd").outcome == "disagrees"
 
 
+def test_winners_without_new_seeds_are_counted(tmp_path, compared):
+    """With new seeds of the defaults alone: trial 2 wins."""
+    runs = [run for run in comparison_runs() if not (run[0]["seed"] and run[0]["trial"] == 2)]
+    findings = analyse("optimizer_comparison", store(tmp_path, "optimizer_comparison", runs))
+    words = "At 9 of 9 points the winner has no runs with new seeds: "
+    assert any(note.startswith(words) for note in findings.notes)
+    assert not any("no runs with new seeds" in note for note in compared.notes)
+
+
 @pytest.mark.parametrize(("scatter", "outcome"), [(0.0001, "disagrees"), (0.005, "undecided")])
 def test_a_claim_of_the_comparison_that_hangs_on_one_seed_is_undecided(tmp_path, scatter, outcome):
     """Momentum is 0.02 worse than SGD; with a scatter of 0.005 p = 0.010 from three seeds, 0.045 from two; Holm asks 0.017."""

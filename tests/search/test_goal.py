@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from optbench.config import read_choice
 from optbench.errors import UserError
 from optbench.store import RunDirectory
 from optbench.sweep.search.goal import Goal
@@ -29,6 +30,14 @@ def cells(*classes):
 )
 def test_the_value_of_a_classifier_that_knows_nothing(metric, classes, first):
     assert Goal.of({"goal": metric, "target": None}, cells(*classes)).first == first
+
+
+@pytest.mark.parametrize("options", [{}, {"goal": "auto"}])
+def test_searches_are_by_validation_also_of_data_without_an_option_for_it(options):
+    """As of a text, whose validation split has a fixed size: searches over a text and other problems were by train loss."""
+    dataset = read_choice("dataset", "text")
+    assert "validation" not in dataset
+    assert Goal.of(options, [*cells(10), SimpleNamespace(config={"dataset": dataset})]).metric == "validation_loss"
 
 
 def test_a_result_that_runs_do_not_have_is_named_with_those_that_they_have(tmp_path):

@@ -24,6 +24,7 @@ from optbench.analysis.statistics.settings import (
 )
 from optbench.analysis.study import Study
 from optbench.store.measured import higher_is_better
+from optbench.sweep.search.goal import metric_of
 from optbench.sweep.search.record import searched_by
 
 # The axes that vary within a cell; the other axes of a sweep make the cells.
@@ -212,8 +213,8 @@ def _mixed(runs: pd.DataFrame, by: list[str]) -> list[str]:
 
 def _metric(ended: pd.DataFrame, searched: Mapping[str, object] | None) -> str | None:
     """The result by which settings are chosen: the goal of a search, or else that on validation, or else the training loss."""
-    goal = "validation_loss" if searched is None or searched.get("goal", "auto") == "auto" else str(searched["goal"])
-    names = ("validation_accuracy", "validation_loss", "train_loss") if searched is None else (goal, "train_loss")
+    by_default = ("validation_accuracy", "validation_loss", "train_loss")
+    names = by_default if searched is None else (metric_of(searched), "train_loss")
     return next((name for name in names if name in ended and ended[name].notna().any()), None)
 
 

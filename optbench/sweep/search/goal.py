@@ -15,6 +15,8 @@ from optbench.sweep.grid.expand import Cell
 from optbench.sweep.search.method import Seen, State
 from optbench.sweep.search.record import Chosen
 
+#: All data have a validation split.
+DEFAULT = "validation_loss"
 # Results that no choice may depend on, because they are for the report of what was chosen.
 _HELD_BACK = "test_"
 
@@ -37,10 +39,7 @@ class Goal:
     @classmethod
     def of(cls, options: Mapping[str, Any], samples: Sequence[Cell]) -> "Goal":
         """The goal of the options ``goal`` and ``target``; raises UserError for a result by which nothing may be chosen."""
-        metric = str(options.get("goal", "auto"))
-        if metric == "auto":
-            held_out = all(cell.config["dataset"].get("validation", 0) != 0 for cell in samples)
-            metric = "validation_loss" if held_out else "train_loss"
+        metric = metric_of(options)
         if metric.startswith(_HELD_BACK) or is_diagnostic(metric):
             raise UserError(
                 f"search.goal={metric}: nothing is chosen by the test set; accepted: validation_loss, validation_accuracy, "
@@ -113,6 +112,12 @@ class Goal:
             return at_position(np.array([step for step, _ in rows]), position), False
         # A run that has diverged would not have reached it by its horizon either.
         return float(max(planned, steps) if diverged else steps), True
+
+
+def metric_of(options: Mapping[str, Any]) -> str:
+    """The option ``goal``; "auto" is that of searches that began before the default had its name."""
+    metric = str(options.get("goal", DEFAULT))
+    return DEFAULT if metric == "auto" else metric
 
 
 def _chance(metric: str, classes: int | None) -> float | None:
