@@ -8,7 +8,7 @@ import pytest
 from optbench.analysis.charts.chart import Chart, Reference, Series, Surface, Values, in_one_style
 from optbench.analysis.charts.paper import save
 from optbench.analysis.charts.records import from_record, to_record
-from optbench.analysis.charts.styles import LOOKS, PALETTE, look, shaded
+from optbench.analysis.charts.styles import LOOKS, PALETTE, look, looks_of, shaded
 from optbench.analysis.findings import Findings
 from optbench.config import choices, title
 
@@ -348,3 +348,24 @@ def test_a_curve_between_points_has_no_ticks():
     points = Series(label="a", x=[8, 16, 32], y=[1, 2, 3], kind="points")
     law = Series(label="law", x=[8, 11.3, 32], y=[1, 1.5, 3], kind="curve")
     assert Chart(name="a", title="A", ticks_at_x=True, series=[points, law]).ticks() == [8, 16, 32]
+
+
+def test_methods_whose_colours_are_equal_differ_on_one_chart_and_alone_keep_theirs():
+    assert {LOOKS[name] % len(PALETTE) for name in ("Muon", "Adafactor")} == {LOOKS["Muon"]}
+    found = looks_of([["Adafactor", "Muon", "mine"], ["SGD"]])
+    assert found["Muon"] == LOOKS["Muon"]
+    assert len({number % len(PALETTE) for number in map(found.get, ("Muon", "Adafactor", "mine"))}) == 3
+    assert looks_of([["Adafactor"], ["Muon"]]) == {name: LOOKS[name] for name in ("Adafactor", "Muon")}
+    every = looks_of([list(LOOKS)])
+    assert (
+        len({every[name] for name in every if name not in ("measured", "train", "test", "validation")})
+        == len(every) - 4
+    )
+
+
+def test_categories_are_named_at_the_left_panel_of_a_row_alone():
+    series = [Series(label="a", panel=panel, x=["long", "longer"], y=[1, 2], kind="points") for panel in ("p", "q")]
+    figure = Chart(name="c", title="C", horizontal=True, series=series).plotly()
+    assert [figure.layout[axis].showticklabels for axis in ("yaxis", "yaxis2")] == [True, False]
+    narrow = Chart(name="c", title="C", horizontal=True, series=series).plotly(narrow=True)
+    assert [narrow.layout[axis].showticklabels for axis in ("yaxis", "yaxis2")] == [True, True]

@@ -119,6 +119,9 @@ def _add_axes(
             of_values["matches"] = "x" if chart.horizontal else "y"
     if categories:
         of_arguments |= _categories(chart, categories, columns)
+        if chart.horizontal:
+            # The panels of a row have the same categories, and long ones would lie over the panel to the left.
+            of_arguments["showticklabels"] = column == 0
     elif chart.ticks_at_x:
         ticks = chart.ticks()
         ticks = ticks[:: max(1, math.ceil(len(ticks) / (_MOST_TICKS // columns)))]

@@ -62,7 +62,8 @@ _LIGHT, _DARK = (158, 202, 225), (0, 34, 85)
 
 _BATCH = re.compile(r"batch(?: size)? ([\d,]+)")
 
-# Methods by their titles in conf/optimizer, the most compared ones first: each has the same style on every chart.
+# Methods by their titles in conf/optimizer, the most compared ones first: each has the same style on every chart, unless a
+# colour would stand for two of them.
 _METHODS = (
     "SGD",
     "Adam",
@@ -140,18 +141,24 @@ def ordered(labels: Iterable[str]) -> dict[str, float]:
 def looks_of(charts: Iterable[Iterable[str]], given: dict[str, int] | None = None) -> dict[str, int]:
     """The number of a style for each label, equal on all ``charts``, each of which is given by its labels.
 
-    given: styles that were chosen for labels. The others have the style of the table `LOOKS`, or else the first one whose
-    colour no other label on any of their charts has.
+    given: styles that were chosen for labels. The others have the style of the table `LOOKS`, unless a label before them in it
+    has its colour on one of their charts. Those, and labels that are not in the table, have the first style whose colour no
+    other label on any of their charts has.
     """
     together = [list(dict.fromkeys(labels)) for labels in charts]
     every = dict.fromkeys(label for labels in together for label in labels)
-    found = {label: number for label, number in {**LOOKS, **(given or {})}.items() if label in every}
-    for label in every:
+    found = {label: number for label, number in (given or {}).items() if label in every}
+    for label in sorted(every, key=lambda label: LOOKS.get(label, len(LOOKS))):
         if label in found:
             continue
         beside = {other for labels in together if label in labels for other in labels}
         taken = {found[other] for other in beside if other in found}
         colours = {number % len(PALETTE) for number in taken}
+        own = LOOKS.get(label)
+        is_clear = own is not None and (own % len(PALETTE) not in colours or len(colours) == len(PALETTE))
+        if own is not None and is_clear and own not in taken:
+            found[label] = own
+            continue
         free = (number for number in range(len(PALETTE)) if number not in colours)
         # If all colours are taken, another style with one of them.
         found[label] = next(free, next(number for number in range(len(taken) + len(PALETTE)) if number not in taken))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from jinja2 import Environment
 
-MOST_ROWS = 200
+MOST_ROWS = 100
 # With more labels, or longer categories, a figure of one panel takes the whole width of the page.
 _MOST_LABELS, _LONGEST_CATEGORY = 5, 24
 # Significant digits of the numbers of a figure: all sixteen are a third of its compressed size.
