@@ -7,7 +7,7 @@ opposite; an interval that allows both, or none, leaves a claim "undecided".
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from optbench.analysis.claims import Claim, Outcome, table
 from optbench.store.run_directory import FINISHED
@@ -65,13 +65,13 @@ def all_of(outcomes: Iterable[Outcome]) -> Outcome:
     return "undecided" if "undecided" in found else "agrees"
 
 
-def steady(found: Sequence[Claim], without: "pd.DataFrame") -> list[Claim]:
-    """The claims, undecided where the runs without one of the seeds have another outcome, or none.
+def steady(found: Sequence[Claim], without: "pd.DataFrame", part: str = "seed") -> list[Claim]:
+    """The claims, undecided where the runs without one of the seeds, or other parts, have another outcome, or none.
 
-    without: the tables (`optbench.analysis.claims.table`) of the same claims about the runs without each seed, one below the
-    other, with the column without_seed; empty if no seed was left out.
+    without: the tables (`optbench.analysis.claims.table`) of the same claims about the runs without each part, one below the
+    other, with the column without_PART; empty if none was left out.
     """
-    parts = [part for _, part in without.groupby("without_seed")] if len(without) else []
+    parts = [own for _, own in without.groupby(f"without_{part}")] if len(without) else []
     outcomes = [dict(zip(map(tuple, part[_IDENTITY].to_numpy()), part["outcome"], strict=True)) for part in parts]
     steadied = []
     for claim in found:
@@ -81,12 +81,20 @@ def steady(found: Sequence[Claim], without: "pd.DataFrame") -> list[Claim]:
     return steadied
 
 
-def without_each_seed(study: str, seeds: Sequence[int], claims: Callable[[int], Sequence[Claim]]) -> "pd.DataFrame":
-    """The tables for `steady`: ``claims`` makes those about the runs without a seed. Empty for fewer than three seeds."""
+def without_each(
+    part: str, study: str, values: Sequence[Any], claims: Callable[[Any], Sequence[Claim]]
+) -> "pd.DataFrame":
+    """The tables for `steady`: ``claims`` makes those about the runs without one value of a part. Empty for fewer than three."""
     import pandas as pd
 
-    found = [table(claims(seed), study).assign(without_seed=seed) for seed in (seeds if len(seeds) > 2 else ())]
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+    columns = [*_IDENTITY, "outcome", "estimate", "low", "high"]
+    found = [table(claims(value), study)[columns].assign(**{f"without_{part}": value}) for value in values]
+    return pd.concat(found, ignore_index=True) if len(found) > 2 else pd.DataFrame()
+
+
+def without_each_seed(study: str, seeds: Sequence[int], claims: Callable[[int], Sequence[Claim]]) -> "pd.DataFrame":
+    """`without_each` of the seeds."""
+    return without_each("seed", study, seeds, claims)
 
 
 def decided(agrees: bool) -> Outcome:

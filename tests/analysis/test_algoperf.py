@@ -147,6 +147,23 @@ def test_problems_are_resampled_from_six_on():
     assert fixed["low"] == pytest.approx(fixed["high"])
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_trial_is_drawn_for_all_problems_together(shared):
+    """While a resample holds the one good trial of four, "a" costs as much as "b", and otherwise six times as much: score 0."""
+    validation = np.array([[1.0], [0.0], [1.0], [1.0]])
+
+    def costing(other):
+        costs = np.array([[other], [10.0], [other], [other]])
+        return algoperf.CostSearch(Search(validation, costs, False), Search(validation, np.ones((4, 1)), False))
+
+    tasks = {"a": [costing(60.0)] * 9, "b": [costing(10.0)] * 9}
+    found = algoperf.scores_of_winners(tasks, problems=False, repetitions=20_000, shared_trials=shared)
+    row = found.set_index("method").loc["a"]
+    held = 1 - 0.75**4
+    deviation = math.sqrt(held * (1 - held) / (1 if shared else 9))
+    assert row["score"] - row["low"] == pytest.approx(min(1, stats.t.ppf(0.975, 3) * deviation), rel=0.03)
+
+
 def test_methods_of_different_problems_are_refused():
     with pytest.raises(ValueError, match="same problems"):
         algoperf.scores_of_winners({"a": [cost_search(1.0)], "b": []})

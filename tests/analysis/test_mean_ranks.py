@@ -131,3 +131,24 @@ def test_fewer_are_on_other_problems(committed):
     pairs = mean_ranks(committed, problems=True).pairs
     told = pairs["difference"].abs() > stats.t.ppf(0.975, 11) * pairs["error"]
     assert told.mean() == pytest.approx(0.12, abs=0.03)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_trial_that_is_lucky_on_all_problems_is_drawn_for_all_of_them(shared):
+    """One of four trials of "a" beats "b" on each of nine problems: a resample lacks it with probability (3/4)^4.
+
+    If the problems draw trials apart, the ranks of nine problems average this luck out.
+    """
+    lucky = Search(*[np.array([[0.0], [1.0], [0.0], [0.0]])] * 2)
+    tasks = {"a": [lucky] * 9, "b": [certain(0.5, 4, 1)] * 9}
+    found = mean_ranks(tasks, problems=False, repetitions=20_000, shared_trials=shared)
+    held = 1 - 0.75**4
+    deviation = math.sqrt(held * (1 - held) / (1 if shared else 9))
+    row = found.table.set_index("method").loc["b"]
+    assert row["rank"] - row["low"] == pytest.approx(min(1, stats.t.ppf(0.975, 3) * deviation), rel=0.03)
+    assert found.pairs.loc[0, "error"] == pytest.approx(2 * deviation, rel=0.03)
+
+
+def test_searches_with_unequal_numbers_of_trials_share_none():
+    with pytest.raises(ValueError, match="share trials must have equally many"):
+        mean_ranks({"a": [certain(1)], "b": [certain(2, trials=4)]}, repetitions=10, shared_trials=True)

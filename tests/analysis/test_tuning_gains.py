@@ -68,3 +68,14 @@ def test_problems_are_resampled_from_six_on():
     assert found["high"] - 0.5 == pytest.approx(stats.t.ppf(0.975, 5) * 0.5 / math.sqrt(6), rel=0.05)
     fixed = tuning_gains({"a": own}, [1.0] * 6, problems=False, repetitions=100).table.iloc[0]
     assert fixed["high"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_trial_is_drawn_for_all_problems_together(shared):
+    """The gain is 1 on each of nine problems while a resample holds the one good trial of four, and 0 without it."""
+    validation = np.array([[1.0], [0.0], [1.0], [1.0]])
+    own = Search(validation, validation, False)
+    found = tuning_gains({"a": [own] * 9}, [1.0] * 9, problems=False, repetitions=20_000, shared_trials=shared)
+    held = 1 - 0.75**4
+    deviation = math.sqrt(held * (1 - held) / (1 if shared else 9))
+    assert found.median.error == pytest.approx(deviation, rel=0.03)

@@ -24,6 +24,7 @@ from optbench.analysis.statistics.ranks import PROBLEMS, ranked
 from optbench.analysis.statistics.search_intervals import (
     Search,
     SearchInterval,
+    common_trials,
     draws_of_problems,
     nested_interval,
     observed,
@@ -135,12 +136,14 @@ def scores_of_winners(
     repetitions: int = 2000,
     level: float = 0.95,
     seed: int = 0,
+    shared_trials: bool = False,
 ) -> pd.DataFrame:
     """The score B_s of every method and its mean rank by the costs of `observed_costs`, over problems.
 
     searches: for every method one for each problem, in the same order. problems: whether problems are resampled, outermost; None:
     if there are at least six. In each resample trials and seeds are drawn and the winner is chosen again, as in
-    `search_intervals`; methods share the seeds of a problem. Methods that miss the target share the last ranks.
+    `search_intervals`; methods share the seeds of a problem. shared_trials: as in `ranks.mean_ranks`. Methods that miss the
+    target share the last ranks.
 
     Columns: method, score, low, high, rank, rank_low, rank_high, solved (the number of problems on which the winner reaches the
     target); the best score first. Intervals are e ± t se, cut to the range of the statistic, with T - 1 degrees of freedom for
@@ -153,7 +156,7 @@ def scores_of_winners(
     over_problems = number >= PROBLEMS if problems is None else problems
     tasks = [[searches[name][place] for name in methods] for place in range(number)]
     seen = observed_costs(searches).to_numpy(float)
-    drawn = _drawn_costs(tasks, over_problems, repetitions, np.random.default_rng(seed))
+    drawn = _drawn_costs(tasks, over_problems, repetitions, np.random.default_rng(seed), shared_trials)
     degrees = min(int(one.costs.random.sum()) for task in tasks for one in task) - 1
     if over_problems:
         degrees = min(degrees, number - 1)
@@ -182,17 +185,24 @@ def _mean_ranks(costs: np.ndarray) -> np.ndarray:
 
 
 def _drawn_costs(
-    tasks: Sequence[Sequence[CostSearch]], over_problems: bool, repetitions: int, generator: np.random.Generator
+    tasks: Sequence[Sequence[CostSearch]],
+    over_problems: bool,
+    repetitions: int,
+    generator: np.random.Generator,
+    shared_trials: bool,
 ) -> np.ndarray:
     """The costs (repetitions, methods, problems) of the winners of resamples."""
+    every = [one.costs for task in tasks for one in task]
+    common = common_trials(every, repetitions, generator) if shared_trials else None
     found = np.full((repetitions, len(tasks[0]), len(tasks)), math.inf)
     for place, problem, here in draws_of_problems(len(tasks), repetitions, over_problems, generator):
         task = tasks[problem]
         # The same draws for both results of a search.
         same = int(generator.integers(2**62))
         shared = len({one.costs.seeds for one in task}) == 1
+        trials = None if common is None else common[here]
         means, shares = (
-            resample(own, len(here), np.random.default_rng(same), shared_seeds=shared)
+            resample(own, len(here), np.random.default_rng(same), shared_seeds=shared, trials=trials)
             for own in ([one.costs for one in task], [one.reached for one in task])
         )
         found[here, :, place] = _time(means, shares)

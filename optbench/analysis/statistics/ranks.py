@@ -26,6 +26,7 @@ import pandas as pd
 from optbench.analysis.statistics.search_intervals import (
     Search,
     SearchInterval,
+    common_trials,
     draws_of_problems,
     nested_interval,
     observed,
@@ -94,13 +95,15 @@ def mean_ranks(
     repetitions: int = 2000,
     level: float = 0.95,
     seed: int = 0,
+    shared_trials: bool = False,
 ) -> Ranks:
     """Every method's rank, averaged over problems, and the differences between methods.
 
     searches: for every method one search for each problem, in the same order; on one problem the methods share their seeds if
     they have equally many. problems: whether problems are resampled; None: if there are at least six. higher: whether higher
-    results are better. Intervals are e ± t se with T - 1 degrees of freedom for the smallest T of all searches, and at most P - 1
-    if P problems are resampled; those of ranks end at 1 and at the number of methods.
+    results are better. shared_trials: trials are drawn once for all problems and methods (`search_intervals.common_trials`).
+    Intervals are e ± t se with T - 1 degrees of freedom for the smallest T of all searches, and at most P - 1 if P problems are
+    resampled; those of ranks end at 1 and at the number of methods.
 
     Raises ValueError if the methods differ in their number of problems, or there are no problems.
     """
@@ -111,7 +114,7 @@ def mean_ranks(
     number = len(tasks)
     over_problems = number >= PROBLEMS if problems is None else problems
     seen = np.stack([ranked(observed(task), higher) for task in tasks])
-    drawn = _resampled(tasks, over_problems, higher, repetitions, np.random.default_rng(seed))
+    drawn = _resampled(tasks, over_problems, higher, repetitions, np.random.default_rng(seed), shared_trials)
     degrees = min(int(one.random.sum()) for task in tasks for one in task) - 1
     if over_problems:
         degrees = min(degrees, number - 1)
@@ -147,14 +150,18 @@ def _resampled(
     higher: bool,
     repetitions: int,
     generator: np.random.Generator,
+    shared_trials: bool,
 ) -> np.ndarray:
     """The mean rank of every method in every resample (repetitions, methods).
 
-    A problem that a resample holds twice has its trials and seeds drawn twice.
+    A problem that a resample holds twice has its seeds drawn twice, and its trials unless they are shared.
     """
+    common = common_trials([one for task in tasks for one in task], repetitions, generator) if shared_trials else None
     total = np.zeros((repetitions, len(tasks[0])))
     for _, problem, here in draws_of_problems(len(tasks), repetitions, over_problems, generator):
         if len(here):
             shared = len({one.seeds for one in tasks[problem]}) == 1
-            total[here] += ranked(resample(tasks[problem], len(here), generator, shared_seeds=shared), higher)
+            trials = None if common is None else common[here]
+            drawn = resample(tasks[problem], len(here), generator, shared_seeds=shared, trials=trials)
+            total[here] += ranked(drawn, higher)
     return total / len(tasks)

@@ -214,35 +214,58 @@ def resample(
     generator: np.random.Generator,
     shared_trials: bool = False,
     shared_seeds: bool = False,
+    trials: np.ndarray | None = None,
 ) -> np.ndarray:
     """The result of the winner of every search in every resample (repetitions, searches); NaN where all trials diverged.
 
     shared_trials: trial number i is one configuration in all searches, and is drawn for all of them together; shared_seeds:
-    likewise seed number j. Raises ValueError if searches that share trials or seeds differ in their number.
+    likewise seed number j. trials: those that each resample draws, by `common_trials`. Raises ValueError if searches that share
+    trials or seeds differ in their number.
     """
-    drawn = draws(searches, repetitions, generator, shared_trials, shared_seeds)
+    drawn = draws(searches, repetitions, generator, shared_trials, shared_seeds, trials)
     found = [_winners(one, _holds(one, trials), seeds) for one, (trials, seeds) in zip(searches, drawn, strict=True)]
     return np.stack(found, axis=1)
 
 
+def common_trials(searches: Sequence[Search], repetitions: int, generator: np.random.Generator) -> np.ndarray:
+    """The trials (repetitions, random trials) that each resample draws for all ``searches`` together.
+
+    For searches on several problems in which trial number i is one draw of the random numbers: a new search would draw other ones
+    for all problems, so that a lucky trial is lucky on all of them. Raises ValueError if they differ in their number of trials.
+    """
+    _check_shared(searches, 0, "trials")
+    return _sample(np.flatnonzero(np.any([one.random for one in searches], axis=0)), repetitions, generator)
+
+
 def draws(
-    searches: Sequence[Search], repetitions: int, generator: np.random.Generator, trials: bool, seeds: bool
+    searches: Sequence[Search],
+    repetitions: int,
+    generator: np.random.Generator,
+    shared_trials: bool,
+    seeds: bool,
+    trials: np.ndarray | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """For every search the trials (repetitions, random trials) that each resample draws, and how often it draws each seed.
 
-    trials, seeds: whether the searches share them, as in `resample`.
+    shared_trials, seeds: whether the searches share them, and trials: those of all searches, as in `resample`.
     """
-    for shared, axis, name in ((trials, 0, "trials"), (seeds, 1, "seeds")):
-        if shared and len({one.validation.shape[axis] for one in searches}) > 1:
-            raise ValueError(f"searches that share {name} must have equally many")
+    if seeds:
+        _check_shared(searches, 1, "seeds")
     if seeds and len({tuple(map(tuple, one.kinds)) for one in searches}) > 1:
         raise ValueError("searches that share seeds must choose by the same ones")
-    pools = [one.random for one in searches]
-    if trials:
-        pools = [np.any(pools, axis=0)]
-    of_trials = [_sample(np.flatnonzero(pool), repetitions, generator) for pool in pools]
+    if shared_trials:
+        trials = common_trials(searches, repetitions, generator)
+    if trials is None:
+        of_trials = [_sample(np.flatnonzero(one.random), repetitions, generator) for one in searches]
+    else:
+        of_trials = [trials] * len(searches)
     of_seeds = [_draw_seeds(one, repetitions, generator) for one in (searches[:1] if seeds else searches)]
-    return [(of_trials[0 if trials else place], of_seeds[0 if seeds else place]) for place in range(len(searches))]
+    return [(of_trials[place], of_seeds[0 if seeds else place]) for place in range(len(searches))]
+
+
+def _check_shared(searches: Sequence[Search], axis: int, name: str) -> None:
+    if len({one.validation.shape[axis] for one in searches}) > 1:
+        raise ValueError(f"searches that share {name} must have equally many")
 
 
 def draws_of_problems(

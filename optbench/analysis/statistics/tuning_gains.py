@@ -16,6 +16,7 @@ from optbench.analysis.statistics.ranks import PROBLEMS
 from optbench.analysis.statistics.search_intervals import (
     Search,
     SearchInterval,
+    common_trials,
     draws,
     draws_of_problems,
     means_over_seeds,
@@ -47,12 +48,13 @@ def tuning_gains(
     repetitions: int = 2000,
     level: float = 0.95,
     seed: int = 0,
+    shared_trials: bool = False,
 ) -> Gains:
     """The gain of every method by its searches, one for each problem, in the ``units`` of the problems.
 
     default: the index of the trial of the defaults. higher: whether higher results are better. Problems on which a gain is not
-    finite are left out of the mean of its method. Intervals are e ± t se with T - 1 degrees of freedom for the smallest number
-    of trials T, and at most P - 1 if P problems are resampled.
+    finite are left out of the mean of its method. shared_trials: as in `ranks.mean_ranks`. Intervals are e ± t se with T - 1
+    degrees of freedom for the smallest number of trials T, and at most P - 1 if P problems are resampled.
     """
     methods, number = list(searches), len(units)
     tasks = [[searches[name][place] for name in methods] for place in range(number)]
@@ -63,9 +65,12 @@ def tuning_gains(
     with np.errstate(invalid="ignore"):
         seen = sign * (winners - defaults) / np.asarray(units, dtype=float)[:, None]
     generator = np.random.default_rng(seed)
+    common = common_trials([one for task in tasks for one in task], repetitions, generator) if shared_trials else None
     drawn = np.full((number, repetitions, len(methods)), math.nan)
     for place, problem, here in draws_of_problems(number, repetitions, over_problems, generator):
-        drawn[place, here] = sign * _resampled(tasks[problem], default, len(here), generator) / units[problem]
+        trials = None if common is None else common[here]
+        own = _resampled(tasks[problem], default, len(here), generator, trials)
+        drawn[place, here] = sign * own / units[problem]
     degrees = min((int(one.random.sum()) for task in tasks for one in task), default=0) - 1
     if over_problems:
         degrees = min(degrees, number - 1)
@@ -84,11 +89,17 @@ def tuning_gains(
     return Gains(pd.DataFrame(rows), nested_interval(float(middle), middles, degrees, level))
 
 
-def _resampled(task: Sequence[Search], default: int, repetitions: int, generator: np.random.Generator) -> np.ndarray:
+def _resampled(
+    task: Sequence[Search],
+    default: int,
+    repetitions: int,
+    generator: np.random.Generator,
+    trials: np.ndarray | None,
+) -> np.ndarray:
     """The winners' results minus those of the defaults (repetitions, methods), with the same seeds for both."""
     same, shared = int(generator.integers(2**62)), len({one.seeds for one in task}) == 1
-    winners = resample(task, repetitions, np.random.default_rng(same), shared_seeds=shared)
-    drawn = draws(task, repetitions, np.random.default_rng(same), False, shared)
+    winners = resample(task, repetitions, np.random.default_rng(same), shared_seeds=shared, trials=trials)
+    drawn = draws(task, repetitions, np.random.default_rng(same), False, shared, trials)
     with np.errstate(invalid="ignore"):
         found: np.ndarray = winners - _defaults(task, default, [seeds for _, seeds in drawn])
     return found
