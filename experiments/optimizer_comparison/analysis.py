@@ -2,16 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
+from typing import Any
 
 import pandas as pd
 from comparison_charts import budget_chart, gains_chart, ranks_chart
-from comparison_claims import claims
+from comparison_claims import claims, steadied
 from comparison_costs import (
     DEFAULTS,
     costs_of_best,
     costs_to,
+    in_sentence,
     missing_costs,
     profile_chart,
     score_chart,
@@ -21,9 +21,9 @@ from comparison_costs import (
 )
 from comparison_gains import best_of_k, gains_of_tuning
 from comparison_problems import CELL, METRIC, RESULT, Problems, in_words, trained
-from comparison_ranks import failed_searches, inclusion_notes, rank_notes, ranks_over_problems
+from comparison_ranks import failed_searches, inclusion_notes, other_firsts, rank_notes, ranks_over_problems
 
-from optbench.analysis.claim_outcomes import steady, without_each_seed
+from optbench.analysis.claim_outcomes import without_each
 from optbench.analysis.claims import Claim
 from optbench.analysis.findings import Findings
 from optbench.analysis.names import method
@@ -55,7 +55,9 @@ def analyse(study: Study) -> Findings:
     to_target = {name: costs_to(problems, own) for name, own in values.items()}
     scored = [scores(problems, found, REPETITIONS).assign(target=name) for name, found in to_target.items()]
     by_cost = pd.concat(scored, ignore_index=True)
-    without = without_each_seed(study.name, problems.reporting, partial(_claims_without, problems))
+    parts = _parts(problems)
+    without = {part: without_each(part, study.name, [*own], lambda value, own=own: _claims(own[value]))
+               for part, own in parts.items()}  # fmt: skip
     charts = [
         ranks_chart(ranks),
         score_chart(by_cost, order),
@@ -73,22 +75,38 @@ def analyse(study: Study) -> Findings:
         "trained_trials": shares,
         "best_of_k": budget,
         "costs": costs_of_best(problems, tuned),
-        "without_a_seed": without,
+        **{f"without_a_{part}": table for part, table in without.items()},
     }
     kept = {name: table for name, table in tables.items() if len(table)}
     charts = [chart for chart in charts if chart.series]
     notes = [*rank_notes(problems, ranks, over_all), *score_notes(problems, values, by_cost)]
     notes += [*inclusion_notes(failures), *_gain_notes(gains), *_search_notes(problems, best, shares)]
     notes += missing_costs(tuned)
-    made = steady(claims(problems.runs, ranks, gains, failures), without)
-    return Findings(QUESTION, _answer(ranks, over_all, gains, by_cost, study), charts, kept, notes, claims=made)
+    made = steadied(claims(problems.runs, ranks, gains, failures), without)
+    return Findings(
+        QUESTION,
+        _answer(ranks, over_all, gains, by_cost, study, other_firsts(parts, order[0]) if order else ""),
+        charts,
+        kept,
+        notes,
+        claims=made,
+    )
 
 
-def _claims_without(problems: Problems, seed: int) -> list[Claim]:
-    """The claims about the runs without a seed that reports."""
-    own = replace(problems, runs=problems.runs[problems.runs["seed"] != seed])
-    ranks, _ = ranks_over_problems(own, REPETITIONS)
-    return claims(own.runs, ranks, gains_of_tuning(own, REPETITIONS), failed_searches(own))
+def _parts(problems: Problems) -> dict[str, dict[Any, Problems]]:
+    """The study without each seed that reports, without each problem, and without each trial but the defaults."""
+    trials = sorted(trial for trial in problems.runs["trial"].unique() if trial)
+    names = [in_words(key) for key in problems.common]
+    return {
+        "seed": {seed: problems.without_seed(seed) for seed in problems.reporting},
+        "problem": {name: problems.without_problem(name) for name in names},
+        "trial": {trial: problems.without_trial(trial) for trial in trials},
+    }
+
+
+def _claims(problems: Problems) -> list[Claim]:
+    ranks, _ = ranks_over_problems(problems, REPETITIONS)
+    return claims(problems.runs, ranks, gains_of_tuning(problems, REPETITIONS), failed_searches(problems))
 
 
 # ---- words --------------------------------------------------------------------------------------------------------------
@@ -99,7 +117,12 @@ def _bounds(low: float, high: float, digits: int = 1) -> str:
 
 
 def _answer(
-    ranks: pd.DataFrame, over_all: Ranks | None, gains: Gains | None, by_cost: pd.DataFrame, study: Study
+    ranks: pd.DataFrame,
+    over_all: Ranks | None,
+    gains: Gains | None,
+    by_cost: pd.DataFrame,
+    study: Study,
+    others: str,
 ) -> str:
     if over_all is None:
         return "Not enough runs for ranks: fewer than two optimizers were tried on every problem."
@@ -112,8 +135,9 @@ def _answer(
     if rows.iloc[1:]["behind_low"].notna().all():
         apart = int((rows.iloc[1:]["behind_low"] > 0).sum())
         words += f"; as a statement about new searches, {apart} of {len(rows) - 1} others are told apart from it"
+    words += others
     firsts = [
-        f"{method(own.iloc[0]['optimizer'])} by {'FLOPs' if cost == 'flops' else cost}"
+        f"{method(own.iloc[0]['optimizer'])} by {in_sentence(str(cost))}"
         for cost, own in (by_cost[by_cost["target"] == DEFAULTS] if len(by_cost) else by_cost).groupby("cost", sort=False)
     ] if len(by_cost) else []  # fmt: skip
     if firsts:

@@ -43,7 +43,7 @@ def gains_chart(gains: Gains | None) -> Chart:
             series.append(Series(label="defaults minus tuned", x=rows["method"].map(method), kind="points", **points))
     return Chart(
         name="tuned_minus_default",
-        title="What tuning adds to the defaults",
+        title="Gains of tuning over the defaults",
         caption="Test loss of the defaults minus that of the winner, on the same seeds, in interquartile ranges of the tuned "
         "optimizers on the problem, mean over problems. Bars: 95 % intervals for new searches.",
         y_label="Gain (spreads of tuned optimizers)",

@@ -1,11 +1,12 @@
 """The claims of papers about optimizers at equal tuning budgets, from the tables of the study; criteria: its README."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from comparison_ranks import CONTAINS
 
-from optbench.analysis.claim_outcomes import above, all_of, below, decided, effect, ended, not_tested, place
+from optbench.analysis.claim_outcomes import above, all_of, below, decided, effect, ended, not_tested, place, steady
 from optbench.analysis.claims import Claim, Outcome
 from optbench.analysis.names import method
 from optbench.analysis.statistics.tuning_gains import Gains
@@ -23,6 +24,20 @@ ADAM = ("adam", "adamw", "nadam", "amsgrad", "adamax")
 def claims(runs: pd.DataFrame, ranks: pd.DataFrame, gains: Gains | None, failures: pd.DataFrame) -> list[Claim]:
     """The claims, from the tables ranks and failed_searches and the gains of tuning."""
     return [*_of_ranks(runs, ranks), *_of_gains(runs, gains), *_of_inclusion(runs, failures)]
+
+
+def steadied(found: Sequence[Claim], without: Mapping[str, pd.DataFrame]) -> list[Claim]:
+    """The claims, undecided where they change without a seed, or, but for those about the settings found, a problem or a trial.
+
+    without: the tables of `without_each` for each part.
+    """
+    kept = list(found)
+    for part, table in without.items():
+        own = steady(kept, table, part)
+        kept = [
+            claim if part != "seed" and claim.estimand == "W" else other for claim, other in zip(kept, own, strict=True)
+        ]
+    return kept
 
 
 def _of_ranks(runs: pd.DataFrame, ranks: pd.DataFrame) -> list[Claim]:
@@ -134,7 +149,7 @@ def _of_inclusion(runs: pd.DataFrame, failures: pd.DataFrame) -> list[Claim]:
                 estimand="W",
                 method=container,
                 against=contained,
-                condition=f"the worst of {len(own)} problems",
+                condition="the worst problem",
                 matched_by="steps",
                 runs=ended(trained),
                 **effect(worst["difference"], worst["low"], worst["high"]),

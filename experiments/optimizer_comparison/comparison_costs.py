@@ -22,6 +22,11 @@ WORDS = {DEFAULTS: "the loss of AdamW at its defaults", TUNED: "the loss of Adam
 ALL_COSTS = (Cost("steps", "Steps", "steps"), *COSTS)
 
 
+def in_sentence(cost: str) -> str:
+    """The name of a cost in a sentence."""
+    return "FLOPs" if cost == "flops" else cost
+
+
 def targets(problems: Problems) -> dict[str, dict[Key, float]]:
     """For both targets, the value of every problem: the median validation loss at the end of AdamW, over the seeds that report.
 
@@ -70,7 +75,7 @@ def scores(problems: Problems, found: dict[str, dict[Key, CostSearch]], repetiti
     for cost, own in found.items():
         complete = _complete(problems, own)
         if len(complete) > 1:
-            tables.append(scores_of_winners(complete, repetitions=repetitions).assign(cost=cost))
+            tables.append(scores_of_winners(complete, repetitions=repetitions, shared_trials=True).assign(cost=cost))
     if not tables:
         return pd.DataFrame()
     table = pd.concat(tables, ignore_index=True).rename(columns={"method": "optimizer"})
@@ -101,8 +106,8 @@ def score_notes(problems: Problems, values: dict[str, dict[Key, float]], table: 
         first = rows.iloc[0]
         bounds = "" if math.isnan(first["low"]) else f" [{first['low']:.2f}, {first['high']:.2f}]"
         notes.append(
-            f"By {cost} to {WORDS[str(target)]} {method(first['optimizer'])} has the best score, {first['score']:.2f}{bounds}; "
-            f"it reaches {first['solved']} of {len(values[str(target)])} targets."
+            f"By {in_sentence(str(cost))} to {WORDS[str(target)]} {method(first['optimizer'])} has the best score, "
+            f"{first['score']:.2f}{bounds}; it reaches {first['solved']} of {len(values[str(target)])} targets."
         )
     return notes
 

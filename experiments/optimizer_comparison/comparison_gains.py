@@ -26,7 +26,8 @@ def gains_of_tuning(problems: Problems, repetitions: int) -> Gains | None:
     if not keys or len(methods) < 2 or trials[0] != 0 or len(trials) < 2:
         return None
     found = {name: [problems.found[name, *key] for key in keys] for name in methods}
-    return tuning_gains(found, [problems.spreads[key] for key in keys], repetitions=repetitions)
+    units = [problems.spreads[key] for key in keys]
+    return tuning_gains(found, units, problems=problems.resampled, repetitions=repetitions, shared_trials=True)
 
 
 def best_of_k(problems: Problems) -> pd.DataFrame:

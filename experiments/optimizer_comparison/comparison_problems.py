@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from optbench.analysis.frames import cells, outcomes
+from optbench.analysis.statistics.ranks import PROBLEMS
 from optbench.analysis.statistics.search_intervals import Search, observed, winner
 from optbench.analysis.statistics.searches import searches
 from optbench.analysis.study import Study
@@ -33,12 +34,14 @@ class Problems:
     """The searches of all methods on all problems.
 
     runs: those of the study. history: their evaluations, with the columns run_id, event, step, samples, seconds and `METRIC`.
-    choosing: the seeds by which trials are chosen; None: all, as in a study without new seeds.
+    choosing: the seeds by which trials are chosen; None: all, as in a study without new seeds. resampled: whether intervals over
+    all problems resample them; None: from six on.
     """
 
     runs: pd.DataFrame
     history: pd.DataFrame
     choosing: Sequence[int] | None
+    resampled: bool | None = None
 
     @classmethod
     def of(cls, study: Study) -> "Problems":
@@ -83,6 +86,19 @@ class Problems:
         return [
             key for key in self.keys if 2 * sum((name, *key) in tried for name in self.methods) >= len(self.methods)
         ]
+
+    def without_seed(self, seed: int) -> "Problems":
+        """The study without a seed."""
+        return replace(self, runs=self.runs[self.runs["seed"] != seed])
+
+    def without_trial(self, trial: int) -> "Problems":
+        """The study without a trial of all methods. A method whose winner it was has another one, without new seeds."""
+        return replace(self, runs=self.runs[self.runs["trial"] != trial])
+
+    def without_problem(self, problem: str) -> "Problems":
+        """The study without a problem, `in_words`; the others are resampled if all are."""
+        words = self.runs[TASK].apply(lambda row: in_words(tuple(row)), axis=1)
+        return replace(self, runs=self.runs[words != problem], resampled=len(self.common) >= PROBLEMS)
 
     def of_methods(self, found: Mapping[Key, Any], methods: Sequence[str]) -> dict[str, list[Any]]:
         """For every method its searches on the `common` problems, in one order."""

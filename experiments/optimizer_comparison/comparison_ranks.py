@@ -1,14 +1,18 @@
 """Ranks of the optimizers by the winners of their searches, and searches that lose to one that they contain."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from comparison_problems import Problems, in_words
 
 from optbench.analysis.names import method
 from optbench.analysis.statistics.inclusion import inclusion_failures
-from optbench.analysis.statistics.ranks import PROBLEMS, Ranks, mean_ranks
+from optbench.analysis.statistics.ranks import PROBLEMS, Ranks, mean_ranks, ranked
+from optbench.analysis.statistics.search_intervals import observed
 
 #: Methods whose search space holds another method, and where: container, contained.
 CONTAINS = {
@@ -33,13 +37,31 @@ def ranks_over_problems(problems: Problems, repetitions: int) -> tuple[pd.DataFr
         if len(members) < 2 or not own:
             continue
         found = {name: [problems.found[name, *key] for key in own] for name in members}
-        ranks = mean_ranks(found, higher=False, repetitions=repetitions)
+        resampled = problems.resampled if title == "all" else False
+        ranks = mean_ranks(found, resampled, higher=False, repetitions=repetitions, shared_trials=True)
         over_all = ranks if title == "all" else over_all
         tables.append(ranks.table.rename(columns={"method": "optimizer"}).assign(problem=title))
     if not tables:
         return pd.DataFrame(), None
     table = pd.concat(tables, ignore_index=True)
     return table[["problem", *table.columns.drop("problem")]], over_all
+
+
+def other_firsts(parts: Mapping[str, Mapping[Any, Problems]], first: str) -> str:
+    """A part of a sentence: without which parts of the runs another method has the best mean rank; empty if there is none."""
+    found = []
+    for part, own in parts.items():
+        for value, problems in own.items():
+            names = problems.everywhere
+            if names and (leader := names[int(_mean_ranks(problems, names).argmin())]) != first:
+                found.append(f"without {part} {value} {method(leader)}")
+    return f". It hangs on a part of the runs: {' and '.join(found)} is first" if found else ""
+
+
+def _mean_ranks(problems: Problems, names: Sequence[str]) -> np.ndarray:
+    results = [observed([problems.found[name, *key] for name in names]) for key in problems.common]
+    found: np.ndarray = ranked(np.stack(results), higher=False).mean(0)
+    return found
 
 
 def rank_notes(problems: Problems, ranks: pd.DataFrame, over_all: Ranks | None) -> list[str]:
@@ -55,7 +77,10 @@ def rank_notes(problems: Problems, ranks: pd.DataFrame, over_all: Ranks | None) 
         "seeds are resampled, and the best trial is chosen again."
     ]
     if over_all.over_problems:
-        notes.append(f"The {number} problems are resampled as well: intervals hold for other problems of this kind.")
+        notes.append(
+            f"The {number} problems are resampled as well: intervals hold for other problems of this kind. A trial is one "
+            "setting on all problems, and is drawn for all of them together."
+        )
     else:
         notes.append(
             f"With {number} problem{'' if number == 1 else 's'}, fewer than {PROBLEMS}, there is no interval over problems: what "

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 
+from optbench.analysis.statistics.search_intervals import SearchInterval
 from optbench.analysis.studies import analysis_of, folder_of
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -145,11 +146,25 @@ def _steps():
     return own["steady"](found, table(name, "without_a_seed"))
 
 
+def _comparison():
+    own, name = parts("optimizer_comparison"), "optimizer_comparison"
+    gains, answer = table(name, "tuned_minus_default"), table(name, "claims")
+    middle = answer[answer["condition"].str.startswith("median gain")].iloc[0]
+    found = own["claims"](
+        runs(name),
+        table(name, "ranks"),
+        own["Gains"](gains, SearchInterval(*(float(middle[key]) for key in ("estimate", "low", "high")))),
+        table(name, "failed_searches"),
+    )
+    return own["steadied"](found, {part: table(name, f"without_a_{part}") for part in ("seed", "problem", "trial")})
+
+
 #: For each study how its claims are made. Those of the sweeps of second_order need histories, and the committed runs of
-#: generalization_gap and optimizer_comparison are of other grids than their analyses.
+#: generalization_gap are of another grid than its analysis.
 CLAIMS = {
     "landscape": _landscape,
     "steps_to_target": _steps,
+    "optimizer_comparison": _comparison,
     "scaling_rules": _of_tables("scaling_rules", "laws", "without_a_seed"),
     "second_order": _second_order,
     "hessian_directions": _of_tables("hessian_directions", "slices"),

@@ -83,7 +83,7 @@ def test_outcomes_of_the_comparison_follow_its_tables():
     assert outcomes([many, first, gain, adam, momentum]) == ["agrees"] * 5
     assert outcomes(others) == ["not tested"] * 3
     assert (gain.effect, gain.low, gain.estimand, adam.effect) == (1.5, 1.2, "S", 0.2)
-    assert (momentum.effect, momentum.condition, momentum.estimand) == (-0.1, "the worst of 2 problems", "W")
+    assert (momentum.effect, momentum.condition, momentum.estimand) == (-0.1, "the worst problem", "W")
     assert found(ranks.assign(behind_low=1.0))[0].outcome == "disagrees"
     assert found(ranks.assign(optimizer="kfac"))[1].outcome == "disagrees"
     assert found(middle=(0.5, 0.2, 0.8))[2].outcome == "disagrees"
@@ -91,6 +91,56 @@ def test_outcomes_of_the_comparison_follow_its_tables():
     assert found(table=table.assign(behind_low=0.1, behind_high=0.4))[3].outcome == "disagrees"
     assert found(failures=failures.assign(low=-0.6))[4].outcome == "undecided"
     assert found(failures=failures.assign(failed=[False, True]))[4].outcome == "disagrees"
+
+
+def test_ranks_and_gains_of_the_comparison_are_found_again():
+    """From the committed runs alone: winners by seed 0, their ranks by new seeds, and intervals by a bootstrap of its own."""
+    runs = committed.runs("optimizer_comparison")
+    methods, problems = (sorted(runs[name].unique()) for name in ("optimizer", "model"))
+    assert (len(methods), len(problems)) == (26, 6)
+    chosen = np.full((len(methods), len(problems), 10), np.inf)
+    first, new = chosen.copy(), np.full((*chosen.shape, 5), np.nan)
+    for row in runs.itertuples():
+        place = methods.index(row.optimizer), problems.index(row.model), int(row.trial)
+        validation, test = (row.validation_loss, row.test_loss) if row.state == "done" else (np.inf, np.inf)
+        if row.seed == 0:
+            chosen[place], first[place] = validation, test
+        else:
+            new[(*place, int(row.seed) - 1)] = test
+    winners = chosen.argmin(2)
+    reached = np.take_along_axis(new, winners[..., None, None], 2)[:, :, 0].mean(2)
+    assert not np.isnan(reached).any()  # all winners have new seeds
+    ranks = stats.rankdata(reached, axis=0).mean(1)
+    table = committed.table("optimizer_comparison", "ranks")
+    table = table[table["problem"] == "all"].set_index("optimizer").loc[methods]
+    assert ranks == pytest.approx(table["rank"].to_numpy())
+
+    generator, repetitions = np.random.default_rng(5), 2000
+    drawn, order = np.zeros((repetitions, len(methods))), np.arange(len(methods))[None, :]
+    # Trial number i is one draw of the random numbers for all methods and problems.
+    trials = generator.integers(10, size=(repetitions, 1, 10))
+    trials = np.broadcast_to(trials, (repetitions, len(methods), 10))
+    for _ in problems:
+        problem = generator.integers(len(problems), size=(repetitions, 1))
+        best = chosen[order[..., None], problem[..., None], trials].argmin(2)
+        best = np.take_along_axis(trials, best[..., None], 2)[..., 0]
+        seeds = np.broadcast_to(generator.integers(5, size=(repetitions, 1, 5)), (repetitions, len(methods), 5))
+        again = np.take_along_axis(new[order, problem, best], seeds, 2).mean(2)
+        drawn += stats.rankdata(np.where(np.isnan(again), first[order, problem, best], again), axis=1) / len(problems)
+    leader = ranks.argmin()
+    errors = (drawn - drawn[:, [leader]]).std(0, ddof=1)
+    lows = ranks - ranks[leader] - stats.t.ppf(0.975, 5) * errors
+    others = np.arange(len(methods)) != leader
+    assert lows[others] == pytest.approx(table["behind_low"].to_numpy()[others], abs=0.6)
+    share = one(committed.claims("optimizer_comparison"), claim="Many tuned methods are not told apart from the best.")
+    assert (lows[others] > 0).mean() == pytest.approx(share.effect, abs=0.08)
+
+    spreads = [stats.iqr(column[np.isfinite(column)]) for column in reached.T]
+    with np.errstate(invalid="ignore"):
+        gains = (new[:, :, 0].mean(2) - reached) / spreads
+    gains = np.where(np.isfinite(gains), gains, np.nan)
+    middle = one(committed.claims("optimizer_comparison"), claim="Tuning gains as much as the choice of the method.")
+    assert np.median(np.nanmean(gains, 1)) == pytest.approx(middle.effect)
 
 
 # ---- second_order -----------------------------------------------------------------------------------------------------

@@ -616,6 +616,19 @@ def test_a_search_that_loses_to_a_setting_of_its_own_space_is_named(tmp_path):
     assert next(c for c in findings.claims if c.method == "momentum" and c.against == "sgd").outcome == "disagrees"
 
 
+def test_the_answer_names_the_trial_on_which_the_first_method_hangs(tmp_path, compared):
+    """Trial 2 of adamw becomes so good that adamw is first, and without it momentum is; otherwise adamw is always first."""
+    assert "hangs" not in compared.answer
+    runs = []
+    for config, summary, state, rows in comparison_runs():
+        if config["optimizer"]["name"] == "adamw" and config["trial"] != 2 and state == "done":
+            summary = summary | {name: summary[name] + 0.2 for name in ("validation_loss", "test_loss")}
+        runs.append((config, summary, state, rows))
+    answer = analyse("optimizer_comparison", store(tmp_path, "optimizer_comparison", runs)).answer
+    assert "AdamW is the best of 3" in answer
+    assert "It hangs on a part of the runs: without trial 2 SGD with momentum is first." in answer
+
+
 def test_winners_without_new_seeds_are_counted(tmp_path, compared):
     """With new seeds of the defaults alone: trial 2 wins."""
     runs = [run for run in comparison_runs() if not (run[0]["seed"] and run[0]["trial"] == 2)]
