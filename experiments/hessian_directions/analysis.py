@@ -168,7 +168,7 @@ def _saddle_chart(found: Sequence[Slices]) -> Chart:
         series.append(Series(label=name, x=x, kind="points", **_bars(some, "saddle_rate", "saddle_rate_error")))
     return Chart(
         name="saddle_rate",
-        title="How often a random slice shows a saddle",
+        title="Share of random slices that show a saddle",
         caption="Every point is a seed; bars are two jackknife standard errors. The formula is that of many eigenvalues of "
         "comparable size.",
         x_label="tr H / |H| (Frobenius norm)",

@@ -95,7 +95,7 @@ def transfer_chart(transfer: pd.DataFrame) -> Chart:
             )
     return Chart(
         name="transfer",
-        title="What a rule costs that carries over the best rate of the smallest batch",
+        title="Cost of carrying over the best rate of the smallest batch",
         caption="Validation loss above that of the best rate of the same batch, in percent of it; 95 % intervals, which hold the "
         f"uncertainty of both rates. Less than {_LEAST_DRAWN} % is drawn as {_LEAST_DRAWN} %. Left out: rates at which most "
         "draws diverge, or beyond the grid.",

@@ -46,7 +46,7 @@ def terms_chart(table: pd.DataFrame) -> Chart:
     ]
     return Chart(
         name="terms",
-        title="What raises the test loss above its minimum",
+        title="Parts of the test loss above its minimum",
         caption="Means over seeds, at the largest training set and penalty. The terms are those of a quadratic test loss; the "
         "measured rise is that of the mean test loss of the iterates.",
         x_label="Temperature η/(2b)",

@@ -67,7 +67,7 @@ def surrogate(looked: Looked, answer: Answer) -> list[Chart]:
         charts.append(
             Chart(
                 name="surrogate" if len(found) == 1 else f"surrogate_{number}",
-                title="What the search expects" + (f": {name}" if len(found) > 1 else ""),
+                title="Values that the search expects" + (f": {name}" if len(found) > 1 else ""),
                 caption="The mean over seeds that the search expects, with a band that holds it with a probability of 95 %, and "
                 "the runs that it trained. It leaves a gap where it expects runs to diverge.",
                 x_label=label_of(over),

@@ -116,7 +116,7 @@ def where(looked: Looked, answers: Callable[[Sequence[str]], list[Series]] = lam
     return [
         Chart(
             name="searched_cells",
-            title="Where the search looked",
+            title="Cells that the search chose",
             caption="Every point is a run. Its shade says in which rounds it was chosen; open circles diverged, and open "
             f"diamonds are paused. Runs of one cell cover each other.{more}",
             horizontal=True,
@@ -154,7 +154,7 @@ def _against_values(looked: Looked, names: Sequence[str]) -> Chart:
     several = len(names) > 1
     return Chart(
         name="searched_cells",
-        title="Where the search looked",
+        title="Cells that the search chose",
         caption="Every point is a run. Its shade says in which rounds it was chosen; open circles diverged, and stand at the "
         "worst result; open diamonds are paused, and stand at their last result.",
         x_label=labels[0] if labels else "",

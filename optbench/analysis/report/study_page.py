@@ -208,7 +208,7 @@ def _number(values: Sequence[int], what: str) -> str:
 
 
 def _unsuccessful(made: Page, study: Study) -> None:
-    made.heading("What diverged and failed")
+    made.heading("Diverged and failed runs")
     table = study.unsuccessful
     if table.empty:
         over = "No run" if study.is_over else "So far no run"
@@ -232,7 +232,7 @@ def _without_place(messages: Iterable[str], study: Study) -> list[str]:
 
 
 def _made_with(made: Page, study: Study, scripts: Sequence[str], folder: Path) -> None:
-    made.heading("How it was made")
+    made.heading("Provenance")
     commands = [f"python -m optbench {shlex.join(words)}" for words in [command(study)] if words]
     scale = f" --scale {study.scale}" if study.scale else ""
     commands += [f"python {shlex.quote(script)}{scale}" for script in scripts]
@@ -253,7 +253,7 @@ def _vintages(made: Page, code: CodeOfRuns) -> None:
         return
     made.subheading("Code")
     made.paragraph(
-        "What computed the runs: a fingerprint of the modules on their way, so that other targets have another; and whether the "
+        "The code of the runs: a fingerprint of the modules on their way, so that other targets have another; and whether the "
         "code that is there now is the same.",
         "small",
     )
