@@ -91,7 +91,8 @@ class Browser:
         self.wait_for("document.readyState === 'complete'")
         if draws:
             self.wait_for(
-                "[...document.querySelectorAll('[data-figure]')].every(place => place.querySelector('.main-svg'))"
+                "[...document.querySelectorAll('[data-figure]')].filter(place => !place.closest('details:not([open])'))"
+                ".every(place => place.querySelector('.main-svg'))"
             )
         # What plotly does after its first drawing, such as making room for labels, takes a few frames.
         self.evaluate("new Promise(done => setTimeout(done, 300))")

@@ -561,6 +561,35 @@ def test_a_packed_text_is_read_as_it_was(length, method):
     assert unpacked(f'<script type="text/plain" id="it">{content}</script>', "it") == text
 
 
+@needs_chromium
+@pytest.mark.slow
+def test_figures_beyond_a_height_are_drawn_as_wide_as_the_page_when_they_are_opened(browser, tmp_path):
+    page = Page("many")
+    series = [
+        Series(label=label, x=[1, 2], y=[1, 2]) for label in "abcdefg"
+    ]  # of more labels than half a page has room for
+    for number in range(7):
+        page.figure(Chart(name=f"chart{number}", title=f"Chart {number}", series=series))
+    path = tmp_path / "many.html"
+    path.write_text(page.html(), encoding="utf-8")
+    browser.open(path)
+    shown, folded = "[data-figure] .main-svg", "document.querySelectorAll('details.folded')"
+    count = browser.evaluate(f"{folded}.length")
+    assert 1 <= count <= 5
+    drawn = browser.evaluate(
+        f"new Set([...document.querySelectorAll('{shown}')].map(s => s.closest('[data-figure]'))).size"
+    )
+    assert drawn == 7 - count
+    browser.evaluate(f"{folded}[0].open = true")
+    browser.wait_for(f"{folded}[0].querySelector('.main-svg') !== null")
+    widths = """[...document.querySelectorAll('.plot')].map(place => place.querySelector('.main-svg')).filter(drawn => drawn)
+        .map(drawn => drawn.getBoundingClientRect().width)"""
+    found = browser.evaluate(widths)
+    assert len(found) == 8 - count
+    assert max(found) - min(found) < 2
+    assert browser.problems() == []
+
+
 def _noise(seed, letters, length):
     return "".join(random.Random(seed).choices(letters, k=length))
 

@@ -119,9 +119,10 @@ function draw(place, figure) {
   }, (error) => say(place, "The curves", error));
 }
 
-// One after another, and each is seen before the next is drawn: many take seconds.
-async function drawAll() {
-  for (const place of document.querySelectorAll("[data-figure]")) {
+// One after another, and each is seen before the next is drawn: many take seconds. A folded figure has no width before it is opened.
+async function drawAll(within = document) {
+  for (const place of within.querySelectorAll("[data-figure]")) {
+    if (place.closest("details:not([open])")) continue;
     await draw(place, DATA.figures[Number(place.dataset.figure)]);
     if (!place.opensRuns && place.on) {
       place.opensRuns = true;
@@ -136,7 +137,8 @@ async function drawAll() {
 
 PLOTLY.then(() => {
   drawAll();
-  NARROW.addEventListener("change", drawAll);
+  NARROW.addEventListener("change", () => drawAll());
+  document.querySelectorAll("details.folded").forEach((folded) => folded.addEventListener("toggle", () => drawAll(folded)));
   const redraw = () => document.querySelectorAll(".js-plotly-plot").forEach((plot) => plot.redraw());
   DARK.addEventListener("change", redraw);
   // Paper has another width than the screen, and is white.
@@ -144,7 +146,7 @@ PLOTLY.then(() => {
     window.addEventListener(event, () => {
       printing = prints;
       redraw();
-      document.querySelectorAll(".js-plotly-plot").forEach((plot) => Plotly.Plots.resize(plot));
+      document.querySelectorAll(".js-plotly-plot").forEach((plot) => { if (plot.offsetParent) Plotly.Plots.resize(plot); });
     });
   }
 }, (error) => {

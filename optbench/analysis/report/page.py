@@ -8,11 +8,11 @@ A page is a list of blocks, which are plain data; page.html.j2 and blocks.html.j
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 MOST_ROWS = 100
 # With more labels, or longer categories, a figure of one panel takes the whole width of the page.
 _MOST_LABELS, _LONGEST_CATEGORY = 5, 24
+# The height of the figures of a page that are shown at once, in pixels; the others are drawn when they are opened.
+_MOST_HEIGHT = 2000
 # Significant digits of the numbers of a figure: all sixteen are a third of its compressed size.
 _DIGITS = 7
 
@@ -158,9 +160,10 @@ class Page:
             )
         if program:
             packed["plotly"] = program.result()
-        halves = _halves(self.blocks, self.charts)
+        folded = _folded([wide.layout.height or 0 for wide, _ in drawn])
+        halves = _halves(self.blocks, self.charts, folded)
         figures = [
-            {"chart": chart, "heights": _heights(*sizes), "half": number in halves}
+            {"chart": chart, "heights": _heights(*sizes), "half": number in halves, "folded": number in folded}
             for number, (chart, sizes) in enumerate(zip(self.charts, drawn, strict=True))
         ]
         return _templates().get_template("page.html.j2").render(page=self, packed=packed, figures=figures)
@@ -242,10 +245,16 @@ def writer(column: str, values: "pd.Series") -> Callable[[Any], str]:
     return percent if is_fraction(column, values) else cell
 
 
-def _halves(blocks: Sequence[Block], charts: Sequence[Chart]) -> set[int]:
+def _folded(heights: Sequence[float]) -> set[int]:
+    """The numbers of the figures that a click opens: those after `_MOST_HEIGHT`, but not the first one."""
+    ends = accumulate(heights)
+    return {number for number, end in enumerate(ends) if number and end > _MOST_HEIGHT}
+
+
+def _halves(blocks: Sequence[Block], charts: Sequence[Chart], folded: Set[int]) -> set[int]:
     """The numbers of the figures that take half of the width of the page, two beside each other; of an odd one none is left."""
     found: set[int] = set()
-    for is_figure, group in groupby(blocks, lambda block: block["kind"] == "figure"):
+    for is_figure, group in groupby(blocks, lambda block: block["kind"] == "figure" and block["number"] not in folded):
         own = [block["number"] for block in group if is_figure and _is_clear_in_half(charts[block["number"]])]
         found |= {*own[: len(own) // 2 * 2]}
     return found
