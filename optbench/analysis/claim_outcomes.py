@@ -87,9 +87,11 @@ def without_each(
     """The tables for `steady`: ``claims`` makes those about the runs without one value of a part. Empty for fewer than three."""
     import pandas as pd
 
+    if len(values) <= 2:
+        return pd.DataFrame()
     columns = [*_IDENTITY, "outcome", "estimate", "low", "high"]
     found = [table(claims(value), study)[columns].assign(**{f"without_{part}": value}) for value in values]
-    return pd.concat(found, ignore_index=True) if len(found) > 2 else pd.DataFrame()
+    return pd.concat(found, ignore_index=True)
 
 
 def without_each_seed(study: str, seeds: Sequence[int], claims: Callable[[int], Sequence[Claim]]) -> "pd.DataFrame":

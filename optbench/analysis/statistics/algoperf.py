@@ -24,7 +24,6 @@ from optbench.analysis.statistics.ranks import PROBLEMS, ranked
 from optbench.analysis.statistics.search_intervals import (
     Search,
     SearchInterval,
-    common_trials,
     draws_of_problems,
     nested_interval,
     observed,
@@ -192,18 +191,16 @@ def _drawn_costs(
     shared_trials: bool,
 ) -> np.ndarray:
     """The costs (repetitions, methods, problems) of the winners of resamples."""
-    every = [one.costs for task in tasks for one in task]
-    common = common_trials(every, repetitions, generator) if shared_trials else None
+    costs = [[one.costs for one in task] for task in tasks]
     found = np.full((repetitions, len(tasks[0]), len(tasks)), math.inf)
-    for place, problem, here in draws_of_problems(len(tasks), repetitions, over_problems, generator):
+    for place, problem, here, trials in draws_of_problems(costs, repetitions, over_problems, generator, shared_trials):
         task = tasks[problem]
         # The same draws for both results of a search.
         same = int(generator.integers(2**62))
         shared = len({one.costs.seeds for one in task}) == 1
-        trials = None if common is None else common[here]
         means, shares = (
             resample(own, len(here), np.random.default_rng(same), shared_seeds=shared, trials=trials)
-            for own in ([one.costs for one in task], [one.reached for one in task])
+            for own in (costs[problem], [one.reached for one in task])
         )
         found[here, :, place] = _time(means, shares)
     return found

@@ -26,7 +26,6 @@ import pandas as pd
 from optbench.analysis.statistics.search_intervals import (
     Search,
     SearchInterval,
-    common_trials,
     draws_of_problems,
     nested_interval,
     observed,
@@ -156,12 +155,10 @@ def _resampled(
 
     A problem that a resample holds twice has its seeds drawn twice, and its trials unless they are shared.
     """
-    common = common_trials([one for task in tasks for one in task], repetitions, generator) if shared_trials else None
     total = np.zeros((repetitions, len(tasks[0])))
-    for _, problem, here in draws_of_problems(len(tasks), repetitions, over_problems, generator):
+    for _, problem, here, trials in draws_of_problems(tasks, repetitions, over_problems, generator, shared_trials):
         if len(here):
             shared = len({one.seeds for one in tasks[problem]}) == 1
-            trials = None if common is None else common[here]
             drawn = resample(tasks[problem], len(here), generator, shared_seeds=shared, trials=trials)
             total[here] += ranked(drawn, higher)
     return total / len(tasks)

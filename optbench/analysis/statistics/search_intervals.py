@@ -269,16 +269,25 @@ def _check_shared(searches: Sequence[Search], axis: int, name: str) -> None:
 
 
 def draws_of_problems(
-    number: int, repetitions: int, resampled: bool, generator: np.random.Generator
-) -> Iterator[tuple[int, int, np.ndarray]]:
+    tasks: Sequence[Sequence[Search]],
+    repetitions: int,
+    resampled: bool,
+    generator: np.random.Generator,
+    shared_trials: bool = False,
+) -> Iterator[tuple[int, int, np.ndarray, np.ndarray | None]]:
     """For each of as many places as there are problems, each problem and the repetitions in which it stands at this place.
 
-    With ``resampled`` problems are drawn with replacement, as the outermost level; otherwise each stands at its own place.
+    tasks: the searches on each problem. With ``resampled`` problems are drawn with replacement, as the outermost level; otherwise
+    each stands at its own place. With ``shared_trials`` the last value is the trials of these repetitions, by `common_trials` of
+    all searches; otherwise it is None.
     """
+    number = len(tasks)
+    common = common_trials([one for task in tasks for one in task], repetitions, generator) if shared_trials else None
     for place in range(number):
         chosen = generator.integers(number, size=repetitions) if resampled else np.full(repetitions, place)
         for problem in range(number):
-            yield place, problem, np.flatnonzero(chosen == problem)
+            here = np.flatnonzero(chosen == problem)
+            yield place, problem, here, None if common is None else common[here]
 
 
 def _draw_seeds(search: Search, repetitions: int, generator: np.random.Generator) -> np.ndarray:

@@ -16,7 +16,6 @@ from optbench.analysis.statistics.ranks import PROBLEMS
 from optbench.analysis.statistics.search_intervals import (
     Search,
     SearchInterval,
-    common_trials,
     draws,
     draws_of_problems,
     means_over_seeds,
@@ -65,10 +64,8 @@ def tuning_gains(
     with np.errstate(invalid="ignore"):
         seen = sign * (winners - defaults) / np.asarray(units, dtype=float)[:, None]
     generator = np.random.default_rng(seed)
-    common = common_trials([one for task in tasks for one in task], repetitions, generator) if shared_trials else None
     drawn = np.full((number, repetitions, len(methods)), math.nan)
-    for place, problem, here in draws_of_problems(number, repetitions, over_problems, generator):
-        trials = None if common is None else common[here]
+    for place, problem, here, trials in draws_of_problems(tasks, repetitions, over_problems, generator, shared_trials):
         own = _resampled(tasks[problem], default, len(here), generator, trials)
         drawn[place, here] = sign * own / units[problem]
     degrees = min((int(one.random.sum()) for task in tasks for one in task), default=0) - 1
