@@ -98,6 +98,19 @@ class Expression:
         except (_OpenError, UserError):  # the whole configuration tells an error
             return None
 
+    @property
+    def paths(self) -> set[str]:
+        """The keys that the expression names, under the names of today."""
+        nodes = [self._tree]
+        found = set()
+        while nodes:
+            node = nodes.pop()
+            if isinstance(node, ast.Name | ast.Attribute):
+                found.add(current_key(".".join(self._path(node))))
+            else:
+                nodes += [part for part in ast.iter_child_nodes(node) if isinstance(part, ast.expr)]
+        return found
+
     @staticmethod
     def _place(text: object, where: str) -> str:
         return f"{where}: {text}" if where else f"{text}"

@@ -61,6 +61,17 @@ def test_cells_that_a_condition_excludes_are_not_there():
     assert lattice.totals[1] == sum(map(steps_of, whole.cells)) + steps_of(whole.cells[0])
 
 
+@pytest.mark.parametrize("words", [["seed=0"], ["optimizer=adamw"], ["batch=16"], ["budget.epochs=8"]])
+def test_large_grids_are_counted_by_the_axes_that_conditions_name(monkeypatch, words):
+    # No cell has the first values of all axes; the length depends on the batch, which a condition names, too.
+    experiment = ["experiment=decay_and_warmup", "scale=smoke", *words]
+    whole = compose_again([*experiment, "search=grid"])
+    expected = len(whole.cells), sum(map(steps_of, whole.cells))
+    assert compose_again([*experiment, "search=random"]).totals == expected
+    monkeypatch.setattr("optbench.sweep.grid.lattice._COUNTED", 70)
+    assert compose_again([*experiment, "search=random"]).totals == expected
+
+
 def test_only_what_is_asked_for_is_composed(monkeypatch):
     words = ["dataset=digits", "model=mlp", "tracker=none", "seed=range(1000)", "batch=range(1,1001)", "search=random"]
     lattice = compose_again(words)

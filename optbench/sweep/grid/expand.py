@@ -164,6 +164,11 @@ class CellMaker:
         excluded = self._is_excluded(words)
         return self._left(self._composer.compose(words)) is None if excluded is None else not excluded
 
+    def is_named(self, key: str) -> bool:
+        """True if a condition names the key, or an option of the group ``key``."""
+        paths = (path for condition in self._conditions for path in condition.paths)
+        return any(path == key or path.startswith(f"{key}.") for path in paths)
+
     def _is_excluded(self, words: Sequence[Word]) -> bool | None:
         """True if a condition excludes the cell with ``words``, False if none does; None if the words alone do not tell.
 

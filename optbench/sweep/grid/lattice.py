@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 _Key = tuple[str, tuple[tuple[str, str], ...]]
-# Up to this number of cells, those that conditions exclude are counted.
+# Up to this number of cells, each is looked at to count those that conditions leave.
 _COUNTED = 20_000
 # Values of an axis that are composed before anything starts: the ends, and others between them.
 _SAMPLED = 32
@@ -79,27 +79,33 @@ class Lattice:
     def totals(self) -> tuple[int, int]:
         """The number of cells, and the optimizer steps of all.
 
-        Cells that conditions exclude are left out, as long as there are few cells.
+        Cells that conditions exclude are left out. In a large grid this is told from the axes that conditions name, beside the
+        first values of the others.
         """
         parts = list(self._parts.values())
-        is_listed = sum(part.maker.count for part in parts) <= _COUNTED and any(
-            part.maker.is_restricted for part in parts
-        )
+        is_small = sum(part.maker.count for part in parts) <= _COUNTED
         cells = steps = 0
         for part in parts:
-            keys = part.maker.axes
-            if is_listed:
-                held = [words for words in _places(part.maker) if part.maker.holds(words)]
-                cells += len(held)
-                steps += sum(self.steps(_pick(part, words)) for words in held)
-                continue
-            cells += part.maker.count
-            deciding = self._deciding[part.name]
-            first = {key: texts[0] for key, texts in keys.items()}
-            repeated = math.prod(len(texts) for key, texts in keys.items() if key not in deciding)
-            for each in itertools.product(*(keys[key] for key in deciding)):
-                steps += repeated * self.steps(Pick({**first, **dict(zip(deciding, each, strict=True))}, part.name))
+            axes = part.maker.axes
+            keys = set(axes) if is_small and part.maker.is_restricted else self._telling(part)
+            repeated = math.prod(len(texts) for key, texts in axes.items() if key not in keys)
+            factors = part.maker.factors
+            choices = (factor.words if factor.key in keys else factor.words[:1] for factor in factors)
+            for words in itertools.product(*choices):
+                if part.maker.holds(words):
+                    cells += repeated
+                    steps += repeated * self.steps(_pick(part, words))
         return cells, steps
+
+    def _telling(self, part: Part) -> set[str]:
+        """The axes of a grid that tell if a cell exists and how long it runs.
+
+        The second only, if the first are too many to count.
+        """
+        named = {key for key in part.maker.axes if part.maker.is_named(key)}
+        deciding = set(self._deciding[part.name])
+        count = math.prod(len(part.maker.axes[key]) for key in named | deciding)
+        return named | deciding if count <= _COUNTED else deciding
 
     @cached_property
     def _deciding(self) -> dict[str, tuple[str, ...]]:
@@ -112,10 +118,7 @@ class Lattice:
         found = {}
         for name, part in self._parts.items():
             with naming(name):
-                found[name] = [cell for words in _cross(part.maker) if isinstance(cell := part.maker.make(words), Cell)]
-                if not found[name]:
-                    tried = (part.maker.make(words) for words in itertools.islice(_places(part.maker), _TRIED))
-                    found[name] = list(itertools.islice((cell for cell in tried if isinstance(cell, Cell)), 1))
+                found[name] = _samples(part.maker)
         return found
 
     def cell(self, pick: Pick) -> Cell | None:
@@ -223,15 +226,20 @@ def _deciding(part: Part, samples: Sequence[Cell]) -> tuple[str, ...]:
     return tuple(key for key in part.maker.axes if key in changed)
 
 
-def _cross(maker: CellMaker) -> Iterator[list[Word]]:
-    """The first value of every axis, and then each other value of one axis beside the first values of the others."""
-    first = [factor.words[0] for factor in maker.factors if factor.words]
-    if len(first) < len(maker.factors):
-        return  # a selected value that this grid does not have
-    yield first
-    for place, factor in enumerate(maker.factors):
-        for word in _spread(factor.words[1:]):
-            yield [*first[:place], word, *first[place + 1 :]]
+def _samples(maker: CellMaker) -> list[Cell]:
+    """A first cell, and for each other value of one axis the one beside the values of the first, where it exists."""
+    if maker.is_empty:
+        return []
+    tried = ((words, maker.make(words)) for words in itertools.islice(_places(maker), _TRIED))
+    first, cell = next(((words, made) for words, made in tried if isinstance(made, Cell)), (None, None))
+    if first is None or cell is None:
+        return []
+    others = (
+        maker.make([*first[:place], word, *first[place + 1 :]])
+        for place, factor in enumerate(maker.factors)
+        for word in _spread([word for word in factor.words if word != first[place]])
+    )
+    return [cell, *(made for made in others if isinstance(made, Cell))]
 
 
 def _spread(words: Sequence[Word]) -> list[Word]:

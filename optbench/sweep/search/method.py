@@ -126,7 +126,7 @@ class Problem(Protocol):
 
     @property
     def size(self) -> int:
-        """The number of cells of all grids; cells that a condition of the experiment excludes are counted."""
+        """The number of cells of all grids, without those that a condition of the experiment excludes."""
 
     @property
     def total_steps(self) -> int:
