@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from scaling_charts import curves_chart, exponents_chart, optima_chart
 from scaling_words import answer, notes
-from transfer import reaches, transfer_chart, transfer_costs
 
 from optbench.analysis.claim_outcomes import BEST_RATE, effect, holds, not_tested, place, steady
 from optbench.analysis.claims import Claim
@@ -19,6 +18,7 @@ from optbench.analysis.laws.broken_power_law import ScalingLaw, law
 from optbench.analysis.laws.loss_curves import LossCurves, loss_curves
 from optbench.analysis.laws.noise_scales import noise_scales
 from optbench.analysis.laws.optima import HIGHEST, LOWEST
+from optbench.analysis.laws.transfer import reaches, transfer_chart, transfer_costs
 from optbench.analysis.study import Study
 
 QUESTION = "How does the best learning rate grow with the batch, up to which batch, and what does a scaling rule cost?"

@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
-from transfer import LOSS_ALLOWED
 
 from optbench.analysis.claims import Claim
+from optbench.analysis.laws.transfer import LOSS_ALLOWED
 from optbench.analysis.names import method
 from optbench.analysis.statistics.intervals import Interval
 from optbench.analysis.study import Study

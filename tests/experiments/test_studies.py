@@ -13,6 +13,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from optbench import config as configuration
+from optbench.analysis.laws.transfer import reaches
 from optbench.analysis.studies import analysis_of
 from optbench.analysis.study import Study
 from optbench.sweep.grid.grids import expand_experiment
@@ -410,7 +411,6 @@ def test_the_law_without_a_seed_is_that_of_the_other_runs(tmp_path):
 
 
 def test_a_rule_reaches_no_farther_than_the_first_batch_at_which_it_costs_more_or_is_unknown():
-    reaches = committed.imported("scaling_rules", "transfer").reaches
     costs = {"a": [0.01, 0.06, 0.0], "b": [0.05, 0.04, math.nan], "c": [0.5, 0.0, 0.0]}
     rows = [
         {"optimizer": name, "base": 8, "batch": batch, "rule": "linear", "excess": cost, "high": cost + 0.005}
