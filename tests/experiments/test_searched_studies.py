@@ -12,6 +12,7 @@ from tests.experiments.test_studies import analyse, drawn
     ("name", "words", "runs", "tables"),
     [
         ("steps_to_target", ["search.budget=20"], 20, {"chosen_rates", "survival", "costs", "noise_scale"}),
+        ("decay_and_warmup", ["search.budget=30"], 30, {"levels", "warmup_gains"}),
         # Each of two methods: three trials, and two new seeds of the winner and of the defaults, which may be one setting.
         ("optimizer_comparison", ["optimizer=adamw,sgd", "model=gru"], 10, {"ranks", "scores", "tuned_minus_default"}),
     ],
