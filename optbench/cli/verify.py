@@ -1,8 +1,11 @@
 """`verify`: run a part of a sweep again, and report which runs agree bit for bit with their records."""
 
+import argparse
 import math
 import platform
+import random
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.table import Table
 
@@ -13,7 +16,16 @@ from optbench.provenance import UNKNOWN, Vintages, environment
 from optbench.store import RunDirectory, StoreError, find
 from optbench.store.files import read_object
 from optbench.sweep.plan import Plan
-from optbench.sweep.verification import FEWEST, Difference, Sample, compare, computed_again, samples, settle
+from optbench.sweep.verification import (
+    FEWEST,
+    Difference,
+    Sample,
+    compare,
+    computed_again,
+    samples,
+    settle,
+    trained_again,
+)
 from optbench.system.terminal import console
 
 # States of a run that has not been run again to its end.
@@ -27,13 +39,16 @@ recorded version counts as computed by the current code only if it was run again
 
 Agreement bit for bit is promised on the same machine with the same versions. Exit status: 0 if all agree, 1 if not.
 A command that is stopped tells what has been compared, and records a version as equal only if all its chosen runs were.
+
+In place of a sweep, the folder of a report such as results/landscape can be given: its page holds the command of every run, and
+tables/runs the results, with which those of the runs that are trained again are compared. Nothing is recorded then.
 """
 
 
 def verify(words: Sequence[str]) -> int:
     """`verify SWEEP`: run some of its runs again and compare."""
     parser = Parser(prog="optbench verify", description=_DESCRIPTION)
-    parser.add_argument("name", metavar="SWEEP", help="of the sweep")
+    parser.add_argument("name", metavar="SWEEP", help="of the sweep, or the folder of a report")
     parser.add_argument("--fraction", default="5%", metavar="SHARE", help="such as 5%% (default) or 0.05")
     parser.add_argument("--run", action="append", metavar="ID", help="only this one (may be given several times)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the choice (default: 0)")
@@ -44,6 +59,8 @@ def verify(words: Sequence[str]) -> int:
     fraction = _fraction(given.fraction)
     if given.workers is not None and given.workers < 1:
         raise UserError(f"--workers {given.workers}: accepted: 1 or more")
+    if "/" in given.name and Path(given.name).is_dir():
+        return _verify_report(Path(given.name), fraction, given)
     plan = Plan.find(given.results_dir, given.name)
     finished = [run for run in (plan.directory(entry.run_id) for entry in plan.entries()) if run.is_finished]
     named = [_named(name, plan, finished) for name in given.run or ()]
@@ -67,6 +84,60 @@ def verify(words: Sequence[str]) -> int:
         # The code that the workers imported, as they recorded it: the files may have been edited since.
         codes = {run_id: str((again.directory(run_id).summary() or {}).get("code", "")) for run_id in configs}
     return _report(plan, chosen, codes, different)
+
+
+def _verify_report(folder: Path, fraction: float, given: argparse.Namespace) -> int:
+    """Train some of the runs of a published report again, and compare their results with its table."""
+    from optbench.analysis.report.published import is_published, published
+
+    if not is_published(folder):
+        raise UserError(
+            f"verify {folder}: has no page/commands.parquet and tables/runs.parquet; accepted: a report's folder"
+        )
+    everything = published(folder)
+    if unknown := set(given.run or ()) - {run.run_id for run in everything}:
+        raise UserError(f"--run {min(unknown)}: is not a finished run of the report {folder}")
+    if given.run:
+        chosen = [run for run in everything if run.run_id in given.run]
+    else:
+        count = min(len(everything), max(FEWEST, math.ceil(fraction * len(everything))))
+        chosen = random.Random(given.seed).sample(everything, count)
+    if not chosen:
+        raise UserError(
+            f"verify {folder}: none of its runs has finished and has a command; accepted: a report with such runs"
+        )
+    by_id, configs = {}, {}
+    for run in chosen:
+        config = run.config()
+        if config["init"].get("source") is not None or configuration.Devices.of(config["trainer"]).ranks > 1:
+            print(f"{run.run_id}: starts from another run, or was trained by several ranks; it is left out")
+            continue
+        run_id = configuration.run_id(config)  # may differ from the published one, if options have other names now
+        by_id[run_id], configs[run_id] = run, config
+    changed = {} if given.data_dir is None else {"data_dir": given.data_dir}
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("run", "values", "", "largest difference"):
+        table.add_column(heading, overflow="fold")
+    differ = ended = 0
+    with trained_again(folder.resolve().name, configs, changed, given.workers) as again:
+        for run_id, run in by_id.items():
+            if again.directory(run_id).status().state in _OPEN:
+                continue
+            found, values = run.compare(again.directory(run_id))
+            largest = f"{found.largest:.3g}" if found and math.isfinite(found.largest) else ""
+            table.add_row(run.run_id, str(values), found.why or "agrees", largest)
+            ended, differ = ended + 1, differ + bool(found)
+    console().print(table)
+    return _said(str(folder), ended, differ, len(chosen) - ended)
+
+
+def _said(name: str, total: int, differ: int, left: int) -> int:
+    """Print the last line; returns the exit status."""
+    rest = f", {differ} differ{'s' if differ == 1 else ''}" if differ else ""
+    rest += f"; {left} not run again, because the command was stopped" if left else ""
+    agree = total - differ
+    print(f"{name}: {total} run{'' if total == 1 else 's'} again: {agree} agree{'s' if agree == 1 else ''}{rest}")
+    return 1 if differ or left else 0
 
 
 def _fraction(text: str) -> float:
@@ -117,12 +188,8 @@ def _report(plan: Plan, chosen: Sequence[Sample], codes: Mapping[str, str], diff
     differ = sum(map(bool, different.values()))
     if differ and (elsewhere := _elsewhere(plan, different)):
         screen.print(elsewhere, soft_wrap=True)
-    total = f"{len(different)} run{'' if len(different) == 1 else 's'} again"
-    rest = f", {differ} differ{'s' if differ == 1 else ''}" if differ else ""
     left = sum(len(sample.runs) for sample in chosen) - len(different)
-    rest += f"; {left} not run again, because the command was stopped" if left else ""
-    print(f"{plan.name}: {total}: {len(different) - differ} agree{'s' if len(different) - differ == 1 else ''}{rest}")
-    return 1 if differ or left else 0
+    return _said(plan.name, len(different), differ, left)
 
 
 def _elsewhere(plan: Plan, different: Mapping[str, Difference]) -> str:

@@ -70,23 +70,38 @@ def samples(finished: Sequence[RunDirectory], fraction: float, seed: int, named:
 def computed_again(
     plan: Plan, configs: Mapping[str, Config], changed: Mapping[str, Any], workers: int | None
 ) -> Iterator[Plan]:
-    """A plan in a scratch folder with the runs ``configs``, by id, trained again by local workers; removed after the block.
+    """The runs ``configs`` of ``plan``, by id, trained again as by `trained_again`, with the threads of the sweep.
 
-    changed: settings of the machine to change, such as data_dir. The workers have as many threads as those of the sweep,
-    because rounding depends on the number of threads.
+    Rounding depends on the number of threads.
     """
-    launcher = {**configuration.read_choice("launcher", "local"), "workers": workers}
-    launcher["threads"] = _threads(plan)
+    with trained_again(plan.name, configs, changed, workers, _threads(plan), plan) as scratch:
+        yield scratch
+
+
+@contextmanager
+def trained_again(
+    name: str,
+    configs: Mapping[str, Config],
+    changed: Mapping[str, Any],
+    workers: int | None,
+    threads: int = 1,
+    starts: Plan | None = None,
+) -> Iterator[Plan]:
+    """A plan in a scratch folder with the runs ``configs``, by id, trained by local workers; removed after the block.
+
+    changed: settings of the machine to change, such as data_dir. starts: the plan with the runs from whose weights others start.
+    """
+    launcher = {**configuration.read_choice("launcher", "local"), "workers": workers, "threads": threads}
     with tempfile.TemporaryDirectory(prefix="optbench-verify-") as folder:
-        scratch = Plan(folder, plan.name)
+        scratch = Plan(folder, name)
         machine = {"results_dir": folder, "force": False, "retry": "none", "sweep": None, "dry_run": False}
         tracker = configuration.read_choice("tracker", "none")
         for run_id, config in configs.items():
             again = {**config, **machine, **changed, "tracker": tracker}
             scratch.directory(run_id).create(again)
             source = config["init"].get("source")  # of init=run: the run from whose weights it starts
-            if source is not None and not scratch.directory(source).path.exists():
-                shutil.copytree(plan.directory(source).path, scratch.directory(source).path)
+            if starts is not None and source is not None and not scratch.directory(source).path.exists():
+                shutil.copytree(starts.directory(source).path, scratch.directory(source).path)
         scratch.extend([Entry(run_id, {}) for run_id in configs], {})
         local.launch(scratch, list(configs), configs.values(), launcher)
         yield scratch
