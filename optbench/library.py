@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
-from optbench import __main__ as command_line
 from optbench.analysis.runs import Run, Runs
+from optbench.cli import train
+from optbench.cli.typed import read
 from optbench.config import run_id, search_path
 from optbench.config.settings import Grid, grid, words_of
 from optbench.errors import Stop, UserError, WorkersFailed
@@ -94,7 +95,7 @@ def run(
     with _alone():
         console = _console(display)
         with _hydra_kept():
-            typed = command_line.read(_words(words, settings))
+            typed = read(_words(words, settings))
         _warn(typed.warning)
         config = typed.composed
         directory = RunDirectory.at(config["results_dir"], run_id(config))
@@ -111,7 +112,7 @@ def run(
         if config["dry_run"]:
             return found
         with _torch_kept():
-            outcome = command_line.execute_one(config, console, on_evaluation)
+            outcome = train.execute_one(config, console, on_evaluation)
     if outcome is None or outcome.state in ("done", "diverged"):
         _warn(outcome.tracker_problem if outcome is not None else None)
         return found
@@ -139,7 +140,7 @@ def sweep(*words: str, display: Display = "quiet", **settings: Any) -> Runs:
     with _alone():
         console = _console(display)
         with _hydra_kept():
-            typed = command_line.read(["--multirun", *_words(words, settings)])
+            typed = read(["--multirun", *_words(words, settings)])
         _warn(typed.warning)
         from optbench.sweep import launch
         from optbench.sweep.grid.expand import Expansion

@@ -40,8 +40,8 @@ FLOORS = [
     ["training.build", "cli"],
     ["training", "probes.posthoc"],
     ["sweep.worker.process", "training.follower", "testing"],
-    ["__main__"],
-    ["library"],
+    ["cli.train"],
+    ["library", "__main__"],
 ]
 FLOOR = {f"optbench.{name}": floor for floor, names in enumerate(FLOORS) for name in names}
 WITHOUT_TORCH = [

@@ -1,4 +1,4 @@
-"""The commands other than training. Only doctor needs torch, to look at the devices."""
+"""The commands. Doctor needs torch, to look at the devices, and train, when it trains; the others never import it."""
 
 from collections.abc import Callable, Sequence
 

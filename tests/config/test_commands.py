@@ -6,8 +6,8 @@ import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl  # noqa: F401
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from optbench import __main__ as main
 from optbench import config as configuration
+from optbench.cli import typed
 from optbench.config.commands import command_of, written
 
 
@@ -62,7 +62,7 @@ def test_what_the_front_page_says_is_not_said_again():
 
 
 def cells(*words):
-    expansion = main._composed(["-m", *words], main._parse(["-m", *words]))
+    expansion = typed.read(["-m", *words]).composed
     return [cell.config for cell in expansion.cells]
 
 

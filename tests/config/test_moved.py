@@ -177,7 +177,7 @@ def own(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("way", ["OPTBENCH_CONF", "--config-dir", "hydra.searchpath"])
 def test_an_experiment_may_use_earlier_names(way, own, monkeypatch, capsys):
-    from optbench.__main__ import read
+    from optbench.cli.typed import read
 
     write(own, "experiment/mine", EXPERIMENT)
     if way != "OPTBENCH_CONF":

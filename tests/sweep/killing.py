@@ -21,8 +21,8 @@ import matplotlib.figure  # noqa: F401 (what every child would otherwise import)
 import torch
 from mortal_workers import Log, check_log, fork
 
-from optbench import __main__ as main_module
 from optbench import config
+from optbench.cli.train import train_one
 from optbench.store import RunDirectory, run_directories
 from optbench.store.measured import without_measured
 from optbench.sweep import launch
@@ -128,7 +128,7 @@ def supervisor(results):
 
 def direct(results):
     [given] = configs(results, [0])
-    return lambda: main_module.train_one(given)
+    return lambda: train_one(given)
 
 
 def wait_for(pid):

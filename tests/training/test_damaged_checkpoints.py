@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from optbench import config
-from optbench.__main__ import train_one
+from optbench.cli.train import train_one
 from optbench.errors import UserError
 from optbench.probes import posthoc
 from optbench.store import RunDirectory, StoreError
