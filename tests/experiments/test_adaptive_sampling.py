@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from tests.experiments.test_studies import analyse, configured, expanded, store, summarized
+from tests.experiments.made_runs import analyse, configured, expanded, store, summarized
 
 N = 1000
 #: The losses of each method on the network, by step size; the seed s adds s/100 to the first of them.

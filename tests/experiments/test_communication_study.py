@@ -9,7 +9,7 @@ from scipy import stats
 
 from optbench.__main__ import main
 from optbench.analysis.study import Study
-from tests.experiments.test_studies import accuracies, analyse, configured, drawn, expanded, store, summarized
+from tests.experiments.made_runs import accuracies, analyse, configured, drawn, expanded, store, summarized
 
 RATES = (0.1, 0.2, 0.4)
 # By condition: the options, the accuracy over dense, how this changes at batch 512 (None: not run there), the bytes.

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tests.experiments.test_studies import accuracies, analyse, configured, drawn, store, summarized
+from tests.experiments.made_runs import accuracies, analyse, configured, drawn, store, summarized
 
 LEVELS = (0.0, 0.125, 0.5, 2.0, 8.0)
 RATES = 2.0 ** np.arange(-8.0, -2.9, 1.0)

@@ -8,7 +8,7 @@ from scipy import stats
 
 from optbench.__main__ import main
 from optbench.analysis.study import Study
-from tests.experiments.test_studies import analyse, configured, drawn, evaluation, expanded, store, summarized
+from tests.experiments.made_runs import analyse, configured, drawn, evaluation, expanded, store, summarized
 
 SEEDS, RATES = range(3), (0.02, 0.05, 0.1)
 #: The squared errors after the final phase, of (optimizer, largest momentum), and those before it.

@@ -4,7 +4,7 @@ import pytest
 
 from optbench.__main__ import main
 from optbench.analysis.study import Study
-from tests.experiments.test_studies import analyse, drawn
+from tests.experiments.made_runs import analyse, drawn
 
 
 @pytest.mark.slow

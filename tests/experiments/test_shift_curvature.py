@@ -9,7 +9,7 @@ from scipy import stats
 
 from optbench.__main__ import main
 from optbench.analysis.study import Study
-from tests.experiments.test_studies import analyse, configured, drawn, expanded, store, summarized
+from tests.experiments.made_runs import analyse, configured, drawn, expanded, store, summarized
 
 SIZES, RATES_AND_BATCHES = (128, 256, 512, 1024), ((0.25, 4), (0.25, 16), (1.0, 4), (1.0, 16))
 SEEDS = range(3)

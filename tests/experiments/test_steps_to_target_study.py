@@ -7,7 +7,16 @@ import pandas as pd
 import pytest
 
 from optbench.analysis.studies import analysis_of
-from tests.experiments.test_studies import accuracies, analyse, configured, drawn, evaluation, store, summarized
+from tests.experiments.made_runs import (
+    accuracies,
+    analyse,
+    configured,
+    drawn,
+    evaluation,
+    store,
+    summarized,
+    target_runs,
+)
 
 BATCHES = (16, 64, 256, 1024)
 CRITICAL = {"sgd": 64.0, "kfac": 512.0}
@@ -205,3 +214,40 @@ def test_a_claim_that_hangs_on_one_seed_is_undecided(tmp_path):
     assert claim.low < 0 < claim.high  # the effect is that of all runs
     note = next(note for note in findings.notes if note.startswith("Decided by all runs, but not without one"))
     assert "Beyond some batch the steps no longer fall (K-FAC: agrees)" in note
+
+
+def test_the_critical_batch_is_found_and_a_missed_target_is_counted(tmp_path):
+    findings = analyse("steps_to_target", store(tmp_path, "steps_to_target", target_runs()))
+    table = findings.tables["critical_batch"].set_index(["optimizer", "target"])
+    for optimizer, critical in (("sgd", 64), ("kfac", 512)):
+        for target in (0.8, 0.78, 0.75):
+            row = table.loc[(optimizer, target)]
+            assert row["critical_batch"] == pytest.approx(critical, rel=0.05)
+            assert row["steps_min"] == pytest.approx(50 * target / 0.8, rel=0.05)
+            assert row["critical_batch_low"] <= row["critical_batch"] <= row["critical_batch_high"]
+    assert findings.answer.index("SGD") < findings.answer.index("K-FAC")  # in ascending order
+    assert "No run reached the target: SGD at batch 1024." in findings.notes
+    assert (findings.tables["chosen_rates"].dropna(subset="rate")["rate"] == 0.1).all()
+    drawn(findings)
+
+
+def test_the_costs_to_the_target_are_those_of_the_steps_to_it(tmp_path):
+    """kfac costs twice the FLOPs a step; sgd's runs are of an earlier version, which counted none."""
+    runs = []
+    for config, summary, state, rows in target_runs(seeds=1):
+        if config["optimizer"]["name"] == "kfac":
+            summary |= {"flops_per_step": 2 * config["batch"], "parameter_bytes": 30, "optimizer_state_bytes": 12}
+        runs.append((config, summary, state, rows))
+    findings = analyse("steps_to_target", store(tmp_path, "steps_to_target", runs))
+    costs = findings.tables["costs"].set_index(["optimizer", "batch"])
+    for batch in (16, 64, 256, 1024):
+        steps = 50 * (1 + 512 / batch) * 0.98
+        assert costs.loc[("kfac", batch), "flops"] == pytest.approx(2 * batch * steps, rel=0.05)
+        assert costs.loc[("kfac", batch), "seconds"] == pytest.approx(0.1 * steps, rel=0.05)
+        assert costs.loc[("kfac", batch), "bytes"] == 42
+    chart = next(chart for chart in findings.charts if chart.name == "costs_to_target")
+    drawn = {(series.panel, series.label) for series in chart.series}
+    assert {("FLOPs", "K-FAC"), ("Seconds of training", "K-FAC"), ("Seconds of training", "SGD")} <= drawn
+    assert ("FLOPs", "SGD") not in drawn
+    assert any("8 of 16 runs have no FLOPs" in note for note in findings.notes)
+    assert chart.matplotlib().axes
