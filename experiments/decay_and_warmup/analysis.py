@@ -176,13 +176,15 @@ def _answer(made: Sequence[Claim], tables: Mapping[str, pd.DataFrame]) -> str:
             f"With the learning rate tuned at each weight decay and batch, the best values grow from batch "
             f"{first['smallest_batch']:.0f} to {first['largest_batch']:.0f}: {each}."
         )
-    kept = costs[costs["rule"] == "no scaling"] if len(costs) else costs
-    if len(kept):
-        row = kept.iloc[-1]
-        cost = Interval(*(100 * row[name] for name in ("excess", "low", "high")))
+    if len(costs):
+        last = costs[costs["batch"] == costs["batch"].max()].set_index("rule")
+        each = {
+            rule: Interval(*(100 * row[name] for name in ("excess", "low", "high"))) for rule, row in last.iterrows()
+        }
         words.append(
-            f"The best weight decay of batch {row['base']}, kept at batch {row['batch']} with a new learning rate, costs "
-            f"{cost:.1f} % of the validation loss."
+            f"The best weight decay of batch {last['base'].iloc[0]}, kept at batch {last['batch'].iloc[0]} with a new learning "
+            f"rate, costs {each['no scaling']:.1f} % of the validation loss; grown with the root of the batch, "
+            f"{each['square root']:.1f} %; grown in proportion to it, {each['linear']:.1f} %."
         )
     customary = gains[gains["warmup"] == CUSTOMARY] if len(gains) else gains
     if len(customary):

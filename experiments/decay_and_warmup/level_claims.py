@@ -22,7 +22,11 @@ _GOYAL = "Goyal et al. 2017, section 2.2"
 def claims(runs: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
     """Two claims about weight decay and three about warm-up."""
     place = claim_outcomes.place(runs)
-    return [_product(tables["laws"], place), _kept(tables["rules"], place), *_warmup(tables["warmup_gains"], place)]
+    return [
+        _product(tables["laws"], place),
+        _kept(runs, tables["rules"], place),
+        *_warmup(tables["warmup_gains"], place),
+    ]
 
 
 def _product(laws: pd.DataFrame, place: Mapping[str, str]) -> Claim:
@@ -45,14 +49,15 @@ def _product(laws: pd.DataFrame, place: Mapping[str, str]) -> Claim:
     )
 
 
-def _kept(costs: pd.DataFrame, place: Mapping[str, str]) -> Claim:
+def _kept(runs: pd.DataFrame, costs: pd.DataFrame, place: Mapping[str, str]) -> Claim:
     """The weight decay of the smallest batch, kept at the largest one with a learning rate of its own."""
-    words, source = "Weight decay can be left as it is when the batch grows.", "common practice"
+    words, source = "Weight decay can be left as it is when the batch grows.", "Goyal et al. 2017, section 2.1, of SGD"
     own = {**place, "method": "adamw", "matched_by": "epochs"}
     rows = costs[(costs["rule"] == "no scaling") & costs["excess"].notna()] if len(costs) else costs
     if rows.empty:
         return not_tested(words, source, **own)
     row = rows.loc[rows["batch"].idxmax()]
+    behind = (runs["optimizer"] == "adamw") & runs["batch"].isin([row["base"], row["batch"]])
     return Claim(
         claim=words,
         source=source,
@@ -61,6 +66,7 @@ def _kept(costs: pd.DataFrame, place: Mapping[str, str]) -> Claim:
         unit="percent",
         estimand="S",
         **effect(row["excess"], row["low"], row["high"], 100),
+        runs=int(behind.sum()),
         condition=batches(row["base"], row["batch"]),
         **own,
     )

@@ -159,12 +159,19 @@ def _comparison():
     return own["steadied"](found, {part: table(name, f"without_a_{part}") for part in ("seed", "problem", "trial")})
 
 
+def _decay():
+    own, name = parts("decay_and_warmup"), "decay_and_warmup"
+    found = own["claims"](runs(name), {part: table(name, part) for part in ("laws", "rules", "warmup_gains")})
+    return own["steady"](found, table(name, "without_a_seed"))
+
+
 #: For each study how its claims are made. Those of the sweeps of second_order need histories, and the committed runs of
 #: generalization_gap are of another grid than its analysis.
 CLAIMS = {
     "landscape": _landscape,
     "steps_to_target": _steps,
     "optimizer_comparison": _comparison,
+    "decay_and_warmup": _decay,
     "scaling_rules": _of_tables("scaling_rules", "laws", "without_a_seed"),
     "second_order": _second_order,
     "hessian_directions": _of_tables("hessian_directions", "slices"),

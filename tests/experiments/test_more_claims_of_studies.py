@@ -281,3 +281,51 @@ def test_outcomes_of_step_sizes_follow_their_tables():
         loss=losses["loss"].mask(sgd, 0.9), low=losses["low"].mask(sgd, 0.0), high=losses["high"].mask(sgd, 9.0)
     )
     assert one(found(losses=wide), method="sdlbfgs").outcome == "undecided"
+
+
+# ---- decay_and_warmup -------------------------------------------------------------------------------------------------
+
+
+def test_the_best_weight_decay_hardly_grows_in_the_committed_runs():
+    """From the runs alone: the level of the best run, and the loss of the largest level over it, at the first and last batch."""
+    runs = committed.runs("decay_and_warmup")
+    own = runs[runs["optimizer"] == "adamw"]
+    own = own.assign(level=own["config.optimizer.weight_decay"].astype(float))
+    for batch in (32, 1024):
+        least = own[own["batch"] == batch].groupby("level")["validation_loss"].min()
+        assert least.idxmin() in (0.125, 0.5)
+        assert least[8.0] / least.min() > 1.5
+        table = committed.table("decay_and_warmup", "best_weight_decay")
+        row = table[(table["quantity"] == "weight decay") & (table["batch"] == batch)].iloc[0]
+        assert 0.125 <= row["value"] <= 0.5
+
+
+def test_exponents_of_weight_decay_are_least_squares_slopes():
+    points, laws = (committed.table("decay_and_warmup", name) for name in ("best_weight_decay", "laws"))
+    for _, law in laws.iterrows():
+        own = points[(points["quantity"] == law["quantity"]) & (points["times_least"] <= 1.05)]
+        slope = stats.linregress(np.log(own["batch"]), np.log(own["value"])).slope
+        assert slope == pytest.approx(law["exponent"])
+        assert law["low"] < slope < law["high"]
+    claim = committed.claims("decay_and_warmup")[0]
+    row = laws[laws["quantity"] == "learning rate times weight decay"].iloc[0]
+    assert bounds(claim) == pytest.approx((row["exponent"], row["low"], row["high"]))
+    assert claim.outcome == "undecided"
+
+
+def test_outcomes_of_weight_decay_follow_its_tables():
+    runs = committed.runs("decay_and_warmup")
+    tables = {name: committed.table("decay_and_warmup", name) for name in ("laws", "rules", "warmup_gains")}
+
+    def found(**changed):
+        return committed.parts("decay_and_warmup")["claims"](runs, tables | changed)
+
+    laws, rules, gains = tables.values()
+    assert found(laws=laws.assign(low=0.9, high=1.1))[0].outcome == "agrees"
+    assert found(laws=laws.assign(low=0.6, high=0.9))[0].outcome == "disagrees"
+    assert found(rules=rules.assign(low=0.0, high=0.01))[1].outcome == "agrees"
+    assert found(rules=rules.assign(low=0.03, high=0.06))[1].outcome == "disagrees"
+    assert (
+        outcomes(found(warmup_gains=gains.assign(gain_low=0.1, more_low=0.1, rate_ratio_low=1.1))[2:]) == ["agrees"] * 3
+    )
+    assert found()[1].runs == ((runs["optimizer"] == "adamw") & runs["batch"].isin([32, 1024])).sum() > 0
