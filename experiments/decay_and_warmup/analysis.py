@@ -178,13 +178,13 @@ def _answer(made: Sequence[Claim], tables: Mapping[str, pd.DataFrame]) -> str:
         )
     if len(costs):
         last = costs[costs["batch"] == costs["batch"].max()].set_index("rule")
-        each = {
+        cost = {
             rule: Interval(*(100 * row[name] for name in ("excess", "low", "high"))) for rule, row in last.iterrows()
         }
         words.append(
             f"The best weight decay of batch {last['base'].iloc[0]}, kept at batch {last['batch'].iloc[0]} with a new learning "
-            f"rate, costs {each['no scaling']:.1f} % of the validation loss; grown with the root of the batch, "
-            f"{each['square root']:.1f} %; grown in proportion to it, {each['linear']:.1f} %."
+            f"rate, costs {cost['no scaling']:.1f} % of the validation loss; grown with the root of the batch, "
+            f"{cost['square root']:.1f} %; grown in proportion to it, {cost['linear']:.1f} %."
         )
     customary = gains[gains["warmup"] == CUSTOMARY] if len(gains) else gains
     if len(customary):

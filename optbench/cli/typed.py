@@ -89,7 +89,6 @@ def _cache(words: Sequence[str], parsed: argparse.Namespace) -> CellCache | None
     flags = {name for name, value in vars(parsed).items() if value}
     if not parsed.multirun or not flags <= {"overrides", "multirun", "config_dir"}:
         return None
-
     return CellCache(words)
 
 
