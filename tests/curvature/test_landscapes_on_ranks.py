@@ -1,9 +1,9 @@
 """Surfaces, directions, maps and sharpness of a batch that is divided over two ranks are those of the whole batch."""
 
+from functools import partial
+
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 import torch.nn.functional as F
 from torch import nn
 
@@ -15,6 +15,7 @@ from optbench.curvature.sharpness import ball_sharpness, box_sharpness, loss_and
 from optbench.curvature.surfaces import evaluation, grid
 from optbench.objective import Network, Objective
 from optbench.objective.execution import Execution
+from tests.two_ranks import on_two_ranks
 
 
 def landscape(rank, ranks):
@@ -49,19 +50,10 @@ def landscape(rank, ranks):
     }
 
 
-def on_one_of_two_ranks(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    torch.save(landscape(rank, 2), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
 @pytest.mark.slow
 def test_landscapes_of_two_ranks_are_those_of_one(tmp_path):
-    multiprocessing.spawn(on_one_of_two_ranks, (str(tmp_path),), nprocs=2)
     expected = landscape(0, 1)
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+    for found in on_two_ranks(partial(landscape, ranks=2), tmp_path):
         for name, value in expected.items():
             torch.testing.assert_close(
                 found[name], value, rtol=1e-6, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}"

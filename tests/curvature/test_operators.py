@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call, grad, hessian, jacrev, vmap
@@ -21,6 +20,7 @@ from optbench.errors import UserError
 from optbench.models.layers import BatchNorm, Dropout, set_ghost_batch_size
 from optbench.objective import Execution, Network, Objective
 from optbench.objective.losses import Bernoulli, CrossEntropy, SquaredError
+from tests.two_ranks import on_two_ranks
 
 N = 12
 TIGHT = {"rtol": 1e-8, "atol": 1e-10}
@@ -240,9 +240,7 @@ def measurements(objective):
     return [pairs.values, pairs.residuals, quadrature.values, quadrature.weights, trace.samples, loss]
 
 
-def on_one_of_two_ranks(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+def on_one_of_two_ranks(rank):
     results, (inputs, targets) = [], data()
     share = slice(6 * rank, 6 * rank + 6)
     for options in RANK_NETS:
@@ -252,14 +250,12 @@ def on_one_of_two_ranks(rank, folder):
         results.append(
             measurements(Objective(Network(model), CrossEntropy(), inputs[share], targets[share], execution))
         )
-    torch.save(results, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return results
 
 
 @pytest.mark.slow
 def test_two_ranks_are_one(tmp_path):
-    multiprocessing.spawn(on_one_of_two_ranks, (str(tmp_path),), nprocs=2)
-    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    found = on_two_ranks(on_one_of_two_ranks, tmp_path)
     for number, options in enumerate(RANK_NETS):
         expected = measurements(objective_of(network(**options)))
         for one, other, alone in zip(found[0][number], found[1][number], expected, strict=True):

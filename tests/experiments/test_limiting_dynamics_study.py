@@ -8,17 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.types import RunMode
-from omegaconf import OmegaConf
 
 from optbench import config as configuration
 from optbench.__main__ import main
 from optbench.analysis.studies import analysis_of, studies
 from optbench.analysis.study import Study
-from optbench.sweep.grid.grids import expand_experiment
 from optbench.theory import displacements, stationary_moments
+from tests.experiments.made_runs import expanded
 
 NAME = "limiting_dynamics"
 CURVATURES, COPIES, TRACE = np.array([8.0, 2.0, 0.5, 0.1]), np.array([1.0, 1.0, 20.0, 100.0]), 30.0
@@ -28,15 +24,9 @@ DECAY = 0.01
 # ---- the grid -----------------------------------------------------------------------------------------------------------
 
 
-def expanded(scale):
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(config_dir=str(configuration.conf_dir()), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        chosen = [f"experiment={NAME}", f"scale={scale}"]
-        master = loader.load_configuration("config", overrides=chosen, run_mode=RunMode.MULTIRUN)
-        said = OmegaConf.to_container(master.hydra.sweeper)
-        parts = [said[part] for part in ("params", "scales", "grids", "exclude")]
-        return [cell.config for cell in expand_experiment(loader, chosen, parts, master).cells]
+def configs_of(scale):
+    _, expansion = expanded(NAME, scale)
+    return [cell.config for cell in expansion.cells]
 
 
 def hyperparameters(config):
@@ -52,7 +42,7 @@ def hyperparameters(config):
     ],
 )
 def test_each_setting_differs_from_the_base_in_one_hyperparameter(scale, model, base, count, runs):
-    configs = expanded(scale)
+    configs = configs_of(scale)
     assert len(configs) == runs
     network = [config for config in configs if config["model"]["name"] == model]
     settings = {hyperparameters(config) for config in network}

@@ -9,17 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.types import RunMode
-from omegaconf import OmegaConf
 
-from optbench import config as configuration
 from optbench.analysis.studies import analysis_of, folder_of
 from optbench.analysis.study import Study
 from optbench.data.problems import pl_sine, star_convex
-from optbench.sweep.grid.grids import expand_experiment
 from optbench.sweep.plan import Entry, Plan
+from tests.experiments.made_runs import expanded
 
 METHODS = {
     "sgd", "momentum", "nesterov", "adam", "lbfgs", "cubic_newton", "saddle_free", "perturbed_sgd", "zeroth_order",
@@ -27,15 +22,9 @@ METHODS = {
 
 
 @cache
-def expanded(scale, *words):
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(config_dir=str(configuration.conf_dir()), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        chosen = ["experiment=nonconvex_rates", f"scale={scale}"]
-        master = loader.load_configuration("config", overrides=chosen, run_mode=RunMode.MULTIRUN)
-        said = OmegaConf.to_container(master.hydra.sweeper)
-        parts = [said[part] for part in ("params", "scales", "grids", "exclude")]
-        return [cell.config for cell in expand_experiment(loader, [*chosen, *words], parts, master).cells]
+def configs_of(scale, *words):
+    _, expansion = expanded("nonconvex_rates", scale, *words)
+    return [cell.config for cell in expansion.cells]
 
 
 def step_of(config):
@@ -49,7 +38,7 @@ def step_of(config):
 def test_every_method_has_three_step_sizes_on_a_problem(problem, count):
     """On the saddle problem once more, from its ridge."""
     lattice, count_of_cells = {}, 0
-    for config in expanded("laptop", "seed=0", f"dataset={problem}"):
+    for config in configs_of("laptop", "seed=0", f"dataset={problem}"):
         spread = config["model"]["spread"]
         lattice.setdefault((config["optimizer"]["name"], spread), set()).add(step_of(config))
         assert config["budget"]["target"] == 1e-8
@@ -63,7 +52,7 @@ def test_every_method_has_three_step_sizes_on_a_problem(problem, count):
 
 
 def test_smoke_has_every_part():
-    configs = expanded("smoke")
+    configs = configs_of("smoke")
     assert {config["optimizer"]["name"] for config in configs} == METHODS
     assert {config["dataset"]["name"] for config in configs} == {"saddle", "pl_sine", "digits"}
     assert {config["budget"]["steps"] for config in configs if config["dataset"].get("noise")} == {200, 800}

@@ -7,29 +7,18 @@ from functools import cache
 import numpy as np
 import pandas as pd
 import pytest
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.types import RunMode
-from omegaconf import OmegaConf
 
-from optbench import config as configuration
 from optbench.analysis.studies import analysis_of, folder_of
 from optbench.analysis.study import Study
-from optbench.sweep.grid.grids import expand_experiment
 from optbench.sweep.plan import Entry, Plan
 from optbench.theory import LinearMethod, harmonic_spectrum, steps_to_target
+from tests.experiments.made_runs import expanded
 
 
 @cache
-def expanded(scale):
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(config_dir=str(configuration.conf_dir()), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        chosen = ["experiment=quadratic_model", f"scale={scale}"]
-        master = loader.load_configuration("config", overrides=chosen, run_mode=RunMode.MULTIRUN)
-        said = OmegaConf.to_container(master.hydra.sweeper)
-        parts = [said[part] for part in ("params", "scales", "grids", "exclude")]
-        return [cell.config for cell in expand_experiment(loader, [*chosen, "seed=0"], parts, master).cells]
+def configs_of(scale):
+    _, expansion = expanded("quadratic_model", scale, "seed=0")
+    return [cell.config for cell in expansion.cells]
 
 
 def on_model(configs):
@@ -39,7 +28,7 @@ def on_model(configs):
 def test_the_lattice_is_long_enough_for_all_but_the_controls():
     """Each run is at least 5 % longer than its theory, with direct iteration of the moments; four learning rates never arrive."""
     controls = set()
-    for config in on_model(expanded("laptop")):
+    for config in on_model(configs_of("laptop")):
         rate, momentum = config["optimizer"]["learning_rate"], config["optimizer"].get("momentum") or 0.0
         curvatures = 1 / np.arange(1, config["dataset"]["dimension"] + 1)
         # E θ², E θ v and E v² of every direction, with v ← μ v + g and θ ← θ - α v.
@@ -63,7 +52,7 @@ def test_the_lattice_is_long_enough_for_all_but_the_controls():
 
 def test_smoke_and_laptop_have_every_method_on_both_problems():
     for scale in ("smoke", "laptop"):
-        configs = expanded(scale)
+        configs = configs_of(scale)
         assert {config["optimizer"]["name"] for config in on_model(configs)} == {"sgd", "momentum"}
         network = [config for config in configs if config["dataset"]["name"] != "quadratic"]
         assert {config["optimizer"]["name"] for config in network} == {"sgd", "momentum", "adam"}
@@ -72,7 +61,7 @@ def test_smoke_and_laptop_have_every_method_on_both_problems():
 
 @pytest.mark.slow
 def test_full_expands():
-    network = [config for config in expanded("full") if config["dataset"]["name"] != "quadratic"]
+    network = [config for config in configs_of("full") if config["dataset"]["name"] != "quadratic"]
     assert {config["model"]["name"] for config in network} == {"resnet20"}
 
 

@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 import torch.nn.functional as F
 from torch import nn
 
@@ -21,6 +20,7 @@ from optbench.models.layers import (
     set_ghost_batch_size,
 )
 from optbench.objective import Execution
+from tests.two_ranks import on_two_ranks
 
 CHANNELS = 5
 SHAPES = {"dense": (12, CHANNELS), "sequence": (12, CHANNELS, 7), "image": (12, CHANNELS, 4, 3)}
@@ -281,9 +281,7 @@ def derivatives(function, inputs, vector):
     return gradient.detach(), product.detach(), third
 
 
-def on_one_of_two_ranks(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+def on_one_of_two_ranks(rank):
     results = {}
     for kind in ("dense", "image"):
         for recording in ("follow", "record"):
@@ -312,8 +310,7 @@ def on_one_of_two_ranks(rank, folder):
     commit_batch_norms([norm], Execution(world_size=2).means_over_ranks)
     results["ghost"] = (norm.running_mean, norm.running_var)
     results["cubic"] = derivatives(cubic, inputs_of("dense").chunk(2)[rank], inputs_of("dense", 1).chunk(2)[rank])
-    torch.save(results, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return results
 
 
 def loss_of_mine(outputs, rank):
@@ -322,8 +319,7 @@ def loss_of_mine(outputs, rank):
 
 @pytest.mark.slow
 def test_one_group_over_two_ranks_is_torchs_batch_norm_on_one(tmp_path):
-    multiprocessing.spawn(on_one_of_two_ranks, (str(tmp_path),), nprocs=2)
-    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    ranks = on_two_ranks(on_one_of_two_ranks, tmp_path)
 
     def close(actual, expected):
         torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)

@@ -6,7 +6,6 @@ import itertools
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 import torch.nn.functional as F
 from torch import nn
 
@@ -14,6 +13,7 @@ from optbench import randomness
 from optbench.errors import UserError
 from optbench.models.layers import BatchNorm, Dropout, set_ghost_batch_size
 from optbench.objective import Execution, LossScale, Network, Objective, dropout_key
+from tests.two_ranks import on_two_ranks
 
 BATCH, GROUP, KEY = 22, 4, dropout_key(0, 5)  # groups of batch norm of 4, 4, 4, 4, 4 and 2
 TIGHT = {"rtol": 1e-12, "atol": 1e-13}
@@ -518,9 +518,7 @@ def test_autocast_sees_parameters_that_change_between_calls(change):
 # ---- ranks ----------------------------------------------------------------------------------------------------------
 
 
-def on_one_of_two_ranks(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+def on_one_of_two_ranks(rank):
     model, inputs, targets = problem()
 
     def backward(loss, last):
@@ -536,13 +534,12 @@ def on_one_of_two_ranks(rank, folder):
     value, elsewhere = objective(), objective.loss(at=[p.detach() + 0.1 for p in model.parameters()])
     objective.finish()
     gradients = [parameter.grad for parameter in model.parameters()]
-    torch.save((value, elsewhere, gradients, objective.gradient_norm, model.state_dict()), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return value, elsewhere, gradients, objective.gradient_norm, model.state_dict()
 
 
 @pytest.mark.slow
 def test_two_ranks_are_one(tmp_path):
-    multiprocessing.spawn(on_one_of_two_ranks, (str(tmp_path),), nprocs=2)
+    ranks = on_two_ranks(on_one_of_two_ranks, tmp_path)
     model, inputs, targets = problem()
     inputs, targets = torch.cat([inputs, -inputs])[:24], torch.cat([targets, targets])[:24]
     mask = mask_of(model, range(24))
@@ -553,8 +550,7 @@ def test_two_ranks_are_one(tmp_path):
     norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
     assert norm > 0.1
     mean, variance = plain_statistics(model, inputs)
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+    for found in ranks:
         torch.testing.assert_close(found[0], expected.detach(), **TIGHT)
         torch.testing.assert_close(found[1], elsewhere.detach(), **TIGHT)
         for one, other in zip(found[2], gradients, strict=True):

@@ -3,13 +3,13 @@
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 from torch import nn
 
 from optbench.errors import UserError
 from optbench.models.layers import set_ghost_batch_size
 from optbench.objective import Execution, Network, Objective
 from tests.objective.product_problems import GROUP, KEY, assert_is, flat, problem, vectors_of
+from tests.two_ranks import on_two_ranks
 
 RANKS = [("dropout", GROUP), ("batch norm", GROUP), ("batch norm", None)]  # None: one group over both ranks
 
@@ -39,9 +39,7 @@ def all_products(objective):
     return shared, own
 
 
-def on_one_of_two_ranks(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+def on_one_of_two_ranks(rank):
     results = []
     for name, group in RANKS:
         model, inputs, targets, loss = rank_problem(name, group)
@@ -55,14 +53,12 @@ def on_one_of_two_ranks(rank, folder):
         results.append(all_products(Objective(Network(model), loss, inputs[share], targets[share], execution, KEY)))
     with pytest.raises(UserError, match="batch norm couples examples of several ranks"):
         Objective(Network(model), loss, inputs[share], targets[share], execution, KEY).jacobian()
-    torch.save(results, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return results
 
 
 @pytest.mark.slow
 def test_two_ranks_are_one(tmp_path):
-    multiprocessing.spawn(on_one_of_two_ranks, (str(tmp_path),), nprocs=2)
-    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    found = on_two_ranks(on_one_of_two_ranks, tmp_path)
     for case, (name, group) in enumerate(RANKS):
         model, inputs, targets, loss = rank_problem(name, group)
         shared, own = all_products(Objective(Network(model), loss, inputs, targets, dropout_key=KEY))

@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 from torch import nn
 from torch.func import functional_call, hessian, jacrev
 
@@ -11,6 +9,7 @@ from optbench.errors import UserError
 from optbench.objective import Execution, Network, Objective
 from optbench.objective.losses import Bernoulli, CrossEntropy, SquaredError
 from optbench.optimizers.dense_gauss_newton import SquareRoot, check_objective, flattened, shaped
+from tests.two_ranks import on_two_ranks
 
 N, OUTPUTS = 6, 3
 LOSSES = {"cross_entropy": CrossEntropy(0.1), "mse": SquaredError(), "bernoulli": Bernoulli()}
@@ -127,15 +126,12 @@ class TestRefuses:
             check_objective(objective, "gauss_newton", 2**20, False)
 
 
-def on_one_of_two_ranks(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+def on_one_of_two_ranks(rank):
     model, inputs, targets = problem("cross_entropy")
     share = slice(3 * rank, 3 * rank + 3)
     execution = Execution(micro_batch=2, world_size=2, rank=rank)
     objective = Objective(Network(model), LOSSES["cross_entropy"], inputs[share], targets[share], execution)
-    torch.save(everything(objective), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return everything(objective)
 
 
 def everything(objective):
@@ -150,9 +146,8 @@ def everything(objective):
 
 @pytest.mark.slow
 def test_two_ranks_give_what_one_gives(tmp_path):
-    multiprocessing.spawn(on_one_of_two_ranks, (str(tmp_path),), nprocs=2)
     alone = everything(objective_of("cross_entropy"))
-    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    ranks = on_two_ranks(on_one_of_two_ranks, tmp_path)
     for one, other, expected in zip(*ranks, alone, strict=True):
         assert torch.equal(one, other)
         torch.testing.assert_close(one, expected, **EXACT)
